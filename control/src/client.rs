@@ -1,0 +1,348 @@
+//! A typed client for the control socket.
+//!
+//! Before a byte is sent the server's user is looked at: somebody else's socket gets nothing (A10).
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use interprocess::local_socket::{
+    GenericFilePath, ToFsName,
+    tokio::{Stream, prelude::*},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::task::JoinHandle;
+
+use crate::wire::{self, ApiError, ErrorAnswer, PROTOCOL, PROTOCOL_HEADER};
+
+/// How long pomd may take to take a connection and start its answer to a question that needs no network.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer may take that waits for the network; pomd's own limits end sooner and say more.
+const LONG_PATIENCE: Duration = Duration::from_secs(90);
+/// The most that one line of a stream may hold.
+const LINE_MOST: usize = 16 << 20;
+
+/// Where pomd is asked.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// Why a question got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nothing listens on the socket.
+    #[error("pomd is not running")]
+    NotRunning,
+    /// Somebody else's pomd, or something that pretends to be ours.
+    #[error("{} belongs to another user (uid {uid}), so nothing was sent to it", path.display())]
+    NotOurs {
+        /// The socket.
+        path: PathBuf,
+        /// Who listens on it.
+        uid: u32,
+    },
+    /// It speaks another protocol.
+    #[error("pomd {theirs} speaks another protocol than this pomctl ({PROTOCOL})")]
+    OtherProtocol {
+        /// Its protocol, as it says.
+        theirs: String,
+    },
+    /// It answered with an error.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The connection or the answer broke.
+    #[error("talking to pomd over {} failed: {message}", path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// How.
+        message: String,
+    },
+}
+
+impl Client {
+    /// Asks whoever listens on `socket`.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+        }
+    }
+
+    /// `GET /v1/status`.
+    pub async fn status(&self) -> Result<wire::Status, ClientError> {
+        self.ask(Method::GET, "/v1/status", None::<&()>, PATIENCE)
+            .await
+    }
+
+    /// `GET /v1/events`: the newest status after each change, the present one first.
+    pub async fn events(&self) -> Result<Lines<wire::Status>, ClientError> {
+        self.lines("/v1/events").await
+    }
+
+    /// `GET /v1/logs`: what is remembered, then, if `follow`, what comes.
+    pub async fn logs(
+        &self,
+        tunnel: Option<&str>,
+        follow: bool,
+    ) -> Result<Lines<wire::LogLine>, ClientError> {
+        let tunnel = tunnel.map_or(String::new(), |it| format!("&tunnel={}", segment(it)));
+        self.lines(&format!("/v1/logs?follow={follow}{tunnel}"))
+            .await
+    }
+
+    /// `POST /v1/tunnels/{name}/up`.
+    pub async fn up(&self, tunnel: &str) -> Result<wire::UpAnswer, ClientError> {
+        let path = format!("/v1/tunnels/{}/up", segment(tunnel));
+        self.ask(Method::POST, &path, None::<&()>, LONG_PATIENCE)
+            .await
+    }
+
+    /// `POST /v1/tunnels/{name}/down`; `now` ends its connections too.
+    pub async fn down(&self, tunnel: &str, now: bool) -> Result<wire::DownAnswer, ClientError> {
+        let path = format!("/v1/tunnels/{}/down?now={now}", segment(tunnel));
+        self.ask(Method::POST, &path, None::<&()>, PATIENCE).await
+    }
+
+    /// `POST /v1/clusters/{name}/login`.
+    pub async fn login(
+        &self,
+        cluster: &str,
+        request: wire::LoginRequest,
+    ) -> Result<wire::LoginAnswer, ClientError> {
+        let path = format!("/v1/clusters/{}/login", segment(cluster));
+        self.ask(Method::POST, &path, Some(&request), LONG_PATIENCE)
+            .await
+    }
+
+    /// `POST /v1/clusters/{name}/logout`.
+    pub async fn logout(&self, cluster: &str) -> Result<wire::LogoutAnswer, ClientError> {
+        let path = format!("/v1/clusters/{}/logout", segment(cluster));
+        self.ask(Method::POST, &path, None::<&()>, PATIENCE).await
+    }
+
+    /// `POST /v1/reload`.
+    pub async fn reload(&self) -> Result<wire::ReloadAnswer, ClientError> {
+        self.ask(Method::POST, "/v1/reload", None::<&()>, PATIENCE)
+            .await
+    }
+
+    /// `POST /v1/stop`.
+    pub async fn stop(&self) -> Result<wire::StopAnswer, ClientError> {
+        self.ask(Method::POST, "/v1/stop", None::<&()>, PATIENCE)
+            .await
+    }
+
+    async fn lines<T: DeserializeOwned>(&self, path: &str) -> Result<Lines<T>, ClientError> {
+        let (response, connection) = self.send(Method::GET, path, Bytes::new(), PATIENCE).await?;
+        if !response.status().is_success() {
+            return Err(self.error(response).await);
+        }
+        Ok(Lines {
+            body: response.into_body(),
+            buffered: Vec::new(),
+            socket: self.socket.clone(),
+            _connection: connection,
+            _of: std::marker::PhantomData,
+        })
+    }
+
+    async fn ask<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+        patience: Duration,
+    ) -> Result<T, ClientError> {
+        let body = match body {
+            Some(body) => serde_json::to_vec(body)
+                .map_err(|it| self.broken(it))?
+                .into(),
+            None => Bytes::new(),
+        };
+        let (response, _connection) = self.send(method, path, body, patience).await?;
+        if !response.status().is_success() {
+            return Err(self.error(response).await);
+        }
+        let body = self.collect(response).await?;
+        serde_json::from_slice(&body).map_err(|it| self.broken(it))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<(Response<Incoming>, Connection), ClientError> {
+        let stream = self.connect().await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|it| self.broken(it))?;
+        let connection = Connection::drive(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "pomd")
+            .header("content-type", "application/json")
+            .header(PROTOCOL_HEADER, PROTOCOL)
+            .body(Full::new(body))
+            .map_err(|it| self.broken(it))?;
+        let response = tokio::time::timeout(patience, sender.send_request(request))
+            .await
+            .map_err(|_| self.broken(format!("no answer within {} s", patience.as_secs())))?
+            .map_err(|it| self.broken(it))?;
+        let theirs = response.headers().get(PROTOCOL_HEADER);
+        let theirs = theirs.map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned());
+        if theirs.as_deref() != Some(&PROTOCOL.to_string()) {
+            let theirs = crate::text::clean(theirs.as_deref().unwrap_or("(none)"), 40);
+            return Err(ClientError::OtherProtocol { theirs });
+        }
+        Ok((response, connection))
+    }
+
+    /// Connects, and makes sure that the socket belongs to this user.
+    async fn connect(&self) -> Result<Stream, ClientError> {
+        let name = self
+            .socket
+            .as_path()
+            .to_fs_name::<GenericFilePath>()
+            .map_err(|it| self.broken(it))?;
+        let stream = match tokio::time::timeout(PATIENCE, Stream::connect(name)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if is_absence(&error) => return Err(ClientError::NotRunning),
+            Ok(Err(error)) => return Err(self.broken(error)),
+            Err(_) => return Err(self.broken("it does not take connections")),
+        };
+        #[cfg(unix)]
+        {
+            let credentials = stream.peer_creds().map_err(|it| self.broken(it))?;
+            let ours = rustix::process::geteuid().as_raw();
+            if let Some(uid) = credentials.euid().filter(|uid| *uid != ours) {
+                return Err(ClientError::NotOurs {
+                    path: self.socket.clone(),
+                    uid,
+                });
+            }
+        }
+        Ok(stream)
+    }
+
+    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let body = tokio::time::timeout(PATIENCE, response.into_body().collect())
+            .await
+            .map_err(|_| self.broken("the answer stopped half-way"))?
+            .map_err(|it| self.broken(it))?;
+        Ok(body.to_bytes())
+    }
+
+    async fn error(&self, response: Response<Incoming>) -> ClientError {
+        let status = response.status();
+        match self.collect(response).await {
+            Ok(body) => self.error_from(status, &body),
+            Err(error) => error,
+        }
+    }
+
+    fn error_from(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<ErrorAnswer>(body) {
+            Ok(answer) => ClientError::Api(answer.error),
+            Err(_) => self.broken(format!("it answered {status}")),
+        }
+    }
+
+    fn broken(&self, message: impl ToString) -> ClientError {
+        broken(&self.socket, message)
+    }
+}
+
+fn broken(socket: &Path, message: impl ToString) -> ClientError {
+    ClientError::Broken {
+        path: socket.to_owned(),
+        message: message.to_string(),
+    }
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// A path segment: everything but the unreserved characters of RFC 3986 is percent-encoded.
+fn segment(text: &str) -> String {
+    let mut res = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                res.push(char::from(byte));
+            }
+            _ => res.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    res
+}
+
+/// A stream of NDJSON.
+#[derive(Debug)]
+pub struct Lines<T> {
+    body: Incoming,
+    buffered: Vec<u8>,
+    socket: PathBuf,
+    _connection: Connection,
+    _of: std::marker::PhantomData<T>,
+}
+
+impl<T: DeserializeOwned> Lines<T> {
+    /// The next line; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
+        loop {
+            if let Some(end) = self.buffered.iter().position(|it| *it == b'\n') {
+                let line: Vec<u8> = self.buffered.drain(..=end).collect();
+                let parsed = serde_json::from_slice(&line);
+                return parsed.map(Some).map_err(|it| broken(&self.socket, it));
+            }
+            if self.buffered.len() > LINE_MOST {
+                return Err(broken(&self.socket, "a line of the stream is too long"));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(broken(&self.socket, error)),
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffered.extend_from_slice(data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The task that moves the bytes of one connection; ends with its owner.
+#[derive(Debug)]
+struct Connection(JoinHandle<()>);
+
+impl Connection {
+    fn drive(connection: http1::Connection<TokioIo<Stream>, Full<Bytes>>) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the task is ended by the drop of this value"
+        )]
+        Self(tokio::spawn(async move {
+            let _ = connection.await;
+        }))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,53 @@
+//! Text from outside, made safe to show. The one function for every terminal, log and status.
+
+use std::fmt::Write;
+
+/// `text` in one line of at most `most` characters (`…` included where it was cut): control characters, line and
+/// paragraph separators and everything that changes the direction of writing appear as `\u{…}`.
+pub fn clean(text: &str, most: usize) -> String {
+    let mut res = String::new();
+    let mut length = 0;
+    for c in text.trim().chars() {
+        let before = res.len();
+        if is_harmless(c) {
+            res.push(c);
+        } else {
+            let _ = write!(res, "\\u{{{:x}}}", u32::from(c));
+        }
+        length += res[before..].chars().count();
+        if length > most {
+            let keep = most.saturating_sub(1);
+            let end = res.char_indices().nth(keep).map_or(res.len(), |it| it.0);
+            res.truncate(end);
+            res.push('…');
+            break;
+        }
+    }
+    res
+}
+
+fn is_harmless(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_steers_a_terminal_passes() {
+        assert_eq!(clean("a\u{1b}]0;x\u{7}b", 80), r"a\u{1b}]0;x\u{7}b");
+        assert_eq!(clean("a\nb\u{202e}c\u{9b}", 80), r"a\u{a}b\u{202e}c\u{9b}");
+    }
+
+    #[test]
+    fn a_cut_is_shown_and_counts() {
+        assert_eq!(clean("abcdef", 6), "abcdef");
+        assert_eq!(clean("abcdefg", 6), "abcde…");
+        assert_eq!(clean("\u{1}\u{1}\u{1}", 8).chars().count(), 8);
+        assert_eq!(clean(&"ä".repeat(1 << 20), 200).chars().count(), 200);
+    }
+}

@@ -1,0 +1,511 @@
+//! The types of the control protocol, as JSON over HTTP/1.1.
+//!
+//! Fields are only ever added. A reader ignores fields it does not know and shows states it does not know as
+//! `unknown`; absent facts are `null`. Times are RFC 3339 in UTC, sizes are bytes. No type here can hold a token, and
+//! only [`OpenLogin`] holds a login link.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The version of the protocol itself, sent as header `Pomd-Protocol` both ways.
+pub const PROTOCOL: u32 = 1;
+/// The header that carries [`PROTOCOL`].
+pub const PROTOCOL_HEADER: &str = "pomd-protocol";
+/// Counts breaking changes of [`Status`].
+pub const SCHEMA: u32 = 1;
+
+/// Everything that pomd shows: the answer of `GET /v1/status` and each line of `GET /v1/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// See [`SCHEMA`].
+    pub schema: u32,
+    /// No tunnel is in `login`, `error` or `busy`, the configuration has no error and no cluster in use lacks a login.
+    pub healthy: bool,
+    /// The daemon itself.
+    pub pomd: Pomd,
+    /// Every tunnel of the configuration, by name.
+    pub tunnels: Vec<Tunnel>,
+    /// Every cluster that a tunnel or the configuration names, by name.
+    pub clusters: Vec<Cluster>,
+    /// Connections of tunnels that were removed or changed; they live on until they end.
+    #[serde(default)]
+    pub leaving: Vec<Leaving>,
+}
+
+/// The daemon itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pomd {
+    /// Its release, such as `0.1.0`.
+    pub version: String,
+    /// See [`PROTOCOL`].
+    pub protocol: u32,
+    /// Its process id.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// The file it obeys.
+    pub config: ConfigState,
+    /// Where its log can be read by a person: a path or a command; `null` if it goes to the terminal that started it.
+    #[serde(default)]
+    pub log: Option<String>,
+    /// Standing warnings in words, such as a forward proxy that is set but not obeyed.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// The configuration file and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigState {
+    /// Its absolute path, whether or not there is such a file.
+    pub path: String,
+    /// When the settings now in force were read.
+    pub loaded_at: Timestamp,
+    /// Why a newer version of the file is not in force.
+    pub error: Option<ConfigError>,
+}
+
+/// Why the file on disk is not in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigError {
+    /// Since when.
+    pub at: Timestamp,
+    /// The first problem in one line, with its line number.
+    pub message: String,
+    /// All problems, annotated, for a terminal without colour.
+    pub report: String,
+    /// How many problems there are.
+    pub count: u32,
+}
+
+/// One tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Its name in the configuration.
+    pub name: String,
+    /// What it does now.
+    pub state: TunnelState,
+    /// Whether it listens by itself.
+    pub start: Start,
+    /// Made by a command and gone when pomd restarts.
+    pub temporary: bool,
+    /// What it carries.
+    pub protocol: Protocol,
+    /// The cluster its login comes from.
+    pub cluster: String,
+    /// The route it leads to, `HOST:PORT`.
+    pub route: String,
+    /// The addresses it listens on, or would if it could; `[]` only until a free port was chosen.
+    pub listen: Vec<String>,
+    /// Refusals are told in ssh's own words.
+    #[serde(default)]
+    pub ssh: bool,
+    /// It may be reached from other machines.
+    #[serde(default)]
+    pub exposed: bool,
+    /// What is wrong, if something is.
+    pub reason: Option<Reason>,
+    /// Counts of connections.
+    pub connections: Connections,
+    /// Bytes carried since pomd started.
+    pub bytes: Bytes,
+    /// When the newest connection was accepted.
+    pub last_connection_at: Option<Timestamp>,
+}
+
+/// What a tunnel does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TunnelState {
+    /// Listening; the last attempt was fine, or there was none.
+    Up,
+    /// Listening; a login is needed or running.
+    Login,
+    /// Listening; the last connection was refused or failed.
+    Error,
+    /// Not listening: another program holds the address, or binding it failed; tried again until it works.
+    Busy,
+    /// Not listening, because somebody said so.
+    Down,
+    /// A state of a newer pomd.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Whether a tunnel listens by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// As soon as pomd runs.
+    #[default]
+    Auto,
+    /// Only after `up`.
+    Manual,
+}
+
+/// What a tunnel carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// Byte streams.
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// A protocol of a newer pomd.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Something a person must learn: what happened, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// For programs.
+    pub code: Code,
+    /// For people: one line, the same in status, log and ssh.
+    pub message: String,
+    /// When it was last seen.
+    pub at: Timestamp,
+    /// What to do about it, one line.
+    pub hint: Option<String>,
+    /// Finds the case in Pomerium's log.
+    pub request_id: Option<String>,
+    /// The program that holds the address of a `busy` tunnel, where the system tells.
+    pub holder: Option<Holder>,
+}
+
+/// A program that holds an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process id, if it is ours to see.
+    pub pid: Option<u32>,
+    /// Its name, if it is ours to see.
+    pub program: Option<String>,
+    /// The user it runs as.
+    pub uid: Option<u32>,
+}
+
+/// Why something is wrong, for programs. A closed list that may grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// Another program holds the listening address.
+    AddressInUse,
+    /// The listening address cannot be bound for another reason, such as a missing privilege.
+    AddressNotAvailable,
+    /// The cluster wants a login first.
+    LoginNeeded,
+    /// A login was tried and failed.
+    LoginFailed,
+    /// The policy says no (403).
+    Forbidden,
+    /// The cluster has no such route (404).
+    NoSuchRoute,
+    /// Pomerium cannot reach the service (502, 503, 504).
+    UpstreamUnavailable,
+    /// A client certificate is missing or was not accepted (495, or a TLS alert).
+    ClientCertificateRequired,
+    /// The device is not enrolled (450).
+    DeviceNotAllowed,
+    /// The name could not be looked up.
+    Dns,
+    /// The forward proxy refused or failed.
+    ForwardProxy,
+    /// No TCP connection came about.
+    Tcp,
+    /// No TLS session came about.
+    Tls,
+    /// The answer was not the expected HTTP.
+    Http,
+    /// A step took too long; the message names it.
+    Timeout,
+    /// Accepting or carrying failed on this machine, for example for lack of descriptors.
+    Local,
+    /// The request names a tunnel that does not exist.
+    NoSuchTunnel,
+    /// The request names a cluster that does not exist.
+    NoSuchCluster,
+    /// The request cannot be understood, or its method, size or headers are not accepted.
+    BadRequest,
+    /// The configuration file has problems; the message holds them all.
+    ConfigBroken,
+    /// pomd is stopping.
+    Stopping,
+    /// A fault inside pomd.
+    Internal,
+    /// A code of a newer pomd.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Counts of connections of one tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Carrying bytes now.
+    pub open: u64,
+    /// Accepted, not yet carried: waiting for a login or for Pomerium.
+    pub waiting: u64,
+    /// Accepted since pomd started.
+    pub total: u64,
+    /// Turned away at the door: other users, or senders that cannot be told.
+    #[serde(default)]
+    pub turned_away: u64,
+}
+
+/// Bytes carried by one tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// From the route to local programs.
+    pub received: u64,
+    /// From local programs to the route.
+    pub sent: u64,
+}
+
+/// Connections of a tunnel that was removed or changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// The tunnel's name when they were accepted.
+    pub name: String,
+    /// How many are still open.
+    pub connections: u64,
+}
+
+/// One cluster: a Pomerium deployment whose hosts share a login.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its name in the configuration, or the host it stands for.
+    pub name: String,
+    /// The host patterns whose routes share this login.
+    pub hosts: Vec<String>,
+    /// Where its session stands.
+    pub state: ClusterState,
+    /// Who is logged in.
+    pub user: Option<String>,
+    /// Where its token comes from.
+    pub token_source: TokenSource,
+    /// When the login was made, or since when one is needed.
+    pub since: Option<Timestamp>,
+    /// When the session ends at the latest, if anybody said so.
+    pub until: Option<Timestamp>,
+    /// Who said `until`.
+    pub until_known_by: Option<UntilKnownBy>,
+    /// Connections that wait for its login.
+    #[serde(default)]
+    pub waiting: u64,
+    /// What is wrong, if something is.
+    pub reason: Option<Reason>,
+}
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterState {
+    /// There is a token that no server has refused.
+    LoggedIn,
+    /// There is none, and something asked for one; or nothing has asked yet.
+    LoginNeeded,
+    /// A login is open: somebody was asked and has not answered yet.
+    LoginRunning,
+    /// A person logged out; nothing asks for a login until a person does.
+    LoggedOut,
+    /// A state of a newer pomd.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Where a cluster's token comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenSource {
+    /// A login in a browser.
+    Browser,
+    /// A source of a newer pomd.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Who said until when a session lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UntilKnownBy {
+    /// Pomerium's portal: an upper bound, a session may end earlier.
+    Server,
+    /// A source of a newer pomd.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The answer of `POST /v1/tunnels/{name}/up`: it listens, and one CONNECT was answered with 200.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpAnswer {
+    /// The tunnel as it stands.
+    pub tunnel: Tunnel,
+    /// How long the proof took, from dialling to the 200, in milliseconds.
+    pub answers_in_ms: u64,
+}
+
+/// The answer of `POST /v1/tunnels/{name}/down`; with `?now=true` its connections were ended too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownAnswer {
+    /// The tunnel as it stands.
+    pub tunnel: Tunnel,
+    /// Connections that stay open until they end.
+    pub still_open: u64,
+}
+
+/// The body of `POST /v1/clusters/{name}/login`. An empty body means the defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoginRequest {
+    /// Who shows the login to the person.
+    pub opener: Opener,
+    /// Mint the sign-in URL into the answer, for a person who carries it to another machine.
+    pub mint: bool,
+}
+
+/// Who shows a login to the person.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Opener {
+    /// Whoever made the request.
+    #[default]
+    Caller,
+    /// pomd opens the browser itself, as the cluster's `browser` says.
+    Pomd,
+}
+
+/// The answer of `POST /v1/clusters/{name}/login`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginAnswer {
+    /// The cluster as it stands.
+    pub cluster: Cluster,
+    /// The login that waits for the person; `null` if the session is good already (the server was asked).
+    pub login: Option<OpenLogin>,
+    /// How the configuration wants a browser to be opened.
+    pub browser: BrowserChoice,
+}
+
+/// A login that waits for a person. The only place where the link is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenLogin {
+    /// The short local link; every visit mints a fresh sign-in URL.
+    pub link: String,
+    /// The loopback port it is on, for `ssh -L`.
+    pub port: u16,
+    /// The host where the person signs in, as the server named it.
+    pub sign_in_host: Option<String>,
+    /// A freshly minted sign-in URL, good for 5 minutes, if the request asked for it.
+    pub sign_in_url: Option<String>,
+    /// When the link stops working.
+    pub expires_at: Timestamp,
+    /// This very request started the login; else one was open already.
+    pub fresh: bool,
+}
+
+/// The key `browser` of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BrowserChoice {
+    /// Whatever the platform opens links with.
+    #[default]
+    Default,
+    /// None: only the address is shown.
+    None,
+    /// This program with these arguments, then the link.
+    Command(Vec<String>),
+}
+
+/// The answer of `POST /v1/clusters/{name}/logout`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogoutAnswer {
+    /// The cluster as it stands.
+    pub cluster: Cluster,
+    /// Who was logged in.
+    pub user: Option<String>,
+    /// There was a token, and it is forgotten now.
+    pub forgotten: bool,
+    /// Connections of its tunnels that stay open.
+    pub still_open: u64,
+    /// The page that ends the session at the server too; it needs the browser's cookie.
+    pub sign_out_url: String,
+}
+
+/// The answer of `POST /v1/reload`. A broken file is an error with code `config_broken` instead.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadAnswer {
+    /// Names of tunnels that are new.
+    pub added: Vec<String>,
+    /// Tunnels that differ, and in what.
+    pub changed: Vec<ChangedTunnel>,
+    /// Names of tunnels that are gone.
+    pub removed: Vec<String>,
+    /// How many tunnels are as before.
+    pub unchanged: u64,
+    /// Connections that stay open although their tunnel was changed or removed.
+    pub leaving: Vec<Leaving>,
+}
+
+/// A tunnel that a reload changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedTunnel {
+    /// Its name.
+    pub name: String,
+    /// The keys that differ.
+    pub keys: Vec<String>,
+}
+
+/// The answer of `POST /v1/stop`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopAnswer {
+    /// The process that is ending.
+    pub pid: u32,
+    /// Connections that end with it.
+    pub connections: u64,
+}
+
+/// One line of `GET /v1/logs[?follow=true][&tunnel=NAME]`, NDJSON, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When.
+    pub at: Timestamp,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    /// The tunnel it is about.
+    pub tunnel: Option<String>,
+    /// The cluster it is about.
+    pub cluster: Option<String>,
+    /// The number of the connection it is about.
+    pub connection: Option<u64>,
+    /// What happened, in one line without control characters.
+    pub message: String,
+}
+
+/// Every answer that is not 2xx.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    /// The error.
+    pub error: ApiError,
+}
+
+/// What went wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// For programs.
+    pub code: Code,
+    /// For people.
+    pub message: String,
+    /// What to do about it, one line.
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// Finds the case in Pomerium's log.
+    #[serde(default)]
+    pub request_id: Option<String>,
+    /// More facts as aligned pairs for a terminal, such as `similar`.
+    #[serde(default)]
+    pub facts: Vec<(String, String)>,
+    /// The cluster it is about, so that the caller can log in to it.
+    #[serde(default)]
+    pub cluster: Option<String>,
+    /// The program that holds an address.
+    #[serde(default)]
+    pub holder: Option<Holder>,
+}

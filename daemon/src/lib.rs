@@ -1,0 +1,1 @@
+//! Makes services behind Pomerium look like plain local ports.
