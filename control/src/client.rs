@@ -2,6 +2,8 @@
 //!
 //! Before a byte is sent the server's user is looked at: somebody else's socket gets nothing (A10).
 
+mod stream;
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -17,16 +19,18 @@ use interprocess::local_socket::{
     tokio::{Stream, prelude::*},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::task::JoinHandle;
 
+pub use stream::{Lines, RawStream};
+
+use stream::Connection;
+
+use crate::socket::socket;
 use crate::wire::{self, ApiError, ErrorAnswer, PROTOCOL, PROTOCOL_HEADER};
 
 /// How long pomd may take to take a connection and start its answer to a question that needs no network.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an answer may take that waits for the network; pomd's own limits end sooner and say more.
 const LONG_PATIENCE: Duration = Duration::from_secs(90);
-/// The most that one line of a stream may hold.
-const LINE_MOST: usize = 16 << 20;
 
 /// Where pomd is asked.
 #[derive(Clone, Debug)]
@@ -127,6 +131,26 @@ impl Client {
         self.ask(Method::POST, &path, None::<&()>, PATIENCE).await
     }
 
+    /// `POST /v1/connect`: the route as raw bytes. With `ssh` a refusal is told to ssh in its own words on the stream;
+    /// else it is the error here.
+    pub async fn connect(&self, route: &str, ssh: bool) -> Result<RawStream, ClientError> {
+        let path = format!("/v1/connect?route={}&ssh={ssh}", segment(route));
+        let request = self
+            .request(Method::POST, &path)
+            .header("connection", "upgrade")
+            .header("upgrade", "pomd-connect")
+            .body(Full::new(Bytes::new()))
+            .map_err(|it| self.broken(it))?;
+        let (response, connection) = self.send_request(request, LONG_PATIENCE).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.error(response).await);
+        }
+        let upgraded = hyper::upgrade::on(response)
+            .await
+            .map_err(|it| self.broken(it))?;
+        Ok(RawStream::new(upgraded, connection))
+    }
+
     /// `POST /v1/reload`.
     pub async fn reload(&self) -> Result<wire::ReloadAnswer, ClientError> {
         self.ask(Method::POST, "/v1/reload", None::<&()>, PATIENCE)
@@ -144,13 +168,11 @@ impl Client {
         if !response.status().is_success() {
             return Err(self.error(response).await);
         }
-        Ok(Lines {
-            body: response.into_body(),
-            buffered: Vec::new(),
-            socket: self.socket.clone(),
-            _connection: connection,
-            _of: std::marker::PhantomData,
-        })
+        Ok(Lines::new(
+            response.into_body(),
+            self.socket.clone(),
+            connection,
+        ))
     }
 
     async fn ask<B: Serialize, T: DeserializeOwned>(
@@ -181,19 +203,32 @@ impl Client {
         body: Bytes,
         patience: Duration,
     ) -> Result<(Response<Incoming>, Connection), ClientError> {
-        let stream = self.connect().await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
+        let request = self
+            .request(method, path)
+            .body(Full::new(body))
             .map_err(|it| self.broken(it))?;
-        let connection = Connection::drive(connection);
-        let request = Request::builder()
+        self.send_request(request, patience).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> hyper::http::request::Builder {
+        Request::builder()
             .method(method)
             .uri(path)
             .header("host", "pomd")
             .header("content-type", "application/json")
             .header(PROTOCOL_HEADER, PROTOCOL)
-            .body(Full::new(body))
+    }
+
+    async fn send_request(
+        &self,
+        request: Request<Full<Bytes>>,
+        patience: Duration,
+    ) -> Result<(Response<Incoming>, Connection), ClientError> {
+        let stream = self.open_socket().await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(socket(stream)))
+            .await
             .map_err(|it| self.broken(it))?;
+        let connection = Connection::drive(connection);
         let response = tokio::time::timeout(patience, sender.send_request(request))
             .await
             .map_err(|_| self.broken(format!("no answer within {} s", patience.as_secs())))?
@@ -208,7 +243,7 @@ impl Client {
     }
 
     /// Connects, and makes sure that the socket belongs to this user.
-    async fn connect(&self) -> Result<Stream, ClientError> {
+    async fn open_socket(&self) -> Result<Stream, ClientError> {
         let name = self
             .socket
             .as_path()
@@ -288,61 +323,4 @@ fn segment(text: &str) -> String {
         }
     }
     res
-}
-
-/// A stream of NDJSON.
-#[derive(Debug)]
-pub struct Lines<T> {
-    body: Incoming,
-    buffered: Vec<u8>,
-    socket: PathBuf,
-    _connection: Connection,
-    _of: std::marker::PhantomData<T>,
-}
-
-impl<T: DeserializeOwned> Lines<T> {
-    /// The next line; `None` at the end of the stream.
-    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
-        loop {
-            if let Some(end) = self.buffered.iter().position(|it| *it == b'\n') {
-                let line: Vec<u8> = self.buffered.drain(..=end).collect();
-                let parsed = serde_json::from_slice(&line);
-                return parsed.map(Some).map_err(|it| broken(&self.socket, it));
-            }
-            if self.buffered.len() > LINE_MOST {
-                return Err(broken(&self.socket, "a line of the stream is too long"));
-            }
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(broken(&self.socket, error)),
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        self.buffered.extend_from_slice(data);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// The task that moves the bytes of one connection; ends with its owner.
-#[derive(Debug)]
-struct Connection(JoinHandle<()>);
-
-impl Connection {
-    fn drive(connection: http1::Connection<TokioIo<Stream>, Full<Bytes>>) -> Self {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the task is ended by the drop of this value"
-        )]
-        Self(tokio::spawn(async move {
-            let _ = connection.await;
-        }))
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

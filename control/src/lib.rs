@@ -6,5 +6,6 @@
 
 pub mod client;
 pub mod place;
+pub mod socket;
 pub mod text;
 pub mod wire;

@@ -1,0 +1,136 @@
+//! What goes on after the head of an answer: NDJSON, or raw bytes.
+
+use std::{
+    io,
+    marker::PhantomData,
+    path::PathBuf,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, client::conn::http1, upgrade::Upgraded};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::JoinHandle,
+};
+
+use super::{ClientError, broken};
+use crate::socket::Socket;
+
+/// The most that one line of a stream may hold.
+const LINE_MOST: usize = 16 << 20;
+
+/// A stream of NDJSON.
+#[derive(Debug)]
+pub struct Lines<T> {
+    body: Incoming,
+    buffered: Vec<u8>,
+    socket: PathBuf,
+    _connection: Connection,
+    _of: PhantomData<T>,
+}
+
+impl<T: DeserializeOwned> Lines<T> {
+    pub(super) fn new(body: Incoming, socket: PathBuf, connection: Connection) -> Self {
+        Self {
+            body,
+            buffered: Vec::new(),
+            socket,
+            _connection: connection,
+            _of: PhantomData,
+        }
+    }
+
+    /// The next line; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
+        loop {
+            if let Some(end) = self.buffered.iter().position(|it| *it == b'\n') {
+                let line: Vec<u8> = self.buffered.drain(..=end).collect();
+                let parsed = serde_json::from_slice(&line);
+                return parsed.map(Some).map_err(|it| broken(&self.socket, it));
+            }
+            if self.buffered.len() > LINE_MOST {
+                return Err(broken(&self.socket, "a line of the stream is too long"));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(broken(&self.socket, error)),
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffered.extend_from_slice(data);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A route as raw bytes.
+#[derive(Debug)]
+pub struct RawStream {
+    stream: TokioIo<Upgraded>,
+    _connection: Connection,
+}
+
+impl RawStream {
+    pub(super) fn new(upgraded: Upgraded, connection: Connection) -> Self {
+        Self {
+            stream: TokioIo::new(upgraded),
+            _connection: connection,
+        }
+    }
+}
+
+impl AsyncRead for RawStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for RawStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The task that moves the bytes of one connection; ends with its owner.
+#[derive(Debug)]
+pub(super) struct Connection(JoinHandle<()>);
+
+impl Connection {
+    pub(super) fn drive(connection: http1::Connection<TokioIo<Socket>, Full<Bytes>>) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the task is ended by the drop of this value"
+        )]
+        Self(tokio::spawn(async move {
+            let _ = connection.with_upgrades().await;
+        }))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
