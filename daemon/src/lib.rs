@@ -1,1 +1,5 @@
-//! Makes services behind Pomerium look like plain local ports.
+//! pomd makes services behind Pomerium look like plain local ports: always listening, always logged in.
+
+pub mod clock;
+pub mod config;
+pub mod config_file;

@@ -1,0 +1,172 @@
+//! Where a tunnel listens: text or number → [`Listen`], and which listeners are in each other's way.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::{
+    Wrong,
+    address::port,
+    report::{not_yet, quoted},
+};
+
+const EXAMPLES: &str = "a port on loopback: 2202, or an address: \"127.0.0.1:2202\"";
+
+/// Where a tunnel listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A free port from 20000–29999 on both loopback addresses, chosen once and kept.
+    Chosen,
+    /// This port on 127.0.0.1 and ::1, on both or on neither; a family that the machine lacks is left out.
+    Loopback(u16),
+    /// Exactly this address.
+    Address(SocketAddr),
+}
+
+impl Listen {
+    /// `127.0.0.1:PORT`, `[::1]:PORT`, another address of this machine; `localhost:PORT` and `:PORT` are the bare port.
+    pub fn parse(text: &str) -> Result<Self, Wrong> {
+        if text.starts_with("unix:") {
+            return Err(Wrong::new(not_yet("a `unix:` listener"), EXAMPLES));
+        }
+        if !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit()) {
+            return Err(match text.trim_start_matches('0') {
+                "" => port_zero(),
+                port => Wrong::new("a port in quotes", format!("write it without: {port}")),
+            });
+        }
+        if text.is_empty() {
+            return Err(Wrong::new("no listener", EXAMPLES));
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            if address.port() == 0 {
+                return Err(port_zero());
+            }
+            let ip = address.ip().to_canonical();
+            return Ok(Self::Address(match ip {
+                // Keeps the scope of a link-local address.
+                IpAddr::V6(_) => address,
+                IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+            }));
+        }
+        let Some((host, after)) = text.rsplit_once(':') else {
+            return Err(match text.parse::<IpAddr>() {
+                Ok(_) => Wrong::new("a listener without a port", format!("\"{text}:PORT\"")),
+                Err(_) => Wrong::new(format!("bad listener {}", quoted(text)), EXAMPLES),
+            });
+        };
+        if text.parse::<Ipv6Addr>().is_ok() || host.parse::<Ipv6Addr>().is_ok() {
+            return Err(Wrong::new(
+                "an IPv6 address without brackets",
+                "write it as \"[::1]:PORT\"",
+            ));
+        }
+        if after.bytes().all(|it| it == b'0') && !after.is_empty() {
+            return Err(port_zero());
+        }
+        Self::named(host, port(after)?)
+    }
+
+    /// The bare port.
+    pub fn port(number: i64) -> Result<Self, Wrong> {
+        match u16::try_from(number) {
+            Ok(0) => Err(port_zero()),
+            Ok(port) => Ok(Self::Loopback(port)),
+            Err(_) => Err(Wrong::new(
+                format!("bad port {number}"),
+                "a port is a number from 1 to 65535",
+            )),
+        }
+    }
+
+    /// Whether other machines could reach it.
+    pub fn is_exposed(&self) -> bool {
+        match self {
+            Self::Chosen | Self::Loopback(_) => false,
+            Self::Address(it) => !it.ip().to_canonical().is_loopback(),
+        }
+    }
+
+    /// The addresses it takes; none that are known yet if its port is chosen later.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        match *self {
+            Self::Chosen => Vec::new(),
+            Self::Loopback(port) => vec![
+                (Ipv4Addr::LOCALHOST, port).into(),
+                (Ipv6Addr::LOCALHOST, port).into(),
+            ],
+            Self::Address(it) => vec![it],
+        }
+    }
+
+    fn named(host: &str, port: u16) -> Result<Self, Wrong> {
+        match host.to_ascii_lowercase().as_str() {
+            "" | "localhost" | "localhost." => Ok(Self::Loopback(port)),
+            "*" => Err(Wrong::new(
+                "`*` is no address",
+                format!("for every network: \"0.0.0.0:{port}\" and expose = true"),
+            )),
+            _ => Err(Wrong::new(
+                format!("not an address of this machine: {}", quoted(host)),
+                EXAMPLES,
+            )),
+        }
+    }
+}
+
+fn port_zero() -> Wrong {
+    Wrong::new("port 0", "leave listen out to get a free port")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_on_loopback_unless_an_address_says_otherwise() {
+        for text in [":2202", "localhost:2202", "LocalHost:2202"] {
+            assert_eq!(Listen::parse(text), Ok(Listen::Loopback(2202)), "{text}");
+        }
+        for (text, exposed) in [
+            ("127.0.0.1:2202", false),
+            ("127.9.9.9:2202", false),
+            ("[::1]:2202", false),
+            ("[::ffff:127.0.0.1]:2202", false),
+            ("0.0.0.0:2202", true),
+            ("[::]:2202", true),
+            ("192.168.1.5:2202", true),
+            ("[fe80::1%3]:2202", true),
+            ("[::ffff:10.0.0.1]:2202", true),
+        ] {
+            assert_eq!(Listen::parse(text).unwrap().is_exposed(), exposed, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_listener_is_refused() {
+        for text in [
+            "",
+            ":",
+            "2202",
+            "0",
+            "00",
+            "127.0.0.1",
+            "127.0.0.1:",
+            "127.0.0.1:0",
+            ":0",
+            "localhost:0",
+            "::1:2202",
+            "::1",
+            "*:2202",
+            "example.com:2202",
+            "unix:x.sock",
+            "127.0.0.1:70000",
+            "127.0.0.1:2202 ",
+            "[::1]",
+            "127.1:22",
+        ] {
+            assert!(Listen::parse(text).is_err(), "{text:?}");
+        }
+        for number in [-1, 0, 65_536, i64::MAX, i64::MIN] {
+            assert!(Listen::port(number).is_err(), "{number}");
+        }
+    }
+}

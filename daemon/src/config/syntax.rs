@@ -1,0 +1,141 @@
+//! Text → the tables of a TOML file, and what is no TOML in it as problems.
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, Error},
+};
+
+use super::report::{Found, Problem, Span, quoted};
+
+/// What of a broken file can still be judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Everything: it is TOML.
+    Whole,
+    /// What stands on other lines. Nothing can be called missing.
+    OtherLines,
+    /// Nothing: the mistake may have swallowed what follows it.
+    Nothing,
+}
+
+/// The tables as far as they could be read. Several mistakes on a line are told once.
+pub(super) fn tables<'t>(text: &'t str, found: &mut Found) -> (DeTable<'t>, Rest) {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let table = table.into_inner();
+    let mut rest = Rest::Whole;
+    let mut lines_end = 0;
+    for error in &errors {
+        let confined = is_confined(error.message());
+        let span = error.span().unwrap_or(0..0);
+        if span.start >= lines_end || rest == Rest::Whole {
+            found.push(problem(text, &table, error, span.clone()));
+        }
+        let at = text.floor_char_boundary(span.end);
+        lines_end = text[at..].find('\n').map_or(text.len() + 1, |it| at + it);
+        rest = if confined && rest != Rest::Nothing {
+            Rest::OtherLines
+        } else {
+            Rest::Nothing
+        };
+        if !confined {
+            // What follows an open bracket is noise.
+            break;
+        }
+    }
+    (table, rest)
+}
+
+/// Whether the rest of the file means the same with the mistake as without.
+fn is_confined(message: &str) -> bool {
+    const CONFINED: [&str; 7] = [
+        "duplicate key",
+        "invalid basic string",
+        "invalid literal string",
+        "string values must be quoted",
+        "missing escaped value",
+        "unexpected leading zero",
+        "key with no value",
+    ];
+    CONFINED.iter().any(|it| message.starts_with(it))
+}
+
+fn problem(text: &str, table: &DeTable<'_>, error: &Error, span: Span) -> Problem {
+    let message = error.message();
+    if message == "duplicate key" {
+        return duplicate(text, table, span);
+    }
+    let (what, expected) = match message.split_once(", expected ") {
+        Some((what, expected)) => (what, format!("expected {expected}")),
+        None => (message, String::new()),
+    };
+    let label = match what {
+        "string values must be quoted" if span.is_empty() => "a value is missing here".to_owned(),
+        // Not the value itself: it may be a secret.
+        "string values must be quoted" => "write it in quotes".to_owned(),
+        "invalid basic string" | "invalid literal string" if expected.len() < 14 => {
+            "the closing quote is missing".to_owned()
+        }
+        "missing escaped value" => r"write a backslash twice: \\".to_owned(),
+        "key with no value" => "write KEY = VALUE".to_owned(),
+        "unexpected leading zero" => "write it without the zero".to_owned(),
+        _ => expected,
+    };
+    let mut problem = Problem::at(span, format!("not valid TOML: {what}"));
+    if !label.is_empty() {
+        problem = problem.label(label);
+    }
+    if what.contains(" array") && !what.starts_with("unclosed") {
+        problem = problem.help("perhaps a `]` is missing in a line above");
+    }
+    problem
+}
+
+fn duplicate(text: &str, table: &DeTable<'_>, span: Span) -> Problem {
+    let raw = text.get(span.clone()).unwrap_or_default();
+    let line = super::line_of(text, &span);
+    let header = text[line.start..].lines().next().unwrap_or_default().trim();
+    let (what, first) = if header.starts_with('[') {
+        let header = header.split('#').next().unwrap_or_default().trim();
+        let mut at = 0;
+        let first = text[..line.start].split_inclusive('\n').find_map(|it| {
+            at += it.len();
+            let same = it.split('#').next().unwrap_or_default().trim() == header;
+            same.then(|| {
+                let start = at - it.len() + (it.len() - it.trim_start().len());
+                start..start + header.len()
+            })
+        });
+        (format!("{} stands twice", quoted(header)), first)
+    } else {
+        let key = raw.trim_matches(['"', '\'']);
+        let first = last_before(table, key, span.start);
+        (format!("the key {} stands twice", quoted(raw)), first)
+    };
+    let problem = Problem::at(span, what).label("remove or rename one of them");
+    match first {
+        Some(first) => problem.other(first, "first here"),
+        None => problem,
+    }
+}
+
+/// Where `key` stands last before `at`.
+fn last_before(table: &DeTable<'_>, key: &str, at: usize) -> Option<Span> {
+    let mut res: Option<Span> = None;
+    for (name, value) in table.iter() {
+        let here = (name.get_ref() == key && name.span().start < at).then(|| name.span());
+        let deeper = inner(value).and_then(|it| last_before(it, key, at));
+        for span in [here, deeper].into_iter().flatten() {
+            if res.as_ref().is_none_or(|it| it.start < span.start) {
+                res = Some(span);
+            }
+        }
+    }
+    res
+}
+
+fn inner<'a, 't>(value: &'a Spanned<DeValue<'t>>) -> Option<&'a DeTable<'t>> {
+    match value.get_ref() {
+        DeValue::Table(it) => Some(it),
+        _ => None,
+    }
+}

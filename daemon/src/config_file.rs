@@ -1,0 +1,407 @@
+//! Reads the configuration's file, if it may be trusted: it can name commands, so nobody else may write it (A20).
+//!
+//! Knows files and modes. Must not know what stands in the file.
+
+use std::{
+    borrow::Cow,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use crate::config::MOST_BYTES;
+
+/// What was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// As it is on disk.
+    pub bytes: Vec<u8>,
+    /// What a person should hear about the file's mode, in sentences.
+    pub warnings: Vec<String>,
+}
+
+/// Why the file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// There is none. A valid start.
+    #[error("there is no file {path}")]
+    Absent {
+        /// The file's name as a person knows it.
+        path: String,
+    },
+    /// There is something, and it cannot be used until a person does something about it.
+    #[error("{0}")]
+    Unusable(String),
+    /// The system refused.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file's name as a person knows it.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Text {
+    /// The text to show in a report; what is not UTF-8 is replaced.
+    pub fn shown(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
+}
+
+/// Reads the whole file. Never waits for the other end of a pipe.
+pub fn read(path: &Path) -> Result<Text, FileError> {
+    let name = shown(path);
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => FileError::Absent { path: name.clone() },
+        _ => FileError::Io {
+            path: name.clone(),
+            source,
+        },
+    };
+    let file = platform::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        let kind = if metadata.is_dir() {
+            "a folder"
+        } else {
+            "not a file"
+        };
+        return Err(FileError::Unusable(format!(
+            "{name} is {kind}: a configuration is a plain text file"
+        )));
+    }
+    let mut warnings = Vec::new();
+    for folder in folders(path) {
+        let verdict = platform::judge_folder(&folder).map_err(failed)?;
+        settle(verdict, "the folder ", &shown(&folder), &mut warnings)?;
+    }
+    let verdict = platform::judge(&file).map_err(failed)?;
+    settle(verdict, "", &name, &mut warnings)?;
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() > MOST_BYTES {
+        return Err(FileError::Unusable(format!(
+            "{name} is larger than 1 MiB: is it a configuration at all?"
+        )));
+    }
+    Ok(Text { bytes, warnings })
+}
+
+/// A path as a person knows it: `~` for the home folder.
+pub fn shown(path: &Path) -> String {
+    let home = std::env::var_os(if cfg!(windows) { "USERPROFILE" } else { "HOME" });
+    shown_from(path, home.as_deref().map(Path::new))
+}
+
+fn shown_from(path: &Path, home: Option<&Path>) -> String {
+    let below = home
+        .filter(|it| it.is_absolute() && it.parent().is_some())
+        .and_then(|it| path.strip_prefix(it).ok());
+    let text = match below {
+        Some(below) => Path::new("~").join(below).display().to_string(),
+        None => path.display().to_string(),
+    };
+    control::text::clean(&text, 200)
+}
+
+/// The folder the file is named in, and the one it is in where that is another.
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let folder = |it: &Path| match it.parent() {
+        Some(it) if it.as_os_str().is_empty() => Some(PathBuf::from(".")),
+        Some(it) => Some(it.to_owned()),
+        None => None,
+    };
+    let mut res: Vec<PathBuf> = folder(path).into_iter().collect();
+    let real = path.canonicalize().ok().and_then(|it| folder(&it));
+    if let Some(real) = real
+        && res.first().and_then(|it| it.canonicalize().ok()) != Some(real.clone())
+    {
+        res.push(real);
+    }
+    res
+}
+
+/// Whether somebody else could change a file or folder.
+#[cfg_attr(
+    not(unix),
+    expect(dead_code, reason = "only Unix tells owners and modes")
+)]
+enum Verdict {
+    Safe,
+    /// Its group may write it.
+    Group,
+    /// Everybody may write it.
+    Everybody,
+    /// It belongs to this user, who is neither us nor root.
+    Owner(u32),
+}
+
+fn settle(
+    verdict: Verdict,
+    kind: &str,
+    name: &str,
+    warnings: &mut Vec<String>,
+) -> Result<(), FileError> {
+    match verdict {
+        Verdict::Safe => Ok(()),
+        Verdict::Group => {
+            warnings.push(format!(
+                "the group of {kind}{name} may write it; if that is not meant: chmod g-w {name}"
+            ));
+            Ok(())
+        }
+        Verdict::Everybody => Err(FileError::Unusable(format!(
+            "everybody may write {kind}{name}, and it can name commands: chmod go-w {name}"
+        ))),
+        Verdict::Owner(uid) => Err(FileError::Unusable(format!(
+            "{kind}{name} belongs to another user (uid {uid}), and it can name commands: use a file of your own"
+        ))),
+    }
+}
+
+#[cfg(unix)]
+mod platform {
+    use std::{
+        fs::{self, File, Metadata},
+        io,
+        os::unix::fs::{MetadataExt, OpenOptionsExt},
+        path::Path,
+    };
+
+    use rustix::fs::{OFlags, StatVfs, StatVfsMountFlags, fstatvfs, statvfs};
+
+    use super::Verdict;
+
+    /// Not blocking: opening a pipe would wait for its writer.
+    pub(super) fn open(path: &Path) -> io::Result<File> {
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        File::options()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path)
+    }
+
+    pub(super) fn judge(file: &File) -> io::Result<Verdict> {
+        Ok(verdict(&file.metadata()?, &fstatvfs(file)?))
+    }
+
+    pub(super) fn judge_folder(folder: &Path) -> io::Result<Verdict> {
+        Ok(verdict(&fs::metadata(folder)?, &statvfs(folder)?))
+    }
+
+    /// A read-only mount is fine whatever its mode: mounted ConfigMaps are 0777.
+    fn verdict(metadata: &Metadata, mount: &StatVfs) -> Verdict {
+        let owner = metadata.uid();
+        if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+            return Verdict::Owner(owner);
+        }
+        if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Verdict::Safe;
+        }
+        match metadata.mode() & 0o022 {
+            0 => Verdict::Safe,
+            0o020 => Verdict::Group,
+            _ => Verdict::Everybody,
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod platform {
+    use std::{fs::File, io, path::Path};
+
+    use super::Verdict;
+
+    pub(super) fn open(path: &Path) -> io::Result<File> {
+        // Windows opens no folder as a file: it would only say that access is denied.
+        File::open(path)
+    }
+
+    /// Who may write there is a matter of access lists, which keep a profile's folders to their owner.
+    pub(super) fn judge(_file: &File) -> io::Result<Verdict> {
+        Ok(Verdict::Safe)
+    }
+
+    pub(super) fn judge_folder(_folder: &Path) -> io::Result<Verdict> {
+        Ok(Verdict::Safe)
+    }
+}
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt, chown, symlink},
+    };
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Place {
+        dir: TempDir,
+        file: PathBuf,
+    }
+
+    fn place() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pomd.toml");
+        fs::write(&file, "# x").unwrap();
+        mode(&file, 0o644);
+        Place { dir, file }
+    }
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn refusal(path: &Path) -> String {
+        read(path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_file_of_ours_is_read_without_a_word() {
+        let place = place();
+        let text = read(&place.file).unwrap();
+        assert_eq!(text.bytes, b"# x");
+        assert_eq!(text.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn no_file_is_told_apart_from_one_that_cannot_be_read() {
+        let place = place();
+        let gone = place.dir.path().join("none.toml");
+        assert!(matches!(read(&gone), Err(FileError::Absent { .. })));
+        let dangling = place.dir.path().join("link.toml");
+        symlink("nowhere", &dangling).unwrap();
+        assert!(matches!(read(&dangling), Err(FileError::Absent { .. })));
+        let below_a_file = place.file.join("pomd.toml");
+        assert!(matches!(read(&below_a_file), Err(FileError::Io { .. })));
+        let in_a_circle = place.dir.path().join("circle.toml");
+        symlink("circle.toml", &in_a_circle).unwrap();
+        assert!(matches!(read(&in_a_circle), Err(FileError::Io { .. })));
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let place = place();
+        assert!(
+            refusal(place.dir.path())
+                .ends_with("is a folder: a configuration is a plain text file")
+        );
+        let pipe = place.dir.path().join("pipe.toml");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        assert!(refusal(&pipe).contains("is not a file"));
+        assert!(refusal(Path::new("/dev/null")).contains("is not a file"));
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused() {
+        let place = place();
+        fs::write(&place.file, vec![b'#'; MOST_BYTES]).unwrap();
+        assert_eq!(read(&place.file).unwrap().bytes.len(), MOST_BYTES);
+        fs::write(&place.file, vec![b'#'; MOST_BYTES + 1]).unwrap();
+        assert!(refusal(&place.file).contains("larger than 1 MiB"));
+    }
+
+    #[test]
+    fn what_everybody_may_write_is_refused_with_the_command_that_mends_it() {
+        for (file, folder, wrong) in [
+            (0o646, 0o755, "pomd.toml"),
+            (0o666, 0o755, "pomd.toml"),
+            (0o644, 0o757, "the folder"),
+            (0o644, 0o1777, "the folder"),
+        ] {
+            let place = place();
+            mode(&place.file, file);
+            mode(place.dir.path(), folder);
+            let text = refusal(&place.file);
+            assert!(
+                text.contains(wrong) && text.contains("chmod go-w "),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_group_may_write_is_a_warning() {
+        let place = place();
+        mode(&place.file, 0o664);
+        mode(place.dir.path(), 0o770);
+        let warnings = read(&place.file).unwrap().warnings;
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings.iter().all(|it| it.contains("chmod g-w ")));
+    }
+
+    #[test]
+    fn the_folder_behind_a_link_counts_too() {
+        let place = place();
+        let other = tempfile::tempdir().unwrap();
+        let link = other.path().join("pomd.toml");
+        symlink(&place.file, &link).unwrap();
+        assert!(read(&link).is_ok());
+        mode(place.dir.path(), 0o777);
+        assert!(refusal(&link).contains("the folder"));
+        mode(place.dir.path(), 0o755);
+        mode(other.path(), 0o777);
+        assert!(refusal(&link).contains("the folder"));
+    }
+
+    #[test]
+    fn what_belongs_to_another_user_is_refused() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!(
+                "SKIPPED what_belongs_to_another_user_is_refused: only root can give files away"
+            );
+            return;
+        }
+        let file = place();
+        chown(&file.file, Some(65_534), None).unwrap();
+        assert!(refusal(&file.file).contains("uid 65534"));
+        let folder = place();
+        chown(folder.dir.path(), Some(65_534), None).unwrap();
+        assert!(refusal(&folder.file).starts_with("the folder "));
+    }
+
+    #[test]
+    fn a_read_only_mount_is_fine_whatever_its_mode() {
+        // The kernel's own files are the one read-only mount that many machines have.
+        let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let read_only = mounted.lines().find_map(|line| {
+            let mut words = line.split(' ').skip(1);
+            let (at, _, options) = (words.next()?, words.next()?, words.next()?);
+            (options.split(',').any(|it| it == "ro")).then(|| PathBuf::from(at))
+        });
+        let Some(at) = read_only else {
+            eprintln!(
+                "SKIPPED a_read_only_mount_is_fine_whatever_its_mode: no read-only mount here"
+            );
+            return;
+        };
+        let verdict = platform::judge_folder(&at).unwrap();
+        assert!(matches!(verdict, Verdict::Safe), "{}", at.display());
+    }
+
+    #[test]
+    fn a_path_below_home_is_shown_with_a_tilde() {
+        let home = Some(Path::new("/home/alice"));
+        for (path, expected) in [
+            (
+                "/home/alice/.config/pomd/pomd.toml",
+                "~/.config/pomd/pomd.toml",
+            ),
+            ("/home/alicent/pomd.toml", "/home/alicent/pomd.toml"),
+            ("/etc/pomd.toml", "/etc/pomd.toml"),
+            ("/tmp/a\nb", r"/tmp/a\u{a}b"),
+        ] {
+            assert_eq!(shown_from(Path::new(path), home), expected);
+        }
+        assert_eq!(
+            shown_from(Path::new("/etc/x"), Some(Path::new("/"))),
+            "/etc/x"
+        );
+    }
+}
