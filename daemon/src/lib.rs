@@ -3,4 +3,7 @@
 pub mod clock;
 pub mod config;
 pub mod config_file;
+pub mod lock;
+pub mod logging;
+pub mod system;
 pub mod watch;

@@ -1,0 +1,194 @@
+//! One pomd for one state folder and one socket: a lock of the kernel's, which a crash cannot leave behind.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+/// Held for the life of the process; survives the forks of `--daemonize`.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+/// Why the lock was not had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another pomd holds it.
+    #[error("pomd runs already{}", pid.map_or(String::new(), |it| format!(" (pid {it})")))]
+    Held {
+        /// Which, if it has said so yet.
+        pid: Option<u32>,
+    },
+    /// The folder is not fit for secrets.
+    #[error("{} {fault}", folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it, and what to do.
+        fault: String,
+    },
+    /// The file cannot be made or locked.
+    #[error("cannot lock {}: {source}", path.display())]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Lock {
+    /// Locks `folder`, which is made (0700) if it is missing.
+    pub fn take(folder: &Path) -> Result<Self, LockError> {
+        private_folder(folder)?;
+        let path = folder.join("pomd.lock");
+        let io = |source| LockError::Io {
+            path: path.clone(),
+            source,
+        };
+        let mut file = open(&path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { file }),
+            Err(TryLockError::WouldBlock) => Err(LockError::Held {
+                pid: pid(&mut file),
+            }),
+            Err(TryLockError::Error(source)) => Err(io(source)),
+        }
+    }
+
+    /// Writes this process's id into the file, for whoever finds it locked. Call after the last fork.
+    pub fn name_holder(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        writeln!(self.file, "{}", std::process::id())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        options.mode(0o600).custom_flags(flags.bits().cast_signed());
+    }
+    let file = options.open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
+}
+
+fn pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(20).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Makes `folder` if it is missing, for its owner only. One of ours with a wider mode is put right; one of somebody
+/// else's is refused (A11).
+pub fn private_folder(folder: &Path) -> Result<(), LockError> {
+    let fault = |fault: String| LockError::Folder {
+        folder: folder.to_owned(),
+        fault,
+    };
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent).map_err(|it| fault(format!("cannot be made: {it}")))?;
+    }
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(fault(format!("cannot be made: {error}")));
+        }
+        _ => (),
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let meta = fs::symlink_metadata(folder)
+            .map_err(|it| fault(format!("cannot be looked at: {it}")))?;
+        if !meta.is_dir() {
+            return Err(fault("is not a folder; move it away".to_owned()));
+        }
+        let ours = rustix::process::geteuid().as_raw();
+        if meta.uid() != ours {
+            let owner = if meta.uid() == 0 {
+                "root".to_owned()
+            } else {
+                format!("uid {}", meta.uid())
+            };
+            return Err(fault(format!("belongs to {owner}")));
+        }
+        if meta.mode() & 0o077 != 0 {
+            tracing::warn!("{} was open to others; closed", folder.display());
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+                .map_err(|it| fault(format!("is open to others and cannot be closed: {it}")))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_lock_names_the_holder_and_a_drop_frees_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("deep/state");
+        let mut lock = Lock::take(&folder).unwrap();
+        assert!(matches!(
+            Lock::take(&folder),
+            Err(LockError::Held { pid: None })
+        ));
+        lock.name_holder().unwrap();
+        let ours = std::process::id();
+        assert!(
+            matches!(Lock::take(&folder), Err(LockError::Held { pid: Some(it) }) if it == ours)
+        );
+        drop(lock);
+        Lock::take(&folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_others_can_read_is_closed_and_a_link_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("open");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        private_folder(&folder).unwrap();
+        assert_eq!(
+            fs::metadata(&folder).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        assert!(matches!(
+            private_folder(&link),
+            Err(LockError::Folder { .. })
+        ));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_lock_file_that_is_a_link_or_a_fifo_is_refused_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("target"), "").unwrap();
+        std::os::unix::fs::symlink("target", dir.path().join("pomd.lock")).unwrap();
+        assert!(matches!(Lock::take(dir.path()), Err(LockError::Io { .. })));
+
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("pomd.lock");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(matches!(Lock::take(dir.path()), Err(LockError::Io { .. })));
+    }
+}

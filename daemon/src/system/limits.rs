@@ -1,0 +1,84 @@
+//! Limits that the system sets.
+
+use std::ops::RangeInclusive;
+
+/// How many descriptors this process may have, if there is a limit.
+pub fn descriptors() -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    #[cfg(not(unix))]
+    None
+}
+
+/// Raises the limit of open descriptors as far as the system lets us (E2). Call before threads and children.
+#[cfg(unix)]
+pub fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        let before = limit.current.unwrap_or(u64::MAX);
+        tracing::warn!("cannot raise the limit of {before} open descriptors: {error}");
+    }
+}
+
+/// Windows has no such limit.
+#[cfg(not(unix))]
+pub fn raise_descriptors() {}
+
+/// No core file and no debugger of the same user may read the tokens in memory (A21). Best effort.
+pub fn keep_memory_private() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        let none = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        let _ = setrlimit(Resource::Core, none);
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+}
+
+/// The ports that the system hands out to outgoing connections, if it says.
+pub fn outgoing_ports() -> Option<RangeInclusive<u16>> {
+    #[cfg(target_os = "linux")]
+    return std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        .ok()
+        .and_then(|it| range(&it));
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+#[cfg(any(target_os = "linux", test))]
+fn range(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(low)), Some(Ok(high))) if low <= high => Some(low..=high),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_two_numbers_in_order() {
+        assert_eq!(range("32768\t60999\n"), Some(32768..=60999));
+        for bad in ["", "1", "9 1", "1 70000", "a b"] {
+            assert_eq!(range(bad), None, "{bad:?}");
+        }
+    }
+}

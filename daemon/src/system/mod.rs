@@ -1,0 +1,13 @@
+//! One small module for each thing that the platforms do differently. Each knows one fact of the system and nothing of
+//! the rest of the house; where a platform cannot tell, it says so.
+
+pub mod errors;
+pub mod limits;
+pub mod process;
+pub mod sockets;
+pub mod users;
+
+#[cfg(target_os = "linux")]
+pub mod proc_net;
+#[cfg(target_os = "linux")]
+pub mod sock_diag;
