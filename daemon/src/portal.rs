@@ -1,0 +1,450 @@
+//! What a cluster says of me: who I am, what I may use, until when.
+//!
+//! Everything here comes from a server that is not trusted for more than its own routes: it is bounded, checked and
+//! cleaned. Must not know sessions or tunnels.
+
+mod near;
+mod sign_in;
+
+pub use near::similar;
+
+use std::fmt;
+
+use control::text::clean;
+use jiff::Timestamp;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    config::{Address, Authority},
+    session::token::Token,
+    upstream::{
+        Answer, OpenError, Upstream,
+        refusal::{self, Refusal, RefusalKind, Step, Unreachable},
+    },
+};
+
+/// The most routes that are taken.
+const ROUTES: usize = 10_000;
+/// Where the page says what it knows.
+const PAGE_DATA: &[u8] = b"window.POMERIUM_DATA";
+
+/// Who a token belongs to. Cleaned for display.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The e-mail address, else the name, else the subject.
+    pub display: String,
+    /// The subject: the same person has the same one.
+    pub subject: Option<String>,
+}
+
+/// Asks whether `token` is good, and whose it is. `OpenError::Unauthenticated` if it is not.
+pub async fn user(upstream: &Upstream, at: &Address, token: &Token) -> Result<User, OpenError> {
+    let answer = asked(upstream, at, "/.pomerium/user", token).await?;
+    read_user(&answer.body).ok_or_else(|| not_pomerium(at, &answer).into())
+}
+
+/// The TCP and UDP routes that the user may use, at most 10,000.
+pub async fn routes(
+    upstream: &Upstream,
+    at: &Address,
+    token: &Token,
+) -> Result<Vec<Authority>, OpenError> {
+    let answer = asked(upstream, at, "/.pomerium/api/v1/routes", token).await?;
+    read_routes(&answer.body).ok_or_else(|| not_pomerium(at, &answer).into())
+}
+
+/// When the session ends at the latest: an upper bound, `None` if the page does not say.
+pub async fn session_end(upstream: &Upstream, at: &Address, token: &Token) -> Option<Timestamp> {
+    let answer = asked(upstream, at, "/.pomerium/", token).await.ok()?;
+    read_session_end(&answer.body)
+}
+
+/// Mints a sign-in URL that comes back to `redirect`. Checked as A12 says: https (http for an http cluster), no user
+/// part, no control bytes, at most 8 KiB.
+pub async fn sign_in_url(
+    upstream: &Upstream,
+    at: &Address,
+    redirect: &str,
+) -> Result<String, OpenError> {
+    let redirect: String = url::form_urlencoded::byte_serialize(redirect.as_bytes()).collect();
+    let path = format!("/.pomerium/api/v1/login?pomerium_redirect_uri={redirect}");
+    let answer = upstream.get(at, &path, None).await?;
+    if answer.status != 200 {
+        return Err(login_refused(&answer));
+    }
+    sign_in::checked(&answer.body, at.tls).map_err(|wrong| {
+        let message = format!("{} gave no sign-in address: {wrong}", at.host_and_port());
+        Unreachable::new(Step::Http, &message)
+            .hint(IN_THE_WAY)
+            .into()
+    })
+}
+
+const IN_THE_WAY: &str = "is it a Pomerium, or is a login page of the network in the way?";
+
+async fn asked(
+    upstream: &Upstream,
+    at: &Address,
+    path: &str,
+    token: &Token,
+) -> Result<Answer, OpenError> {
+    let answer = upstream.get(at, path, Some(token)).await?;
+    match answer.status {
+        200 => Ok(answer),
+        status => Err(refusal::from(
+            status,
+            answer.request_id.as_deref(),
+            &answer.body,
+        )),
+    }
+}
+
+/// No token was sent, so none can be bad: a 401 or a redirect is a refusal like others.
+fn login_refused(answer: &Answer) -> OpenError {
+    match refusal::from(answer.status, answer.request_id.as_deref(), &answer.body) {
+        OpenError::Unauthenticated { request_id } => OpenError::Refused(Refusal {
+            kind: RefusalKind::Other,
+            status: answer.status,
+            request_id,
+            detail: None,
+        }),
+        other => other,
+    }
+}
+
+fn not_pomerium(at: &Address, answer: &Answer) -> Unreachable {
+    let kind = answer.content_type.as_deref().unwrap_or("nothing known");
+    let message = format!(
+        "{} does not answer as Pomerium does: {} bytes of {}",
+        at.host_and_port(),
+        answer.body.len(),
+        clean(kind, 80)
+    );
+    Unreachable::new(Step::Http, &message).hint(IN_THE_WAY)
+}
+
+fn read_user(body: &[u8]) -> Option<User> {
+    #[derive(Deserialize)]
+    struct Claims<'a> {
+        #[serde(borrow)]
+        email: Option<&'a RawValue>,
+        #[serde(borrow)]
+        name: Option<&'a RawValue>,
+        #[serde(borrow)]
+        sub: Option<&'a RawValue>,
+    }
+    let claims: Claims<'_> = serde_json::from_slice(body).ok()?;
+    let text = |raw: Option<&RawValue>| {
+        let text = clean(&lenient::<String>(raw?)?, 200);
+        (!text.is_empty()).then_some(text)
+    };
+    let subject = text(claims.sub);
+    let display = text(claims.email)
+        .or_else(|| text(claims.name))
+        .or_else(|| subject.clone())?;
+    Some(User { display, subject })
+}
+
+fn read_routes(body: &[u8]) -> Option<Vec<Authority>> {
+    #[derive(Deserialize)]
+    struct Page {
+        routes: Option<Routes>,
+    }
+    let page: Page = serde_json::from_slice(body).ok()?;
+    Some(page.routes.unwrap_or_default().0)
+}
+
+/// What can be understood of a list of routes; an element that is something else is passed over.
+#[derive(Default)]
+struct Routes(Vec<Authority>);
+
+impl<'de> Deserialize<'de> for Routes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Routes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of routes")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Routes, A::Error> {
+                let mut res = Vec::new();
+                while res.len() < ROUTES {
+                    match list.next_element::<&RawValue>()? {
+                        Some(it) => res.extend(read_route(it)),
+                        None => return Ok(Routes(res)),
+                    }
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Routes(res))
+            }
+        }
+
+        deserializer.deserialize_seq(Collect)
+    }
+}
+
+fn read_route(raw: &RawValue) -> Option<Authority> {
+    #[derive(Deserialize)]
+    struct Shape {
+        from: String,
+    }
+    let from = lenient::<Shape>(raw)?.from;
+    let (scheme, rest) = from.split_once("://")?;
+    if !matches!(
+        scheme.to_ascii_lowercase().as_str(),
+        "tcp+https" | "tcp+http" | "udp+https" | "udp+http"
+    ) {
+        return None;
+    }
+    // In the bastion form the target stands behind the host that is dialled.
+    let (place, target) = rest.split_once('/').unwrap_or((rest, ""));
+    let target = match target.strip_suffix('/').unwrap_or(target) {
+        "" => place,
+        target => target,
+    };
+    Authority::parse(target).ok()
+}
+
+fn lenient<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+fn read_session_end(page: &[u8]) -> Option<Timestamp> {
+    #[derive(Deserialize)]
+    struct Data {
+        session: Option<Session>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Session {
+        expires_at: Option<String>,
+    }
+    let mut rest = page;
+    // The name may stand in a script before its value does; a page of nothing else is not searched for ever.
+    for _ in 0..8 {
+        let at = rest
+            .windows(PAGE_DATA.len())
+            .position(|it| it == PAGE_DATA)?;
+        rest = rest[at + PAGE_DATA.len()..].trim_ascii_start();
+        let Some(value) = rest.strip_prefix(b"=") else {
+            continue;
+        };
+        let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Data>();
+        if let Some(Ok(data)) = values.next() {
+            let end: Timestamp = data.session?.expires_at?.parse().ok()?;
+            // A stale token has an end at the beginning of time.
+            return (end.as_second() > 366 * 24 * 3600).then_some(end);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::upstream::testing::{Lab, corp, head, token};
+
+    #[test]
+    fn a_user_is_shown_by_the_best_name_there_is() {
+        let shown = |body: &str| read_user(body.as_bytes()).map(|it| (it.display, it.subject));
+        let sub = || Some("s".to_owned());
+        assert_eq!(
+            shown(r#"{"email":"a@b","name":"A","sub":"s","groups":[1]}"#),
+            Some(("a@b".to_owned(), sub()))
+        );
+        assert_eq!(
+            shown(r#"{"email":"","name":"A","sub":"s"}"#),
+            Some(("A".to_owned(), sub()))
+        );
+        assert_eq!(
+            shown(r#"{"email":null,"name":7,"sub":"s"}"#),
+            Some(("s".to_owned(), sub()))
+        );
+        assert_eq!(shown(r#"{"email":"a@b"}"#), Some(("a@b".to_owned(), None)));
+        assert_eq!(
+            shown(r#"{"email":"a\u001b[2J\u202e"}"#),
+            Some((r"a\u{1b}[2J\u{202e}".to_owned(), None))
+        );
+        for it in ["{}", "[]", "null", "<html>", "", r#"{"sub":" "}"#] {
+            assert_eq!(shown(it), None, "{it}");
+        }
+    }
+
+    /// Asks with `ask`; the server answers its one GET with `answer`.
+    async fn told<T>(
+        answer: &str,
+        ask: impl AsyncFnOnce(Upstream, Address, Token) -> T,
+    ) -> (T, String) {
+        let lab = Lab::new().await;
+        let (upstream, server) = (lab.upstream(), lab.server());
+        tokio::join!(ask(upstream, corp(), token()), async {
+            let mut stream = lab.accept(&server).await.unwrap();
+            let asked = head(&mut stream).await.0;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            asked
+        })
+    }
+
+    fn page(status: u16, body: &str) -> String {
+        let length = body.len();
+        format!(
+            "HTTP/1.1 {status} X\r\nlocation: https://evil.example/\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+    }
+
+    #[tokio::test]
+    async fn a_bad_token_is_told_from_a_page_that_is_no_pomerium() {
+        let ask = async |it: Upstream, at, token| user(&it, &at, &token).await;
+        let (good, asked) = told(&page(200, r#"{"email":"a@b"}"#), ask).await;
+        assert_eq!(good.unwrap().display, "a@b");
+        assert!(
+            asked.starts_with("GET /.pomerium/user HTTP/1.1\r\n"),
+            "{asked}"
+        );
+        for bad in [401, 302] {
+            let res = told(&page(bad, ""), ask).await.0;
+            assert!(
+                matches!(res, Err(OpenError::Unauthenticated { .. })),
+                "{res:?}"
+            );
+        }
+        let res = told(&page(200, "<html>Welcome to the hotel"), ask).await.0;
+        assert_eq!(
+            res.unwrap_err().to_string(),
+            "corp.example.com does not answer as Pomerium does: 26 bytes of nothing known"
+        );
+        let res = told(&page(404, ""), ask).await.0;
+        assert!(matches!(res, Err(OpenError::Refused(_))), "{res:?}");
+    }
+
+    #[tokio::test]
+    async fn a12_a_sign_in_address_is_minted_without_a_token_and_no_redirect_is_followed() {
+        let redirect = "http://127.0.0.1:41235/k3v9qz?a=b&c";
+        let ask = async |it: Upstream, at, _| sign_in_url(&it, &at, redirect).await;
+        let (url, asked) = told(&page(200, "https://auth.example.com/x?sig=1\n"), ask).await;
+        assert_eq!(url.unwrap(), "https://auth.example.com/x?sig=1");
+        let path = "/.pomerium/api/v1/login?pomerium_redirect_uri=http%3A%2F%2F127.0.0.1%3A41235%2Fk3v9qz%3Fa%3Db%26c";
+        assert!(
+            asked.starts_with(&format!("GET {path} HTTP/1.1\r\n")),
+            "{asked}"
+        );
+        assert!(asked.contains("host: corp.example.com\r\n"), "{asked}");
+        assert!(!asked.contains("authorization"), "{asked}");
+        for status in [302, 401, 400, 404, 500] {
+            match told(&page(status, ""), ask).await.0 {
+                Err(OpenError::Refused(it)) => assert_eq!(it.status, status),
+                other => panic!("{other:?}"),
+            }
+        }
+        for body in ["<html>hello</html>", "http://auth.example.com/", ""] {
+            let error = told(&page(200, body), ask).await.0.unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "corp.example.com gave no sign-in address: it is not https"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_without_an_end_is_no_error() {
+        let ask = async |it: Upstream, at, token| session_end(&it, &at, &token).await;
+        for (status, body) in [(200, "<html>"), (401, ""), (500, "")] {
+            assert_eq!(told(&page(status, body), ask).await.0, None);
+        }
+        let body = r#"window.POMERIUM_DATA = {"session":{"expiresAt":"2026-11-22T23:41:00Z"}};"#;
+        assert!(told(&page(200, body), ask).await.0.is_some());
+    }
+
+    fn routes_of(body: &str) -> Option<Vec<String>> {
+        let routes = read_routes(body.as_bytes())?;
+        Some(routes.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn tcp_and_udp_routes_are_taken_and_what_is_odd_is_passed_over() {
+        let body = r#"{"routes":[
+            {"id":"1","type":"tcp","from":"tcp+https://ssh.corp.example.com:22","description":"x"},
+            {"type":"http","from":"https://grafana.corp.example.com"},
+            {"type":"tcp","from":"tcp+https://proxy.corp.example.com:8443/redis.internal:6379"},
+            {"type":"udp","from":"udp+https://dns.corp.example.com:53/"},
+            {"type":"tcp","from":"tcp+https://no-port.corp.example.com"},
+            {"type":"tcp","from":7},
+            {"type":"tcp"},
+            7, null, [{}], "tcp+https://a:1",
+            {"type":"tcp","from":"tcp+https://a\u001b]0;x:1"},
+            {"type":"tcp","from":"tcp+https://a:0"}
+        ]}"#;
+        assert_eq!(
+            routes_of(body).unwrap(),
+            [
+                "ssh.corp.example.com:22",
+                "redis.internal:6379",
+                "dns.corp.example.com:53"
+            ]
+        );
+        for empty in [r#"{"routes":[]}"#, r#"{"routes":null}"#, "{}"] {
+            assert_eq!(routes_of(empty), Some(vec![]));
+        }
+        for broken in ["", "<html>", "[1]", r#"{"routes":7}"#, r#"{"routes":["#] {
+            assert_eq!(routes_of(broken), None);
+        }
+    }
+
+    #[test]
+    fn a18_no_more_than_ten_thousand_routes_are_kept() {
+        let one = r#"{"from":"tcp+https://a:1"}"#;
+        let body = format!("{{\"routes\":[{}]}}", vec![one; 12_000].join(","));
+        assert_eq!(routes_of(&body).unwrap().len(), ROUTES);
+    }
+
+    fn end(page: &str) -> Option<String> {
+        read_session_end(page.as_bytes()).map(|it| it.to_string())
+    }
+
+    #[test]
+    fn the_end_of_a_session_is_read_where_the_page_says_it() {
+        let page = |session: &str| {
+            format!(
+                "<html><script>window.POMERIUM_DATA = {{\"page\":\"UserInfo\",\"session\":{session},\"x\":[\"\\u003c\"]}};</script>"
+            )
+        };
+        assert_eq!(
+            end(&page(r#"{"id":"1","expiresAt":"2026-11-22T23:41:00.5Z"}"#)).unwrap(),
+            "2026-11-22T23:41:00.5Z"
+        );
+        for none in [
+            "null",
+            "{}",
+            "7",
+            r#"{"expiresAt":null}"#,
+            r#"{"expiresAt":7}"#,
+            r#"{"expiresAt":"soon"}"#,
+            r#"{"expiresAt":"1970-01-01T00:00:00Z"}"#,
+        ] {
+            assert_eq!(end(&page(none)), None, "{none}");
+        }
+        let twice = format!(
+            "if (window.POMERIUM_DATA) {{}} {}",
+            page(r#"{"expiresAt":"2026-11-22T23:41:00Z"}"#)
+        );
+        assert_eq!(end(&twice).unwrap(), "2026-11-22T23:41:00Z");
+        for none in [
+            "",
+            "window.POMERIUM_DATA",
+            "window.POMERIUM_DATA =",
+            "window.POMERIUM_DATA = {",
+        ] {
+            assert_eq!(end(none), None);
+        }
+        assert_eq!(end(&"window.POMERIUM_DATA = [".repeat(100_000)), None);
+    }
+}

@@ -1,0 +1,3 @@
+//! Being logged in to one cluster.
+
+pub mod token;

@@ -1,0 +1,338 @@
+//! One CONNECT over HTTP/1.1: head and early bytes in one flight, then the answer.
+//!
+//! Knows one connection. Must not know how it was made, or what a refusal leads to.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use control::text::clean;
+use rustls::ProtocolVersion;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    time::{Instant, timeout, timeout_at},
+};
+use zeroize::Zeroizing;
+
+use super::{
+    Early, Opened,
+    certificate::Identity,
+    dial::{reason, shown},
+    handshake,
+    head::{Body, Framing, Head, HeadError, HeadReader},
+    record::{Records, RecvError, Remote},
+    refusal::{self, OpenError, Step, Unreachable},
+};
+use crate::{config::Authority, session::token::Token};
+
+/// The most early bytes that are kept, and the most that is queued at once.
+const FLIGHT: usize = 64 << 10;
+/// How long the body of a refusal may take.
+const BODY: Duration = Duration::from_secs(2);
+/// The most that is taken from the service while the rest of the early bytes leaves.
+const AHEAD: usize = 256 << 10;
+
+/// How we name ourselves to the server.
+pub(super) const AGENT: &str = concat!("pomd/", env!("CARGO_PKG_VERSION"));
+
+/// What the server is to us.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer<'a> {
+    /// `HOST` or `HOST:PORT`, for messages.
+    pub(super) name: &'a str,
+    /// Our certificate, where there is TLS.
+    pub(super) identity: Option<&'a Identity>,
+    /// How long the answer may take.
+    pub(super) limit: Duration,
+}
+
+/// Why there is no open route.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: OpenError,
+    /// Early bytes were sent, and a guard of the server against them would look like this: how much that tells, `2`
+    /// for a refusal in words, `1` for a mere close, which has many causes.
+    pub(super) guard: Option<u8>,
+}
+
+/// The head of a CONNECT. Holds the token.
+pub(super) fn request(authority: &Authority, token: &Token) -> Zeroizing<Vec<u8>> {
+    let secret = token.reveal();
+    // As long as it gets: growing would leave copies of the token behind.
+    let mut res = Zeroizing::new(Vec::with_capacity(1024 + secret.len()));
+    let line = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
+    for part in [
+        &line,
+        "Authorization: Pomerium ",
+        secret,
+        "\r\nAccept: application/json\r\nUser-Agent: ",
+        AGENT,
+        "\r\n\r\n",
+    ] {
+        res.extend_from_slice(part.as_bytes());
+    }
+    res
+}
+
+/// Asks with `request` for a route over `remote`. With `eager` the local side's first bytes follow at once, else only
+/// after the server agreed.
+pub(super) async fn connect<R>(
+    mut remote: Remote,
+    request: Zeroizing<Vec<u8>>,
+    early: &mut Early<R>,
+    eager: bool,
+    peer: Peer<'_>,
+) -> Result<Opened, Failure>
+where
+    R: AsyncRead + Unpin,
+{
+    let deadline = Instant::now() + peer.limit;
+    let mut exchange = Exchange {
+        remote: &mut remote,
+        early,
+        eager,
+        request: Some(request),
+        sent: 0,
+        broken: None,
+        reader: HeadReader::default(),
+    };
+    let answered = timeout_at(deadline, poll_fn(|cx| exchange.poll(cx))).await;
+    let head = match answered {
+        Ok(Ok(head)) => head,
+        Ok(Err(stop)) => return Err(exchange.failure(stop, peer)),
+        Err(_) => return Err(late(peer)),
+    };
+    if head.status != 200 {
+        let guard = (head.status == 400 && exchange.sent > 0).then_some(2);
+        let error = refused(&mut remote, head).await;
+        return Err(Failure { error, guard });
+    }
+    // Whatever the head says of a body: the bytes behind it are the service's.
+    let mut first = head.rest;
+    match timeout_at(deadline, exchange.finish(&mut first)).await {
+        Ok(Ok(())) => Ok(Opened { remote, first }),
+        Ok(Err(stop)) => Err(exchange.failure(stop, peer)),
+        Err(_) => Err(late(peer)),
+    }
+}
+
+/// The answer that refuses, with what its body says if that comes soon.
+async fn refused(remote: &mut Remote, head: Head) -> OpenError {
+    let mut body = Body::new(head.framing);
+    body.push(&head.rest);
+    let rest = async {
+        while !body.ended() {
+            match poll_fn(|cx| remote.poll_recv(cx)).await {
+                Ok(piece) => body.push(piece.bytes()),
+                Err(_) => return,
+            }
+        }
+    };
+    // A body that was promised and did not come is a body all the same.
+    let promised = matches!(head.framing, Framing::Length(1..) | Framing::Chunked);
+    let whole = timeout(BODY, rest).await.is_ok() && body.ended();
+    let bytes = match body.bytes() {
+        [] if promised && !whole => b" ",
+        bytes => bytes,
+    };
+    refusal::from(head.status, head.request_id.as_deref(), bytes)
+}
+
+fn late(peer: Peer<'_>) -> Failure {
+    let message = format!("{} did not answer within {}", peer.name, shown(peer.limit));
+    Failure {
+        error: Unreachable::new(Step::Http, &message).timed_out().into(),
+        guard: None,
+    }
+}
+
+/// One question and what is known of its answer.
+struct Exchange<'a, R> {
+    remote: &'a mut Remote,
+    early: &'a mut Early<R>,
+    eager: bool,
+    /// Not queued yet.
+    request: Option<Zeroizing<Vec<u8>>>,
+    /// How much of the early bytes was queued.
+    sent: usize,
+    /// Writing failed. The answer may be there all the same (H6).
+    broken: Option<String>,
+    reader: HeadReader,
+}
+
+/// Why there is no answer.
+enum Stop {
+    Local(io::Error),
+    Remote(RecvError),
+    Head(HeadError),
+}
+
+impl<R: AsyncRead + Unpin> Exchange<'_, R> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Stop>> {
+        if self.eager
+            && let Err(error) = self.hear_local(cx)
+        {
+            return Poll::Ready(Err(Stop::Local(error)));
+        }
+        // Nobody waits for the writing itself: what it waits for wakes this task.
+        let _ = self.poll_send(cx);
+        loop {
+            match self.remote.poll_recv(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Stop::Remote(error))),
+                Poll::Ready(Ok(piece)) => match self.reader.push(piece.bytes()) {
+                    Ok(None) => {}
+                    Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                    Err(error) => return Poll::Ready(Err(Stop::Head(error))),
+                },
+            }
+        }
+    }
+
+    /// After the 200: the early bytes that did not leave yet.
+    async fn finish(&mut self, first: &mut Vec<u8>) -> Result<(), Stop> {
+        self.eager = true;
+        poll_fn(|cx| {
+            while self.poll_send(cx).is_pending() && self.sent < self.early.kept.len() {
+                // A service that is busy talking takes nothing before it was heard.
+                if first.len() >= AHEAD {
+                    return Poll::Pending;
+                }
+                match self.remote.poll_recv(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(piece)) => first.extend_from_slice(piece.bytes()),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Stop::Remote(error))),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Reads what the local side says, as long as it may be kept.
+    fn hear_local(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let mut room = [0; 8 << 10];
+        while !self.early.ended && self.early.kept.len() < FLIGHT {
+            let most = room.len().min(FLIGHT - self.early.kept.len());
+            let mut piece = ReadBuf::new(&mut room[..most]);
+            match Pin::new(&mut self.early.source).poll_read(cx, &mut piece) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Ready(Ok(())) if piece.filled().is_empty() => self.early.ended = true,
+                Poll::Ready(Ok(())) => self.early.kept.extend_from_slice(piece.filled()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ready when everything that may be sent was written, or never will be.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.broken.is_none() {
+            match self.remote.poll_flush(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => self.broken = Some(reason(&error)),
+                Poll::Ready(Ok(())) => {
+                    let Some(flight) = self.next_flight() else {
+                        break;
+                    };
+                    if let Err(error) = self.remote.queue(&flight) {
+                        self.broken = Some(error.to_string());
+                    }
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn next_flight(&mut self) -> Option<Zeroizing<Vec<u8>>> {
+        let head = self.request.take().unwrap_or_default();
+        let rest = match self.eager {
+            true => &self.early.kept[self.sent..],
+            false => &[],
+        };
+        let piece = &rest[..rest.len().min(FLIGHT.saturating_sub(head.len()))];
+        self.sent += piece.len();
+        // Made anew, as growing would leave the token behind.
+        let mut flight = Zeroizing::new(Vec::with_capacity(head.len() + piece.len()));
+        flight.extend_from_slice(&head);
+        flight.extend_from_slice(piece);
+        (!flight.is_empty()).then_some(flight)
+    }
+
+    fn failure(&self, stop: Stop, peer: Peer<'_>) -> Failure {
+        let silent = self.reader.is_untouched();
+        let error = match stop {
+            Stop::Local(error) => OpenError::LocalGone(error),
+            Stop::Head(error) => self.not_an_answer(error, peer).into(),
+            Stop::Remote(error) => match self.certificate_wanted(&error, peer) {
+                Some(wanted) => wanted,
+                None => {
+                    return Failure {
+                        error: self.broke_off(&error, peer).into(),
+                        guard: (silent && self.sent > 0).then_some(1),
+                    };
+                }
+            },
+        };
+        Failure { error, guard: None }
+    }
+
+    fn not_an_answer(&self, error: HeadError, peer: Peer<'_>) -> Unreachable {
+        let message = match error {
+            HeadError::NotHttp => {
+                let text = String::from_utf8_lossy(self.reader.held());
+                format!("{}: not an HTTP answer: «{}»", peer.name, clean(&text, 80))
+            }
+            other => format!("{}: {other}", peer.name),
+        };
+        Unreachable::new(Step::Http, &message)
+    }
+
+    fn certificate_wanted(&self, error: &RecvError, peer: Peer<'_>) -> Option<OpenError> {
+        let identity = peer.identity?;
+        match error {
+            RecvError::Tls(error) => handshake::certificate_wanted(error, identity),
+            RecvError::Cut | RecvError::Io(_) => {
+                let late_verdict = self.is_tls13()
+                    && self.reader.is_untouched()
+                    && identity.was_asked()
+                    && !identity.is_set();
+                late_verdict.then(|| {
+                    refusal::certificate_wanted("closed right after it had asked for a certificate")
+                })
+            }
+            RecvError::Closed => None,
+        }
+    }
+
+    /// Only here does the client believe in a handshake that the server is about to refuse.
+    fn is_tls13(&self) -> bool {
+        match &self.remote.records {
+            Records::Tls(tls) => tls.protocol_version() == Some(ProtocolVersion::TLSv1_3),
+            Records::Plain => false,
+        }
+    }
+
+    fn broke_off(&self, error: &RecvError, peer: Peer<'_>) -> Unreachable {
+        let why = match error {
+            RecvError::Closed | RecvError::Cut => String::new(),
+            RecvError::Tls(error) => format!(": {error}"),
+            RecvError::Io(error) => format!(": {}", reason(error)),
+        };
+        let why = match &self.broken {
+            Some(it) if why.is_empty() => format!(": {it}"),
+            _ => why,
+        };
+        let how = if self.reader.is_untouched() {
+            "without an answer"
+        } else {
+            "in the middle of its answer"
+        };
+        let message = format!("{} closed the connection {how}{why}", peer.name);
+        Unreachable::new(Step::Http, &message)
+    }
+}

@@ -1,0 +1,543 @@
+//! The head and the body of an answer, put together from pieces. Pure.
+//!
+//! The result depends on the bytes alone, never on how they were cut into pieces.
+
+use super::refusal::shown_id;
+
+/// The most that all heads of one answer may take, interim ones included.
+const HEAD: usize = 128 << 10;
+/// The most interim heads.
+const INTERIM: usize = 100;
+/// The most header lines in one head.
+const LINES: usize = 1024;
+/// The most of a body that is kept.
+const BODY: usize = 64 << 10;
+/// How an answer begins.
+const BEGINNING: &[u8] = b"HTTP/1.";
+
+/// Takes pieces until a final head is whole.
+#[derive(Debug, Default)]
+pub(super) struct HeadReader {
+    held: Vec<u8>,
+    /// No head ends before here.
+    looked: usize,
+    /// What was taken away already.
+    spent: usize,
+    interim: usize,
+}
+
+/// A final head.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) status: u16,
+    pub(super) request_id: Option<String>,
+    pub(super) framing: Framing,
+    /// What came behind it.
+    pub(super) rest: Vec<u8>,
+}
+
+/// Where the body of an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    Length(u64),
+    Chunked,
+    Close,
+}
+
+/// Why there will be no head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum HeadError {
+    #[error("not an HTTP answer")]
+    NotHttp,
+    #[error("the head of the answer is longer than 128 KiB")]
+    TooLong,
+    #[error("more than 100 interim answers")]
+    TooManyInterim,
+    #[error("the head of the answer is broken ({0})")]
+    Broken(httparse::Error),
+}
+
+impl HeadReader {
+    /// Takes the next piece; the head once it is whole. Not to be called again after that, or after an error.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Option<Head>, HeadError> {
+        let mut pieces = bytes.chunks(16 << 10);
+        for piece in &mut pieces {
+            self.held.extend_from_slice(piece);
+            if let Some(mut head) = self.advance()? {
+                pieces.for_each(|it| head.rest.extend_from_slice(it));
+                return Ok(Some(head));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What was not understood yet.
+    pub(super) fn held(&self) -> &[u8] {
+        &self.held
+    }
+
+    /// Not a byte came.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.spent == 0 && self.held.is_empty()
+    }
+
+    fn advance(&mut self) -> Result<Option<Head>, HeadError> {
+        loop {
+            self.skip_empty_lines();
+            if self.spent > HEAD {
+                return Err(HeadError::TooLong);
+            }
+            if self.held == b"\r" {
+                return Ok(None);
+            }
+            let known = self.held.len().min(BEGINNING.len());
+            if self.held[..known] != BEGINNING[..known] {
+                return Err(HeadError::NotHttp);
+            }
+            let end = self.find_end();
+            if self.spent + end.unwrap_or(self.held.len()) > HEAD {
+                return Err(HeadError::TooLong);
+            }
+            let Some(end) = end else { return Ok(None) };
+            let mut head = parse(&self.held[..end]).map_err(HeadError::Broken)?;
+            // 101 switches protocols and has no other answer behind it.
+            if head.status < 200 && head.status != 101 {
+                self.interim += 1;
+                if self.interim > INTERIM {
+                    return Err(HeadError::TooManyInterim);
+                }
+                self.take(end);
+                continue;
+            }
+            head.rest = self.held.split_off(end);
+            return Ok(Some(head));
+        }
+    }
+
+    fn skip_empty_lines(&mut self) {
+        let mut blank = 0;
+        loop {
+            match &self.held[blank..] {
+                [b'\r', b'\n', ..] => blank += 2,
+                [b'\n', ..] => blank += 1,
+                _ => break,
+            }
+        }
+        if blank > 0 {
+            self.take(blank);
+        }
+    }
+
+    fn take(&mut self, count: usize) {
+        self.held.drain(..count);
+        self.spent += count;
+        self.looked = 0;
+    }
+
+    /// Just behind the first empty line.
+    fn find_end(&mut self) -> Option<usize> {
+        let from = self.looked;
+        for (at, byte) in self.held.iter().enumerate().skip(from) {
+            if *byte != b'\n' {
+                continue;
+            }
+            match &self.held[at + 1..] {
+                [b'\n', ..] => return Some(at + 2),
+                [b'\r', b'\n', ..] => return Some(at + 3),
+                _ => {}
+            }
+        }
+        self.looked = self.held.len().saturating_sub(2).max(from);
+        None
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Head, httparse::Error> {
+    let mut headers = vec![httparse::EMPTY_HEADER; LINES];
+    let mut answer = httparse::Response::new(&mut headers);
+    if answer.parse(bytes)?.is_partial() {
+        // Cannot be: an empty line ends every head.
+        return Err(httparse::Error::NewLine);
+    }
+    let status = answer.code.unwrap_or_default();
+    let request_id = answer
+        .headers
+        .iter()
+        .find(|it| it.name.eq_ignore_ascii_case("x-request-id"))
+        .map(|it| shown_id(&String::from_utf8_lossy(it.value)))
+        .filter(|it| !it.is_empty());
+    Ok(Head {
+        status,
+        request_id,
+        framing: framing(status, answer.headers),
+        rest: Vec::new(),
+    })
+}
+
+fn framing(status: u16, headers: &[httparse::Header<'_>]) -> Framing {
+    if matches!(status, 101 | 204 | 304) {
+        return Framing::Length(0);
+    }
+    let value = |name: &str| {
+        let found = headers.iter().find(|it| it.name.eq_ignore_ascii_case(name));
+        found.map(|it| String::from_utf8_lossy(it.value).to_ascii_lowercase())
+    };
+    if let Some(coding) = value("transfer-encoding") {
+        return if coding.trim_end().ends_with("chunked") {
+            Framing::Chunked
+        } else {
+            Framing::Close
+        };
+    }
+    value("content-length")
+        .and_then(|it| it.trim().parse().ok())
+        .map_or(Framing::Close, Framing::Length)
+}
+
+/// Takes pieces of a body until it is whole, or longer than 64 KiB.
+#[derive(Debug)]
+pub(super) struct Body {
+    framing: Framing,
+    /// Not decoded yet; only a chunked body waits here.
+    raw: Vec<u8>,
+    /// Of the current chunk, what is still to come and the line end behind it.
+    chunk: Option<u64>,
+    whole: Vec<u8>,
+    ended: bool,
+}
+
+impl Body {
+    pub(super) fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            raw: Vec::new(),
+            chunk: None,
+            whole: Vec::new(),
+            ended: framing == Framing::Length(0),
+        }
+    }
+
+    /// It is whole, or nothing more of it is wanted.
+    pub(super) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What came of it.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.whole
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(16 << 10) {
+            if self.ended {
+                return;
+            }
+            match self.framing {
+                Framing::Chunked => {
+                    self.raw.extend_from_slice(piece);
+                    self.decode();
+                    self.ended |= self.raw.len() > BODY;
+                }
+                Framing::Length(all) => {
+                    self.keep(piece);
+                    self.ended |= self.whole.len() as u64 >= all;
+                    self.whole.truncate(usize::try_from(all).unwrap_or(BODY));
+                }
+                Framing::Close => self.keep(piece),
+            }
+        }
+    }
+
+    fn keep(&mut self, piece: &[u8]) {
+        let room = BODY - self.whole.len();
+        self.whole
+            .extend_from_slice(&piece[..piece.len().min(room)]);
+        self.ended |= self.whole.len() == BODY;
+    }
+
+    fn decode(&mut self) {
+        while !self.ended {
+            match self.chunk {
+                Some(left) if left > 2 => {
+                    let data = (left - 2).min(self.raw.len() as u64) as usize;
+                    if data == 0 {
+                        return;
+                    }
+                    let piece: Vec<u8> = self.raw.drain(..data).collect();
+                    self.keep(&piece);
+                    self.chunk = Some(left - data as u64);
+                }
+                Some(_) => {
+                    if self.raw.len() < 2 {
+                        return;
+                    }
+                    self.raw.drain(..2);
+                    self.chunk = None;
+                }
+                None => match httparse::parse_chunk_size(&self.raw) {
+                    Ok(httparse::Status::Complete((line, size))) if size > 0 => {
+                        self.raw.drain(..line);
+                        self.chunk = Some(size.saturating_add(2));
+                    }
+                    Ok(httparse::Status::Partial) => return,
+                    // The last chunk; or nonsense, behind which nothing can be read.
+                    Ok(_) | Err(_) => self.ended = true,
+                },
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Feeds pieces cut at `cuts`; checks that no more is held than allowed.
+    fn in_pieces(bytes: &[u8], cuts: &[usize]) -> Result<Option<Head>, HeadError> {
+        let mut reader = HeadReader::default();
+        let mut cuts: Vec<_> = cuts.iter().map(|it| it % (bytes.len() + 1)).collect();
+        cuts.push(bytes.len());
+        cuts.sort_unstable();
+        let mut from = 0;
+        for to in cuts {
+            let res = reader.push(&bytes[from..to]);
+            assert!(reader.held.len() <= 256 << 10);
+            from = to;
+            match res {
+                Ok(None) => {}
+                Ok(Some(mut head)) => {
+                    head.rest.extend_from_slice(&bytes[from..]);
+                    return Ok(Some(head));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn whole(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
+        in_pieces(bytes, &[])
+    }
+
+    fn byte_by_byte(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
+        in_pieces(bytes, &(0..bytes.len()).collect::<Vec<_>>())
+    }
+
+    fn status(bytes: &[u8]) -> u16 {
+        whole(bytes).unwrap().unwrap().status
+    }
+
+    #[test]
+    fn what_comes_behind_the_head_is_exact() {
+        let bytes =
+            b"HTTP/1.1 200 OK\r\nx-request-id: abc\r\ncontent-length: 5\r\n\r\nSSH-2.0\r\n\r\n";
+        for head in [whole(bytes), byte_by_byte(bytes)] {
+            let head = head.unwrap().unwrap();
+            assert_eq!(head.status, 200);
+            assert_eq!(head.request_id.as_deref(), Some("abc"));
+            assert_eq!(head.framing, Framing::Length(5));
+            assert_eq!(head.rest, b"SSH-2.0\r\n\r\n");
+        }
+    }
+
+    #[test]
+    fn h4_odd_heads_work_or_are_told() {
+        assert_eq!(status(b"HTTP/1.0 200 OK\r\n\r\n"), 200);
+        assert_eq!(status(b"HTTP/1.1 200\r\n\r\n"), 200);
+        assert_eq!(status(b"HTTP/1.1 200 \n\n"), 200);
+        assert_eq!(status(b"\r\n\nHTTP/1.1 200 OK\na: b\n\r\n"), 200);
+        assert_eq!(status(b"HTTP/1.1 403 F\r\nx: 1\r\nx: 2\r\n\r\n"), 403);
+        let broken = |bytes: &[u8]| matches!(whole(bytes), Err(HeadError::Broken(_)));
+        assert!(broken(b"HTTP/1.1 200 OK\r\na: \0\r\n\r\n"));
+        assert!(broken(b"HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n"));
+        assert!(broken(b"HTTP/1.2 200 OK\r\n\r\n"));
+        assert!(broken(b"HTTP/1.1 OK\r\n\r\n"));
+        let lines = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(10_000));
+        assert_eq!(
+            whole(lines.as_bytes()),
+            Err(HeadError::Broken(httparse::Error::TooManyHeaders))
+        );
+    }
+
+    #[test]
+    fn h5_what_is_not_http_is_known_by_its_first_bytes() {
+        for it in [
+            &b"<html>"[..],
+            b"ICY 200 OK\r\n\r\n",
+            b"HTTP/2.0 200 OK\r\n\r\n",
+            b"SSH-2.0-x\r\n",
+            b"\0\0\x12\x04",
+            b"\rHTTP/1.1",
+            b"h",
+        ] {
+            assert_eq!(whole(it), Err(HeadError::NotHttp));
+            assert_eq!(byte_by_byte(it), Err(HeadError::NotHttp));
+        }
+        assert_eq!(whole(b"HTTP/"), Ok(None));
+        assert_eq!(whole(b""), Ok(None));
+    }
+
+    #[test]
+    fn h2_a_hundred_interim_answers_are_skipped_and_no_more() {
+        let answers = |count| {
+            let mut it = "HTTP/1.1 103 Early\r\na: b\r\n\r\n".repeat(count);
+            it.push_str("HTTP/1.1 200 OK\r\n\r\nrest");
+            it
+        };
+        let head = whole(answers(100).as_bytes()).unwrap().unwrap();
+        assert_eq!((head.status, &head.rest[..]), (200, &b"rest"[..]));
+        assert_eq!(
+            whole(answers(101).as_bytes()),
+            Err(HeadError::TooManyInterim)
+        );
+        assert_eq!(status(b"HTTP/1.1 101 Switch\r\n\r\n"), 101);
+    }
+
+    #[test]
+    fn a_head_may_take_128_kib_and_not_a_byte_more() {
+        let head = |length: usize| {
+            let (start, end) = ("HTTP/1.1 200 OK\r\na: ", "\r\n\r\n");
+            format!(
+                "{start}{}{end}",
+                "x".repeat(length - start.len() - end.len())
+            )
+        };
+        for most in [HEAD, HEAD - 1] {
+            assert_eq!(status(head(most).as_bytes()), 200);
+        }
+        for cuts in [vec![], vec![HEAD], vec![7, HEAD + 1]] {
+            assert_eq!(
+                in_pieces(head(HEAD + 1).as_bytes(), &cuts),
+                Err(HeadError::TooLong)
+            );
+        }
+        let endless = vec![b'x'; 1 << 20];
+        let mut reader = HeadReader::default();
+        assert_eq!(reader.push(b"HTTP/1.1 200 "), Ok(None));
+        assert_eq!(reader.push(&endless), Err(HeadError::TooLong));
+        assert!(reader.held.len() <= 256 << 10);
+        let blank = [&vec![b'\n'; HEAD + 1][..], b"x"].concat();
+        assert_eq!(byte_by_byte(&blank), Err(HeadError::TooLong));
+        assert_eq!(whole(&blank), Err(HeadError::TooLong));
+    }
+
+    #[test]
+    fn a_long_head_byte_by_byte_takes_no_quadratic_time() {
+        let bytes = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "x".repeat(HEAD - 64));
+        assert_eq!(byte_by_byte(bytes.as_bytes()).unwrap().unwrap().status, 200);
+    }
+
+    fn body(framing: Framing, pieces: &[&[u8]]) -> (Vec<u8>, bool) {
+        let mut body = Body::new(framing);
+        pieces.iter().for_each(|it| body.push(it));
+        (body.bytes().to_vec(), body.ended())
+    }
+
+    #[test]
+    fn a_body_ends_where_its_framing_says() {
+        let length = |it| Framing::Length(it);
+        assert_eq!(body(length(3), &[b"ab", b"cd"]), (b"abc".to_vec(), true));
+        assert_eq!(body(length(3), &[b"ab"]), (b"ab".to_vec(), false));
+        assert_eq!(body(length(0), &[]), (vec![], true));
+        assert_eq!(body(Framing::Close, &[b"ab"]), (b"ab".to_vec(), false));
+        let long = vec![0; 1 << 20];
+        for it in [Framing::Close, length(1 << 30), length(u64::MAX)] {
+            assert_eq!(body(it, &[&long]), (vec![0; BODY], true));
+        }
+        let chunked = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
+        assert_eq!(
+            body(Framing::Chunked, &[chunked]),
+            (b"abcde".to_vec(), true)
+        );
+        let bytes: Vec<_> = chunked.chunks(1).collect();
+        assert_eq!(body(Framing::Chunked, &bytes), (b"abcde".to_vec(), true));
+        assert_eq!(body(Framing::Chunked, &[b"zz\r\n"]), (vec![], true));
+        assert_eq!(
+            body(Framing::Chunked, &[b"ffffffffffffffff\r\nab"]),
+            (b"ab".to_vec(), false)
+        );
+        assert!(body(Framing::Chunked, &[&vec![b'1'; 1 << 20]]).1);
+    }
+
+    fn heads() -> impl Strategy<Value = Vec<u8>> {
+        let line = prop_oneof![
+            Just(b"HTTP/1.1 200 OK\r\n".to_vec()),
+            Just(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()),
+            Just(b"HTTP/1.0 403\n".to_vec()),
+            Just(b"content-length: 12\r\n".to_vec()),
+            Just(b"\r\n".to_vec()),
+            Just(b"\n".to_vec()),
+            Just(b"\r".to_vec()),
+            Just(b"HTTP/1.".to_vec()),
+            Just(b" folded\r\n".to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..12),
+        ];
+        proptest::collection::vec(line, 0..10).prop_map(|it| it.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn pieces_make_no_difference(bytes in heads(), cuts in proptest::collection::vec(any::<usize>(), 0..8)) {
+            let all = whole(&bytes);
+            prop_assert_eq!(&all, &in_pieces(&bytes, &cuts));
+            prop_assert_eq!(&all, &byte_by_byte(&bytes));
+        }
+
+        #[test]
+        fn we_agree_with_httparse(bytes in heads()) {
+            let mut rest = &bytes[..];
+            let oracle = loop {
+                let mut headers = vec![httparse::EMPTY_HEADER; LINES];
+                let mut answer = httparse::Response::new(&mut headers);
+                match answer.parse(rest) {
+                    Ok(httparse::Status::Complete(end)) => {
+                        let code = answer.code.unwrap();
+                        rest = &rest[end..];
+                        if code == 101 || code >= 200 {
+                            break Ok(Some((code, rest.to_vec())));
+                        }
+                    }
+                    Ok(httparse::Status::Partial) => break Ok(None),
+                    Err(_) => break Err(()),
+                }
+            };
+            match (whole(&bytes), oracle) {
+                (Ok(ours), Ok(theirs)) => {
+                    prop_assert_eq!(ours.map(|it| (it.status, it.rest)), theirs);
+                }
+                (Err(_), theirs) => prop_assert_eq!(theirs, Err(())),
+                // A broken line is only told at the end of the head.
+                (Ok(ours), Err(())) => prop_assert_eq!(ours, None),
+            }
+        }
+
+        #[test]
+        fn a_chunked_body_is_what_was_put_in(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 0..6),
+            cuts in proptest::collection::vec(any::<usize>(), 0..8),
+        ) {
+            let mut bytes = Vec::new();
+            for it in &chunks {
+                bytes.extend_from_slice(format!("{:x}\r\n", it.len()).as_bytes());
+                bytes.extend_from_slice(it);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"0\r\n\r\n");
+            let mut cuts: Vec<_> = cuts.iter().map(|it| it % (bytes.len() + 1)).collect();
+            cuts.push(bytes.len());
+            cuts.sort_unstable();
+            let mut body = Body::new(Framing::Chunked);
+            let mut from = 0;
+            for to in cuts {
+                body.push(&bytes[from..to]);
+                from = to;
+            }
+            prop_assert!(body.ended());
+            prop_assert_eq!(body.bytes(), chunks.concat());
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! One route through Pomerium: dialling, TLS, the CONNECT, and GETs to the same cluster.
+//!
+//! The transport policy is here in one place. Knows one route, one token, one connection. Must not know sessions, what
+//! happens after a refusal, or the local side beyond "a stream of early bytes".
+
+mod certificate;
+mod dial;
+mod get;
+mod h1;
+mod handshake;
+mod head;
+pub mod record;
+pub mod refusal;
+mod tls;
+
+use std::{
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+
+use rustls::ProtocolVersion;
+use tokio::{io::AsyncRead, time::timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    config::{Address, Authority, ClusterName, ClusterSpec, Host, Route},
+    session::token::Token,
+};
+
+use dial::{Dialer, shown};
+use h1::{Failure, Peer};
+use record::{HandshakeError, Remote};
+pub use refusal::OpenError;
+use refusal::{Step, Unreachable};
+use tls::{Secure, Tls};
+
+/// How to reach one cluster. Cheap to make: certificates and keys are read when first needed, and again when their
+/// files change.
+#[derive(Debug)]
+pub struct Upstream {
+    name: ClusterName,
+    spec: ClusterSpec,
+    limits: Limits,
+    /// Where a person would change this cluster's settings.
+    place: String,
+    dialer: Dialer,
+    tls: Tls,
+    /// How often in a row a server of this cluster refused with early bytes what it accepted without.
+    guarded: AtomicU8,
+}
+
+/// How long each step may take before the error names it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The name lookup.
+    pub name: Duration,
+    /// A TCP connection to any of the addresses.
+    pub tcp: Duration,
+    /// The TLS handshake.
+    pub tls: Duration,
+    /// The answer to a CONNECT: longer than the 10 s after which Pomerium gives a silent service up.
+    pub answer: Duration,
+    /// A whole GET after TLS.
+    pub get: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            name: Duration::from_secs(5),
+            tcp: Duration::from_secs(10),
+            tls: Duration::from_secs(10),
+            answer: Duration::from_secs(20),
+            get: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the local side says before the route is open: read from `source` while the CONNECT is under way, sent at once,
+/// and kept (at most 64 KiB, then `source` is left unread) so that it can be said again on another connection.
+#[derive(Debug)]
+pub struct Early<R> {
+    /// The local side.
+    pub source: R,
+    /// Everything read so far; on success all of it was sent.
+    pub kept: Vec<u8>,
+    /// `source` came to its end.
+    pub ended: bool,
+}
+
+/// An open route.
+#[derive(Debug)]
+pub struct Opened {
+    /// The connection, past the answer's head.
+    pub remote: Remote,
+    /// Plaintext that came right behind the head.
+    pub first: Vec<u8>,
+}
+
+/// The answer to a GET: any status, body of at most 4 MiB.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The value of `x-request-id`, cleaned for display.
+    pub request_id: Option<String>,
+    /// The value of `location`.
+    pub location: Option<String>,
+    /// The value of `content-type`.
+    pub content_type: Option<String>,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
+impl Upstream {
+    /// For the cluster `name`. Never touches a file or the network yet.
+    pub fn new(name: ClusterName, cluster: ClusterSpec, limits: Limits) -> Self {
+        let place = place(&name, &cluster);
+        Self {
+            dialer: Dialer::new(limits, place.clone()),
+            tls: Tls::new(&cluster, &place),
+            name,
+            spec: cluster,
+            limits,
+            place,
+            guarded: AtomicU8::new(0),
+        }
+    }
+
+    /// Opens `route` with `token`. The first bytes follow the CONNECT head in the same flight; on a refusal none of
+    /// them reached the service.
+    pub async fn open<R>(
+        &self,
+        route: &Route,
+        token: &Token,
+        early: &mut Early<R>,
+    ) -> Result<Opened, OpenError>
+    where
+        R: AsyncRead + Unpin + Send,
+    {
+        self.check(&route.address)?;
+        let guarded = self.guarded.load(Ordering::Relaxed);
+        match self.attempt(route, token, early, guarded < SURE).await {
+            Ok(opened) => {
+                if guarded < SURE && !early.kept.is_empty() {
+                    self.guarded.store(0, Ordering::Relaxed);
+                }
+                Ok(opened)
+            }
+            Err(failure) => match failure.guard {
+                None => Err(failure.error),
+                Some(weight) => {
+                    // An Envoy may be told not to take early bytes: once more without, and remember what helped.
+                    let opened = self.attempt(route, token, early, false).await;
+                    if opened.is_ok() {
+                        self.guarded
+                            .store(guarded.saturating_add(weight), Ordering::Relaxed);
+                        tracing::debug!(cluster = %self.name, weight, "opened only without early bytes");
+                    }
+                    opened.map_err(|it| it.error)
+                }
+            },
+        }
+    }
+
+    /// GETs `path` (with its query) of the cluster's `address`, always with `Accept: application/json`. Follows no
+    /// redirect. A token is sent only if the cluster's hosts allow `address` (A15).
+    pub async fn get(
+        &self,
+        address: &Address,
+        path: &str,
+        token: Option<&Token>,
+    ) -> Result<Answer, OpenError> {
+        if token.is_some() {
+            self.check(address)?;
+        }
+        let name = address.host_and_port();
+        let socket = self.dialer.dial(&self.target(address)).await?;
+        let mut peer = Peer {
+            name: &name,
+            identity: None,
+            limit: self.limits.get,
+        };
+        if !address.tls {
+            return get::get(socket, address, path, token, peer, false).await;
+        }
+        let secure = self.tls.secure().await?;
+        let server_name = tls::server_name(self.verified(address))?;
+        let shaking = TlsConnector::from(secure.config.clone()).connect(server_name, socket);
+        let stream = match timeout(self.limits.tls, shaking).await {
+            Ok(Ok(it)) => it,
+            Ok(Err(error)) => {
+                let tls = error.get_ref().and_then(|it| it.downcast_ref());
+                let error = match tls.cloned() {
+                    Some(it) => HandshakeError::Tls(it),
+                    None => HandshakeError::Io(error),
+                };
+                return Err(self.handshake_failed(error, address, &secure).await);
+            }
+            Err(_) => return Err(self.handshake_late(address).into()),
+        };
+        peer.identity = Some(&secure.identity);
+        let version = stream.get_ref().1.protocol_version();
+        let late_verdict = version == Some(ProtocolVersion::TLSv1_3)
+            && secure.identity.was_asked()
+            && !secure.identity.is_set();
+        get::get(stream, address, path, token, peer, late_verdict).await
+    }
+
+    /// A token of this cluster may go to `address`.
+    fn check(&self, address: &Address) -> Result<(), Unreachable> {
+        let host = &address.host;
+        if self.spec.allows(host) || self.spec.login_at.iter().any(|it| it.host == *host) {
+            return Ok(());
+        }
+        let message = format!(
+            "the login of {} is not for {host}: nothing was sent",
+            self.name
+        );
+        let hint = format!("if it is, add it to hosts in {}", self.place);
+        Err(Unreachable::new(Step::Http, &message).hint(&hint))
+    }
+
+    async fn attempt<R>(
+        &self,
+        route: &Route,
+        token: &Token,
+        early: &mut Early<R>,
+        eager: bool,
+    ) -> Result<Opened, Failure>
+    where
+        R: AsyncRead + Unpin + Send,
+    {
+        let address = &route.address;
+        let name = address.host_and_port();
+        let (remote, secure) = self
+            .connection(address)
+            .await
+            .map_err(|error| Failure { error, guard: None })?;
+        let request = h1::request(&route.authority, token);
+        let peer = Peer {
+            name: &name,
+            identity: secure.as_ref().map(|it| &*it.identity),
+            limit: self.limits.answer,
+        };
+        h1::connect(remote, request, early, eager, peer).await
+    }
+
+    /// A handshaken connection. The place of the stock of spares: now each is made when it is asked for.
+    async fn connection(&self, address: &Address) -> Result<(Remote, Option<Secure>), OpenError> {
+        let socket = self.dialer.dial(&self.target(address)).await?;
+        if !address.tls {
+            return Ok((Remote::plain(socket), None));
+        }
+        let secure = self.tls.secure().await?;
+        let name = tls::server_name(self.verified(address))?;
+        let shaking = Remote::handshake(socket, secure.config.clone(), name);
+        match timeout(self.limits.tls, shaking).await {
+            Ok(Ok(remote)) => Ok((remote, Some(secure))),
+            Ok(Err(error)) => Err(self.handshake_failed(error, address, &secure).await),
+            Err(_) => Err(self.handshake_late(address).into()),
+        }
+    }
+
+    fn target(&self, address: &Address) -> Authority {
+        self.spec.connect.clone().unwrap_or_else(|| Authority {
+            host: address.host.clone(),
+            port: address.port,
+        })
+    }
+
+    fn verified<'a>(&'a self, address: &'a Address) -> &'a Host {
+        self.spec.server_name.as_ref().unwrap_or(&address.host)
+    }
+
+    async fn handshake_failed(
+        &self,
+        error: HandshakeError,
+        address: &Address,
+        secure: &Secure,
+    ) -> OpenError {
+        let another = match &error {
+            HandshakeError::Tls(it) if handshake::speaks_no_tls(it) => {
+                self.dialer.greeting(&self.target(address)).await
+            }
+            _ => None,
+        };
+        let name = address.host_and_port();
+        handshake::failed(&error, &name, &secure.identity, &self.place, another)
+    }
+
+    fn handshake_late(&self, address: &Address) -> Unreachable {
+        let message = format!(
+            "the TLS handshake with {} took more than {}",
+            address.host_and_port(),
+            shown(self.limits.tls)
+        );
+        Unreachable::new(Step::Tls, &message)
+            .timed_out()
+            .hint("is a firewall or a TLS inspection in the way?")
+    }
+}
+
+/// From here on, early bytes wait for the answer.
+const SURE: u8 = 2;
+
+/// `[cluster.corp]`, or how to make one for a host that has none.
+fn place(name: &ClusterName, cluster: &ClusterSpec) -> String {
+    if cluster.named {
+        let name = name.as_str();
+        return if name.contains('.') {
+            format!("[cluster.\"{name}\"]")
+        } else {
+            format!("[cluster.{name}]")
+        };
+    }
+    match cluster.login_at.first() {
+        Some(it) => format!("a [cluster.NAME] with hosts = [\"{}\"]", it.host),
+        None => "a [cluster.NAME]".to_owned(),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! Opening routes and GETs against scripted servers over real sockets.
+
+mod connect;
+mod get;
+mod trust;
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
+    join,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    refusal::{Refusal, RefusalKind},
+    testing::{HOST, Lab, corp, early, head, route, token},
+    *,
+};
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
+
+/// A local side that says `0` and then nothing for ever.
+struct Says(&'static [u8]);
+
+impl AsyncRead for Says {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.0.is_empty() {
+            return Poll::Pending;
+        }
+        let (now, later) = self.0.split_at(self.0.len().min(to.remaining()));
+        to.put_slice(now);
+        self.0 = later;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A local side that was reset.
+struct Reset;
+
+impl AsyncRead for Reset {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+    }
+}
+
+fn refusal(res: Result<Opened, OpenError>) -> Refusal {
+    match res.unwrap_err() {
+        OpenError::Refused(it) => it,
+        other => panic!("not a refusal: {other:?}"),
+    }
+}
+
+fn unreachable<T: std::fmt::Debug>(res: Result<T, OpenError>) -> Unreachable {
+    match res.unwrap_err() {
+        OpenError::Unreachable(it) => it,
+        other => panic!("not unreachable: {other:?}"),
+    }
+}
+
+/// Opens against `server`, which answers 200.
+async fn opens(lab: &Lab, upstream: &Upstream, server: &TlsAcceptor) -> Opened {
+    let mut early = early(Says(b""));
+    let (route, token) = (route(), token());
+    let (res, ()) = join!(upstream.open(&route, &token, &mut early), async {
+        let mut stream = lab.accept(server).await.unwrap();
+        head(&mut stream).await;
+        stream.write_all(OK).await.unwrap();
+    });
+    res.unwrap()
+}

@@ -1,0 +1,349 @@
+//! Handshakes: certificates of both sides, and files that change.
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use rcgen::date_time_ymd;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+use super::{super::certificate::Der, *};
+
+/// Opens against `server`, which the client is going to distrust.
+async fn distrusts(lab: &Lab, upstream: &Upstream, server: &TlsAcceptor) -> Unreachable {
+    let mut early = early(Says(b"secret"));
+    let (route, token) = (route(), token());
+    let (res, accepted) = join!(upstream.open(&route, &token, &mut early), async {
+        let mut stream = lab.accept(server).await?;
+        stream.read(&mut [0]).await
+    });
+    assert!(accepted.is_err(), "nothing may be sent");
+    let it = unreachable(res);
+    assert_eq!((it.step, it.timed_out), (Step::Tls, false));
+    let at = corp();
+    let (res, _) = join!(upstream.get(&at, "/", None), lab.accept(server));
+    assert_eq!(unreachable(res), it, "a GET says the same");
+    it
+}
+
+#[tokio::test]
+async fn t1_each_thing_wrong_with_a_certificate_has_its_sentence() {
+    let lab = Lab::new().await;
+    let upstream = lab.upstream();
+    let it = distrusts(
+        &lab,
+        &upstream,
+        &lab.server_for(&["a.example", "b.example"], |_| {}),
+    )
+    .await;
+    assert_eq!(
+        it.message,
+        "the certificate of corp.example.com is for a.example, b.example, not for corp.example.com (issued by \"Corp Lab CA\")"
+    );
+    assert!(it.hint.unwrap().contains("server_name in [cluster.corp]"));
+
+    let expired = lab.server_for(&[HOST], |it| {
+        it.not_before = date_time_ymd(2020, 1, 1);
+        it.not_after = date_time_ymd(2021, 2, 3);
+    });
+    let it = distrusts(&lab, &upstream, &expired).await;
+    assert_eq!(
+        it.message,
+        "the certificate of corp.example.com expired on 2021-02-03 (issued by \"Corp Lab CA\")"
+    );
+    assert!(it.hint.unwrap().contains("clock"));
+
+    let early = lab.server_for(&[HOST], |it| it.not_before = date_time_ymd(2999, 1, 1));
+    let it = distrusts(&lab, &upstream, &early).await;
+    assert_eq!(
+        it.message,
+        "the certificate of corp.example.com is not valid before 2999-01-01 (issued by \"Corp Lab CA\")"
+    );
+
+    let namesake = Lab::new().await.server();
+    let it = distrusts(&lab, &upstream, &namesake).await;
+    assert_eq!(
+        it.message,
+        "the certificate of corp.example.com is not trusted: issued by \"Corp Lab CA\", but that signature is not theirs"
+    );
+
+    let foreign = Lab::signed_by("Zscaler Root CA").await.server();
+    let it = distrusts(&lab, &upstream, &foreign).await;
+    assert_eq!(
+        it.message,
+        "the certificate of corp.example.com is not trusted: issued by \"Zscaler Root CA\", which this machine does not know"
+    );
+    let hint = it.hint.unwrap();
+    assert!(
+        hint.contains("login page") && hint.contains("ca_file in [cluster.corp]"),
+        "{hint}"
+    );
+}
+
+#[tokio::test]
+async fn insecure_skip_verify_takes_any_certificate() {
+    let lab = Lab::new().await;
+    let mut spec = lab.spec();
+    spec.insecure_skip_verify = true;
+    spec.ca_file = None;
+    let upstream = lab.upstream_of(spec);
+    opens(
+        &lab,
+        &upstream,
+        &Lab::new().await.server_for(&["other.example"], |_| {}),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn server_name_is_verified_and_asked_for_instead_of_the_host() {
+    let lab = Lab::new().await;
+    let server = lab.server_for(&["other.example"], |_| {});
+    let mut spec = lab.spec();
+    spec.server_name = Some(Host::Name("other.example".to_owned()));
+    opens(&lab, &lab.upstream_of(spec), &server).await;
+    let mut spec = lab.spec();
+    spec.server_name = Some(Host::Ip("127.0.0.1".parse().unwrap()));
+    let server = lab.server_for(&["127.0.0.1"], |_| {});
+    opens(&lab, &lab.upstream_of(spec), &server).await;
+}
+
+#[tokio::test]
+async fn t3_a_server_without_tls_is_told_by_what_it_speaks() {
+    let lab = Lab::new().await;
+    let upstream = lab.upstream();
+    let mut early = early(Says(b"x"));
+    let (route, token) = (route(), token());
+    let (res, seen) = join!(upstream.open(&route, &token, &mut early), async {
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let mut socket = lab.accept_plain().await;
+            socket.read_buf(&mut seen).await.unwrap();
+            socket
+                .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                .await
+                .unwrap();
+        }
+        seen
+    });
+    let it = unreachable(res);
+    assert_eq!(it.step, Step::Tls);
+    assert_eq!(
+        it.message,
+        "corp.example.com does not speak TLS (HTTP answered)"
+    );
+    assert!(
+        !String::from_utf8_lossy(&seen).contains("secret"),
+        "the token stays here"
+    );
+}
+
+#[tokio::test]
+async fn t3_a_close_within_the_handshake_is_told() {
+    let lab = Lab::new().await;
+    let upstream = lab.upstream();
+    let mut early = early(Says(b"x"));
+    let (route, token) = (route(), token());
+    let (res, ()) = join!(upstream.open(&route, &token, &mut early), async {
+        let mut socket = lab.accept_plain().await;
+        socket.read_buf(&mut Vec::new()).await.unwrap();
+        let mut rest = Vec::new();
+        socket.shutdown().await.unwrap();
+        socket.read_to_end(&mut rest).await.unwrap();
+    });
+    assert_eq!(
+        unreachable(res).message,
+        "corp.example.com closed the connection during the TLS handshake"
+    );
+}
+
+#[tokio::test]
+async fn t5_an_alert_for_want_of_a_certificate_is_the_refusal_of_a_495() {
+    let lab = Lab::new().await;
+    let server = lab.asking_server(true);
+    let upstream = lab.upstream();
+    let mut early = early(Says(b"x"));
+    let (route, token) = (route(), token());
+    let (res, _) = join!(
+        upstream.open(&route, &token, &mut early),
+        lab.accept(&server)
+    );
+    let it = refusal(res);
+    assert_eq!((it.kind, it.status), (RefusalKind::ClientCertificate, 0));
+    assert_eq!(it.detail.as_deref(), Some("certificate required"));
+    let at = corp();
+    let (res, _) = join!(upstream.get(&at, "/", None), lab.accept(&server));
+    let error = res.unwrap_err();
+    assert!(
+        matches!(&error, OpenError::Refused(other) if *other == it),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn t5_a_cut_counts_as_want_of_a_certificate_only_if_one_was_asked_for() {
+    let lab = Lab::new().await;
+    for asks in [true, false] {
+        let server = if asks {
+            lab.asking_server(false)
+        } else {
+            lab.server()
+        };
+        let upstream = lab.upstream();
+        let mut early = early(Says(b""));
+        let (route, token) = (route(), token());
+        let (res, ()) = join!(upstream.open(&route, &token, &mut early), async {
+            drop(lab.accept(&server).await.unwrap());
+        });
+        if asks {
+            assert_eq!(refusal(res).kind, RefusalKind::ClientCertificate);
+        } else {
+            let it = unreachable(res);
+            assert!(
+                it.message
+                    .contains("closed the connection without an answer"),
+                "{it:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn t5_a_new_client_certificate_is_used_without_a_reload() {
+    let lab = Lab::new().await;
+    let server = lab.asking_server(true);
+    let mut spec = lab.spec();
+    let identity = lab.client_identity("me");
+    spec.client_identity = Some(identity.clone());
+    let upstream = lab.upstream_of(spec);
+    opens(&lab, &upstream, &server).await;
+
+    let before = std::fs::read(&identity.key).unwrap();
+    lab.client_identity("me");
+    assert_ne!(before, std::fs::read(&identity.key).unwrap());
+    let secure = upstream.tls.secure().await.unwrap();
+    opens(&lab, &upstream, &server).await;
+    let again = upstream.tls.secure().await.unwrap();
+    assert!(
+        std::sync::Arc::ptr_eq(&secure.config, &again.config),
+        "made once for each change"
+    );
+
+    // Half a change, and a file that went away, harm nobody.
+    let other = lab.client_identity("other");
+    std::fs::copy(&other.certificate, &identity.certificate).unwrap();
+    opens(&lab, &upstream, &server).await;
+    std::fs::remove_file(&identity.key).unwrap();
+    opens(&lab, &upstream, &server).await;
+    std::fs::copy(&other.key, &identity.key).unwrap();
+    opens(&lab, &upstream, &server).await;
+    let now = upstream.tls.secure().await.unwrap();
+    assert!(!std::sync::Arc::ptr_eq(&now.config, &again.config));
+}
+
+#[tokio::test]
+async fn t7_files_that_cannot_be_used_are_named() {
+    let lab = Lab::new().await;
+    let path = lab.path("x.pem");
+    let message = async |spec: ClusterSpec| {
+        let it = lab.upstream_of(spec).tls.secure().await.unwrap_err();
+        assert_eq!(
+            (it.step, it.hint.as_deref()),
+            (Step::Tls, Some("see [cluster.corp]"))
+        );
+        it.message
+    };
+    let mut spec = lab.spec();
+    spec.ca_file = Some(path.clone());
+    let name = path.display();
+    assert_eq!(
+        message(spec.clone()).await,
+        format!("cannot read ca_file {name}: no such file or directory")
+    );
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(
+        message(spec.clone()).await,
+        format!("cannot use ca_file {name}: it holds no certificate in PEM")
+    );
+    let mut spec = lab.spec();
+    let (mine, other) = (lab.client_identity("mine"), lab.client_identity("other"));
+    spec.client_identity = Some(crate::config::ClientIdentity {
+        certificate: mine.certificate.clone(),
+        key: other.key.clone(),
+    });
+    assert_eq!(
+        message(spec.clone()).await,
+        format!(
+            "cannot use client_cert {}: {} is not its key",
+            mine.certificate.display(),
+            other.key.display()
+        )
+    );
+    spec.client_identity = Some(crate::config::ClientIdentity {
+        certificate: mine.certificate.clone(),
+        key: mine.certificate,
+    });
+    assert!(
+        message(spec)
+            .await
+            .ends_with("it holds no private key in PEM without a passphrase")
+    );
+}
+
+#[tokio::test]
+async fn a_touched_file_is_not_read_as_a_new_one() {
+    let lab = Lab::new().await;
+    let upstream = lab.upstream();
+    let before = upstream.tls.secure().await.unwrap();
+    let file = std::fs::File::options()
+        .append(true)
+        .open(lab.path("ca.pem"))
+        .unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let after = upstream.tls.secure().await.unwrap();
+    assert!(std::sync::Arc::ptr_eq(&before.config, &after.config));
+}
+
+/// An element of DER with `parts` inside.
+fn der(tag: u8, parts: &[Vec<u8>]) -> Vec<u8> {
+    let content = parts.concat();
+    let length = content.len();
+    let digits = length.to_be_bytes();
+    let length = match length {
+        0..0x80 => &digits[7..],
+        0x80..0x100 => &[0x81, digits[7]],
+        _ => &[0x82, digits[6], digits[7]],
+    };
+    [&[tag], length, &content[..]].concat()
+}
+
+#[tokio::test]
+async fn t1_a_client_certificate_of_version_1_is_told_as_such() {
+    let lab = Lab::new().await;
+    let mut identity = lab.client_identity("me");
+    let pem = std::fs::read(&identity.certificate).unwrap();
+    let certificate = CertificateDer::from_pem_slice(&pem).unwrap();
+    let parts = |bytes| {
+        Der(bytes)
+            .map(|(tag, it)| der(tag, &[it.to_vec()]))
+            .collect::<Vec<_>>()
+    };
+    let (_, whole) = Der(&certificate).next().unwrap();
+    let (_, signed) = Der(whole).next().unwrap();
+    let mut fields = parts(signed);
+    // Version 1 has neither the field that says so nor extensions.
+    fields.retain(|it| it[0] != 0xa0 && it[0] != 0xa3);
+    let mut whole = parts(whole);
+    whole[0] = der(0x30, &fields);
+    let text = BASE64_STANDARD.encode(der(0x30, &whole));
+    identity.certificate = lab.path("v1.pem");
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+    std::fs::write(&identity.certificate, pem).unwrap();
+    let mut spec = lab.spec();
+    let name = identity.certificate.display().to_string();
+    spec.client_identity = Some(identity);
+    let error = lab.upstream_of(spec).tls.secure().await.unwrap_err();
+    assert_eq!(
+        error.message,
+        format!(
+            "cannot use client_cert {name}: it is an X.509 certificate of version 1, and only version 3 is supported"
+        )
+    );
+}
