@@ -1,3 +1,152 @@
 //! Being logged in to one cluster.
+//!
+//! `machine` decides, `task` drives it, `facts` puts it into words, `handle` is what others hold. `browser`, `callback`
+//! and `pages` make one browser login, `pomerium` is what it asks of the server. `token` is the secret; `store` and `fs`
+//! keep it on disk. Knows logins, tokens and one cluster. Must not know tunnels, the relay or the configuration's syntax.
 
+mod browser;
+mod callback;
+mod facts;
+#[cfg(test)]
+mod fakes;
+mod fs;
+mod handle;
+mod machine;
+mod pages;
+mod pomerium;
+mod store;
+mod task;
 pub mod token;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use control::wire;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    config::{ClusterName, ClusterSpec},
+    tunnel::peer::Owners,
+    upstream::Upstream,
+};
+pub use handle::Session;
+
+use fs::Disk;
+use pomerium::Server;
+use store::Store;
+use task::House;
+use token::Token;
+
+/// The right to send one token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Which login produced it, so that a late refusal cannot harm a newer one. Counts up from 1 in one daemon's life.
+    pub generation: u64,
+    /// The secret.
+    pub token: Token,
+    /// Who is logged in, if the server said so.
+    pub user: Option<String>,
+}
+
+/// What everybody may know about a session. Holds no link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Where it stands.
+    pub state: wire::ClusterState,
+    /// The token to use now.
+    pub grant: Option<Grant>,
+    /// When the login was made, or since when one is needed.
+    pub since: Option<Timestamp>,
+    /// When the session ends at the latest, if the server said so.
+    pub until: Option<Timestamp>,
+    /// How many connections wait for a login.
+    pub waiting: u64,
+    /// What is wrong.
+    pub reason: Option<wire::Reason>,
+}
+
+/// What a session needs from the house.
+#[derive(Clone)]
+pub struct Setup {
+    /// The cluster's name.
+    pub name: ClusterName,
+    /// Its settings.
+    pub spec: ClusterSpec,
+    /// How to reach it.
+    pub upstream: Arc<Upstream>,
+    /// The folder where tokens rest; made with mode 0700 when first needed.
+    pub state: PathBuf,
+    /// What time it is.
+    pub clock: Clock,
+    /// Shows a link to the person.
+    pub opener: Arc<dyn Open>,
+    /// Who may use the callback listener.
+    pub owners: Arc<Owners>,
+    /// Told after each change of the [`View`].
+    pub changed: Arc<Notify>,
+    /// The token that an earlier session of the same login address held in memory.
+    pub inherited: Option<Grant>,
+}
+
+/// Shows a link to the person at the keyboard.
+pub trait Open: Send + Sync {
+    /// There is somewhere to show it: a browser that is not a text browser, and a display.
+    fn available(&self, browser: &wire::BrowserChoice) -> bool;
+    /// Opens `link`; returns soon, at most after some seconds. `Err` says why not, in words.
+    fn open(&self, browser: &wire::BrowserChoice, link: &str) -> Result<(), String>;
+}
+
+/// How long a connection waits for a login.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// While nobody was asked, because there is nowhere to ask: 0 for ssh, 30 s for others.
+    pub unasked: Duration,
+    /// While a login is open: 5 minutes.
+    pub asked: Duration,
+}
+
+/// Why there is no grant.
+#[derive(Clone, Debug)]
+pub struct NoGrant {
+    /// In words, the same as the cluster's reason: `corp needs a login. Run: pomctl login corp`.
+    pub reason: wire::Reason,
+}
+
+/// What became of a request to log in.
+#[derive(Debug)]
+pub enum LoginOutcome {
+    /// The session is good: the server was asked just now.
+    LoggedIn,
+    /// A login waits for the person.
+    Open(wire::OpenLogin),
+}
+
+impl Session {
+    /// The handle, and the task that the caller must run until `stop` and join.
+    pub fn new(
+        setup: Setup,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let owners = setup.owners;
+        let house = House {
+            cluster: setup.name.to_string(),
+            login_at: setup.spec.login_at.clone(),
+            browser: setup.spec.browser,
+            clock: setup.clock,
+            opener: setup.opener,
+            pomerium: Arc::new(Server {
+                cluster: setup.name,
+                login_at: setup.spec.login_at,
+                upstream: setup.upstream,
+            }),
+            doorman: Arc::new(move |theirs, ours| owners.judge(theirs, ours)),
+            store: Store::new(setup.state, Arc::new(Disk)),
+            changed: setup.changed,
+            stop,
+        };
+        let (session, task) = task::start(house, setup.inherited);
+        (session, task.run())
+    }
+}

@@ -1,0 +1,178 @@
+//! The one request that a login takes from a browser, and the form of every reply.
+//!
+//! Pure: a request and what is expected in, a [`Verdict`] out. The path alone is not the defence: the caller has looked
+//! at who connects, and asks the server about the token.
+
+use std::{borrow::Cow, hint::black_box};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body_util::Full;
+
+use super::{pages::STYLE_HASH, token::Token};
+
+/// Where the page is that shows the end of a login without the token in its address.
+pub(super) const DONE: &str = "/done";
+
+/// What one login answers to.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Door {
+    /// `127.0.0.1:PORT`, or `[::1]:PORT` on a machine without the other.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// `/ID`: short, for people; every visit mints a sign-in URL.
+    pub(super) link: String,
+    /// A path that nobody can guess, where the sign-in comes back to.
+    pub(super) callback: String,
+}
+
+/// What to make of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It was not meant for this place: 421.
+    Misdirected,
+    /// 404, and no word about what there is.
+    Nothing,
+    /// The link: mint a sign-in URL and go there.
+    SignIn,
+    /// The sign-in came back with this.
+    Answer(Token),
+    /// The sign-in came back and says why it did not succeed. Cleaned for display.
+    Denied(String),
+    /// The sign-in came back without a token that could be one.
+    Unusable,
+    /// The page at the end.
+    Done,
+}
+
+impl Door {
+    /// What a person is shown.
+    pub(super) fn link_url(&self) -> String {
+        format!("http://{}{}", self.host, self.link)
+    }
+
+    /// What the server sends the browser back to.
+    pub(super) fn redirect_url(&self) -> String {
+        format!("http://{}{}", self.host, self.callback)
+    }
+}
+
+/// Judges a request by its head. Whatever is not exactly right never uses the login up.
+pub(super) fn judge<B>(request: &Request<B>, door: &Door) -> Verdict {
+    if !is_for(request, door) {
+        return Verdict::Misdirected;
+    }
+    if request.method() != Method::GET
+        || !matches!(request.version(), Version::HTTP_10 | Version::HTTP_11)
+        || !is_navigation(request.headers())
+    {
+        return Verdict::Nothing;
+    }
+    let path = request.uri().path();
+    if path == DONE {
+        Verdict::Done
+    } else if is_same(path, &door.link) {
+        Verdict::SignIn
+    } else if is_same(path, &door.callback) {
+        answer(request.uri().query().unwrap_or_default())
+    } else {
+        Verdict::Nothing
+    }
+}
+
+/// A reply with the headers that all replies have. A page comes with its type, a `location` as a redirect.
+pub(super) fn reply(
+    status: StatusCode,
+    location: Option<HeaderValue>,
+    page: Option<String>,
+) -> Response<Full<Bytes>> {
+    let is_page = page.is_some();
+    let mut res = Response::new(Full::from(page.unwrap_or_default()));
+    *res.status_mut() = status;
+    let policy = format!(
+        "default-src 'none'; style-src '{STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let headers = res.headers_mut();
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    for (name, value) in [
+        ("referrer-policy", "no-referrer"),
+        ("cache-control", "no-store"),
+        ("x-content-type-options", "nosniff"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if is_page {
+        let html = HeaderValue::from_static("text/html; charset=utf-8");
+        headers.insert(header::CONTENT_TYPE, html);
+    }
+    if let Some(location) = location {
+        headers.insert(header::LOCATION, location);
+    }
+    res
+}
+
+fn is_for<B>(request: &Request<B>, door: &Door) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let only = (hosts.next(), hosts.next());
+    request.uri().authority().is_none()
+        && matches!(only, (Some(host), None) if host.as_bytes() == door.host.as_bytes())
+}
+
+/// A person goes to a page: no image, frame, script or prefetch. Programs that say nothing about it pass.
+fn is_navigation(headers: &HeaderMap) -> bool {
+    let all_are = |name: &str, wanted: &str| {
+        let mut values = headers.get_all(name).iter().peekable();
+        values.peek().is_some() && values.all(|it| it == wanted)
+    };
+    let tells = headers
+        .keys()
+        .any(|it| it.as_str().starts_with("sec-fetch-"));
+    let prefetches = headers.contains_key("sec-purpose") || headers.contains_key("purpose");
+    !prefetches
+        && (!tells
+            || all_are("sec-fetch-mode", "navigate") && all_are("sec-fetch-dest", "document"))
+}
+
+fn answer(query: &str) -> Verdict {
+    let mut tokens = Vec::new();
+    let mut error = None;
+    let mut description = None;
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "pomerium_jwt" => tokens.push(value),
+            "error" => error = Some(value),
+            "error_description" => description = Some(value),
+            _ => {}
+        }
+    }
+    match (&*tokens, error) {
+        ([], Some(error)) => denied(&error, description),
+        ([token], None) => Token::parse(token).map_or(Verdict::Unusable, Verdict::Answer),
+        _ => Verdict::Unusable,
+    }
+}
+
+fn denied(error: &str, description: Option<Cow<'_, str>>) -> Verdict {
+    let text = match description {
+        Some(description) => format!("{error}: {description}"),
+        None => error.to_owned(),
+    };
+    Verdict::Denied(control::text::clean(&text, 300))
+}
+
+/// In a time that does not tell how much is right.
+fn is_same(given: &str, secret: &str) -> bool {
+    let (given, secret) = (given.as_bytes(), secret.as_bytes());
+    let differing = given
+        .iter()
+        .zip(secret)
+        .fold(0, |res, (a, b)| black_box(res | (a ^ b)));
+    given.len() == secret.len() && differing == 0
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Stand-ins for tests: a server, a person's browser, a clock.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+    },
+};
+
+use control::wire::{BrowserChoice, Code};
+use futures_util::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    Open,
+    pomerium::{Failure, NotGood, Pomerium},
+    token::Token,
+};
+use crate::{
+    clock::Clock,
+    config::{Address, Host},
+    portal::User,
+};
+
+/// A server that knows some tokens.
+#[derive(Default)]
+pub(super) struct FakeServer {
+    /// Why it mints nothing now.
+    pub(super) broken: Mutex<Option<Failure>>,
+    /// Subjects of tokens that it takes.
+    pub(super) tokens: Mutex<BTreeMap<String, String>>,
+    pub(super) until: Mutex<Option<Timestamp>>,
+    pub(super) minted: AtomicUsize,
+    pub(super) asked: AtomicUsize,
+}
+
+impl FakeServer {
+    pub(super) fn that_knows(tokens: &[(&str, &str)]) -> Self {
+        let tokens = tokens
+            .iter()
+            .map(|(token, subject)| ((*token).to_owned(), (*subject).to_owned()));
+        Self {
+            tokens: Mutex::new(tokens.collect()),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn break_down(&self, broken: bool) {
+        *self.broken.lock().unwrap() = broken.then(|| Failure {
+            code: Code::Tcp,
+            message: "cannot start a login to corp: connecting to 198.51.100.7:443: refused"
+                .to_owned(),
+            hint: None,
+            request_id: None,
+        });
+    }
+
+    pub(super) fn forget(&self, token: &str) {
+        self.tokens.lock().unwrap().remove(token);
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        self.broken.lock().unwrap().clone()
+    }
+}
+
+impl Pomerium for FakeServer {
+    fn sign_in_url<'a>(&'a self, redirect: &'a str) -> BoxFuture<'a, Result<String, Failure>> {
+        Box::pin(async move {
+            if let Some(failure) = self.failure() {
+                return Err(failure);
+            }
+            let number = self.minted.fetch_add(1, Ordering::SeqCst) + 1;
+            Ok(format!(
+                "https://authenticate.example.com/sign_in?n={number}&redirect={redirect}"
+            ))
+        })
+    }
+
+    fn user<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Result<(User, Address), NotGood>> {
+        Box::pin(async move {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            if let Some(failure) = self.failure() {
+                return Err(NotGood::Unasked(failure));
+            }
+            let subject = self.tokens.lock().unwrap().get(token.reveal()).cloned();
+            let subject = subject.ok_or(NotGood::Refused)?;
+            let user = User {
+                display: format!("{subject}@example.com"),
+                subject: Some(subject),
+            };
+            Ok((user, address("corp.example.com")))
+        })
+    }
+
+    fn until<'a>(&'a self, _: &'a Address, _: &'a Token) -> BoxFuture<'a, Option<Timestamp>> {
+        Box::pin(async move { *self.until.lock().unwrap() })
+    }
+}
+
+/// A browser that writes down what it is shown.
+#[derive(Default)]
+pub(super) struct FakeBrowser {
+    pub(super) missing: AtomicBool,
+    pub(super) failing: AtomicBool,
+    pub(super) shown: Mutex<Vec<String>>,
+}
+
+impl FakeBrowser {
+    pub(super) fn shown(&self) -> Vec<String> {
+        self.shown.lock().unwrap().clone()
+    }
+}
+
+impl Open for FakeBrowser {
+    fn available(&self, _: &BrowserChoice) -> bool {
+        !self.missing.load(Ordering::SeqCst)
+    }
+
+    fn open(&self, _: &BrowserChoice, link: &str) -> Result<(), String> {
+        if self.failing.load(Ordering::SeqCst) {
+            return Err("firefox ended with exit code 1".to_owned());
+        }
+        self.shown.lock().unwrap().push(link.to_owned());
+        Ok(())
+    }
+}
+
+/// The wall clock of a test: tokio's time, and jumps.
+pub(super) struct FakeTime {
+    begun: tokio::time::Instant,
+    jumped: AtomicI64,
+}
+
+impl FakeTime {
+    pub(super) fn new() -> std::sync::Arc<Self> {
+        std::sync::Arc::new(Self {
+            begun: tokio::time::Instant::now(),
+            jumped: AtomicI64::new(0),
+        })
+    }
+
+    pub(super) fn clock(self: &std::sync::Arc<Self>) -> Clock {
+        let time = self.clone();
+        Clock::from_fn(move || time.now())
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        let passed = SignedDuration::try_from(self.begun.elapsed()).unwrap();
+        let jumped = SignedDuration::from_secs(self.jumped.load(Ordering::SeqCst));
+        Timestamp::from_second(1_800_000_000).unwrap() + passed + jumped
+    }
+
+    pub(super) fn jump(&self, seconds: i64) {
+        self.jumped.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+/// What came back from a visit.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) whole: String,
+}
+
+impl Reply {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let prefix = format!("{name}: ");
+        self.whole
+            .lines()
+            .take_while(|it| !it.is_empty())
+            .find_map(|it| it.strip_prefix(&prefix))
+    }
+}
+
+/// GETs `path` of a login's listener on loopback.
+pub(super) async fn visit(port: u16, path: &str) -> io::Result<Reply> {
+    let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut whole = String::new();
+    stream.read_to_string(&mut whole).await?;
+    let status = whole.get(9..12).and_then(|it| it.parse().ok());
+    Ok(Reply {
+        status: status.ok_or(io::ErrorKind::InvalidData)?,
+        whole,
+    })
+}
+
+pub(super) fn path_of(link: &str) -> &str {
+    let (_, rest) = link.split_once("://").unwrap();
+    &rest[rest.find('/').unwrap()..]
+}
+
+pub(super) fn address(host: &str) -> Address {
+    Address {
+        tls: true,
+        host: Host::Name(host.to_owned()),
+        port: 443,
+    }
+}

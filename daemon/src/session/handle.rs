@@ -1,0 +1,298 @@
+//! The handle on a session: what tunnels and the control protocol may ask of it.
+//!
+//! Knows the channels to the task that owns the session. A grant that is there is read without the task.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use control::wire::{self, ApiError, Code, OpenLogin, Opener, Reason};
+use jiff::Timestamp;
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use super::{
+    Grant, LoginOutcome, NoGrant, Patience, View,
+    facts::Standing,
+    machine::Stance,
+    pomerium::{Failure, NotGood, Pomerium},
+};
+use crate::clock::Clock;
+
+/// How often a login may be overtaken by others before the person is told to try again.
+const TRIES: usize = 3;
+
+/// A handle on the session of one cluster. Clones share it.
+#[derive(Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) cluster: String,
+    pub(super) clock: Clock,
+    pub(super) pomerium: Arc<dyn Pomerium>,
+    pub(super) inbox: mpsc::Sender<Command>,
+    pub(super) view: watch::Receiver<View>,
+    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) waiting: Arc<Waiting>,
+}
+
+/// What the task is asked to do. It answers when the snapshots show what came of it.
+pub(super) enum Command {
+    /// A connection waits for a token newer than `after`. Answered with how often those who wait were sent away.
+    Demand {
+        after: Option<u64>,
+        done: oneshot::Sender<u64>,
+    },
+    /// The server refused the token of this generation.
+    Refused {
+        generation: u64,
+        done: oneshot::Sender<()>,
+    },
+    /// A person wants to log in.
+    Ask {
+        shown_by_pomd: bool,
+        reply: oneshot::Sender<Asked>,
+    },
+    /// A person wants to be logged out.
+    Logout {
+        reply: oneshot::Sender<Option<Grant>>,
+    },
+}
+
+/// What became of a person's wish to log in.
+pub(super) enum Asked {
+    /// A token is there already.
+    Granted,
+    Open(OpenDoor),
+    Failed(Failure),
+}
+
+/// A login that waits for the person.
+pub(super) struct OpenDoor {
+    pub(super) link: String,
+    pub(super) port: u16,
+    /// What to mint a sign-in URL for.
+    pub(super) redirect: String,
+    /// One that was minted just now.
+    pub(super) sign_in_url: Option<String>,
+    pub(super) expires_at: Timestamp,
+    pub(super) fresh: bool,
+}
+
+/// How many connections wait.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    count: AtomicU64,
+    /// Told when one comes or goes.
+    pub(super) changed: Notify,
+}
+
+impl Waiting {
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+}
+
+/// One connection that waits, until it is dropped.
+struct Waiter<'a>(&'a Waiting);
+
+impl<'a> Waiter<'a> {
+    fn new(waiting: &'a Waiting) -> Self {
+        waiting.count.fetch_add(1, Ordering::AcqRel);
+        waiting.changed.notify_one();
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Session {
+    pub(super) fn of(shared: Shared) -> Self {
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// A snapshot.
+    pub fn view(&self) -> View {
+        self.shared.view.borrow().clone()
+    }
+
+    /// Follows the snapshots.
+    pub fn watch(&self) -> watch::Receiver<View> {
+        self.shared.view.clone()
+    }
+
+    /// A grant newer than `after` (any, if `None`): at once if there is one, else a login is demanded and awaited with
+    /// all the others. Cancel-safe: dropping the future withdraws the demand.
+    pub async fn grant(&self, after: Option<u64>, patience: Patience) -> Result<Grant, NoGrant> {
+        let mut standing = self.shared.standing.clone();
+        if let Some(grant) = newer(&standing.borrow(), after) {
+            return Ok(grant);
+        }
+        let _waiter = Waiter::new(&self.shared.waiting);
+        let demanded = self.ask(|done| Command::Demand { after, done }).await;
+        let Some(dismissals) = demanded else {
+            return Err(self.stopping());
+        };
+        let unasked_ends = Instant::now() + patience.unasked;
+        let mut asked_ends = None;
+        loop {
+            let now = standing.borrow_and_update().clone();
+            if let Some(grant) = newer(&now, after) {
+                return Ok(grant);
+            }
+            let ends = match now.stance {
+                _ if now.dismissals != dismissals => Instant::now(),
+                Stance::Quiet => Instant::now(),
+                Stance::Unasked => unasked_ends,
+                Stance::Asked => *asked_ends.get_or_insert_with(|| Instant::now() + patience.asked),
+            };
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(ends) => {
+                    return Err(NoGrant { reason: now.reason });
+                }
+                changed = standing.changed() => if changed.is_err() {
+                    return Err(self.stopping());
+                },
+            }
+        }
+    }
+
+    /// The server refused the token of this generation: it is forgotten, unless a newer one is there already.
+    pub async fn refused(&self, generation: u64) {
+        self.ask(|done| Command::Refused { generation, done }).await;
+    }
+
+    /// A person wants to be logged in. Asks the server whether the token is still good, if there is one.
+    pub async fn login(&self, request: wire::LoginRequest) -> Result<LoginOutcome, ApiError> {
+        let shown_by_pomd = request.opener == Opener::Pomd;
+        for _ in 0..TRIES {
+            let held = self.shared.view.borrow().grant.clone();
+            if let Some(grant) = held {
+                match self.shared.pomerium.user(&grant.token).await {
+                    Ok(_) => return Ok(LoginOutcome::LoggedIn),
+                    Err(NotGood::Refused) => self.refused(grant.generation).await,
+                    Err(NotGood::Unasked(failure)) => return Err(self.error(failure)),
+                }
+            }
+            let asked = self.ask(|reply| Command::Ask {
+                shown_by_pomd,
+                reply,
+            });
+            match asked.await {
+                Some(Asked::Granted) => {}
+                Some(Asked::Open(door)) => return self.tell(door, request.mint).await,
+                Some(Asked::Failed(failure)) => return Err(self.error(failure)),
+                None => return Err(self.error(stopping())),
+            }
+        }
+        let cluster = &self.shared.cluster;
+        Err(self.error(Failure {
+            code: Code::LoginFailed,
+            message: format!("the server refuses each login to {cluster} as soon as it is made"),
+            hint: None,
+            request_id: None,
+        }))
+    }
+
+    /// A person wants to be logged out: the token and its file are forgotten, an open login is closed, nothing asks
+    /// until a person does. Returns who was logged in (`None` if nobody).
+    pub async fn logout(&self) -> Option<Grant> {
+        self.ask(|reply| Command::Logout { reply }).await.flatten()
+    }
+
+    /// The page of the address where the login was made that ends the session at the server too.
+    pub fn sign_out_url(&self) -> String {
+        format!(
+            "{}/.pomerium/sign_out",
+            self.shared.standing.borrow().address
+        )
+    }
+
+    async fn tell(&self, door: OpenDoor, mint: bool) -> Result<LoginOutcome, ApiError> {
+        let pomerium = &self.shared.pomerium;
+        let sign_in_url = match door.sign_in_url {
+            _ if !mint => None,
+            Some(url) => Some(url),
+            None => {
+                let minted = pomerium.sign_in_url(&door.redirect).await;
+                Some(minted.map_err(|it| self.error(it))?)
+            }
+        };
+        Ok(LoginOutcome::Open(OpenLogin {
+            link: door.link,
+            port: door.port,
+            sign_in_host: sign_in_url.as_deref().and_then(host_of),
+            sign_in_url,
+            expires_at: door.expires_at,
+            fresh: door.fresh,
+        }))
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.inbox.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    fn error(&self, failure: Failure) -> ApiError {
+        failure.into_api_error(&self.shared.cluster)
+    }
+
+    fn stopping(&self) -> NoGrant {
+        NoGrant {
+            reason: Reason {
+                at: self.shared.clock.now(),
+                ..stopping().into_reason(Timestamp::UNIX_EPOCH)
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Session")
+            .field(&self.shared.cluster)
+            .finish()
+    }
+}
+
+fn newer(standing: &Standing, after: Option<u64>) -> Option<Grant> {
+    let grant = standing.grant.as_ref();
+    grant
+        .filter(|it| after.is_none_or(|after| it.generation > after))
+        .cloned()
+}
+
+fn host_of(url: &str) -> Option<String> {
+    let url = url::Url::parse(url).ok()?;
+    let host = url.host_str()?;
+    Some(match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    })
+}
+
+fn stopping() -> Failure {
+    Failure {
+        code: Code::Stopping,
+        message: "pomd is stopping".to_owned(),
+        hint: None,
+        request_id: None,
+    }
+}

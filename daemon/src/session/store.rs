@@ -1,0 +1,246 @@
+//! Where tokens rest between two lives of pomd: one file for each address where a login was made.
+//!
+//! A file appears whole or not at all (written beside, synced, renamed), and one that cannot be understood is set aside,
+//! never deleted. Knows names and contents; the calls themselves are [`Fs`].
+
+use std::{borrow::Cow, io, path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::{
+    fs::{FILE_MOST, Folder, Fs, Opened},
+    token::{Login, Token},
+};
+use crate::config::{Address, Host};
+
+/// Counts changes after which an older pomd cannot read the file.
+const VERSION: u32 = 1;
+/// Longer names are cut and told apart by a hash; the system takes 255 bytes, and we put words around ours.
+const STEM_MOST: usize = 180;
+
+/// The tokens of one state folder.
+#[derive(Clone, Debug)]
+pub(super) struct Store {
+    state: PathBuf,
+    fs: Arc<dyn Fs>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record<'a> {
+    version: u32,
+    #[serde(borrow)]
+    address: Cow<'a, str>,
+    #[serde(borrow)]
+    token: Cow<'a, str>,
+    user: Option<String>,
+    subject: Option<String>,
+    since: Timestamp,
+    until: Option<Timestamp>,
+}
+
+impl Store {
+    pub(super) fn new(state: PathBuf, fs: Arc<dyn Fs>) -> Self {
+        Self { state, fs }
+    }
+
+    /// The first login that rests under one of `addresses`. Clears away what a killed pomd left half-written. Trouble
+    /// is logged and costs a login, never the start.
+    pub(super) fn load(&self, addresses: &[Address]) -> Option<Login> {
+        let folder = match self.fs.open_folder(&self.state, false) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!("cannot open the folder of saved logins: {}", words(&error));
+                return None;
+            }
+        };
+        self.clear_half_written(&folder, addresses);
+        addresses.iter().find_map(|it| self.read(&folder, it))
+    }
+
+    /// Makes `login` the one that rests under its address. On an error the older one is whole.
+    pub(super) fn save(&self, login: &Login) -> io::Result<()> {
+        let bytes = encode(login)?;
+        let folder = self.fs.open_folder(&self.state, true)?;
+        let name = file_name(&login.address);
+        let fresh = format!("{}{}", half_written(&name), random()?);
+        let written = self
+            .fs
+            .create(&folder, &fresh)
+            .and_then(|mut file| {
+                self.fs.write(&mut file, &bytes)?;
+                self.fs.sync(&file)
+            })
+            .and_then(|()| self.fs.rename(&folder, &fresh, &name));
+        if let Err(error) = written {
+            let _ = self.fs.remove(&folder, &fresh);
+            return Err(error);
+        }
+        self.fs.sync_folder(&folder)
+    }
+
+    /// No login rests under `address` afterwards.
+    pub(super) fn forget(&self, address: &Address) -> io::Result<()> {
+        let gone = self.fs.open_folder(&self.state, false).and_then(|folder| {
+            self.fs.remove(&folder, &file_name(address))?;
+            self.fs.sync_folder(&folder)
+        });
+        match gone {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn clear_half_written(&self, folder: &Folder, addresses: &[Address]) {
+        let ours: Vec<_> = addresses
+            .iter()
+            .map(|it| half_written(&file_name(it)))
+            .collect();
+        let names = self.fs.names(folder).unwrap_or_default();
+        for name in names {
+            if ours.iter().any(|it| name.starts_with(it)) {
+                let _ = self.fs.remove(folder, &name);
+            }
+        }
+    }
+
+    fn read(&self, folder: &Folder, address: &Address) -> Option<Login> {
+        let name = file_name(address);
+        let why = match self.try_read(folder, &name, address) {
+            Ok(Ok(login)) => return Some(login),
+            Ok(Err(why)) => why,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                // It may be whole: it stays where it is.
+                tracing::warn!("cannot read the saved login {name}: {}", words(&error));
+                return None;
+            }
+        };
+        let aside = format!("{name}.broken");
+        match self.fs.rename(folder, &name, &aside) {
+            Ok(()) => {
+                tracing::warn!("the saved login {name} is unusable, set aside as {aside}: {why}");
+            }
+            Err(error) => tracing::warn!(
+                "the saved login {name} is unusable: {why}; it cannot be set aside: {}",
+                words(&error)
+            ),
+        }
+        None
+    }
+
+    fn try_read(
+        &self,
+        folder: &Folder,
+        name: &str,
+        address: &Address,
+    ) -> io::Result<Result<Login, String>> {
+        match self.fs.open(folder, name)? {
+            Opened::File(file) => Ok(decode(&self.fs.read(file)?, address)),
+            Opened::Suspect(why) => Ok(Err(why)),
+        }
+    }
+}
+
+/// An error of the disk in few words.
+pub(super) fn words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no space left".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => "the disk is read-only".to_owned(),
+        _ => {
+            let text = error.to_string();
+            let end = text.find(" (os error").unwrap_or(text.len());
+            control::text::clean(&text[..end].to_lowercase(), 200)
+        }
+    }
+}
+
+fn encode(login: &Login) -> io::Result<Zeroizing<Vec<u8>>> {
+    let record = Record {
+        version: VERSION,
+        address: login.address.to_string().into(),
+        token: login.token.reveal().into(),
+        user: login.user.clone(),
+        subject: login.subject.clone(),
+        since: login.since,
+        until: login.until,
+    };
+    // Room for all of it at once: growing would leave copies behind.
+    let mut res = Zeroizing::new(Vec::with_capacity(FILE_MOST));
+    serde_json::to_writer(&mut *res, &record)?;
+    Ok(res)
+}
+
+fn decode(bytes: &[u8], address: &Address) -> Result<Login, String> {
+    if bytes.len() > FILE_MOST {
+        return Err("it is too large".to_owned());
+    }
+    // The parser's own words could quote the file.
+    let mut record: Record<'_> =
+        serde_json::from_slice(bytes).map_err(|it| format!("line {} is broken", it.line()))?;
+    let token = Token::parse(&record.token);
+    if let Cow::Owned(it) = &mut record.token {
+        it.zeroize();
+    }
+    if record.version != VERSION {
+        return Err(format!("it is of version {}", record.version));
+    }
+    if record.address != address.to_string() {
+        return Err("it is of another address".to_owned());
+    }
+    Ok(Login {
+        address: address.clone(),
+        token: token.ok_or("it holds no token")?,
+        user: record.user.map(|it| control::text::clean(&it, 200)),
+        subject: record.subject,
+        since: record.since,
+        until: record.until,
+    })
+}
+
+/// `corp.example.com.json`; with what differs from `https` and its port behind a `_`. An underscore of the host is
+/// doubled, so that no two addresses share a name.
+fn file_name(address: &Address) -> String {
+    let host = match &address.host {
+        Host::Name(name) => name.replace('_', "__"),
+        Host::Ip(ip) => format!("ip~{}", ip.to_string().replace(':', "-")),
+    };
+    let scheme = if address.tls { "" } else { "http" };
+    let port = match (address.tls, address.port) {
+        (true, 443) | (false, 80) => String::new(),
+        (_, port) => port.to_string(),
+    };
+    let gap = if scheme.is_empty() && port.is_empty() {
+        ""
+    } else {
+        "_"
+    };
+    let stem = format!("{host}{gap}{scheme}{port}");
+    match stem.get(..STEM_MOST) {
+        Some(start) if stem.len() > STEM_MOST => format!("{start}~{:016x}.json", hash(&stem)),
+        _ => format!("{stem}.json"),
+    }
+}
+
+/// How the name of a file begins that is not whole yet.
+fn half_written(name: &str) -> String {
+    format!(".{name}.new-")
+}
+
+fn random() -> io::Result<String> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
+}
+
+/// FNV-1a: the same in every release, which the standard library's does not promise.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |res, byte| {
+        (res ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,377 @@
+//! Drives one session: feeds its machine with what happens and does what it says.
+//!
+//! One task owns the facts, at most one open login, and the token's file. Files are written in a blocking thread and
+//! awaited: a sync may take long on a slow disk, and then only this cluster's logins wait for it, never a connection
+//! (grants are read from a `watch`). At the start the file is read in place: it is a few KiB, and whoever looks at the
+//! session first already sees the login.
+
+mod keeping;
+mod start;
+
+use std::{sync::Arc, time::Duration};
+
+use control::wire::{BrowserChoice, Code};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    task::{Id, JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Open, View,
+    browser::{self, Doorman, Event, Job, Over},
+    callback::Door,
+    facts::{Facts, Standing},
+    handle::{Asked, Command, OpenDoor, Waiting},
+    machine::{Action, Input},
+    pomerium::{Failure, Pomerium},
+    store::Store,
+};
+use crate::{clock::Clock, config::Address};
+
+use keeping::Unsaved;
+pub(super) use start::start;
+
+/// No deadline is further from a look at the clock than this, so that sleep cannot freeze it; and how often what could
+/// not be written is tried again.
+const TICK: Duration = Duration::from_secs(30);
+
+/// What one session lives on.
+pub(super) struct House {
+    pub(super) cluster: String,
+    /// Never empty.
+    pub(super) login_at: Vec<Address>,
+    pub(super) browser: BrowserChoice,
+    pub(super) clock: Clock,
+    pub(super) opener: Arc<dyn Open>,
+    pub(super) pomerium: Arc<dyn Pomerium>,
+    pub(super) doorman: Doorman,
+    pub(super) store: Store,
+    pub(super) changed: Arc<Notify>,
+    pub(super) stop: CancellationToken,
+}
+
+pub(super) struct Task {
+    house: House,
+    facts: Facts,
+    /// Who was logged in last, to notice a change: the subject, and in words.
+    last: Option<(String, Option<String>)>,
+    unsaved: Unsaved,
+    running: Option<Running>,
+    /// Persons who wait for the link of the login that is being made.
+    askers: Vec<oneshot::Sender<Asked>>,
+    jobs: JoinSet<()>,
+    shows: JoinSet<(u64, Result<(), String>)>,
+    events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    inbox: mpsc::Receiver<Command>,
+    waiting: Arc<Waiting>,
+    view: watch::Sender<View>,
+    standing: watch::Sender<Standing>,
+}
+
+/// The login of the machine's newest job: about to open, open, or over and saying so.
+struct Running {
+    job: u64,
+    task: Id,
+    over: Over,
+    stop: CancellationToken,
+    opened: Option<Door>,
+}
+
+enum Happening {
+    Event(Event),
+    JobEnded(Result<(Id, ()), JoinError>),
+    Shown(Result<(u64, Result<(), String>), JoinError>),
+    WaitersChanged,
+    Command(Command),
+    Tick,
+}
+
+impl Task {
+    /// Runs until `stop`; returns when the open login is closed.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.flush().await;
+            self.publish();
+            let rest = self.rest();
+            let happening = tokio::select! {
+                biased;
+                () = self.house.stop.cancelled() => break,
+                Some(it) = self.events.1.recv() => Happening::Event(it),
+                Some(it) = self.jobs.join_next_with_id() => Happening::JobEnded(it),
+                Some(it) = self.shows.join_next() => Happening::Shown(it),
+                () = self.waiting.changed.notified() => Happening::WaitersChanged,
+                Some(it) = self.inbox.recv() => Happening::Command(it),
+                () = sleep(rest) => Happening::Tick,
+            };
+            self.on(happening).await;
+        }
+        self.retire().await;
+    }
+
+    async fn on(&mut self, happening: Happening) {
+        match happening {
+            Happening::Event(it) => self.on_event(it).await,
+            Happening::JobEnded(it) => self.on_job_ended(it).await,
+            Happening::Shown(Ok((job, Err(why)))) => {
+                tracing::warn!(
+                    cluster = self.house.cluster,
+                    "the browser did not open: {why}"
+                );
+                self.facts.not_shown = Some(control::text::clean(&why, 200));
+                self.feed(Input::NotShown { job }).await;
+            }
+            Happening::Shown(_) => {}
+            Happening::WaitersChanged if self.waiting.count() == 0 => self.feed(Input::Left).await,
+            Happening::WaitersChanged => {}
+            Happening::Command(it) => self.on_command(it).await,
+            Happening::Tick => {
+                let actions = self.facts.machine.on_timeout(self.house.clock.now());
+                self.perform(actions).await;
+            }
+        }
+    }
+
+    async fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Demand { after, done } => {
+                // A login may have been made while the demand was on its way.
+                let newest = self.facts.machine.grant();
+                if newest.is_none() || newest <= after {
+                    let browser = self.house.opener.available(&self.house.browser);
+                    self.feed(Input::Demand { browser }).await;
+                }
+                self.publish();
+                let _ = done.send(self.facts.machine.dismissals());
+            }
+            Command::Refused { generation, done } => {
+                self.feed(Input::Refused { generation }).await;
+                self.publish();
+                let _ = done.send(());
+            }
+            Command::Ask {
+                shown_by_pomd,
+                reply,
+            } => self.on_ask(shown_by_pomd, reply).await,
+            Command::Logout { reply } => {
+                let grant = self.facts.standing().grant;
+                self.unsaved
+                    .remove
+                    .extend(self.house.login_at.iter().cloned());
+                self.feed(Input::Logout).await;
+                self.publish();
+                self.flush().await;
+                tracing::info!(cluster = self.house.cluster, "logged out");
+                let _ = reply.send(grant);
+            }
+        }
+    }
+
+    async fn on_ask(&mut self, shown_by_pomd: bool, reply: oneshot::Sender<Asked>) {
+        if self.facts.login.is_some() {
+            let _ = reply.send(Asked::Granted);
+            return;
+        }
+        let unseen = self.facts.machine.unseen();
+        self.feed(Input::Ask { shown_by_pomd }).await;
+        self.publish();
+        match self.open_door(None, unseen) {
+            Some(door) => {
+                let _ = reply.send(Asked::Open(door));
+            }
+            None => self.askers.push(reply),
+        }
+    }
+
+    async fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Opened {
+                job,
+                door,
+                sign_in_url,
+            } => {
+                let Some(running) = self.running.as_mut().filter(|it| it.job == job) else {
+                    return;
+                };
+                running.opened = Some(door);
+                self.facts.failure = None;
+                self.feed(Input::Opened { job }).await;
+                self.publish();
+                let mut url = Some(sign_in_url);
+                for asker in std::mem::take(&mut self.askers) {
+                    let fresh = url.is_some();
+                    if let Some(door) = self.open_door(url.take(), fresh) {
+                        let _ = asker.send(Asked::Open(door));
+                    }
+                }
+            }
+            Event::Failed { job, failure } => {
+                if self.running.take_if(|it| it.job == job).is_some() {
+                    tracing::warn!(cluster = self.house.cluster, "{}", failure.message);
+                    self.facts.failure = Some((failure.clone(), self.house.clock.now()));
+                    self.feed(Input::Failed { job }).await;
+                    self.disappoint(&failure);
+                }
+            }
+            Event::LoggedIn { job, answer, done } => {
+                let before = self.facts.machine.grant();
+                self.feed(Input::LoggedIn { job }).await;
+                if self.facts.machine.grant() != before {
+                    self.keep(answer);
+                    self.publish();
+                    self.flush().await;
+                }
+                let _ = done.send(());
+            }
+        }
+    }
+
+    async fn on_job_ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match &ended {
+            Ok((id, ())) => *id,
+            Err(error) => {
+                tracing::error!(cluster = self.house.cluster, "a login broke: {error}");
+                error.id()
+            }
+        };
+        if let Some(it) = self.running.take_if(|it| it.task == id) {
+            self.feed(Input::Lost { job: it.job }).await;
+            self.disappoint(&broke_off(&self.house.cluster));
+        }
+    }
+
+    async fn feed(&mut self, input: Input) {
+        let actions = self.facts.machine.on_input(input, self.house.clock.now());
+        self.perform(actions).await;
+    }
+
+    async fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Start { job } => self.start_job(job).await,
+                Action::Show { job } => self.show(job),
+                Action::End { job } => self.end(job),
+                Action::Forget => self.forget(),
+            }
+        }
+    }
+
+    async fn start_job(&mut self, id: u64) {
+        self.retire().await;
+        self.facts.not_shown = None;
+        let over = Over::default();
+        let stop = self.house.stop.child_token();
+        let job = Job {
+            id,
+            cluster: self.house.cluster.clone(),
+            pomerium: self.house.pomerium.clone(),
+            doorman: self.house.doorman.clone(),
+            events: self.events.0.clone(),
+            over: over.clone(),
+            stop: stop.clone(),
+        };
+        let task = self.jobs.spawn(browser::run(job)).id();
+        self.running = Some(Running {
+            job: id,
+            task,
+            over,
+            stop,
+            opened: None,
+        });
+    }
+
+    /// Closes what is left of an older login.
+    async fn retire(&mut self) {
+        if let Some(old) = self.running.take() {
+            old.stop.cancel();
+        }
+        while self.jobs.join_next().await.is_some() {}
+    }
+
+    fn show(&mut self, job: u64) {
+        let Some(door) = self.running.as_ref().and_then(|it| it.opened.as_ref()) else {
+            return;
+        };
+        let link = door.link_url();
+        let opener = self.house.opener.clone();
+        let browser = self.house.browser.clone();
+        self.shows
+            .spawn_blocking(move || (job, opener.open(&browser, &link)));
+    }
+
+    fn end(&mut self, job: u64) {
+        if let Some(running) = self.running.as_ref().filter(|it| it.job == job) {
+            running.over.decide(None);
+            if running.opened.is_none() {
+                running.stop.cancel();
+            }
+        }
+        self.disappoint(&broke_off(&self.house.cluster));
+    }
+
+    fn disappoint(&mut self, failure: &Failure) {
+        for asker in self.askers.drain(..) {
+            let _ = asker.send(Asked::Failed(failure.clone()));
+        }
+    }
+
+    fn open_door(&self, sign_in_url: Option<String>, fresh: bool) -> Option<OpenDoor> {
+        let door = self.running.as_ref()?.opened.as_ref()?;
+        Some(OpenDoor {
+            link: door.link_url(),
+            port: door.port,
+            redirect: door.redirect_url(),
+            sign_in_url,
+            expires_at: self.facts.machine.link_ends()?,
+            fresh,
+        })
+    }
+
+    fn publish(&self) {
+        let view = self
+            .facts
+            .view(self.waiting.count(), self.house.clock.now());
+        self.standing
+            .send_if_modified(|it| replace(it, self.facts.standing()));
+        if self.view.send_if_modified(|it| replace(it, view)) {
+            self.house.changed.notify_one();
+        }
+    }
+
+    /// How long nothing needs a look.
+    fn rest(&self) -> Option<Duration> {
+        let now = self.house.clock.now();
+        let machine = &self.facts.machine;
+        let due = machine
+            .next_timeout()
+            .map(|it| Duration::try_from(it.duration_since(now)).unwrap_or_default());
+        let retry = self.unsaved.rest();
+        let tick = machine.restless().then_some(TICK);
+        [due, retry, tick].into_iter().flatten().min()
+    }
+}
+
+fn replace<T: PartialEq>(place: &mut T, new: T) -> bool {
+    let changed = *place != new;
+    *place = new;
+    changed
+}
+
+fn broke_off(cluster: &str) -> Failure {
+    Failure {
+        code: Code::LoginFailed,
+        message: format!("the login to {cluster} was ended meanwhile"),
+        hint: None,
+        request_id: None,
+    }
+}
+
+async fn sleep(rest: Option<Duration>) {
+    match rest {
+        Some(rest) => tokio::time::sleep(rest).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

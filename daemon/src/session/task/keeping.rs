@@ -1,0 +1,148 @@
+//! What is kept of a login, in memory and on disk.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use jiff::tz::TimeZone;
+use tokio::time::Instant;
+
+use super::{TICK, Task};
+use crate::{
+    config::Address,
+    session::{
+        browser::Answer,
+        pages::{self, Success},
+        store::{self, Store},
+        token::Login,
+    },
+};
+
+/// What the disk does not know yet.
+#[derive(Debug, Default)]
+pub(super) struct Unsaved {
+    pub(super) save: bool,
+    pub(super) remove: BTreeSet<Address>,
+    /// Not before.
+    pub(super) retry_at: Option<Instant>,
+}
+
+impl Unsaved {
+    /// How long it is until the next try.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        let retry_at = self.retry_at?;
+        Some(retry_at.saturating_duration_since(Instant::now()))
+    }
+}
+
+impl Task {
+    pub(super) fn forget(&mut self) {
+        self.facts.since = self.house.clock.now();
+        if let Some(login) = self.facts.login.take() {
+            tracing::info!(
+                cluster = self.house.cluster,
+                "the token is forgotten; a login is needed"
+            );
+            self.unsaved.remove.insert(login.address);
+        }
+        self.unsaved.save = false;
+        self.unsaved.retry_at = None;
+    }
+
+    pub(super) fn keep(&mut self, answer: Answer) {
+        let now = self.house.clock.now();
+        let cluster = &self.house.cluster;
+        let instead_of = self.instead_of(&answer);
+        let user = answer.user.display;
+        tracing::info!(cluster, "logged in as {user}");
+        if let Some(before) = &instead_of {
+            tracing::warn!(cluster, "logged in as {user}, before it was {before}");
+        }
+        let success = Success {
+            user: Some(user.clone()),
+            until: answer
+                .until
+                .filter(|it| *it > now)
+                .map(|it| pages::moment(it, now, TimeZone::system())),
+            waiting: self.waiting.count(),
+            instead_of,
+        };
+        self.facts.address = answer.address.clone();
+        self.facts.since = now;
+        self.facts.failure = None;
+        self.facts.not_shown = None;
+        self.facts.login = Some(Login {
+            address: answer.address,
+            token: answer.token,
+            user: Some(user),
+            subject: answer.user.subject,
+            since: now,
+            until: answer.until,
+        });
+        self.remember_who();
+        self.unsaved.save = true;
+        self.unsaved
+            .remove
+            .extend(self.house.login_at.iter().cloned());
+        self.unsaved.remove.remove(&self.facts.address);
+        self.unsaved.retry_at = None;
+        if let Some(running) = &self.running {
+            running.over.decide(Some(success));
+        }
+    }
+
+    /// Who was logged in before, if that was somebody else.
+    fn instead_of(&self, answer: &Answer) -> Option<String> {
+        let (subject, user) = self.last.as_ref()?;
+        let changed = answer.user.subject.as_ref()? != subject;
+        changed.then(|| user.clone().unwrap_or_else(|| subject.clone()))
+    }
+
+    pub(super) fn remember_who(&mut self) {
+        let login = self.facts.login.as_ref();
+        if let Some((login, subject)) = login.and_then(|it| Some((it, it.subject.clone()?))) {
+            self.last = Some((subject, login.user.clone()));
+        }
+    }
+
+    /// Makes the disk know what it does not know yet.
+    pub(super) async fn flush(&mut self) {
+        let due = self.unsaved.retry_at.is_none_or(|it| it <= Instant::now());
+        if !due || !self.unsaved.save && self.unsaved.remove.is_empty() {
+            return;
+        }
+        let store = self.house.store.clone();
+        let save = self.facts.login.clone().filter(|_| self.unsaved.save);
+        let remove = self.unsaved.remove.clone();
+        let written = tokio::task::spawn_blocking(move || write(&store, save.as_ref(), &remove));
+        let trouble = match written.await {
+            Ok(Ok(())) => None,
+            Ok(Err(trouble)) => Some(trouble),
+            Err(error) => Some(format!("cannot save the login: {error}")),
+        };
+        match trouble {
+            None => {
+                self.unsaved = Unsaved::default();
+                self.facts.unsaved = None;
+            }
+            Some(trouble) => {
+                let news = self.facts.unsaved.as_ref().is_none_or(|it| it.0 != trouble);
+                if news {
+                    tracing::warn!(cluster = self.house.cluster, "{trouble}");
+                    self.facts.unsaved = Some((trouble, self.house.clock.now()));
+                }
+                self.unsaved.retry_at = Some(Instant::now() + TICK);
+            }
+        }
+    }
+}
+
+fn write(store: &Store, save: Option<&Login>, remove: &BTreeSet<Address>) -> Result<(), String> {
+    if let Some(login) = save {
+        let saved = store.save(login);
+        saved.map_err(|it| format!("cannot save the login: {}", store::words(&it)))?;
+    }
+    for address in remove {
+        let gone = store.forget(address);
+        gone.map_err(|it| format!("cannot remove the saved login: {}", store::words(&it)))?;
+    }
+    Ok(())
+}

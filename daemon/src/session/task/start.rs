@@ -1,0 +1,88 @@
+//! A session at its start: what earlier lives left of it.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use super::{House, Task, keeping::Unsaved};
+use crate::session::{
+    Grant,
+    facts::Facts,
+    handle::{Session, Shared, Waiting},
+    machine::Machine,
+    token::Login,
+};
+
+/// A session at its start: `inherited` wins over the file. A token counts without asking the server: only the server's
+/// word ends it.
+pub(in crate::session) fn start(house: House, inherited: Option<Grant>) -> (Session, Task) {
+    let now = house.clock.now();
+    let stored = house.store.load(&house.login_at);
+    let known = inherited
+        .as_ref()
+        .is_none_or(|it| stored.as_ref().is_some_and(|login| login.token == it.token));
+    let generation = match &inherited {
+        Some(grant) => Some(grant.generation),
+        None => stored.as_ref().map(|_| 1),
+    };
+    let address = stored
+        .as_ref()
+        .map_or_else(|| house.login_at[0].clone(), |it| it.address.clone());
+    let login = match inherited {
+        Some(grant) if !known => Some(Login {
+            address: address.clone(),
+            token: grant.token,
+            user: grant.user,
+            subject: None,
+            since: now,
+            until: None,
+        }),
+        _ => stored,
+    };
+    let facts = Facts {
+        cluster: house.cluster.clone(),
+        machine: Machine::new(generation, now),
+        since: login.as_ref().map_or(now, |it| it.since),
+        login,
+        address,
+        failure: None,
+        not_shown: None,
+        unsaved: None,
+    };
+    let (inbox_in, inbox) = mpsc::channel(16);
+    let (view, view_out) = watch::channel(facts.view(0, now));
+    let (standing, standing_out) = watch::channel(facts.standing());
+    let waiting = Arc::<Waiting>::default();
+    let session = Session::of(Shared {
+        cluster: house.cluster.clone(),
+        clock: house.clock.clone(),
+        pomerium: house.pomerium.clone(),
+        inbox: inbox_in,
+        view: view_out,
+        standing: standing_out,
+        waiting: waiting.clone(),
+    });
+    let mut task = Task {
+        house,
+        facts,
+        last: None,
+        unsaved: Unsaved {
+            save: !known,
+            ..Unsaved::default()
+        },
+        running: None,
+        askers: Vec::new(),
+        jobs: JoinSet::new(),
+        shows: JoinSet::new(),
+        events: mpsc::channel(16),
+        inbox,
+        waiting,
+        view,
+        standing,
+    };
+    task.remember_who();
+    (session, task)
+}

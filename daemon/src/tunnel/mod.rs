@@ -1,0 +1,3 @@
+//! The local side of one tunnel.
+
+pub mod peer;

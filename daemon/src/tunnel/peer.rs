@@ -1,0 +1,436 @@
+//! Who is at the other end of a local connection (A1).
+//!
+//! The system is asked for the owner of *their* end, right after the accept: whoever may open a connection to a listener
+//! of pomd is signed in as its owner.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use crate::system::{
+    process,
+    sockets::{Row, Sockets},
+    users,
+};
+
+/// The users who may use our listeners, and whether this system can tell who connects.
+#[derive(Debug)]
+pub struct Owners {
+    uids: BTreeSet<u32>,
+    sockets: Option<Sockets>,
+    /// The system remembers whose a socket was after its process closed it.
+    remembers: bool,
+    /// When a process was last looked for.
+    looked: Mutex<Option<Instant>>,
+}
+
+/// The verdict on one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// One of the owners, or this system cannot tell.
+    Welcome,
+    /// Somebody else, or this connection cannot be told although others can.
+    TurnAway {
+        /// Who, if the system said so.
+        uid: Option<u32>,
+    },
+}
+
+/// Looking for a process costs about a microsecond for each descriptor looked at, ...
+const EFFORT: usize = 1_000;
+/// ... and is not done more often than this: it serves a log line.
+const REST: Duration = Duration::from_millis(100);
+
+impl Owners {
+    /// The user of this process and `allow_users` (names or numeric ids). Tries the system once: see `can_tell`.
+    /// Names that no user has are left out, and come back.
+    pub fn new(allow_users: &[String]) -> (Self, Vec<String>) {
+        let mut uids: BTreeSet<u32> = own_uid().into_iter().collect();
+        let mut missing = Vec::new();
+        for user in allow_users {
+            match user.parse().ok().or_else(|| users::uid(user)) {
+                Some(uid) => {
+                    uids.insert(uid);
+                }
+                None => missing.push(user.clone()),
+            }
+        }
+        let sockets = own_uid().and_then(|me| Sockets::ways().find(|it| tells(it, me)));
+        let remembers = sockets.as_ref().is_some_and(remembers);
+        let owners = Self {
+            uids,
+            sockets,
+            remembers,
+            looked: Mutex::new(None),
+        };
+        (owners, missing)
+    }
+
+    /// This system says who connects; if not, it is told once in log and status, and everyone is welcome.
+    pub fn can_tell(&self) -> bool {
+        self.sockets.is_some()
+    }
+
+    /// Judges the connection that we accepted on `ours` from `theirs`. Takes microseconds; call it before anything else.
+    pub fn judge(&self, theirs: SocketAddr, ours: SocketAddr) -> Verdict {
+        match &self.sockets {
+            None => Verdict::Welcome,
+            Some(it) => match it.connected(theirs, ours) {
+                Ok(Some(row)) => verdict(&row, &self.uids, self.remembers),
+                Ok(None) | Err(_) => Verdict::TurnAway { uid: None },
+            },
+        }
+    }
+
+    /// The uid and, if it is ours to see, the process at the other end: for the log. Takes about a millisecond; `None`
+    /// also if it was asked a moment ago.
+    pub fn describe(&self, theirs: SocketAddr, ours: SocketAddr) -> Option<String> {
+        self.rested().then(|| self.look(theirs, ours)).flatten()
+    }
+
+    /// As `describe`, at any time.
+    pub(super) fn look(&self, theirs: SocketAddr, ours: SocketAddr) -> Option<String> {
+        let row = self.sockets.as_ref()?.connected(theirs, ours).ok()??;
+        if row.inode == 0 {
+            return None; // closed already
+        }
+        let pid = process::holding(row.inode, row.uid, None, EFFORT);
+        Some(match pid.and_then(|it| Some((process::program(it)?, it))) {
+            Some((program, pid)) => format!("{program} (pid {pid})"),
+            None => format!("uid {}", row.uid),
+        })
+    }
+
+    /// Some process still has the other end open. `None`: this system cannot tell.
+    pub(super) fn is_held(&self, theirs: SocketAddr, ours: SocketAddr) -> Option<bool> {
+        match self.sockets.as_ref()?.connected(theirs, ours) {
+            Ok(Some(row)) => Some(row.inode != 0),
+            Ok(None) => Some(false),
+            Err(_) => None,
+        }
+    }
+
+    /// Nobody was looked for a moment ago; now somebody is.
+    pub(super) fn rested(&self) -> bool {
+        let Ok(mut looked) = self.looked.try_lock() else {
+            return false;
+        };
+        let now = Instant::now();
+        let rested = looked.is_none_or(|it| now.duration_since(it) >= REST);
+        if rested {
+            *looked = Some(now);
+        }
+        rested
+    }
+}
+
+/// The rule, for a row that is about the very connection.
+fn verdict(row: &Row, uids: &BTreeSet<u32>, remembers: bool) -> Verdict {
+    if row.lingers() {
+        // It reads as root's, whoever it was.
+        return Verdict::TurnAway { uid: None };
+    }
+    let open = row.inode != 0;
+    let known = open || remembers || row.uid != 0;
+    if !known {
+        return Verdict::TurnAway { uid: None };
+    }
+    if uids.contains(&row.uid) || (open && row.uid == 0) {
+        Verdict::Welcome
+    } else {
+        Verdict::TurnAway { uid: Some(row.uid) }
+    }
+}
+
+/// This way names the owner of a connection that we make to ourselves. Where none can be made it counts as working:
+/// nobody can connect then, and who can later must not be welcome unseen.
+fn tells(sockets: &Sockets, me: u32) -> bool {
+    let Ok(own) = Own::connect() else {
+        return true;
+    };
+    let row = sockets.connected(own.theirs, own.ours);
+    matches!(row, Ok(Some(row)) if row.uid == me && row.inode != 0)
+}
+
+/// Whether a closed socket's uid is still its owner's: older kernels say 0. Tried with a user who is not root.
+fn remembers(sockets: &Sockets) -> bool {
+    // What the system says of a socket that just closed, and what is right; `None` if this try shows nothing.
+    let closed_one = || {
+        let own = Own::connect().ok()?;
+        let owner = own.give_away_if_root()?;
+        drop(own.client);
+        let row = sockets.connected(own.theirs, own.ours).ok()??;
+        (!row.lingers()).then_some((row.uid, owner))
+    };
+    (0..5)
+        .find_map(|_| closed_one())
+        .is_some_and(|(uid, owner)| uid == owner)
+}
+
+/// A connection to ourselves, never accepted.
+struct Own {
+    client: TcpStream,
+    theirs: SocketAddr,
+    ours: SocketAddr,
+    /// Holds our end.
+    _listener: TcpListener,
+}
+
+impl Own {
+    fn connect() -> io::Result<Self> {
+        let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+        let listener = TcpListener::bind(v4).or_else(|_| TcpListener::bind(v6))?;
+        let ours = listener.local_addr()?;
+        let client = TcpStream::connect_timeout(&ours, Duration::from_secs(1))?;
+        Ok(Self {
+            theirs: client.local_addr()?,
+            client,
+            ours,
+            _listener: listener,
+        })
+    }
+
+    /// Its owner, who is not root.
+    #[cfg(unix)]
+    fn give_away_if_root(&self) -> Option<u32> {
+        const STRANGER: u32 = 65_534;
+        let me = own_uid()?;
+        if me != 0 {
+            return Some(me);
+        }
+        let stranger = rustix::fs::Uid::from_raw(STRANGER);
+        rustix::fs::fchown(&self.client, Some(stranger), None).ok()?;
+        Some(STRANGER)
+    }
+
+    #[cfg(not(unix))]
+    fn give_away_if_root(&self) -> Option<u32> {
+        None
+    }
+}
+
+#[cfg(unix)]
+fn own_uid() -> Option<u32> {
+    Some(rustix::process::geteuid().as_raw())
+}
+
+#[cfg(not(unix))]
+fn own_uid() -> Option<u32> {
+    None
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::{
+        net::{IpAddr, Shutdown},
+        os::unix::process::CommandExt,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    const STRANGER: u32 = 65_534;
+
+    fn row(uid: u32, inode: u32) -> Row {
+        Row {
+            local: ([127, 0, 0, 1], 1).into(),
+            remote: ([127, 0, 0, 1], 2).into(),
+            state: 1,
+            timer: 0,
+            uid,
+            inode,
+        }
+    }
+
+    #[test]
+    fn only_owners_and_an_open_socket_of_root_are_welcome() {
+        let away = |uid| Verdict::TurnAway { uid };
+        for (owner, uid, inode, remembers, expected) in [
+            (1000, 1000, 1, false, Verdict::Welcome),
+            (1000, 1001, 1, false, away(Some(1001))),
+            (1000, 0, 1, false, Verdict::Welcome),
+            (1000, 0, 0, false, away(None)),
+            (1000, 1000, 0, true, Verdict::Welcome),
+            (1000, 1001, 0, true, away(Some(1001))),
+            (1000, 0, 0, true, away(Some(0))),
+            (0, 0, 1, false, Verdict::Welcome),
+            (0, 0, 0, false, away(None)),
+            (0, 0, 0, true, Verdict::Welcome),
+            (0, 1000, 0, true, away(Some(1000))),
+            (0, 1000, 1, true, away(Some(1000))),
+        ] {
+            let verdict = verdict(&row(uid, inode), &BTreeSet::from([owner]), remembers);
+            assert_eq!(verdict, expected, "{owner} {uid} {inode} {remembers}");
+        }
+    }
+
+    #[test]
+    fn a_socket_that_only_lingers_is_nobodys_although_it_reads_as_roots() {
+        let mut row = row(0, 0);
+        row.state = 5;
+        row.timer = 3;
+        let verdict = verdict(&row, &BTreeSet::from([0]), true);
+        assert_eq!(verdict, Verdict::TurnAway { uid: None });
+    }
+
+    #[test]
+    fn users_are_names_or_numbers_and_all_unknown_ones_are_named() {
+        let users = ["root", "1234"].map(str::to_owned);
+        let (owners, _) = Owners::new(&users);
+        assert!(owners.uids.contains(&0) && owners.uids.contains(&1234));
+        assert!(owners.can_tell());
+        let users = ["root", "no such", "--help"].map(str::to_owned);
+        assert_eq!(Owners::new(&users).1, ["no such", "--help"]);
+    }
+
+    fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr, SocketAddr) {
+        let (local, theirs) = listener.accept().unwrap();
+        let ours = local.local_addr().unwrap();
+        (local, theirs, ours)
+    }
+
+    #[test]
+    fn we_are_welcome_over_either_family_also_half_closed() {
+        let (owners, _) = Owners::new(&[]);
+        for ip in [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            Ipv6Addr::LOCALHOST.into(),
+        ] {
+            let Ok(listener) = TcpListener::bind((ip, 0)) else {
+                eprintln!("skipped: no {ip} here");
+                continue;
+            };
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (_local, theirs, ours) = accept(&listener);
+            assert_eq!(owners.judge(theirs, ours), Verdict::Welcome);
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(owners.judge(theirs, ours), Verdict::Welcome);
+            assert_eq!(owners.is_held(theirs, ours), Some(true));
+            drop(client);
+            assert_eq!(owners.is_held(theirs, ours), Some(false));
+        }
+    }
+
+    #[test]
+    fn a_program_is_described_and_not_looked_for_twice_in_a_moment() {
+        let (owners, _) = Owners::new(&[]);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_local, theirs, ours) = accept(&listener);
+        let text = owners.describe(theirs, ours).unwrap();
+        let me = format!("(pid {})", std::process::id());
+        assert!(text.contains(&me) || text.starts_with("uid "), "{text}");
+        assert_eq!(owners.describe(theirs, ours), None);
+    }
+
+    /// A stranger runs `script` of Python with the port as its argument; prints a line when it may be judged.
+    fn stranger(script: &str, port: u16) -> std::process::Child {
+        Command::new("python3")
+            .args(["-c", script, &port.to_string()])
+            .uid(STRANGER)
+            .gid(STRANGER)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn may_change_user() -> bool {
+        let root = own_uid() == Some(0);
+        if !root {
+            eprintln!("skipped: needs root");
+        }
+        root
+    }
+
+    #[test]
+    fn another_uid_is_turned_away_over_v4_v6_and_mapped_addresses() {
+        if !may_change_user() {
+            return;
+        }
+        let (owners, _) = Owners::new(&[]);
+        let (allowing, _) = Owners::new(&[STRANGER.to_string()]);
+        for (bind, client) in [
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("[::1]:0", "::1"),
+            ("127.0.0.1:0", "::ffff:127.0.0.1"),
+            ("[::]:0", "127.0.0.1"),
+        ] {
+            let listener = TcpListener::bind(bind).unwrap();
+            let script = format!(
+                "import socket,sys; c=socket.create_connection(('{client}',int(sys.argv[1]))); sys.stdin.read()"
+            );
+            let mut child = stranger(&script, listener.local_addr().unwrap().port());
+            let (_local, theirs, ours) = accept(&listener);
+            let uid = Some(STRANGER);
+            assert_eq!(
+                owners.judge(theirs, ours),
+                Verdict::TurnAway { uid },
+                "{bind} {client}"
+            );
+            assert_eq!(allowing.judge(theirs, ours), Verdict::Welcome);
+            drop(child.stdin.take());
+            child.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn another_uid_that_sends_and_closes_is_never_taken_for_root() {
+        if !may_change_user() {
+            return;
+        }
+        let (owners, _) = Owners::new(&[]);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let script = "import socket,sys\nfor i in range(200):\n c=socket.create_connection(('127.0.0.1',int(sys.argv[1]))); c.send(b'x'); c.close()";
+        let mut child = stranger(script, listener.local_addr().unwrap().port());
+        let mut kept = Vec::new();
+        for _ in 0..200 {
+            let (local, theirs, ours) = accept(&listener);
+            assert_ne!(owners.judge(theirs, ours), Verdict::Welcome);
+            kept.push((local, theirs, ours));
+        }
+        child.wait().unwrap();
+        // Once both sides said what they had to, the kernel remembers nothing but addresses: it says uid 0.
+        let sockets = owners.sockets.as_ref().unwrap();
+        let mut lingering = 0;
+        let start = Instant::now();
+        for (_, theirs, ours) in &kept {
+            while let Some(row) = sockets.connected(*theirs, *ours).unwrap() {
+                if row.lingers() {
+                    lingering += 1;
+                    break;
+                }
+                assert!(start.elapsed() < Duration::from_secs(10), "{row:?}");
+                std::thread::yield_now();
+            }
+            assert_ne!(owners.judge(*theirs, *ours), Verdict::Welcome);
+        }
+        assert!(lingering > 0);
+    }
+
+    #[test]
+    fn our_own_send_then_close_is_welcome_where_the_kernel_remembers() {
+        let (owners, _) = Owners::new(&[]);
+        if !owners.remembers {
+            eprintln!("skipped: this kernel forgets the owner of a closed socket");
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = listener.local_addr().unwrap();
+        let mut welcome = 0;
+        for _ in 0..50 {
+            let client = TcpStream::connect(ours).unwrap();
+            let theirs = client.local_addr().unwrap();
+            drop(client);
+            welcome += usize::from(owners.judge(theirs, ours) == Verdict::Welcome);
+        }
+        assert!(welcome > 25, "{welcome} of 50");
+    }
+}
