@@ -1,3 +1,400 @@
-//! The local side of one tunnel.
+//! The local side of one tunnel: accept, ask for a grant, ask upstream to open the route, relay.
+//!
+//! Knows its listeners, a [`Session`] and an [`Upstream`]. Must not know the configuration file, other tunnels or the
+//! control protocol's routes.
+//!
+//! `accept` lets in, `connection` carries one, `attempt` decides when to try again, `prove` shows that the route works.
+//! Pure: `reason`, `ssh_refusal`, `words`.
 
+pub mod bind;
 pub mod peer;
+pub mod relay;
+
+mod accept;
+mod attempt;
+mod connection;
+mod holder;
+mod prove;
+mod reason;
+mod ssh_refusal;
+mod words;
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use control::wire::{self, Code};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+use crate::{
+    clock::Clock,
+    config::{Authority, ClusterSpec, TunnelName, TunnelSpec},
+    portal,
+    session::{Grant, Session},
+    system::{errors, limits},
+    upstream::{
+        OpenError, Upstream,
+        refusal::{Refusal, RefusalKind},
+    },
+};
+
+/// One tunnel of the configuration, from the reload that brought it to the one that takes it away. Its connections hold
+/// it, so that they outlive its listeners.
+pub struct Tunnel {
+    /// What people call it.
+    pub name: TunnelName,
+    /// Its settings.
+    pub spec: TunnelSpec,
+    /// The settings of its cluster: for hints that name them.
+    pub cluster: ClusterSpec,
+    /// Its cluster's session.
+    pub session: Session,
+    /// How its cluster is reached.
+    pub upstream: Arc<Upstream>,
+    /// What all relays share.
+    pub relay: Arc<relay::Shared>,
+    /// Who may connect.
+    pub owners: Arc<peer::Owners>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Told when `counters` or `outcome` changed.
+    pub changed: Arc<Notify>,
+    /// The number of the newest connection of all tunnels.
+    pub numbers: Arc<AtomicU64>,
+    /// Its counts.
+    pub counters: Counters,
+    /// How the newest attempt ended: `None` is fine, or no attempt yet. That a login is missing is no outcome: the
+    /// session says so.
+    pub outcome: watch::Sender<Option<wire::Reason>>,
+    /// Its connections.
+    pub connections: TaskTracker,
+    /// Ends its connections.
+    pub cut: CancellationToken,
+    proofs: prove::Proofs,
+    /// Lets through one line a minute about connections that a missing login refused.
+    complaints: Mutex<accept::Once>,
+}
+
+/// What a [`Tunnel`] is made of.
+pub struct Parts {
+    /// What people call it.
+    pub name: TunnelName,
+    /// Its settings.
+    pub spec: TunnelSpec,
+    /// The settings of its cluster.
+    pub cluster: ClusterSpec,
+    /// Its cluster's session.
+    pub session: Session,
+    /// How its cluster is reached.
+    pub upstream: Arc<Upstream>,
+    /// What all relays share.
+    pub relay: Arc<relay::Shared>,
+    /// Who may connect.
+    pub owners: Arc<peer::Owners>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Told when the tunnel's counters or outcome changed.
+    pub changed: Arc<Notify>,
+    /// The number of the newest connection of all tunnels; the same for all.
+    pub numbers: Arc<AtomicU64>,
+}
+
+/// Counts of one tunnel, readable at any time.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections that carry bytes now.
+    pub open: AtomicU64,
+    /// Connections that wait for a login or for Pomerium.
+    pub waiting: AtomicU64,
+    /// Connections accepted.
+    pub total: AtomicU64,
+    /// Connections turned away at the door, which are not in `total`.
+    pub turned_away: AtomicU64,
+    /// Bytes from the route to local programs.
+    pub received: AtomicU64,
+    /// Bytes from local programs to the route.
+    pub sent: AtomicU64,
+    /// Unix seconds of the newest accept; 0: none yet.
+    pub last_connection_at: AtomicU64,
+}
+
+/// Accepts on `listeners` until `stop`; the addresses are free when this returns. Connections run on
+/// `tunnel.connections` and are not ended. `Err`: a listener is broken and must be bound again.
+pub async fn serve(
+    tunnel: Arc<Tunnel>,
+    listeners: Vec<TcpListener>,
+    stop: CancellationToken,
+) -> Result<(), wire::Reason> {
+    let span = tracing::error_span!(
+        parent: None, "tunnel", tunnel = %tunnel.name, cluster = %tunnel.spec.cluster
+    );
+    let mut entrance = Entrance {
+        tunnel: tunnel.clone(),
+        strangers: accept::Once::default(),
+        before: None,
+    };
+    accept::accept(&mut entrance, &listeners, &stop)
+        .instrument(span)
+        .await
+        .map_err(|error| tunnel.local_trouble(format!("cannot accept connections: {error}")))
+}
+
+impl Tunnel {
+    /// A tunnel without connections.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            name: parts.name,
+            spec: parts.spec,
+            cluster: parts.cluster,
+            session: parts.session,
+            upstream: parts.upstream,
+            relay: parts.relay,
+            owners: parts.owners,
+            clock: parts.clock,
+            changed: parts.changed,
+            numbers: parts.numbers,
+            counters: Counters::default(),
+            outcome: watch::Sender::new(None),
+            connections: TaskTracker::new(),
+            cut: CancellationToken::new(),
+            proofs: prove::Proofs::default(),
+            complaints: Mutex::default(),
+        }
+    }
+
+    /// Shows that the route works: one CONNECT, closed at the 200; at most one in 5 s, else the last answer again.
+    /// Returns how long it took. Never starts a login: without a grant it is an error with code `login_needed`.
+    pub async fn prove(&self) -> Result<Duration, wire::ApiError> {
+        prove::prove(self).await
+    }
+
+    /// Carries a connection that did not come in by a port, such as one end of a pair that pomd made itself.
+    pub fn adopt(self: &Arc<Self>, local: TcpStream) -> io::Result<()> {
+        let (theirs, ours) = (local.peer_addr()?, local.local_addr()?);
+        self.enter(local, theirs, ours);
+        Ok(())
+    }
+
+    /// There is a token that no server has refused; else the error that asks for a login.
+    pub fn has_grant(&self) -> Result<(), Box<wire::ApiError>> {
+        match self.session.view().grant {
+            Some(_) => Ok(()),
+            None => Err(Box::new(prove::login_needed(self))),
+        }
+    }
+
+    /// The same tunnel for new connections: the old ones can be ended without them. Keeps what was counted.
+    pub fn renewed(&self) -> Self {
+        let res = Self::new(Parts {
+            name: self.name.clone(),
+            spec: self.spec.clone(),
+            cluster: self.cluster.clone(),
+            session: self.session.clone(),
+            upstream: self.upstream.clone(),
+            relay: self.relay.clone(),
+            owners: self.owners.clone(),
+            clock: self.clock.clone(),
+            changed: self.changed.clone(),
+            numbers: self.numbers.clone(),
+        });
+        let pairs = [
+            (&res.counters.total, &self.counters.total),
+            (&res.counters.turned_away, &self.counters.turned_away),
+            (&res.counters.received, &self.counters.received),
+            (&res.counters.sent, &self.counters.sent),
+            (
+                &res.counters.last_connection_at,
+                &self.counters.last_connection_at,
+            ),
+        ];
+        for (new, old) in pairs {
+            new.store(old.load(Relaxed), Relaxed);
+        }
+        res
+    }
+
+    fn enter(self: &Arc<Self>, local: TcpStream, theirs: SocketAddr, ours: SocketAddr) {
+        let number = self.numbers.fetch_add(1, Relaxed) + 1;
+        let now = u64::try_from(self.clock.now().as_second()).unwrap_or(0);
+        self.counters.total.fetch_add(1, Relaxed);
+        self.counters.last_connection_at.store(now, Relaxed);
+        self.changed.notify_one();
+        // At the highest level, so that no filter takes the fields from a line that is shown.
+        let span = tracing::error_span!(
+            parent: None,
+            "connection",
+            tunnel = %self.name,
+            cluster = %self.spec.cluster,
+            connection = number
+        );
+        let carried = connection::carry(self.clone(), local, theirs, ours, number);
+        self.connections.spawn(carried.instrument(span));
+    }
+
+    fn set_outcome(&self, outcome: Option<wire::Reason>) {
+        let changed = self.outcome.send_if_modified(|it| {
+            let changed = *it != outcome;
+            *it = outcome;
+            changed
+        });
+        if changed {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The words for `error`, which `grant` met.
+    fn context<'a>(&'a self, grant: &'a Grant, similar: &'a [Authority]) -> reason::Context<'a> {
+        reason::Context {
+            cluster: &self.spec.cluster,
+            named: self.cluster.named,
+            certificate: self
+                .cluster
+                .client_identity
+                .as_ref()
+                .map(|it| it.certificate.as_path()),
+            route: &self.spec.route,
+            user: grant.user.as_deref(),
+            similar,
+            at: self.clock.now(),
+        }
+    }
+
+    /// Routes like ours, where `error` says that ours does not exist. Takes 2 s at most.
+    async fn similar(&self, error: &OpenError, grant: &Grant) -> Vec<Authority> {
+        const LIMIT: Duration = Duration::from_secs(2);
+        let unknown = matches!(
+            error,
+            OpenError::Refused(Refusal {
+                kind: RefusalKind::NoSuchRoute,
+                ..
+            })
+        );
+        if !unknown {
+            return Vec::new();
+        }
+        let route = &self.spec.route;
+        let offered = portal::routes(&self.upstream, &route.address, &grant.token);
+        match tokio::time::timeout(LIMIT, offered).await {
+            Ok(Ok(offered)) => portal::similar(&route.authority, &offered),
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        }
+    }
+
+    fn local_trouble(&self, message: String) -> wire::Reason {
+        wire::Reason {
+            code: Code::Local,
+            message,
+            at: self.clock.now(),
+            hint: None,
+            request_id: None,
+            holder: None,
+        }
+    }
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tunnel({})", self.name)
+    }
+}
+
+/// The door of one tunnel.
+struct Entrance {
+    tunnel: Arc<Tunnel>,
+    strangers: accept::Once,
+    /// The outcome before descriptors ran out.
+    before: Option<wire::Reason>,
+}
+
+impl accept::Door for Entrance {
+    fn judge(&mut self, theirs: SocketAddr, ours: SocketAddr) -> peer::Verdict {
+        let verdict = self.tunnel.owners.judge(theirs, ours);
+        admit(verdict, self.tunnel.spec.expose, theirs)
+    }
+
+    fn enter(&mut self, local: TcpStream, theirs: SocketAddr, ours: SocketAddr) {
+        self.tunnel.enter(local, theirs, ours);
+    }
+
+    fn turned_away(&mut self, uid: Option<u32>) {
+        self.tunnel.counters.turned_away.fetch_add(1, Relaxed);
+        self.tunnel.changed.notify_one();
+        let Some(count) = self.strangers.note(Instant::now()) else {
+            return;
+        };
+        let who = uid.map_or_else(
+            || "a program that the system does not tell".to_owned(),
+            |uid| format!("a program of another user (uid {uid})"),
+        );
+        match count {
+            1 => tracing::warn!("turned away {who}"),
+            _ => tracing::warn!("turned away {who}; {count} since the last such line"),
+        }
+    }
+
+    fn exhausted(&mut self, error: &io::Error) {
+        let message = match limits::descriptors() {
+            Some(limit) if errors::is_out_of_descriptors(error) => {
+                format!("at the limit of {limit} descriptors")
+            }
+            _ => format!("cannot accept connections for now: {error}"),
+        };
+        tracing::warn!("{message}");
+        self.before = self.tunnel.outcome.borrow().clone();
+        let reason = self.tunnel.local_trouble(message);
+        self.tunnel.set_outcome(Some(reason));
+    }
+
+    fn relieved(&mut self) {
+        let is_ours = |it: &wire::Reason| it.code == Code::Local;
+        if self.tunnel.outcome.borrow().as_ref().is_some_and(is_ours) {
+            self.tunnel.set_outcome(self.before.take());
+        }
+    }
+}
+
+/// The verdict, for a tunnel that a person may have exposed: who cannot be told may then be another machine, and come.
+fn admit(verdict: peer::Verdict, exposed: bool, theirs: SocketAddr) -> peer::Verdict {
+    let untold = verdict == peer::Verdict::TurnAway { uid: None };
+    let from_here = theirs.ip().to_canonical().is_loopback();
+    if exposed && untold && !from_here {
+        peer::Verdict::Welcome
+    } else {
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{peer::Verdict, *};
+
+    #[test]
+    fn other_machines_come_in_only_where_a_tunnel_is_exposed() {
+        let untold = Verdict::TurnAway { uid: None };
+        let told = Verdict::TurnAway { uid: Some(7) };
+        for (verdict, exposed, theirs, expected) in [
+            (untold, true, "192.0.2.7:1", Verdict::Welcome),
+            (untold, false, "192.0.2.7:1", untold),
+            (untold, true, "127.0.0.1:1", untold),
+            (untold, true, "[::ffff:127.0.0.1]:1", untold),
+            (untold, true, "[::1]:1", untold),
+            (told, true, "192.0.2.7:1", told),
+            (Verdict::Welcome, false, "127.0.0.1:1", Verdict::Welcome),
+        ] {
+            let theirs = theirs.parse().unwrap();
+            assert_eq!(admit(verdict, exposed, theirs), expected, "{theirs}");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The accept loop: who comes in, who is turned away, and what to do when there is no descriptor left.
+//!
+//! Knows listeners and a [`Door`]. Must not know what happens to a connection that came in.
+
+use std::{future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::peer::Verdict;
+use crate::system::errors::{self, AcceptTrouble};
+
+/// What the accept loop needs to know, and whom it tells.
+pub(super) trait Door {
+    /// Judges a connection before anything else.
+    fn judge(&mut self, theirs: SocketAddr, ours: SocketAddr) -> Verdict;
+    /// A connection that may come in.
+    fn enter(&mut self, local: TcpStream, theirs: SocketAddr, ours: SocketAddr);
+    /// A connection was turned away.
+    fn turned_away(&mut self, uid: Option<u32>);
+    /// Nothing can be accepted for now, for lack of descriptors or memory.
+    fn exhausted(&mut self, error: &io::Error);
+    /// Accepting works again.
+    fn relieved(&mut self);
+}
+
+/// After a failure: short, for descriptors come back at any moment; longer each time, so that waiting costs nothing.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+];
+/// Failures that are about one connection: so many in a row are more than that.
+const PATIENCE: u32 = 16;
+
+/// Accepts until `stop`. `Err`: a listener is broken.
+pub(super) async fn accept(
+    door: &mut impl Door,
+    listeners: &[TcpListener],
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    let mut turn = 0;
+    let mut failures = 0_u32;
+    let mut exhausted = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            it = next(listeners, &mut turn) => it,
+        };
+        let error = match accepted {
+            Ok((local, theirs)) => {
+                failures = 0;
+                if std::mem::take(&mut exhausted) {
+                    door.relieved();
+                }
+                receive(door, local, theirs);
+                continue;
+            }
+            Err(error) => error,
+        };
+        failures = failures.saturating_add(1);
+        match errors::accept_trouble(&error) {
+            AcceptTrouble::Broken => return Err(error),
+            AcceptTrouble::Passing if failures <= PATIENCE => continue,
+            AcceptTrouble::Passing => {}
+            AcceptTrouble::Exhausted => {
+                if !std::mem::replace(&mut exhausted, true) {
+                    failures = 1;
+                    door.exhausted(&error);
+                }
+            }
+        }
+        let pause = PAUSES[PAUSES.len().min(failures as usize) - 1];
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn receive(door: &mut impl Door, local: TcpStream, theirs: SocketAddr) {
+    // Fails only if the connection is gone.
+    let Ok(ours) = local.local_addr() else {
+        return;
+    };
+    match door.judge(theirs, ours) {
+        Verdict::Welcome => door.enter(local, theirs, ours),
+        Verdict::TurnAway { uid } => {
+            reset(local);
+            door.turned_away(uid);
+        }
+    }
+}
+
+/// Closes with a reset, so that the other side sees an error and no empty answer.
+pub(super) fn reset(local: TcpStream) {
+    let _ = local.set_zero_linger();
+    drop(local);
+}
+
+/// The next connection of any listener, each in its turn. Cancel-safe.
+async fn next(listeners: &[TcpListener], turn: &mut usize) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| {
+        for _ in 0..listeners.len() {
+            *turn = (*turn + 1) % listeners.len();
+            if let Poll::Ready(it) = listeners[*turn].poll_accept(cx) {
+                return Poll::Ready(it);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Lets through one message a minute, and counts those it swallowed.
+#[derive(Debug, Default)]
+pub(super) struct Once {
+    last: Option<Instant>,
+    swallowed: u64,
+}
+
+impl Once {
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// How many came since the last message, this one included; `None`: not yet.
+    pub(super) fn note(&mut self, now: Instant) -> Option<u64> {
+        self.swallowed += 1;
+        if self
+            .last
+            .is_some_and(|it| now.duration_since(it) < Self::MINUTE)
+        {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.swallowed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::{io::AsyncReadExt, sync::Notify};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Seen {
+        entered: Arc<AtomicUsize>,
+        turned_away: Arc<AtomicUsize>,
+        exhausted: Arc<AtomicUsize>,
+        relieved: Arc<AtomicUsize>,
+        changed: Arc<Notify>,
+    }
+
+    impl Seen {
+        async fn wait_for(&self, counter: &AtomicUsize, count: usize) {
+            let waited = async {
+                while counter.load(Ordering::SeqCst) < count {
+                    self.changed.notified().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), waited)
+                .await
+                .unwrap();
+        }
+
+        fn count(&self, counter: &AtomicUsize) {
+            counter.fetch_add(1, Ordering::SeqCst);
+            self.changed.notify_one();
+        }
+    }
+
+    struct Fake {
+        seen: Seen,
+        verdict: fn(SocketAddr) -> Verdict,
+        kept: Vec<TcpStream>,
+    }
+
+    impl Door for Fake {
+        fn judge(&mut self, theirs: SocketAddr, _: SocketAddr) -> Verdict {
+            (self.verdict)(theirs)
+        }
+        fn enter(&mut self, local: TcpStream, _: SocketAddr, _: SocketAddr) {
+            self.kept.push(local);
+            self.seen.count(&self.seen.entered);
+        }
+        fn turned_away(&mut self, _: Option<u32>) {
+            self.seen.count(&self.seen.turned_away);
+        }
+        fn exhausted(&mut self, _: &io::Error) {
+            self.seen.count(&self.seen.exhausted);
+        }
+        fn relieved(&mut self) {
+            self.seen.count(&self.seen.relieved);
+        }
+    }
+
+    struct House {
+        seen: Seen,
+        stop: CancellationToken,
+        addresses: Vec<SocketAddr>,
+        task: tokio::task::JoinSet<io::Result<()>>,
+    }
+
+    async fn house(verdict: fn(SocketAddr) -> Verdict, listeners: usize) -> House {
+        let mut all = Vec::new();
+        for _ in 0..listeners {
+            all.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
+        let addresses = all.iter().map(|it| it.local_addr().unwrap()).collect();
+        let (seen, stop) = (Seen::default(), CancellationToken::new());
+        let mut door = Fake {
+            seen: seen.clone(),
+            verdict,
+            kept: Vec::new(),
+        };
+        let mut task = tokio::task::JoinSet::new();
+        let stopped = stop.clone();
+        task.spawn(async move { accept(&mut door, &all, &stopped).await });
+        House {
+            seen,
+            stop,
+            addresses,
+            task,
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_is_turned_away_gets_a_reset_and_never_enters() {
+        let mut house = house(|_| Verdict::TurnAway { uid: Some(7) }, 1).await;
+        for n in 1..=50 {
+            let mut client = TcpStream::connect(house.addresses[0]).await.unwrap();
+            let error = client.read(&mut [0]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            house.seen.wait_for(&house.seen.turned_away, n).await;
+        }
+        assert_eq!(house.seen.entered.load(Ordering::SeqCst), 0);
+        house.stop.cancel();
+        house.task.join_next().await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn all_listeners_are_served_and_free_after_the_stop() {
+        let mut house = house(|_| Verdict::Welcome, 3).await;
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            for address in &house.addresses {
+                clients.push(TcpStream::connect(address).await.unwrap());
+            }
+        }
+        house.seen.wait_for(&house.seen.entered, 12).await;
+        house.stop.cancel();
+        house.task.join_next().await.unwrap().unwrap().unwrap();
+        for address in &house.addresses {
+            // A child of another test, between its fork and its exec, may still hold it.
+            let free = async { while TcpListener::bind(address).await.is_err() {} };
+            tokio::time::timeout(Duration::from_secs(10), free)
+                .await
+                .unwrap();
+        }
+    }
+
+    /// The limit is the whole process's, so this one runs in a process of its own.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn when_descriptors_run_out_it_waits_cheaply_and_recovers_soon() {
+        const CHILD: &str = "POMD_TEST_FEW_DESCRIPTORS";
+        if std::env::var_os(CHILD).is_none() {
+            let name = "tunnel::accept::tests::when_descriptors_run_out_it_waits_cheaply_and_recovers_soon";
+            let status = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--nocapture"])
+                .env(CHILD, "1")
+                .status()
+                .unwrap();
+            assert!(status.success());
+            return;
+        }
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(run_out_of_descriptors());
+    }
+
+    #[cfg(target_os = "linux")]
+    async fn run_out_of_descriptors() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+        let mut house = house(|_| Verdict::Welcome, 1).await;
+        let limit = Rlimit {
+            current: Some(64),
+            ..getrlimit(Resource::Nofile)
+        };
+        setrlimit(Resource::Nofile, limit).unwrap();
+        let client = std::net::TcpStream::connect(house.addresses[0]).unwrap();
+        house.seen.wait_for(&house.seen.entered, 1).await;
+        let mut hoard = Vec::new();
+        while let Ok(it) = std::fs::File::open("/dev/null") {
+            hoard.push(it);
+        }
+        hoard.pop();
+        let waiting = std::net::TcpStream::connect(house.addresses[0]).unwrap();
+        house.seen.wait_for(&house.seen.exhausted, 1).await;
+        let before = cpu();
+        // Not a wait for a state: what is measured is that time passes cheaply.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let spent = cpu() - before;
+        assert!(spent <= Duration::from_millis(20), "{spent:?}");
+        hoard.clear();
+        let start = Instant::now();
+        house.seen.wait_for(&house.seen.relieved, 1).await;
+        assert!(start.elapsed() < Duration::from_millis(200));
+        house.seen.wait_for(&house.seen.entered, 2).await;
+        house.stop.cancel();
+        house.task.join_next().await.unwrap().unwrap().unwrap();
+        drop((client, waiting));
+    }
+
+    #[cfg(target_os = "linux")]
+    fn cpu() -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(
+            u64::try_from(time.tv_sec).unwrap(),
+            u32::try_from(time.tv_nsec).unwrap(),
+        )
+    }
+
+    #[test]
+    fn one_message_a_minute_tells_of_all() {
+        let mut once = Once::default();
+        let start = Instant::now();
+        assert_eq!(once.note(start), Some(1));
+        for _ in 0..9 {
+            assert_eq!(once.note(start + Duration::from_secs(59)), None);
+        }
+        assert_eq!(once.note(start + Duration::from_secs(60)), Some(10));
+        assert_eq!(once.note(start + Duration::from_secs(61)), None);
+    }
+}

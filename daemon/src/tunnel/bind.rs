@@ -1,0 +1,427 @@
+//! Which address a tunnel listens on, and who holds it if we cannot.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+};
+
+use control::wire::{Code, Holder, Reason};
+use jiff::Timestamp;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+use super::holder;
+use crate::{
+    clock::Clock,
+    config::Listen,
+    system::{errors, limits},
+};
+
+/// The ports among which [`choose`] chooses.
+pub const CHOICE: RangeInclusive<u16> = 20_000..=29_999;
+
+const BACKLOG: i32 = 1024;
+/// Ports below this need a privilege on most systems.
+const PRIVILEGED: u16 = 1024;
+
+/// The sockets of one tunnel.
+#[derive(Debug)]
+pub struct Bound {
+    /// One for each address.
+    pub listeners: Vec<TcpListener>,
+    /// The addresses, IPv4 first.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Binds `listen` on all its addresses or on none. `chosen` is the port kept for [`Listen::Chosen`]. Never
+/// `SO_REUSEPORT`. On failure `before`, the holder of the last failure, is looked at first, which makes trying again
+/// cheap.
+#[expect(
+    clippy::result_large_err,
+    reason = "a failure is rare and becomes the status as it is"
+)]
+pub fn bind(
+    listen: Listen,
+    chosen: Option<u16>,
+    before: Option<&Holder>,
+    clock: &Clock,
+) -> Result<Bound, Reason> {
+    let bound = match (listen, chosen) {
+        (Listen::Loopback(port), _) | (Listen::Chosen, Some(port)) => loopback(port),
+        (Listen::Address(address), _) => open(address)
+            .and_then(|it| Ok(vec![TcpListener::from_std(it)?]))
+            .map_err(|error| Failure::alone(address, error)),
+        (Listen::Chosen, None) => Err(Failure::NoPort),
+    };
+    let at = clock.now();
+    let listeners = bound.map_err(|it| it.reason(before, at))?;
+    let addresses: io::Result<_> = listeners.iter().map(TcpListener::local_addr).collect();
+    match addresses {
+        Ok(addresses) => Ok(Bound {
+            listeners,
+            addresses,
+        }),
+        Err(error) => Err(reason(Code::Local, format!("cannot listen: {error}"), at)),
+    }
+}
+
+/// A port for the tunnel `name` that is free on both loopback addresses now and not in `taken`. Where nothing stands in
+/// the way, the same name gives the same user the same port.
+pub fn choose(name: &str, taken: &BTreeSet<u16>) -> Option<u16> {
+    let count = u32::from(CHOICE.end() - CHOICE.start()) + 1;
+    let start = hash(name, user()) % count;
+    (0..count)
+        .filter_map(|it| u16::try_from((start + it) % count).ok())
+        .map(|it| CHOICE.start() + it)
+        .find(|it| !taken.contains(it) && is_free(*it))
+}
+
+/// Why an address could not be bound.
+enum Failure {
+    /// This address; `partly`: its sister was free.
+    At {
+        address: SocketAddr,
+        partly: bool,
+        error: io::Error,
+    },
+    /// The machine has no loopback address at all.
+    NoLoopback,
+    /// No port was chosen yet.
+    NoPort,
+}
+
+/// Binds `port` on both loopback addresses. One that the machine lacks is left out.
+fn loopback(port: u16) -> Result<Vec<TcpListener>, Failure> {
+    let listeners = both(port)?;
+    listeners
+        .into_iter()
+        .map(|it| {
+            let address = it.local_addr().unwrap_or_else(|_| v4(port));
+            TcpListener::from_std(it).map_err(|error| Failure::alone(address, error))
+        })
+        .collect()
+}
+
+fn both(port: u16) -> Result<Vec<std::net::TcpListener>, Failure> {
+    let first = match open(v4(port)) {
+        Ok(it) => Some(it),
+        Err(error) if errors::is_absent_address(&error) => None,
+        Err(error) => {
+            return Err(Failure::At {
+                address: v4(port),
+                partly: open(v6(port)).is_ok(),
+                error,
+            });
+        }
+    };
+    // Port 0 is whatever the first one got.
+    let port = match &first {
+        Some(it) => it.local_addr().map_or(port, |it| it.port()),
+        None => port,
+    };
+    match open(v6(port)) {
+        Ok(it) => Ok(first.into_iter().chain([it]).collect()),
+        Err(error) if errors::is_absent_address(&error) => match first {
+            Some(it) => Ok(vec![it]),
+            None => Err(Failure::NoLoopback),
+        },
+        Err(error) => Err(Failure::At {
+            address: v6(port),
+            partly: first.is_some(),
+            error,
+        }),
+    }
+}
+
+fn v4(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn v6(port: u16) -> SocketAddr {
+    (Ipv6Addr::LOCALHOST, port).into()
+}
+
+fn is_free(port: u16) -> bool {
+    both(port).is_ok()
+}
+
+fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // Lets us bind beside our own connections that ended or live on; it never allows two listeners there. On Windows it
+    // would (and a second one could take the port from us), so that there the default stands, which refuses ports in
+    // use; SO_EXCLUSIVEADDRUSE, which would also keep later takers off, needs `unsafe`.
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+impl Failure {
+    fn alone(address: SocketAddr, error: io::Error) -> Self {
+        Self::At {
+            address,
+            partly: false,
+            error,
+        }
+    }
+
+    fn reason(self, before: Option<&Holder>, at: Timestamp) -> Reason {
+        match self {
+            Self::At {
+                address,
+                partly,
+                error,
+            } if error.kind() == io::ErrorKind::AddrInUse => {
+                holder::reason(address, partly, before, at)
+            }
+            Self::At { address, error, .. } => refused(address, &error, at),
+            Self::NoLoopback => reason(
+                Code::AddressNotAvailable,
+                "this machine has no loopback address now".to_owned(),
+                at,
+            ),
+            Self::NoPort => reason(
+                Code::AddressNotAvailable,
+                format!("no port from {}–{} is free", CHOICE.start(), CHOICE.end()),
+                at,
+            ),
+        }
+    }
+}
+
+fn refused(address: SocketAddr, error: &io::Error, at: Timestamp) -> Reason {
+    let port = address.port();
+    if errors::is_out_of_descriptors(error) {
+        let limit = limits::descriptors().map_or_else(String::new, |it| format!(" of {it}"));
+        let message = format!("cannot listen on {address}: at the limit{limit} descriptors");
+        return reason(Code::Local, message, at);
+    }
+    if errors::is_absent_address(error) {
+        let message = format!("{} is no address of this machine", address.ip());
+        return reason(Code::AddressNotAvailable, message, at);
+    }
+    if error.kind() == io::ErrorKind::PermissionDenied && port < PRIVILEGED {
+        let message = format!("port {port} needs a privilege that pomd doesn't have");
+        return Reason {
+            hint: Some(format!("choose a port from {PRIVILEGED} up")),
+            ..reason(Code::AddressNotAvailable, message, at)
+        };
+    }
+    let message = format!("cannot listen on {address}: {error}");
+    reason(Code::AddressNotAvailable, message, at)
+}
+
+fn reason(code: Code, message: String, at: Timestamp) -> Reason {
+    Reason {
+        code,
+        message,
+        at,
+        hint: None,
+        request_id: None,
+        holder: None,
+    }
+}
+
+/// FNV-1a: stable over releases, so that a lost list of ports comes out the same.
+fn hash(name: &str, user: u32) -> u32 {
+    name.bytes()
+        .chain(user.to_le_bytes())
+        .fold(0x811c_9dc5, |sum, byte| {
+            (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        })
+}
+
+#[cfg(unix)]
+fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+#[cfg(not(unix))]
+fn user() -> u32 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[expect(clippy::result_large_err, reason = "as the function itself")]
+    fn bind(listen: Listen, chosen: Option<u16>) -> Result<Bound, Reason> {
+        super::bind(listen, chosen, None, &Clock::real())
+    }
+
+    /// Binds a port that was just given up. A child of another test, between its fork and its exec, may still hold it.
+    fn bind_again(port: u16) -> Bound {
+        let start = std::time::Instant::now();
+        loop {
+            match bind(Listen::Loopback(port), None) {
+                Ok(it) => return it,
+                Err(it) => assert!(start.elapsed().as_secs() < 10, "{}", it.message),
+            }
+        }
+    }
+
+    fn has_v6() -> bool {
+        let res = open(v6(0)).is_ok();
+        if !res {
+            eprintln!("skipped: no ::1 here");
+        }
+        res
+    }
+
+    #[tokio::test]
+    async fn a_bare_port_is_bound_on_both_families_and_by_nobody_else() {
+        if !has_v6() {
+            return;
+        }
+        let bound = bind(Listen::Loopback(0), None).unwrap();
+        let port = bound.addresses[0].port();
+        assert_eq!(bound.addresses, [v4(port), v6(port)]);
+        assert_eq!(bound.listeners.len(), 2);
+        for address in bound.addresses {
+            assert!(TcpStream::connect(address).is_ok());
+            assert!(open(address).is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_busy_on_either_family_is_bound_on_neither() {
+        if !has_v6() {
+            return;
+        }
+        for (held, free) in [(v4 as fn(u16) -> _, v6 as fn(u16) -> _), (v6, v4)] {
+            let holder = std::net::TcpListener::bind(held(0)).unwrap();
+            let port = holder.local_addr().unwrap().port();
+            for listen in [Listen::Loopback(port), Listen::Chosen] {
+                let reason = bind(listen, Some(port)).unwrap_err();
+                assert_eq!(reason.code, Code::AddressInUse);
+                let place = format!("pomd itself holds the port on {}", held(0).ip());
+                assert_eq!(reason.message, place);
+                assert_eq!(reason.holder.unwrap().pid, Some(std::process::id()));
+                // As for `bind_again`.
+                let start = std::time::Instant::now();
+                while std::net::TcpListener::bind(free(port)).is_err() {
+                    assert!(start.elapsed().as_secs() < 10, "still bound");
+                }
+            }
+            drop(holder);
+            bind_again(port);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_program_that_holds_a_port_is_named() {
+        let script = "import socket,sys\ns=socket.socket(); s.bind(('127.0.0.1',0)); s.listen()\nprint(s.getsockname()[1],flush=True)\nsys.stdin.read()";
+        let mut child = std::process::Command::new("python3")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        let port = line.trim().parse().unwrap();
+        let reason = bind(Listen::Address(v4(port)), None).unwrap_err();
+        let again = super::bind(
+            Listen::Address(v4(port)),
+            None,
+            reason.holder.as_ref(),
+            &Clock::real(),
+        );
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let holder = reason.holder.clone().unwrap();
+        let program = holder.program.clone().unwrap();
+        assert!(program.starts_with("python3"), "{program}");
+        let pid = holder.pid.unwrap();
+        assert_eq!(
+            reason.message,
+            format!("{program} (pid {pid}) holds the port")
+        );
+        assert_eq!(again.unwrap_err().holder, Some(holder));
+    }
+
+    #[tokio::test]
+    async fn an_outgoing_connection_in_the_way_is_told_as_such() {
+        let server = std::net::TcpListener::bind(v4(0)).unwrap();
+        let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let address = client.local_addr().unwrap();
+        let reason = bind(Listen::Address(address), None).unwrap_err();
+        assert_eq!(reason.code, Code::AddressInUse);
+        let start = format!(
+            "an outgoing connection of pomd itself holds the port; {} lies in the range",
+            address.port()
+        );
+        assert!(reason.message.starts_with(&start), "{}", reason.message);
+        assert!(reason.hint.unwrap().starts_with("choose a port below "));
+    }
+
+    #[tokio::test]
+    async fn a_port_is_taken_again_beside_its_own_connections() {
+        let bound = bind(Listen::Loopback(0), None).unwrap();
+        let address = bound.addresses[0];
+        let client = TcpStream::connect(address).unwrap();
+        let (living, _) = bound.listeners[0].accept().await.unwrap();
+        drop(bound);
+        let again = bind_again(address.port());
+        drop((client, living, again));
+        bind_again(address.port());
+    }
+
+    #[tokio::test]
+    async fn an_address_of_another_machine_is_told_apart_from_one_in_use() {
+        let reason = bind(Listen::Address("192.0.2.1:2202".parse().unwrap()), None).unwrap_err();
+        assert_eq!(reason.code, Code::AddressNotAvailable);
+        assert_eq!(reason.message, "192.0.2.1 is no address of this machine");
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let reason = refused(v4(80), &denied, Timestamp::UNIX_EPOCH);
+        assert_eq!(reason.code, Code::AddressNotAvailable);
+        assert_eq!(
+            reason.message,
+            "port 80 needs a privilege that pomd doesn't have"
+        );
+        assert_eq!(
+            bind(Listen::Chosen, None).unwrap_err().code,
+            Code::AddressNotAvailable
+        );
+    }
+
+    #[test]
+    fn chosen_ports_are_free_on_both_families_and_not_taken() {
+        let first = choose("db", &BTreeSet::new()).unwrap();
+        assert!(CHOICE.contains(&first));
+        let second = choose("db", &BTreeSet::from([first])).unwrap();
+        assert_ne!(first, second);
+        let holder = open(v4(second)).unwrap();
+        let third = choose("db", &BTreeSet::from([first])).unwrap();
+        assert_ne!(third, second);
+        drop(holder);
+        assert_eq!(choose("db", &CHOICE.collect()), None);
+        assert_ne!(hash("db", 1000), hash("db", 1001));
+        assert_ne!(hash("db", 1000), hash("web", 1000));
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn listeners_do_not_pass_to_children() {
+        let bound = bind(Listen::Loopback(0), None).unwrap();
+        for listener in &bound.listeners {
+            let flags = rustix::io::fcntl_getfd(listener).unwrap();
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        }
+    }
+}

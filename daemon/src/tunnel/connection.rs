@@ -1,0 +1,430 @@
+//! One accepted connection, from its first byte to its end.
+
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use control::wire;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Notify,
+    time::Instant,
+};
+
+use super::{
+    Counters, Tunnel,
+    accept::reset,
+    attempt::{self, Failure, Local, Sign, Way, first_sign},
+    reason,
+    relay::{self, End},
+    ssh_refusal, words,
+};
+use crate::{
+    session::{Grant, NoGrant, Patience},
+    upstream::{Early, OpenError, Opened},
+};
+
+/// A client that did nothing for so long is no port scanner: a login may be asked for its sake.
+const STAY: Duration = Duration::from_millis(300);
+/// The same where a login is there already and only a dial is at stake: clients of protocols in which the server speaks
+/// first must not wait noticeably.
+const GLANCE: Duration = Duration::from_millis(20);
+/// How long a refused ssh client is read from: closed at once, it would not show what it was told.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Carries `local` until it ends. Ends by itself when `tunnel.cut` is cancelled.
+pub(super) async fn carry(
+    tunnel: Arc<Tunnel>,
+    local: TcpStream,
+    theirs: SocketAddr,
+    ours: SocketAddr,
+    number: u64,
+) {
+    let _ = local.set_nodelay(true);
+    let connection = Connection {
+        tunnel: &tunnel,
+        theirs,
+        ours,
+        number,
+        started: Instant::now(),
+    };
+    let mut early = Early {
+        source: local,
+        kept: Vec::new(),
+        ended: false,
+    };
+    let waiting = Count::up(&tunnel.counters.waiting, &tunnel.changed);
+    let opened = tokio::select! {
+        biased;
+        () = tunnel.cut.cancelled() => None,
+        it = connection.open(&mut early) => Some(it),
+    };
+    match opened {
+        None => reset(early.source),
+        Some(Ok(opened)) => {
+            let _open = Count::up(&tunnel.counters.open, &tunnel.changed);
+            drop(waiting);
+            connection.relay(opened, early).await;
+        }
+        Some(Err(failure)) => {
+            drop(waiting);
+            tokio::select! {
+                biased;
+                () = tunnel.cut.cancelled() => {}
+                () = connection.refuse(failure, early.source) => {}
+            }
+        }
+    }
+}
+
+struct Connection<'a> {
+    tunnel: &'a Tunnel,
+    theirs: SocketAddr,
+    ours: SocketAddr,
+    number: u64,
+    started: Instant,
+}
+
+impl Connection<'_> {
+    async fn open(&self, early: &mut Early<TcpStream>) -> Result<Opened, Failure> {
+        let tunnel = self.tunnel;
+        let logged_in = tunnel.session.view().grant.is_some();
+        let stay = if logged_in { GLANCE } else { STAY };
+        if first_sign(&early.source, stay).await == Sign::Gone {
+            return Err(Failure::Gone);
+        }
+        let local = Local {
+            ssh: tunnel.spec.ssh,
+            theirs: self.theirs,
+            ours: self.ours,
+            is_held: &|theirs, ours| tunnel.owners.is_held(theirs, ours),
+        };
+        attempt::open(tunnel, patience(tunnel.spec.ssh), &local, early)
+            .await
+            .map(|(opened, _)| opened)
+    }
+
+    async fn relay(&self, opened: Opened, early: Early<TcpStream>) {
+        let tunnel = self.tunnel;
+        tunnel.set_outcome(None);
+        let took = self.started.elapsed();
+        let own = Counters::default();
+        let relayed = relay::relay(
+            early.source,
+            opened.remote,
+            opened.first,
+            early.ended,
+            &tunnel.relay,
+            &own,
+            &tunnel.cut,
+        );
+        let (end, ()) = tokio::join!(
+            counted(&tunnel.counters, &tunnel.changed, &own, relayed),
+            self.greet(took)
+        );
+        self.take_leave(&end, &own);
+    }
+
+    /// Logs who connected. Looking for the program takes a moment, which the first bytes do not wait for.
+    async fn greet(&self, took: Duration) {
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return;
+        }
+        let owners = self.tunnel.owners.clone();
+        let (theirs, ours) = (self.theirs, self.ours);
+        let mut who = None;
+        if owners.rested() {
+            let look = tokio::task::spawn_blocking(move || owners.look(theirs, ours));
+            who = look.await.ok().flatten();
+        }
+        let number = self.number;
+        let from = who.map_or_else(String::new, |it| format!(" from {it}"));
+        tracing::info!(
+            "connection {number}{from}: open in {}",
+            words::duration(took)
+        );
+    }
+
+    fn take_leave(&self, end: &End, own: &Counters) {
+        let number = self.number;
+        let carried = format!(
+            "{} ↓ {} ↑, {}",
+            words::bytes(own.received.load(Relaxed)),
+            words::bytes(own.sent.load(Relaxed)),
+            words::duration(self.started.elapsed())
+        );
+        match end {
+            End::Clean => tracing::info!("connection {number}: ended, {carried}"),
+            End::LocalGone(_) => {
+                tracing::info!("connection {number}: ended by its client, {carried}");
+            }
+            End::Lingered => {
+                tracing::info!(
+                    "connection {number}: ended, for nothing more came after its client's end, {carried}"
+                );
+            }
+            End::Cancelled => tracing::info!("connection {number}: ended by pomd, {carried}"),
+            End::Doubtful => tracing::warn!(
+                "connection {number}: reset at its end, for the last bytes may be missing, {carried}"
+            ),
+            End::Cut(why) => tracing::warn!("connection {number}: cut: {why}, {carried}"),
+        }
+    }
+
+    async fn refuse(&self, failure: Failure, local: TcpStream) {
+        let (tunnel, number) = (self.tunnel, self.number);
+        let text = match failure {
+            Failure::Gone => {
+                tracing::debug!("connection {number}: its client left before it was open");
+                return;
+            }
+            Failure::NoGrant(NoGrant { reason }) => {
+                self.complain(&reason);
+                reason.message
+            }
+            Failure::NotOpened(error, grant) => {
+                let similar = tunnel.similar(&error, &grant).await;
+                let context = tunnel.context(&grant, &similar);
+                let Some(reason) = reason::reason(&error, &context) else {
+                    return;
+                };
+                let id = reason.request_id.as_ref();
+                let id = id.map_or_else(String::new, |it| format!(", request id {it}"));
+                tracing::warn!("connection {number}: {}{id}", reason.message);
+                let text = reason::for_ssh(&reason, &similar);
+                tunnel.set_outcome(Some(reason));
+                text
+            }
+        };
+        if tunnel.spec.ssh {
+            refuse_ssh(local, &text).await;
+        } else {
+            reset(local);
+        }
+    }
+
+    /// Clients that try again and again would fill the log.
+    fn complain(&self, reason: &wire::Reason) {
+        let complaints = self.tunnel.complaints.lock();
+        let noted = complaints.map(|mut it| it.note(Instant::now()));
+        let number = self.number;
+        match noted.ok().flatten() {
+            Some(1) => tracing::warn!("connection {number}: {}", reason.message),
+            Some(count) => tracing::warn!(
+                "connection {number}: {}; {count} connections since the last such line",
+                reason.message
+            ),
+            None => tracing::debug!("connection {number}: {}", reason.message),
+        }
+    }
+}
+
+impl Way for Tunnel {
+    type Opened = Opened;
+
+    async fn grant(&self, after: Option<u64>, patience: Patience) -> Result<Grant, NoGrant> {
+        self.session.grant(after, patience).await
+    }
+
+    async fn refused(&self, generation: u64) {
+        self.session.refused(generation).await;
+    }
+
+    async fn open<R>(&self, grant: &Grant, early: &mut Early<R>) -> Result<Opened, OpenError>
+    where
+        R: AsyncRead + Unpin + Send,
+    {
+        self.upstream
+            .open(&self.spec.route, &grant.token, early)
+            .await
+    }
+}
+
+fn patience(ssh: bool) -> Patience {
+    Patience {
+        unasked: if ssh {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(30)
+        },
+        asked: Duration::from_secs(5 * 60),
+    }
+}
+
+/// Tells an ssh client why, then reads until it ends: it drops what it was told when it is closed upon.
+async fn refuse_ssh(mut local: TcpStream, text: &str) {
+    let told = async {
+        local.write_all(&ssh_refusal::refusal(text)).await?;
+        local.shutdown().await?;
+        let mut rest = [0; 1024];
+        while local.read(&mut rest).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // Whatever it ends with, the client is gone or had its time.
+    let _ = tokio::time::timeout(DRAIN, told).await;
+}
+
+/// Runs a relay that counts in `own`, and counts the same in `all` as the bytes flow.
+async fn counted<F: Future>(
+    all: &Counters,
+    changed: &Notify,
+    own: &Counters,
+    relay: F,
+) -> F::Output {
+    let mut relay = pin!(relay);
+    let mut seen = (0, 0);
+    poll_fn(|cx| {
+        let polled = relay.as_mut().poll(cx);
+        let now = (own.received.load(Relaxed), own.sent.load(Relaxed));
+        if now != seen {
+            all.received.fetch_add(now.0 - seen.0, Relaxed);
+            all.sent.fetch_add(now.1 - seen.1, Relaxed);
+            seen = now;
+            changed.notify_one();
+        }
+        polled
+    })
+    .await
+}
+
+/// Counts a connection for as long as this lives, however it ends.
+struct Count<'a> {
+    counter: &'a AtomicU64,
+    changed: &'a Notify,
+}
+
+impl<'a> Count<'a> {
+    fn up(counter: &'a AtomicU64, changed: &'a Notify) -> Self {
+        counter.fetch_add(1, Relaxed);
+        changed.notify_one();
+        Self { counter, changed }
+    }
+}
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(1, Relaxed);
+        self.changed.notify_one();
+        if std::thread::panicking() {
+            tracing::error!("a connection ended by a fault inside pomd; the others go on");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        (client.unwrap(), accepted.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_refused_client_reads_the_whole_refusal_and_then_an_end() {
+        let (mut client, local) = pair().await;
+        client.write_all(b"SSH-2.0-test\r\n").await.unwrap();
+        let read = async {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).await.unwrap();
+            // Only now does the client end; whoever closed before would have reset it.
+            client.write_all(&[0; 512]).await.unwrap();
+            drop(client);
+            all
+        };
+        let ((), all) = tokio::join!(refuse_ssh(local, "no"), read);
+        assert_eq!(all, ssh_refusal::refusal("no"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_client_that_stays_is_closed_upon_after_two_seconds() {
+        let (_client, local) = pair().await;
+        let start = Instant::now();
+        refuse_ssh(local, "no").await;
+        assert!((DRAIN..DRAIN * 2).contains(&start.elapsed()));
+    }
+
+    #[tokio::test]
+    async fn ssh_itself_prints_the_refusal() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let child = Command::new("ssh")
+            .args([
+                "-F",
+                "none",
+                "-o",
+                "BatchMode=yes",
+                "-p",
+                &port.to_string(),
+                "me@127.0.0.1",
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(child) = child else {
+            eprintln!("skipped: there is no ssh here");
+            return;
+        };
+        let (local, _) = listener.accept().await.unwrap();
+        refuse_ssh(local, "corp needs a login. Run: pomctl login corp").await;
+        let output = child.wait_with_output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        let expected = format!(
+            "Received disconnect from 127.0.0.1 port {port}:2: pomd: corp needs a login. Run: pomctl login corp"
+        );
+        assert!(printed.contains(&expected), "{printed}");
+    }
+
+    #[tokio::test]
+    async fn bytes_are_counted_for_the_tunnel_while_they_flow() {
+        let (all, own, changed) = (Counters::default(), Counters::default(), Notify::new());
+        all.received.store(100, Relaxed);
+        let relay = async {
+            for _ in 0..3 {
+                own.received.fetch_add(10, Relaxed);
+                own.sent.fetch_add(1, Relaxed);
+                tokio::task::yield_now().await;
+            }
+            "ended"
+        };
+        let mut counted = pin!(counted(&all, &changed, &own, relay));
+        let mut seen = Vec::new();
+        let end = poll_fn(|cx| {
+            let polled = counted.as_mut().poll(cx);
+            seen.push((all.received.load(Relaxed), all.sent.load(Relaxed)));
+            polled
+        });
+        assert_eq!(end.await, "ended");
+        assert_eq!(seen, [(110, 1), (120, 2), (130, 3), (130, 3)]);
+        changed.notified().await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_panics_is_no_longer_counted() {
+        let counters = Arc::new(Counters::default());
+        let theirs = counters.clone();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move {
+            let changed = Notify::new();
+            let _count = Count::up(&theirs.open, &changed);
+            assert_eq!(theirs.open.load(Relaxed), 0, "meant to panic");
+        });
+        assert!(tasks.join_next().await.unwrap().unwrap_err().is_panic());
+        assert_eq!(counters.open.load(Relaxed), 0);
+    }
+}

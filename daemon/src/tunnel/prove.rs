@@ -1,0 +1,256 @@
+//! Shows that a route works by opening it once, and does not do so more often than useful.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use control::wire::{ApiError, Code};
+use jiff::tz::TimeZone;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    sync::Mutex,
+    time::Instant,
+};
+
+use super::{Tunnel, reason};
+use crate::{
+    session::Grant,
+    upstream::{Early, OpenError},
+};
+
+/// For so long an answer is given again.
+const REST: Duration = Duration::from_secs(5);
+
+type Answer = Result<Duration, ApiError>;
+
+/// The last answer. The lock is held while the route is opened: whoever asks meanwhile waits in it for the same answer,
+/// and if the first one goes away the next one takes over, which is all of the single flight that is needed. What
+/// happens inside has limits of its own.
+#[derive(Debug, Default)]
+pub(super) struct Proofs(Mutex<Option<Proof>>);
+
+#[derive(Debug)]
+struct Proof {
+    at: Instant,
+    /// The login that it was tried with: another one may get another answer.
+    generation: u64,
+    answer: Answer,
+}
+
+/// See [`Tunnel::prove`].
+pub(super) async fn prove(tunnel: &Tunnel) -> Answer {
+    let grant = || tunnel.session.view().grant;
+    match tunnel.proofs.get(grant, |it| open(tunnel, it)).await {
+        Some(answer) => answer,
+        None => Err(login_needed(tunnel)),
+    }
+}
+
+impl Proofs {
+    /// The last answer if it is fresh and of the same login, else a new one. `None`: there is no grant.
+    async fn get<F>(
+        &self,
+        grant: impl Fn() -> Option<Grant>,
+        attempt: impl FnOnce(Grant) -> F,
+    ) -> Option<Answer>
+    where
+        F: Future<Output = Answer>,
+    {
+        let mut last = self.0.lock().await;
+        let grant = grant()?;
+        let generation = grant.generation;
+        if let Some(proof) = &*last
+            && proof.generation == generation
+            && proof.at.elapsed() < REST
+        {
+            return Some(proof.answer.clone());
+        }
+        let answer = attempt(grant).await;
+        *last = Some(Proof {
+            at: Instant::now(),
+            generation,
+            answer: answer.clone(),
+        });
+        Some(answer)
+    }
+}
+
+async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
+    let mut early = Early {
+        source: Silent,
+        kept: Vec::new(),
+        ended: false,
+    };
+    let start = Instant::now();
+    let route = &tunnel.spec.route;
+    let error = match tunnel.upstream.open(route, &grant.token, &mut early).await {
+        Ok(opened) => {
+            drop(opened);
+            tunnel.set_outcome(None);
+            return Ok(start.elapsed());
+        }
+        Err(error) => error,
+    };
+    if matches!(error, OpenError::Unauthenticated { .. }) {
+        tunnel.session.refused(grant.generation).await;
+        return Err(login_needed(tunnel));
+    }
+    let similar = tunnel.similar(&error, &grant).await;
+    let context = tunnel.context(&grant, &similar);
+    let Some(reason) = reason::reason(&error, &context) else {
+        return Err(internal(tunnel));
+    };
+    let id = reason.request_id.as_ref();
+    let id = id.map_or_else(String::new, |it| format!(", request id {it}"));
+    tracing::warn!(
+        tunnel = %tunnel.name, cluster = %tunnel.spec.cluster, "{}{id}", reason.message
+    );
+    tunnel.set_outcome(Some(reason.clone()));
+    Err(ApiError {
+        code: reason.code,
+        message: reason.message,
+        hint: reason.hint,
+        request_id: reason.request_id,
+        facts: reason::facts(&error, &context, &TimeZone::system()),
+        cluster: Some(tunnel.spec.cluster.to_string()),
+        holder: None,
+    })
+}
+
+pub(super) fn login_needed(tunnel: &Tunnel) -> ApiError {
+    let message = reason::login_needed(&tunnel.spec.cluster);
+    error(tunnel, Code::LoginNeeded, message)
+}
+
+/// There is no local side that could have gone away.
+fn internal(tunnel: &Tunnel) -> ApiError {
+    let message = format!("cannot tell whether {} works", tunnel.name);
+    error(tunnel, Code::Internal, message)
+}
+
+fn error(tunnel: &Tunnel, code: Code, message: String) -> ApiError {
+    ApiError {
+        code,
+        message,
+        hint: None,
+        request_id: None,
+        facts: Vec::new(),
+        cluster: Some(tunnel.spec.cluster.to_string()),
+        holder: None,
+    }
+}
+
+/// A local side that says nothing and stays.
+struct Silent;
+
+impl AsyncRead for Silent {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::Cell,
+        future::{pending, ready},
+    };
+
+    use super::*;
+    use crate::session::token::Token;
+
+    fn grant(generation: u64) -> Option<Grant> {
+        let token = Token::parse("secret").unwrap();
+        let user = None;
+        Some(Grant {
+            generation,
+            token,
+            user,
+        })
+    }
+
+    fn failed(code: Code) -> ApiError {
+        ApiError {
+            code,
+            message: String::new(),
+            hint: None,
+            request_id: None,
+            facts: Vec::new(),
+            cluster: None,
+            holder: None,
+        }
+    }
+
+    const TOOK: Answer = Ok(Duration::from_millis(31));
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_given_again_for_five_seconds() {
+        for first in [TOOK, Err(failed(Code::Forbidden))] {
+            let proofs = Proofs::default();
+            let tries = Cell::new(0);
+            let attempt = |answer: Answer| {
+                tries.set(tries.get() + 1);
+                ready(answer)
+            };
+            for _ in 0..3 {
+                let answer = proofs.get(|| grant(1), |_| attempt(first.clone())).await;
+                assert_eq!(answer.unwrap(), first);
+                tokio::time::advance(Duration::from_millis(1600)).await;
+            }
+            assert_eq!(tries.get(), 1);
+            tokio::time::advance(Duration::from_millis(200)).await;
+            proofs.get(|| grant(1), |_| attempt(TOOK)).await;
+            assert_eq!(tries.get(), 2);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_not_given_to_another_login() {
+        let proofs = Proofs::default();
+        let refused: Answer = Err(failed(Code::LoginNeeded));
+        let answer = proofs.get(|| grant(1), |_| ready(refused.clone())).await;
+        assert_eq!(answer.unwrap(), refused);
+        assert_eq!(proofs.get(|| None, |_| ready(TOOK)).await, None);
+        let answer = proofs.get(|| grant(2), |_| ready(TOOK)).await;
+        assert_eq!(answer.unwrap(), TOOK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_ask_at_once_share_one_attempt() {
+        let proofs = Proofs::default();
+        let tries = Cell::new(0);
+        let ask = || {
+            proofs.get(
+                || grant(1),
+                |_| async {
+                    tries.set(tries.get() + 1);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    TOOK
+                },
+            )
+        };
+        let (a, b, c) = tokio::join!(ask(), ask(), ask());
+        assert_eq!((a, b, c), (Some(TOOK), Some(TOOK), Some(TOOK)));
+        assert_eq!(tries.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_leaves_does_not_take_the_others_answer_along() {
+        let proofs = Proofs::default();
+        let leaves = proofs.get(|| grant(1), |_| pending());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), leaves)
+                .await
+                .is_err()
+        );
+        let stays = proofs.get(|| grant(1), |_| ready(TOOK));
+        assert_eq!(stays.await, Some(TOOK));
+    }
+}

@@ -1,0 +1,274 @@
+//! Bytes both ways between one local socket and one open route.
+//!
+//! What is decided here and nowhere else: which end of the remote is an end and which a cut, and how each is told to
+//! the local side. Must not know HTTP, sessions, or why the route was opened.
+//!
+//! An idle relay owns no buffer and no timer; it wakes only when a socket does.
+
+mod allowance;
+mod doubt;
+mod down;
+mod local;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Counters;
+use crate::{
+    buffer::Buffer,
+    upstream::record::{Records, Remote},
+};
+use down::Down;
+use local::Local;
+
+/// What one read of the local side takes at most: all of it is sealed at once.
+const READ: usize = 64 * 1024;
+/// Reads and writes of one direction before the other one, and other relays, get their turn.
+const ROUNDS: usize = 16;
+
+/// What all relays share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Bytes that all relays together may still read ahead; each has one buffer besides.
+    pub budget: AtomicUsize,
+    /// The most that one relay reads ahead.
+    pub read_ahead: usize,
+    /// How long a relay goes on, without a byte moving, after the local side ended.
+    pub linger: Duration,
+}
+
+/// How a relay ended. Only `Clean` shows the local side an orderly end; all others reset it.
+#[derive(Debug)]
+pub enum End {
+    /// The remote meant to end, and everything it sent was written.
+    Clean,
+    /// It said so, but may have lost bytes before: it stood unread for too long shortly before (performance.md, policy 3).
+    Doubtful,
+    /// The remote was cut: an end without close_notify, a reset, a broken record.
+    Cut(String),
+    /// The local side was reset.
+    LocalGone(io::Error),
+    /// The local side had ended, and nothing came from the remote for the whole linger time.
+    Lingered,
+    /// `cancel` was called.
+    Cancelled,
+}
+
+/// Relays until it ends; the local socket is closed or reset when this returns. `first` is plaintext that came with the
+/// CONNECT answer, `local_ended` that the local side had ended before.
+pub async fn relay(
+    local: TcpStream,
+    remote: Remote,
+    first: Vec<u8>,
+    local_ended: bool,
+    shared: &Shared,
+    counters: &Counters,
+    cancel: &CancellationToken,
+) -> End {
+    let mut relay = Relay {
+        local: Local::new(local),
+        remote,
+        counters,
+        linger: shared.linger,
+        down: Down::new(first, shared),
+        up: Up::Open,
+        quiet: None,
+    };
+    if local_ended {
+        relay.stop_reading(Up::Ended);
+    }
+    let end = {
+        let mut cancelled = pin!(cancel.cancelled());
+        poll_fn(|cx| {
+            if cancelled.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Cancelled);
+            }
+            relay.poll(cx).map(|Err(end)| end)
+        })
+        .await
+    };
+    relay.close(&end, cancel).await;
+    end
+}
+
+/// How far the way up came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Up {
+    Open,
+    /// The local side ended. The end is held back: Pomerium would drop the reply with the tunnel.
+    Ended,
+    /// The remote takes no more. What it said before may still be read.
+    Failed,
+}
+
+struct Relay<'a> {
+    local: Local,
+    remote: Remote,
+    counters: &'a Counters,
+    linger: Duration,
+    down: Down<'a>,
+    up: Up,
+    /// Runs once the local side is not read any more.
+    quiet: Option<Quiet>,
+}
+
+/// How long no byte moved.
+struct Quiet {
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// What moves bytes ends by [`End`] or not at all.
+enum Never {}
+
+impl Relay<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Never, End>> {
+        match self.poll_both(cx) {
+            Ok(()) => Poll::Pending,
+            Err(end) => Poll::Ready(Err(end)),
+        }
+    }
+
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let mut moved = self
+            .down
+            .poll(&mut self.local, &mut self.remote, self.counters, cx)
+            .map_err(|end| self.judge(end))?;
+        if !self.down.has_ended() {
+            moved |= self.poll_up(cx)?;
+        }
+        self.poll_quiet(moved, cx)
+    }
+
+    /// Without TLS the end of a connection that had failed before is not one that the remote meant.
+    fn judge(&self, end: End) -> End {
+        match (end, &self.remote.records, self.up) {
+            (End::Clean | End::Doubtful, Records::Plain, Up::Failed) => {
+                End::Cut("the connection failed while bytes were written to it".into())
+            }
+            (end, ..) => end,
+        }
+    }
+
+    /// Reads, seals and writes; true if bytes moved.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = false;
+        for _ in 0..ROUNDS {
+            match self.remote.poll_flush(cx) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => self.stop_reading(Up::Failed),
+            }
+            if self.up != Up::Open {
+                return Ok(moved);
+            }
+            // Only a socket that has something gets a buffer.
+            match self.local.poll_readable(cx) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(ready) => ready.map_err(End::LocalGone)?,
+            }
+            let mut plain = Buffer::default();
+            match self.local.poll_fill(&mut plain, READ, cx) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(Err(e)) => return Err(End::LocalGone(e)),
+                Poll::Ready(Ok(0)) => self.stop_reading(Up::Ended),
+                Poll::Ready(Ok(n)) => {
+                    self.remote
+                        .queue(plain.bytes())
+                        .map_err(|e| End::Cut(e.to_string()))?;
+                    self.counters.sent.fetch_add(n as u64, Relaxed);
+                    moved = true;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(moved)
+    }
+
+    fn stop_reading(&mut self, up: Up) {
+        self.up = up;
+        self.quiet.get_or_insert_with(|| Quiet {
+            since: Instant::now(),
+            timer: Box::pin(sleep(self.linger)),
+        });
+    }
+
+    /// A silence of the linger time, after the local side ended, ends the relay. While the local side has not taken what
+    /// it was given, it is not the remote that is silent.
+    fn poll_quiet(&mut self, moved: bool, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(quiet) = &mut self.quiet else {
+            return Ok(());
+        };
+        if moved || !self.down.is_empty() {
+            quiet.since = Instant::now();
+        }
+        while quiet.timer.as_mut().poll(cx).is_ready() {
+            if quiet.since.elapsed() >= self.linger {
+                return Err(End::Lingered);
+            }
+            quiet.timer.as_mut().reset(quiet.since + self.linger);
+        }
+        Ok(())
+    }
+
+    /// Tells both sides how it ended. Takes the linger time at most.
+    async fn close(self, end: &End, cancel: &CancellationToken) {
+        let Self {
+            mut local,
+            mut remote,
+            linger,
+            ..
+        } = self;
+        match end {
+            End::Clean => {
+                say_goodbye(&mut remote).await;
+                drop(remote);
+                let finish = timeout(linger, local.finish());
+                // If time is over, or nobody wants to wait: all was written, the kernel delivers it.
+                let _ = cancel.run_until_cancelled(finish).await;
+            }
+            End::Doubtful | End::Cut(_) => {
+                drop(remote);
+                let deliver = timeout(linger, local.deliver());
+                let _ = cancel.run_until_cancelled(deliver).await;
+                local.reset();
+            }
+            End::Lingered => {
+                say_goodbye(&mut remote).await;
+                local.reset();
+            }
+            // What the local side sent is not whole: it must not look so at the other end either.
+            End::LocalGone(_) | End::Cancelled => {
+                let _ = remote.socket.set_zero_linger();
+                local.reset();
+            }
+        }
+    }
+}
+
+/// A close_notify for the remote, if nothing is in its way: nobody waits for it.
+async fn say_goodbye(remote: &mut Remote) {
+    poll_fn(|cx| {
+        if let Poll::Ready(Ok(())) = remote.poll_flush(cx)
+            && remote.queue_close().is_ok()
+        {
+            let _ = remote.poll_flush(cx);
+        }
+        Poll::Ready(())
+    })
+    .await;
+}

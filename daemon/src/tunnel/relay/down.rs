@@ -1,0 +1,127 @@
+//! The way from the remote to the local side: reads ahead while the local side is slow, and keeps the remote's end until
+//! all that came before it was written.
+
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    task::{Context, Poll},
+};
+
+use tokio::time::Instant;
+
+use super::{End, ROUNDS, Shared, allowance::Allowance, doubt::Doubt, local::Local};
+use crate::{
+    buffer::Queue,
+    tunnel::Counters,
+    upstream::record::{RecvError, Remote},
+};
+
+pub(super) struct Down<'a> {
+    /// Plaintext that the local side has not taken yet.
+    queue: Queue,
+    allowance: Allowance<'a>,
+    doubt: Doubt,
+    /// The remote ended so.
+    ended: Option<End>,
+}
+
+impl<'a> Down<'a> {
+    pub(super) fn new(first: Vec<u8>, shared: &'a Shared) -> Self {
+        let mut queue = Queue::default();
+        queue.push(&first);
+        let mut allowance = Allowance::new(shared);
+        allowance.catch_up(queue.buffers());
+        Self {
+            queue,
+            allowance,
+            doubt: Doubt::default(),
+            ended: None,
+        }
+    }
+
+    /// Nothing waits for the local side.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Nothing more comes from the remote.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Moves what can be moved; true if bytes did.
+    pub(super) fn poll(
+        &mut self,
+        local: &mut Local,
+        remote: &mut Remote,
+        counters: &Counters,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, End> {
+        let mut moved = false;
+        for _ in 0..ROUNDS {
+            // Writing first: what is read ahead is only what the local side did not take.
+            let mut blocked = false;
+            if !self.queue.is_empty() {
+                match local.poll_drain(&mut self.queue, cx) {
+                    Poll::Ready(Ok(n)) => {
+                        counters.received.fetch_add(n as u64, Relaxed);
+                        self.allowance.settle(self.queue.buffers());
+                        moved = true;
+                        continue;
+                    }
+                    Poll::Ready(Err(e)) => return Err(End::LocalGone(e)),
+                    Poll::Pending => blocked = true,
+                }
+            }
+            match (self.ended.take(), blocked) {
+                (Some(end), false) => return Err(end),
+                (Some(end), true) => {
+                    self.ended = Some(end);
+                    return Ok(moved);
+                }
+                (None, _) => {}
+            }
+            match self.poll_take(remote, blocked, cx) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(()) => moved = true,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(moved)
+    }
+
+    /// One read of the remote; pending if it has nothing or may not be read.
+    fn poll_take(&mut self, remote: &mut Remote, blocked: bool, cx: &mut Context<'_>) -> Poll<()> {
+        if blocked && !self.allowance.one_more(self.queue.buffers()) {
+            if remote.socket.poll_read_ready(cx).is_ready() {
+                self.doubt.left_unread(Instant::now());
+            }
+            return Poll::Pending;
+        }
+        let read = remote.poll_fill(cx, &mut self.queue);
+        self.allowance.settle(self.queue.buffers());
+        match read {
+            Poll::Pending => {
+                if self.doubt.is_behind() {
+                    self.doubt.caught_up(Instant::now());
+                }
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(bytes)) => {
+                if self.doubt.is_behind() {
+                    self.doubt.took(bytes, Instant::now());
+                }
+            }
+            Poll::Ready(Err(e)) => self.ended = Some(self.meaning(e)),
+        }
+        Poll::Ready(())
+    }
+
+    /// What the remote's end means for the local side.
+    fn meaning(&mut self, how: RecvError) -> End {
+        match how {
+            RecvError::Closed if self.doubt.remains(Instant::now()) => End::Doubtful,
+            RecvError::Closed => End::Clean,
+            RecvError::Cut | RecvError::Tls(_) | RecvError::Io(_) => End::Cut(how.to_string()),
+        }
+    }
+}

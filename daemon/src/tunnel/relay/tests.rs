@@ -1,0 +1,198 @@
+//! A relay between a local client and a rustls server, both over loopback, all on the thread of the test.
+
+mod ends;
+mod flow;
+mod property;
+
+use std::{
+    future::Future,
+    io,
+    sync::{Arc, LazyLock, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    task::JoinSet,
+};
+use tokio_rustls::server::TlsStream;
+
+use super::*;
+use crate::{
+    buffer::SIZE,
+    upstream::record::testing::{Setup, sockets, tls},
+};
+
+/// Ends that are waited for in vain would take this long.
+const LONG: Duration = Duration::from_secs(60);
+/// A small socket buffer; kernels double it.
+const NARROW: usize = 64 << 10;
+
+/// A relay at work. `app` is the program that connected to our listener.
+struct Rig {
+    app: TcpStream,
+    tasks: JoinSet<End>,
+    shared: Arc<Shared>,
+    counters: Arc<Counters>,
+    cancel: CancellationToken,
+    /// How often the relay was polled.
+    polls: Arc<AtomicUsize>,
+}
+
+/// What a test wants different.
+struct Want {
+    first: &'static [u8],
+    local_ended: bool,
+    budget: usize,
+    read_ahead: usize,
+    linger: Duration,
+    /// The kernels between relay and `app` hold next to nothing, until `widen`.
+    narrow: bool,
+}
+
+impl Default for Want {
+    fn default() -> Self {
+        Self {
+            first: b"",
+            local_ended: false,
+            budget: 128 << 20,
+            read_ahead: 8 << 20,
+            linger: LONG,
+            narrow: false,
+        }
+    }
+}
+
+impl Want {
+    fn shared(&self) -> Shared {
+        Shared {
+            budget: self.budget.into(),
+            read_ahead: self.read_ahead,
+            linger: self.linger,
+        }
+    }
+}
+
+impl Rig {
+    async fn new(want: Want) -> (Self, TlsStream<TcpStream>) {
+        let (remote, server) = tls(&Setup::default()).await;
+        (Self::over(remote, want).await, server)
+    }
+
+    async fn over(remote: Remote, want: Want) -> Self {
+        let (app, local) = sockets().await;
+        if want.narrow {
+            let (app, local) = (SockRef::from(&app), SockRef::from(&local));
+            app.set_recv_buffer_size(NARROW).unwrap();
+            local.set_send_buffer_size(NARROW).unwrap();
+        }
+        let mut rig = Self {
+            app,
+            tasks: JoinSet::new(),
+            shared: Arc::new(want.shared()),
+            counters: Arc::default(),
+            cancel: CancellationToken::new(),
+            polls: Arc::default(),
+        };
+        let (shared, counters) = (rig.shared.clone(), rig.counters.clone());
+        let (cancel, polls) = (rig.cancel.clone(), rig.polls.clone());
+        rig.tasks.spawn(async move {
+            let first = want.first.to_vec();
+            let mut relaying = pin!(relay(
+                local,
+                remote,
+                first,
+                want.local_ended,
+                &shared,
+                &counters,
+                &cancel
+            ));
+            poll_fn(|cx| {
+                polls.fetch_add(1, Relaxed);
+                relaying.as_mut().poll(cx)
+            })
+            .await
+        });
+        rig
+    }
+
+    /// How it ended. Nothing that was borrowed is left.
+    async fn end(&mut self) -> End {
+        let end = self.tasks.join_next().await.unwrap().unwrap();
+        assert_eq!(crate::buffer::borrowed(), 0, "buffers are given back");
+        end
+    }
+
+    fn widen(&self) {
+        let app = SockRef::from(&self.app);
+        app.set_recv_buffer_size(4 << 20).unwrap();
+    }
+
+    fn budget(&self) -> usize {
+        self.shared.budget.load(Relaxed)
+    }
+
+    fn polls(&self) -> usize {
+        self.polls.load(Relaxed)
+    }
+}
+
+/// Comes back when `state` holds.
+async fn until(mut state: impl FnMut() -> bool) {
+    while !state() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Reads to the end: what came, and how it ended.
+async fn read_all(from: &mut (impl AsyncRead + Unpin)) -> (Vec<u8>, Result<(), io::ErrorKind>) {
+    let mut all = Vec::new();
+    let end = from.read_to_end(&mut all).await;
+    (all, end.map(drop).map_err(|e| e.kind()))
+}
+
+async fn read_some(from: &mut (impl AsyncRead + Unpin), n: usize) -> Vec<u8> {
+    let mut some = vec![0; n];
+    from.read_exact(&mut some).await.unwrap();
+    some
+}
+
+/// Bytes without a pattern that a misplaced buffer would keep.
+fn noise() -> &'static [u8] {
+    static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut x = 1_u32;
+        std::iter::repeat_with(|| {
+            x ^= x << 13;
+            x ^= x >> 17;
+            x ^= x << 5;
+            x.to_le_bytes()[0]
+        })
+        .take((1 << 20) + 7)
+        .collect()
+    });
+    &NOISE
+}
+
+/// Writes `bytes` of repeated noise.
+async fn pour(to: &mut (impl AsyncWrite + Unpin), mut bytes: usize) {
+    while bytes > 0 {
+        let part = &noise()[..noise().len().min(bytes)];
+        to.write_all(part).await.unwrap();
+        bytes -= part.len();
+    }
+    to.flush().await.unwrap();
+}
+
+/// Reads `bytes` of repeated noise and compares every one.
+async fn catch(from: &mut (impl AsyncRead + Unpin), bytes: usize) {
+    let (mut seen, mut part) = (0, vec![0; 256 * 1024]);
+    while seen < bytes {
+        let at = seen % noise().len();
+        let most = part.len().min(bytes - seen).min(noise().len() - at);
+        let n = from.read(&mut part[..most]).await.unwrap();
+        assert!(n > 0, "ended after {seen} of {bytes} bytes");
+        assert!(part[..n] == noise()[at..at + n], "differs near byte {seen}");
+        seen += n;
+    }
+}

@@ -1,0 +1,271 @@
+//! How tunnels end, and what the local side sees of it.
+
+use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
+
+use tokio::time;
+
+use super::*;
+
+/// A relay through which the app read "bye", and the server.
+async fn said_bye(want: Want) -> (Rig, TlsStream<TcpStream>) {
+    let (mut rig, mut server) = Rig::new(want).await;
+    server.write_all(b"bye").await.unwrap();
+    server.flush().await.unwrap();
+    assert_eq!(read_some(&mut rig.app, 3).await, b"bye");
+    (rig, server)
+}
+
+#[tokio::test]
+async fn an_end_without_close_notify_is_a_reset_behind_all_that_came_before() {
+    let (mut rig, mut server) = Rig::new(Want::default()).await;
+    server.write_all(b"bye").await.unwrap();
+    server.flush().await.unwrap();
+    drop(server.into_inner());
+    let seen = read_all(&mut rig.app).await;
+    assert_eq!(seen, (b"bye".to_vec(), Err(ConnectionReset)));
+    assert!(matches!(rig.end().await, End::Cut(_)));
+}
+
+#[tokio::test]
+async fn a_reset_of_the_remote_is_a_reset() {
+    let (mut rig, server) = said_bye(Want::default()).await;
+    server.get_ref().0.set_zero_linger().unwrap();
+    drop(server);
+    assert_eq!(read_all(&mut rig.app).await, (vec![], Err(ConnectionReset)));
+    assert!(matches!(rig.end().await, End::Cut(_)));
+}
+
+#[tokio::test]
+async fn garbage_is_a_reset_and_the_server_is_told() {
+    let (mut rig, mut server) = said_bye(Want::default()).await;
+    let raw = &mut server.get_mut().0;
+    raw.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(read_all(&mut rig.app).await, (vec![], Err(ConnectionReset)));
+    let End::Cut(why) = rig.end().await else {
+        unreachable!("garbage is a cut");
+    };
+    assert!(why.contains("corrupt message"), "{why}");
+    let told = server.read_u8().await.unwrap_err();
+    assert!(told.to_string().contains("alert"), "{told}");
+}
+
+#[tokio::test]
+async fn bytes_that_a_slow_reader_has_not_taken_survive_the_reset() {
+    const ALL: usize = 3 << 20;
+    let (mut rig, mut server) = Rig::new(Want::default()).await;
+    pour(&mut server, ALL).await;
+    drop(server.into_inner());
+    // All is with the kernels before the first byte is read.
+    until(|| rig.counters.received.load(Relaxed) > 1 << 20).await;
+    catch(&mut rig.app, ALL).await;
+    assert_eq!(read_all(&mut rig.app).await, (vec![], Err(ConnectionReset)));
+    assert!(matches!(rig.end().await, End::Cut(_)));
+}
+
+#[tokio::test]
+async fn a_reply_that_comes_after_our_end_arrives_whole() {
+    let (mut rig, mut server) = Rig::new(Want::default()).await;
+    rig.app.write_all(b"request").await.unwrap();
+    rig.app.shutdown().await.unwrap();
+    assert_eq!(read_some(&mut server, 7).await, b"request");
+    tokio::join!(pour(&mut server, 4 << 20), catch(&mut rig.app, 4 << 20));
+    let mut unheard = [0; 1];
+    let heard = futures_util::poll!(pin!(server.read(&mut unheard)));
+    assert!(heard.is_pending(), "the server was not told of our end");
+    server.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut rig.app).await, (vec![], Ok(())));
+    assert!(matches!(rig.end().await, End::Clean));
+}
+
+#[tokio::test]
+async fn an_end_that_came_before_the_tunnel_was_open_is_held_back_too() {
+    let want = Want {
+        local_ended: true,
+        ..Want::default()
+    };
+    let (mut rig, mut server) = Rig::new(want).await;
+    server.write_all(b"reply").await.unwrap();
+    server.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut rig.app).await, (b"reply".to_vec(), Ok(())));
+    rig.app.shutdown().await.unwrap();
+    assert!(matches!(rig.end().await, End::Clean));
+}
+
+#[tokio::test]
+async fn silence_after_our_end_ends_the_relay_and_each_byte_gives_new_time() {
+    let (mut rig, mut server) = said_bye(Want::default()).await;
+    rig.app.shutdown().await.unwrap();
+    // The relay has seen it once it was polled for nothing else.
+    let polls = rig.polls();
+    until(|| rig.polls() > polls).await;
+    time::pause();
+    for byte in 0..3 {
+        time::advance(LONG - Duration::from_millis(10)).await;
+        server.write_all(&[byte]).await.unwrap();
+        server.flush().await.unwrap();
+        time::resume();
+        assert_eq!(read_some(&mut rig.app, 1).await, [byte]);
+        time::pause();
+    }
+    time::advance(LONG + Duration::from_millis(10)).await;
+    time::resume();
+    assert!(matches!(rig.end().await, End::Lingered));
+    assert_eq!(read_all(&mut rig.app).await, (vec![], Err(ConnectionReset)));
+    assert_eq!(read_all(&mut server).await, (vec![], Ok(())));
+}
+
+#[tokio::test]
+async fn a_reset_by_the_local_side_stops_at_once_and_is_passed_on() {
+    let (mut rig, mut server) = said_bye(Want::default()).await;
+    rig.app.set_zero_linger().unwrap();
+    drop(std::mem::replace(&mut rig.app, sockets().await.0));
+    assert!(matches!(rig.end().await, End::LocalGone(_)));
+    assert_eq!(read_all(&mut server).await, (vec![], Err(ConnectionReset)));
+}
+
+#[tokio::test]
+async fn cancelling_resets_both_sides() {
+    let (mut rig, mut server) = said_bye(Want::default()).await;
+    rig.cancel.cancel();
+    assert!(matches!(rig.end().await, End::Cancelled));
+    assert_eq!(read_all(&mut rig.app).await, (vec![], Err(ConnectionReset)));
+    assert_eq!(read_all(&mut server).await, (vec![], Err(ConnectionReset)));
+}
+
+#[tokio::test]
+async fn a_clean_end_reaches_a_local_side_that_goes_on_writing() {
+    let (mut rig, mut server) = Rig::new(Want::default()).await;
+    server.write_all(b"enough").await.unwrap();
+    server.shutdown().await.unwrap();
+    pour(&mut rig.app, 8 << 20).await;
+    assert_eq!(read_all(&mut rig.app).await, (b"enough".to_vec(), Ok(())));
+    rig.app.shutdown().await.unwrap();
+    assert!(matches!(rig.end().await, End::Clean));
+}
+
+#[tokio::test]
+async fn a_local_side_that_does_not_end_is_not_waited_for_longer_than_the_linger_time() {
+    let want = Want {
+        linger: Duration::from_millis(20),
+        ..Want::default()
+    };
+    let (mut rig, mut server) = Rig::new(want).await;
+    server.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut rig.app).await, (vec![], Ok(())));
+    assert!(matches!(rig.end().await, End::Clean));
+}
+
+#[tokio::test]
+async fn what_the_remote_said_before_it_took_no_more_is_still_delivered() {
+    let (mut rig, mut server) = Rig::new(Want::default()).await;
+    // Enough to fill the kernels: the relay is writing when the server goes.
+    let (mut app_in, mut app_out) = rig.app.split();
+    let sent = rig.counters.clone();
+    let reply = async {
+        until(|| sent.sent.load(Relaxed) > 1 << 20).await;
+        server.write_all(b"403").await.unwrap();
+        server.shutdown().await.unwrap();
+        drop(server); // with unread bytes: a reset
+        read_all(&mut app_in).await
+    };
+    let (_, seen) = tokio::join!(
+        async {
+            while app_out.write_all(noise()).await.is_ok() {
+                if sent.received.load(Relaxed) == 3 {
+                    break;
+                }
+            }
+        },
+        reply
+    );
+    assert_eq!(seen, (b"403".to_vec(), Ok(())));
+    rig.app.shutdown().await.unwrap();
+    assert!(matches!(rig.end().await, End::Clean));
+}
+
+#[tokio::test]
+async fn without_tls_a_failed_connection_does_not_end_cleanly() {
+    let (near, server) = sockets().await;
+    let mut rig = Rig::over(Remote::plain(near), Want::default()).await;
+    rig.app.write_all(b"lost").await.unwrap();
+    until(|| rig.counters.sent.load(Relaxed) == 4).await;
+    drop(server); // with unread bytes: a reset
+    let end = read_all(&mut rig.app).await;
+    assert_eq!(end, (vec![], Err(ConnectionReset)));
+    assert!(matches!(rig.end().await, End::Cut(_)));
+}
+
+#[tokio::test]
+async fn without_tls_an_end_behind_a_failed_write_is_a_cut() {
+    let ((near, server), (_app, local)) = (sockets().await, sockets().await);
+    drop(server);
+    let (shared, counters) = (Want::default().shared(), Counters::default());
+    let mut relay = Relay {
+        local: Local::new(local),
+        remote: Remote::plain(near),
+        counters: &counters,
+        linger: LONG,
+        down: Down::new(Vec::new(), &shared),
+        up: Up::Failed,
+        quiet: None,
+    };
+    let Err(end) = poll_fn(|cx| relay.poll(cx)).await;
+    assert!(matches!(end, End::Cut(_)), "{end:?}");
+}
+
+/// 32 MiB to an app that reads nothing for `pause`, then all; the server ended cleanly.
+async fn after_a_pause_of(pause: Duration) -> (Result<(), io::ErrorKind>, End) {
+    const ALL: usize = 32 << 20;
+    let want = Want {
+        budget: 2 * SIZE,
+        narrow: true,
+        ..Want::default()
+    };
+    let (mut rig, mut server) = Rig::new(want).await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        pour(&mut server, ALL).await;
+        server.shutdown().await.unwrap();
+        let _ = server.read_u8().await;
+    });
+    until(|| rig.budget() == 0).await;
+    time::advance(pause).await;
+    if pause.as_secs() > 0 {
+        // Enough doubt; from here on a limit that a paused clock skips to would do harm.
+        time::resume();
+    }
+    rig.widen();
+    catch(&mut rig.app, ALL).await;
+    let seen = read_all(&mut rig.app).await;
+    assert_eq!(seen.0, b"", "all of it came");
+    drop(rig.app.shutdown().await);
+    (seen.1, rig.end().await)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_soon_after_a_long_pause_of_the_reader_is_told_as_a_reset() {
+    let (seen, end) = after_a_pause_of(Duration::from_millis(1000)).await;
+    assert_eq!(seen, Err(ConnectionReset));
+    assert!(matches!(end, End::Doubtful), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_after_a_short_pause_of_the_reader_is_an_end() {
+    let (seen, end) = after_a_pause_of(Duration::from_millis(800)).await;
+    assert_eq!(seen, Ok(()));
+    assert!(matches!(end, End::Clean), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_truncated_upload_does_not_look_whole_to_the_server() {
+    let (mut rig, mut server) = Rig::new(Want::default()).await;
+    rig.app.write_all(b"half").await.unwrap();
+    assert_eq!(read_some(&mut server, 4).await, b"half");
+    rig.app.set_zero_linger().unwrap();
+    drop(std::mem::replace(&mut rig.app, sockets().await.0));
+    rig.end().await;
+    let (_, end) = read_all(&mut server).await;
+    assert!(matches!(end, Err(ConnectionReset | UnexpectedEof)));
+}
