@@ -1,9 +1,32 @@
 //! pomd makes services behind Pomerium look like plain local ports: always listening, always logged in.
+//!
+//! A **tunnel** accepts a local connection, asks its cluster's **session** for a token, asks **upstream** to open the
+//! route with it, and **relays** bytes. One **agent** owns every tunnel and session and is the only one who starts or ends
+//! them. Decisions are pure functions and small state machines that are given the time; what touches a socket, a file or a
+//! clock is a thin driver around them. What others want to know is a snapshot, what others want done is a message with a
+//! reply; **api** turns the local socket into such messages.
+//!
+//! The map of the house:
+//!
+//! | room | what it does | what it must not know |
+//! |---|---|---|
+//! | [`config`] | the file's text into checked values, problems into words; pure | files, clock, sockets |
+//! | [`config_file`], [`load`], [`watch`] | reads the file, and again when it may have changed | what the values are for |
+//! | [`agent`] | owns tunnels, sessions, the last good configuration; shows one status | HTTP, TLS, TOML |
+//! | [`session`] | being logged in to one cluster: machine, login, token and its file | tunnels, the relay |
+//! | [`upstream`] | one route through Pomerium: dial, TLS, CONNECT, refusals | sessions, the local side |
+//! | [`portal`] | what a cluster says of the user | tunnels |
+//! | [`tunnel`] | one listener's connections: who connects, open, relay, refuse | the file, other tunnels |
+//! | [`api`] | the control socket: requests into commands | how anything works |
+//! | [`system`], [`lock`], [`logging`], [`opener`], [`clock`], [`buffer`] | one fact of the machine each | everything else |
 
+pub mod agent;
+pub mod api;
 pub mod buffer;
 pub mod clock;
 pub mod config;
 pub mod config_file;
+pub mod load;
 pub mod lock;
 pub mod logging;
 pub mod opener;
@@ -13,3 +36,160 @@ pub mod system;
 pub mod tunnel;
 pub mod upstream;
 pub mod watch;
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use control::place::Place;
+use tokio::{sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::{
+    agent::Agent,
+    api::{Api, Socket},
+    clock::Clock,
+    load::Loader,
+    lock::{Lock, LockError},
+    logging::Recent,
+    session::Open,
+};
+
+/// What one pomd is made of.
+pub struct Options {
+    /// Where its files and its socket are.
+    pub place: Place,
+    /// Where a person finds the log; `None`: the terminal that started it.
+    pub log: Option<String>,
+    /// The newest log lines.
+    pub recent: Recent,
+    /// What time it is.
+    pub clock: Clock,
+    /// Shows login links.
+    pub opener: Arc<dyn Open>,
+    /// Told when the configuration file should be looked at, as by SIGHUP.
+    pub look: Arc<Notify>,
+    /// Standing warnings.
+    pub warnings: Vec<String>,
+}
+
+/// Why pomd did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another one runs, or a folder is not fit.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The control socket cannot be bound.
+    #[error("cannot listen on {}: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The agent ended, which is a fault of pomd's: a service manager starts it again.
+    #[error("the agent ended by itself; pomd ends too, so that it can be started again")]
+    AgentEnded,
+}
+
+/// The locks of a pomd that may run. Taken before anything else, and before the forks of `--daemonize`.
+#[derive(Debug)]
+pub struct Locks {
+    state: Lock,
+    runtime: Option<Lock>,
+}
+
+impl Locks {
+    /// Locks the state folder and the socket's folder.
+    pub fn take(place: &Place) -> Result<Self, LockError> {
+        let state = Lock::take(&place.state)?;
+        let runtime = (place.runtime() != place.state).then(|| Lock::take(place.runtime()));
+        Ok(Self {
+            state,
+            runtime: runtime.transpose()?,
+        })
+    }
+
+    fn name_holder(&mut self) -> io::Result<()> {
+        self.state.name_holder()?;
+        self.runtime.as_mut().map_or(Ok(()), Lock::name_holder)
+    }
+}
+
+/// Runs until `stop`. `ready` is called once the control socket answers and every listener that can be bound is.
+pub async fn run(
+    options: Options,
+    mut locks: Locks,
+    stop: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<(), RunError> {
+    // Whoever finds the lock held is told less then; nothing else depends on it.
+    let _ = locks.name_holder();
+    let socket_path = options.place.socket.clone();
+    let socket = Socket::bind(socket_path.clone()).map_err(|source| RunError::Socket {
+        path: socket_path,
+        source,
+    })?;
+    let (agent, handle) = Agent::new(agent::Setup {
+        config: options.place.config.clone(),
+        state: options.place.state.clone(),
+        log: options.log,
+        clock: options.clock,
+        opener: options.opener,
+        warnings: options.warnings,
+    });
+    let (mut loader, reloads) = Loader::new(
+        options.place.config.clone(),
+        handle.clone(),
+        options.look.clone(),
+    );
+    let api = Arc::new(Api {
+        agent: handle,
+        reloads,
+        recent: options.recent,
+        stop: stop.clone(),
+    });
+
+    let mut core = JoinSet::new();
+    let agent = core.spawn(agent.run(stop.clone())).id();
+    // A broken file is in the status now; pomd runs on without tunnels.
+    let _ = loader.reload(true).await;
+    core.spawn(loader.run(stop.clone()));
+    core.spawn(watch::watch(
+        options.place.config,
+        options.look,
+        stop.clone(),
+    ));
+    core.spawn(api::serve(api, socket));
+    info!(
+        "pomd {} runs (pid {})",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id()
+    );
+    ready();
+
+    let mut result = Ok(());
+    while let Some(ended) = core.join_next_with_id().await {
+        let (id, panic) = match ended {
+            Ok((id, ())) => (id, None),
+            Err(error) => (error.id(), Some(error.to_string())),
+        };
+        if stop.is_cancelled() {
+            continue;
+        }
+        let what = if id == agent {
+            "the agent"
+        } else {
+            "a core task"
+        };
+        let how = panic.unwrap_or_else(|| "it ended by itself".to_owned());
+        error!("{what} ended: {how}");
+        // A part of the house is gone: end in order, and let a service manager start all of it again.
+        result = Err(RunError::AgentEnded);
+        stop.cancel();
+    }
+    info!("pomd has ended");
+    result
+}
+
+/// How long pomd may take to end in order before it ends anyway.
+pub const STOP: Duration = Duration::from_secs(5);

@@ -1,3 +1,206 @@
-//! Under construction.
+//! pomd: argv, locks, detaching, logging, runtime, signals, exit code; in this order, each judged in the user's terminal
+//! as long as there is one.
 
-fn main() {}
+mod args;
+mod daemon;
+mod signals;
+
+use std::{process::ExitCode, sync::Arc};
+
+use args::{Action, Args};
+use clap::Parser;
+use control::place::Place;
+use pomd::{
+    Locks, Options, RunError,
+    agent::Loaded,
+    clock::Clock,
+    load::load_once,
+    logging::{self, Sink},
+    opener, system,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// It failed.
+const FAILED: u8 = 1;
+/// Usage or configuration.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.action {
+        Some(Action::Check { ref file }) => check(&args, file.clone()),
+        None => start(args),
+    }
+}
+
+/// Judges the file and says so; for scripts, editors and CI.
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is what the person asked for"
+)]
+fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
+    let place = match Place::find(args.wishes(file)) {
+        Ok(place) => place,
+        Err(error) => return fail(USAGE, &error),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let loaded = match runtime {
+        Ok(runtime) => runtime.block_on(load_once(&place.config)),
+        Err(error) => return fail(FAILED, &error),
+    };
+    let shown = pomd::config_file::shown(&place.config);
+    match loaded {
+        Loaded::Good(config, warnings) => {
+            for warning in warnings.iter().chain(&missing_files(&config)) {
+                eprintln!("warning: {warning}");
+            }
+            let tunnels = config.tunnels.len();
+            println!(
+                "{shown} is good: {tunnels} tunnel{}",
+                if tunnels == 1 { "" } else { "s" }
+            );
+            ExitCode::SUCCESS
+        }
+        Loaded::Broken(broken) => {
+            eprint!("{}", broken.report);
+            let count = broken.count;
+            eprintln!(
+                "{count} error{} in {shown}",
+                if count == 1 { "" } else { "s" }
+            );
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Files that the configuration names and that cannot be read: a warning, because they may come later.
+fn missing_files(config: &pomd::config::Config) -> Vec<String> {
+    let mut res = Vec::new();
+    for (name, cluster) in &config.clusters {
+        let identity = cluster
+            .client_identity
+            .iter()
+            .flat_map(|it| [&it.certificate, &it.key]);
+        for path in cluster.ca_file.iter().chain(identity) {
+            if let Err(error) = std::fs::File::open(path) {
+                res.push(format!(
+                    "[cluster.{name}] names {}, which cannot be read: {error}",
+                    path.display()
+                ));
+            }
+        }
+    }
+    res
+}
+
+fn start(args: Args) -> ExitCode {
+    let place = match Place::find(args.wishes(None)) {
+        Ok(place) => place,
+        Err(error) => return fail(USAGE, &error),
+    };
+    let filter = match logging::filter(&args.log) {
+        Ok(filter) => filter,
+        Err(error) => return fail(USAGE, &error),
+    };
+    let locks = match Locks::take(&place) {
+        Ok(locks) => locks,
+        Err(error) => return fail(FAILED, &error),
+    };
+    let verdict = if args.daemonize {
+        match daemon::detach() {
+            Ok(daemon::Side::Parent(code)) => return code,
+            Ok(daemon::Side::Child(verdict)) => Some(verdict),
+            Err(error) => return fail(FAILED, &error),
+        }
+    } else {
+        None
+    };
+    match run(place, filter, locks, verdict.as_ref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = format!("{error:#}");
+            match verdict {
+                Some(verdict) => verdict.failed(&text),
+                None => return fail(FAILED, &text),
+            }
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(
+    place: Place,
+    filter: tracing_subscriber::EnvFilter,
+    locks: Locks,
+    verdict: Option<&daemon::Verdict>,
+) -> anyhow::Result<()> {
+    let log_file = place.log_file();
+    let sink = if verdict.is_some() {
+        Sink::File(&log_file)
+    } else {
+        Sink::Stderr
+    };
+    let recent = logging::start(filter, sink)?;
+    system::limits::raise_descriptors();
+    system::limits::keep_memory_private();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let stop = CancellationToken::new();
+    let look = Arc::new(Notify::new());
+    let options = Options {
+        log: verdict.map(|_| log_file.display().to_string()),
+        place,
+        recent,
+        clock: Clock::real(),
+        opener: Arc::new(opener::SystemBrowser),
+        look: look.clone(),
+        warnings: warnings(),
+    };
+    let result: Result<(), RunError> = runtime.block_on(async {
+        let ready = || {
+            if let Some(verdict) = verdict {
+                verdict.listening();
+            }
+        };
+        let signals = signals::obey(stop.clone(), look);
+        let run = pomd::run(options, locks, stop.clone(), ready);
+        tokio::pin!(run);
+        tokio::select! {
+            result = &mut run => result,
+            ended = signals => match ended {
+                signals::Ended::AtOnce => Ok(()),
+            },
+        }
+    });
+    // Blocking work may hang on a network disk: it does not keep the process.
+    runtime.shutdown_background();
+    Ok(result?)
+}
+
+/// What is set on this machine and not obeyed yet. Said once, loudly.
+fn warnings() -> Vec<String> {
+    let names = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    let is_set = |it: &&str| std::env::var_os(it).is_some_and(|it| !it.is_empty());
+    let Some(name) = names.into_iter().find(is_set) else {
+        return Vec::new();
+    };
+    let warning = format!(
+        "{name} is set, but this version does not go through a forward proxy: every connection is direct"
+    );
+    tracing::warn!("{warning}");
+    vec![warning]
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "there is no log yet, and a person or a script started this"
+)]
+fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,169 @@
+//! What the agent can be asked.
+
+use std::sync::Arc;
+
+use control::wire;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    config::{BrowserChoice, Config},
+    session::Session,
+    tunnel::Tunnel,
+};
+
+/// Why a request failed, ready for the wire.
+pub type Refused = Box<wire::ApiError>;
+
+/// A request to the agent; each is answered once.
+#[derive(Debug)]
+pub enum Command {
+    /// What everything looks like now, counters included.
+    Status {
+        /// Takes the answer.
+        reply: oneshot::Sender<Arc<wire::Status>>,
+    },
+    /// Follow what everything looks like: at once after a change, at most once a second where only counters moved.
+    Watch {
+        /// Takes the answer.
+        reply: oneshot::Sender<watch::Receiver<Arc<wire::Status>>>,
+    },
+    /// Listen, until told otherwise or restarted. The answer comes before the route is tried.
+    Up {
+        /// The tunnel.
+        tunnel: String,
+        /// Takes the answer.
+        reply: oneshot::Sender<Result<Arc<Tunnel>, Refused>>,
+    },
+    /// Stop listening, until told otherwise or restarted.
+    Down {
+        /// The tunnel.
+        tunnel: String,
+        /// End its connections too.
+        now: bool,
+        /// Takes the answer.
+        reply: oneshot::Sender<Result<wire::DownAnswer, Refused>>,
+    },
+    /// A tunnel to a route, for one connection that did not come in by a port.
+    Connect {
+        /// The route, `HOST:PORT`.
+        route: String,
+        /// Refusals are told in ssh's own words.
+        ssh: bool,
+        /// Takes the answer.
+        reply: oneshot::Sender<Result<Arc<Tunnel>, Refused>>,
+    },
+    /// Hand out the session of a cluster.
+    Session {
+        /// The cluster.
+        cluster: String,
+        /// Takes the answer.
+        reply: oneshot::Sender<Result<ClusterHandle, Refused>>,
+    },
+    /// Go over to what the configuration file holds now.
+    Apply {
+        /// What was read.
+        loaded: Loaded,
+        /// Takes the answer.
+        reply: oneshot::Sender<Result<wire::ReloadAnswer, Refused>>,
+    },
+}
+
+/// What a request about one cluster needs.
+#[derive(Clone, Debug)]
+pub struct ClusterHandle {
+    /// Its session.
+    pub session: Session,
+    /// How it wants a browser to be opened.
+    pub browser: BrowserChoice,
+}
+
+/// What became of reading the configuration file.
+#[derive(Clone, Debug)]
+pub enum Loaded {
+    /// It is good; with warnings for the status.
+    Good(Box<Config>, Vec<String>),
+    /// It has problems, or cannot be read.
+    Broken(Broken),
+}
+
+/// Why the file is not in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// The first problem in one line.
+    pub message: String,
+    /// All problems, annotated.
+    pub report: String,
+    /// How many.
+    pub count: u32,
+}
+
+/// Asks the agent. Clones ask the same one.
+#[derive(Clone, Debug)]
+pub struct AgentHandle(pub(super) mpsc::Sender<Command>);
+
+impl AgentHandle {
+    /// See [`Command::Status`].
+    pub async fn status(&self) -> Result<Arc<wire::Status>, Refused> {
+        self.ask(|reply| Command::Status { reply }).await
+    }
+
+    /// See [`Command::Watch`].
+    pub async fn watch(&self) -> Result<watch::Receiver<Arc<wire::Status>>, Refused> {
+        self.ask(|reply| Command::Watch { reply }).await
+    }
+
+    /// See [`Command::Up`].
+    pub async fn up(&self, tunnel: String) -> Result<Arc<Tunnel>, Refused> {
+        self.ask(|reply| Command::Up { tunnel, reply }).await?
+    }
+
+    /// See [`Command::Down`].
+    pub async fn down(&self, tunnel: String, now: bool) -> Result<wire::DownAnswer, Refused> {
+        self.ask(|reply| Command::Down { tunnel, now, reply })
+            .await?
+    }
+
+    /// See [`Command::Connect`].
+    pub async fn connect(&self, route: String, ssh: bool) -> Result<Arc<Tunnel>, Refused> {
+        self.ask(|reply| Command::Connect { route, ssh, reply })
+            .await?
+    }
+
+    /// See [`Command::Session`].
+    pub async fn session(&self, cluster: String) -> Result<ClusterHandle, Refused> {
+        self.ask(|reply| Command::Session { cluster, reply })
+            .await?
+    }
+
+    /// See [`Command::Apply`].
+    pub async fn apply(&self, loaded: Loaded) -> Result<wire::ReloadAnswer, Refused> {
+        self.ask(|reply| Command::Apply { loaded, reply }).await?
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Refused> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.0.send(command(reply)).await;
+        sent.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+}
+
+fn stopping() -> Refused {
+    Box::new(refusal(wire::Code::Stopping, "pomd is stopping"))
+}
+
+/// An error without further facts.
+pub fn refusal(code: wire::Code, message: impl Into<String>) -> wire::ApiError {
+    wire::ApiError {
+        code,
+        message: message.into(),
+        hint: None,
+        request_id: None,
+        facts: Vec::new(),
+        cluster: None,
+        holder: None,
+    }
+}

@@ -1,0 +1,334 @@
+//! What the agent shows: its state as a snapshot for the wire.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use control::wire::{self, Code, TunnelState};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+
+use super::{Agent, Cluster, Door, Setup, refusal};
+use crate::{
+    config::{ClusterName, Listen},
+    session,
+    tunnel::{Counters, Tunnel},
+};
+
+/// How long a tunnel shows that its last connection failed.
+const ERROR_SHOWN: SignedDuration = SignedDuration::from_hours(1);
+
+impl Agent {
+    pub(super) fn build_status(&self) -> wire::Status {
+        let now = self.setup.clock.now();
+        let tunnels: Vec<wire::Tunnel> = self
+            .tunnels
+            .values()
+            .map(|it| self.tunnel(it, now))
+            .collect();
+        let clusters = self
+            .clusters
+            .iter()
+            .map(|(name, it)| cluster(name, it))
+            .collect();
+        let well = |it: &wire::Tunnel| matches!(it.state, TunnelState::Up | TunnelState::Down);
+        wire::Status {
+            healthy: self.config_error.is_none() && tunnels.iter().all(well),
+            tunnels,
+            clusters,
+            leaving: self.leaving(),
+            ..empty_with(
+                &self.setup,
+                self.started_at,
+                self.config_state(),
+                self.warnings(),
+            )
+        }
+    }
+
+    fn config_state(&self) -> wire::ConfigState {
+        wire::ConfigState {
+            path: self.setup.config.display().to_string(),
+            loaded_at: self.loaded_at,
+            error: self.config_error.clone(),
+        }
+    }
+
+    fn leaving(&self) -> Vec<wire::Leaving> {
+        let mut res: Vec<wire::Leaving> = Vec::new();
+        for tunnel in &self.leaving {
+            let connections = tunnel.connections.len() as u64;
+            match res.iter_mut().find(|it| it.name == tunnel.name.as_str()) {
+                Some(same) => same.connections += connections,
+                None => res.push(wire::Leaving {
+                    name: tunnel.name.to_string(),
+                    connections,
+                }),
+            }
+        }
+        res.retain(|it| it.connections > 0);
+        res
+    }
+
+    fn tunnel(&self, door: &Door, now: Timestamp) -> wire::Tunnel {
+        let tunnel = &*door.tunnel;
+        let spec = &tunnel.spec;
+        let (state, reason) = state(door, now);
+        let last = tunnel.counters.last_connection_at.load(Relaxed);
+        wire::Tunnel {
+            name: tunnel.name.to_string(),
+            state,
+            start: spec.start,
+            temporary: false,
+            protocol: wire::Protocol::Tcp,
+            cluster: spec.cluster.to_string(),
+            route: spec.route.authority.to_string(),
+            listen: door.addresses.clone(),
+            ssh: spec.ssh,
+            exposed: spec.expose && is_exposed(spec.listen),
+            reason,
+            connections: connections(&tunnel.counters),
+            bytes: wire::Bytes {
+                received: tunnel.counters.received.load(Relaxed),
+                sent: tunnel.counters.sent.load(Relaxed),
+            },
+            last_connection_at: (last > 0)
+                .then(|| Timestamp::from_second(last as i64).ok())
+                .flatten(),
+        }
+    }
+
+    /// Standing warnings: those of the process, of the file, and of what the file asks for.
+    fn warnings(&self) -> Vec<String> {
+        let mut res = self.setup.warnings.clone();
+        res.extend(self.config_warnings.iter().cloned());
+        for (name, cluster) in &self.clusters {
+            if cluster.spec.insecure_skip_verify {
+                res.push(insecure(name));
+            }
+        }
+        for door in self.tunnels.values() {
+            if is_exposed(door.tunnel.spec.listen) {
+                res.push(format!(
+                    "{} is open to your network: whoever reaches {} uses it as you",
+                    door.tunnel.name,
+                    door.addresses.join(", ")
+                ));
+            }
+        }
+        if !self.owners.can_tell() {
+            res.push(
+                "this system does not tell who connects: every local user can use the tunnels"
+                    .to_owned(),
+            );
+        }
+        res
+    }
+}
+
+/// What an agent shows before it runs.
+pub(super) fn empty(setup: &Setup, now: Timestamp) -> wire::Status {
+    let config = wire::ConfigState {
+        path: setup.config.display().to_string(),
+        loaded_at: now,
+        error: None,
+    };
+    empty_with(setup, now, config, Vec::new())
+}
+
+fn empty_with(
+    setup: &Setup,
+    started_at: Timestamp,
+    config: wire::ConfigState,
+    warnings: Vec<String>,
+) -> wire::Status {
+    wire::Status {
+        schema: wire::SCHEMA,
+        healthy: true,
+        pomd: wire::Pomd {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: wire::PROTOCOL,
+            pid: std::process::id(),
+            started_at,
+            config,
+            log: setup.log.clone(),
+            warnings,
+        },
+        tunnels: Vec::new(),
+        clusters: Vec::new(),
+        leaving: Vec::new(),
+    }
+}
+
+/// What a tunnel does now, and what is wrong with that. Listening comes before the login, the login before the last
+/// connection.
+fn state(door: &Door, now: Timestamp) -> (TunnelState, Option<wire::Reason>) {
+    if !door.wanted {
+        return (TunnelState::Down, None);
+    }
+    if let Some(obstacle) = &door.obstacle {
+        return (TunnelState::Busy, Some(obstacle.clone()));
+    }
+    let view = door.tunnel.session.view();
+    if view.state != wire::ClusterState::LoggedIn {
+        let waiting = door.tunnel.counters.waiting.load(Relaxed);
+        return (
+            TunnelState::Login,
+            login_reason(&door.tunnel, &view, waiting, now),
+        );
+    }
+    let outcome = door.tunnel.outcome.borrow().clone();
+    match outcome
+        .filter(|it| it.code != Code::LoginNeeded && now.duration_since(it.at) < ERROR_SHOWN)
+    {
+        Some(reason) => (TunnelState::Error, Some(reason)),
+        None => (TunnelState::Up, None),
+    }
+}
+
+/// `1 connection waits for a login to lab since 14:02. Run: pomctl login lab`, else the cluster's own words.
+fn login_reason(
+    tunnel: &Tunnel,
+    view: &session::View,
+    waiting: u64,
+    now: Timestamp,
+) -> Option<wire::Reason> {
+    if waiting == 0 {
+        return view.reason.clone();
+    }
+    let cluster = &tunnel.spec.cluster;
+    let who = match waiting {
+        1 => "1 connection waits".to_owned(),
+        n => format!("{n} connections wait"),
+    };
+    let since = view.since.map(|it| {
+        let time = it.to_zoned(TimeZone::system()).strftime("%H:%M");
+        format!(" since {time}")
+    });
+    let message = format!(
+        "{who} for a login to {cluster}{}. Run: pomctl login {cluster}",
+        since.unwrap_or_default()
+    );
+    Some(reason(
+        Code::LoginNeeded,
+        message,
+        view.since.unwrap_or(now),
+    ))
+}
+
+fn cluster(name: &ClusterName, cluster: &Cluster) -> wire::Cluster {
+    let view = cluster.session.view();
+    wire::Cluster {
+        name: name.to_string(),
+        hosts: cluster.spec.hosts.iter().map(ToString::to_string).collect(),
+        state: view.state,
+        user: view.grant.and_then(|it| it.user),
+        token_source: wire::TokenSource::Browser,
+        since: view.since,
+        until: view.until,
+        until_known_by: view.until.map(|_| wire::UntilKnownBy::Server),
+        waiting: view.waiting,
+        reason: view.reason,
+    }
+}
+
+fn connections(counters: &Counters) -> wire::Connections {
+    wire::Connections {
+        open: counters.open.load(Relaxed),
+        waiting: counters.waiting.load(Relaxed),
+        total: counters.total.load(Relaxed),
+        turned_away: counters.turned_away.load(Relaxed),
+    }
+}
+
+fn is_exposed(listen: Listen) -> bool {
+    matches!(listen, Listen::Address(it) if !it.ip().to_canonical().is_loopback())
+}
+
+/// Where a tunnel listens, or would if it could.
+pub(super) fn addresses(listen: Listen, chosen: Option<u16>) -> Vec<String> {
+    let both = |port: u16| vec![format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
+    match listen {
+        Listen::Loopback(port) => both(port),
+        Listen::Chosen => chosen.map(both).unwrap_or_default(),
+        Listen::Address(address) => vec![address.to_string()],
+    }
+}
+
+/// A reason without further facts.
+pub(super) fn reason(code: Code, message: impl Into<String>, at: Timestamp) -> wire::Reason {
+    wire::Reason {
+        code,
+        message: message.into(),
+        at,
+        hint: None,
+        request_id: None,
+        holder: None,
+    }
+}
+
+pub(super) fn insecure(cluster: &ClusterName) -> String {
+    format!(
+        "{cluster} takes any certificate (insecure_skip_verify): whoever is in between reads and changes everything"
+    )
+}
+
+/// Why `up` failed: the tunnel cannot listen.
+pub(super) fn obstacle_error(tunnel: &Tunnel, reason: wire::Reason) -> wire::ApiError {
+    let name = &tunnel.name;
+    let port = match tunnel.spec.listen {
+        Listen::Loopback(port) => Some(port),
+        Listen::Address(address) => Some(address.port()),
+        Listen::Chosen => None,
+    };
+    let in_use = reason.code == Code::AddressInUse;
+    let message = match port {
+        Some(port) if in_use => format!("port {port} is in use, so {name} can't listen yet"),
+        _ => format!("{name} can't listen: {}", reason.message),
+    };
+    let mut facts = Vec::new();
+    if in_use {
+        facts.push(("held by".to_owned(), held_by(&reason)));
+        facts.push((
+            "waiting".to_owned(),
+            "pomd takes the port as soon as it is free".to_owned(),
+        ));
+    }
+    let hint = reason.hint.clone().or_else(|| {
+        let next = port?.checked_add(1)?;
+        in_use.then(|| format!("to use another port, set listen = {next} in [tunnel.{name}]"))
+    });
+    wire::ApiError {
+        facts,
+        hint,
+        holder: reason.holder,
+        ..refusal(reason.code, message)
+    }
+}
+
+fn held_by(reason: &wire::Reason) -> String {
+    let holder = reason.holder.as_ref();
+    match holder.map(|it| (it.program.as_deref(), it.pid, it.uid)) {
+        Some((Some(program), Some(pid), _)) => format!("{program} (pid {pid})"),
+        Some((_, _, Some(uid))) => format!("a program of another user (uid {uid})"),
+        _ => reason.message.clone(),
+    }
+}
+
+/// Whether `new` must be shown at once.
+pub(super) fn differs_in_more_than_counters(old: &wire::Status, new: &wire::Status) -> bool {
+    without_counters(old) != without_counters(new)
+}
+
+fn without_counters(status: &wire::Status) -> wire::Status {
+    let mut res = status.clone();
+    for tunnel in &mut res.tunnels {
+        tunnel.connections = wire::Connections::default();
+        tunnel.bytes = wire::Bytes::default();
+        tunnel.last_connection_at = None;
+    }
+    for cluster in &mut res.clusters {
+        cluster.waiting = 0;
+    }
+    for leaving in &mut res.leaving {
+        leaving.connections = 0;
+    }
+    res
+}

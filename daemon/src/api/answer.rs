@@ -1,0 +1,108 @@
+//! Answers as bytes: JSON, NDJSON and errors, with the protocol's header.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use control::wire::{self, ApiError, Code, ErrorAnswer, PROTOCOL, PROTOCOL_HEADER};
+use futures_util::Stream;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{Response, StatusCode, body::Frame, header};
+use serde::Serialize;
+
+pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// 200 with `value`.
+pub(super) fn json<T: Serialize>(value: &T) -> Response<Body> {
+    match line(value) {
+        Ok(body) => response(
+            StatusCode::OK,
+            "application/json",
+            Full::new(body).boxed_unsync(),
+        ),
+        Err(error) => self::error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &crate::agent::refusal(Code::Internal, format!("cannot write the answer: {error}")),
+        ),
+    }
+}
+
+/// 200 with one line for each item.
+pub(super) fn ndjson<T: Serialize>(
+    items: impl Stream<Item = T> + Send + 'static,
+) -> Response<Body> {
+    use futures_util::StreamExt;
+    let lines = items.map(|item| Ok(Frame::data(line(&item).unwrap_or_default())));
+    response(
+        StatusCode::OK,
+        "application/x-ndjson",
+        StreamBody::new(lines).boxed_unsync(),
+    )
+}
+
+/// 101: raw bytes of `protocol` follow.
+pub(super) fn switching_protocols(protocol: &'static str) -> Response<Body> {
+    let empty = Full::new(Bytes::new()).boxed_unsync();
+    let mut res = response(
+        StatusCode::SWITCHING_PROTOCOLS,
+        "application/octet-stream",
+        empty,
+    );
+    let headers = res.headers_mut();
+    headers.insert(
+        header::CONNECTION,
+        header::HeaderValue::from_static("upgrade"),
+    );
+    headers.insert(header::UPGRADE, header::HeaderValue::from_static(protocol));
+    res
+}
+
+/// The status code that fits the error.
+pub(super) fn refused(error: &ApiError) -> Response<Body> {
+    let status = match error.code {
+        Code::NoSuchTunnel | Code::NoSuchCluster => StatusCode::NOT_FOUND,
+        Code::BadRequest => StatusCode::BAD_REQUEST,
+        Code::ConfigBroken => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::AddressInUse | Code::AddressNotAvailable | Code::LoginNeeded => StatusCode::CONFLICT,
+        Code::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        Code::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        Code::Internal | Code::Local => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    self::error(status, error)
+}
+
+/// `{"error":{…}}` with `status`.
+pub(super) fn error(status: StatusCode, error: &ApiError) -> Response<Body> {
+    let answer = ErrorAnswer {
+        error: error.clone(),
+    };
+    let body = line(&answer).unwrap_or_default();
+    response(status, "application/json", Full::new(body).boxed_unsync())
+}
+
+fn line<T: Serialize>(value: &T) -> Result<Bytes, serde_json::Error> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line.into())
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut res = Response::new(body);
+    *res.status_mut() = status;
+    let headers = res.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static(content_type),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        header::HeaderValue::from_static("no-store"),
+    );
+    headers.insert(PROTOCOL_HEADER, header::HeaderValue::from(PROTOCOL));
+    res
+}
+
+/// An answer about a cluster needs the cluster as it stands.
+pub(super) fn cluster_of(status: &wire::Status, name: &str) -> Option<wire::Cluster> {
+    status.clusters.iter().find(|it| it.name == name).cloned()
+}

@@ -1,0 +1,70 @@
+//! Who gets an answer on the control socket: programs of the user who owns pomd, and no web page (A9).
+
+use hyper::{HeaderMap, header};
+use interprocess::local_socket::tokio::Stream;
+#[cfg(unix)]
+use interprocess::local_socket::tokio::prelude::*;
+
+/// The socket's mode lets only its owner connect; this is the second lock on the same door.
+#[cfg(unix)]
+pub(super) fn is_owner(stream: &Stream) -> bool {
+    let ours = rustix::process::geteuid().as_raw();
+    let theirs = stream.peer_creds().ok().and_then(|it| it.euid());
+    theirs.is_some_and(|it| it == ours || it == 0)
+}
+
+/// The pipe's security descriptor lets only its owner connect.
+#[cfg(windows)]
+pub(super) fn is_owner(_stream: &Stream) -> bool {
+    true
+}
+
+/// What a browser adds to requests of web pages, or a name that a web page could have pointed at this machine.
+pub(super) fn is_from_web_page(headers: &HeaderMap) -> bool {
+    let added = |name: &header::HeaderName| {
+        name == header::ORIGIN || name == header::REFERER || name.as_str().starts_with("sec-fetch-")
+    };
+    let host = headers
+        .get(header::HOST)
+        .map_or(&b""[..], |it| it.as_bytes());
+    headers.keys().any(added)
+        || headers.get_all(header::HOST).iter().count() > 1
+        || !matches!(host, b"" | b"localhost" | b"pomd")
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn only_plain_local_requests_pass() {
+        let table: &[(&[(&str, &str)], bool)] = &[
+            (&[], false),
+            (&[("host", "")], false),
+            (&[("host", "localhost")], false),
+            (&[("host", "pomd")], false),
+            (&[("host", "pomd"), ("pomd-protocol", "1")], false),
+            (&[("host", "localhost:80")], true),
+            (&[("host", "127.0.0.1")], true),
+            (&[("host", "evil.example")], true),
+            (&[("host", "pomd"), ("host", "pomd")], true),
+            (&[("host", "pomd"), ("origin", "null")], true),
+            (&[("host", "pomd"), ("origin", "http://localhost")], true),
+            (&[("host", "pomd"), ("referer", "")], true),
+            (&[("host", "pomd"), ("sec-fetch-site", "none")], true),
+            (&[("host", "pomd"), ("sec-fetch-anything", "x")], true),
+        ];
+        for (headers, expected) in table {
+            let mut map = HeaderMap::new();
+            for (name, value) in *headers {
+                map.append(
+                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                    HeaderValue::from_str(value).unwrap(),
+                );
+            }
+            assert_eq!(is_from_web_page(&map), *expected, "{headers:?}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The control server: HTTP/1.1 and JSON on the local socket.
+//!
+//! Turns requests into [`crate::agent::Command`]s and answers into JSON. Only the user who owns the daemon gets an
+//! answer, and no web page does (A9). Knows the route table and status codes. Must not know how tunnels or sessions work.
+
+mod answer;
+mod connect;
+mod door;
+mod routes;
+
+use std::{convert::Infallible, io, path::PathBuf, sync::Arc, time::Duration};
+
+use connect::Upgraded;
+use control::socket::socket;
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use interprocess::local_socket::{
+    GenericFilePath, ListenerOptions, ToFsName,
+    tokio::{Listener, Stream, prelude::*},
+};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::{agent::AgentHandle, load::Reloads, logging::Recent};
+
+/// How many clients may be connected at once.
+const CLIENTS: usize = 64;
+/// How long a client may take to send the head of a request, and to begin the next one.
+const REQUEST: Duration = Duration::from_secs(10);
+/// The most that the head of a request may hold.
+const HEAD: usize = 16 << 10;
+/// How long answers under way may take once pomd stops.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long to wait after a failed accept: it is for lack of descriptors, and they come back.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+
+/// What requests are answered from.
+pub struct Api {
+    /// The owner of the state.
+    pub agent: AgentHandle,
+    /// Reads the configuration file again.
+    pub reloads: Reloads,
+    /// The newest log lines.
+    pub recent: Recent,
+    /// Ends pomd.
+    pub stop: CancellationToken,
+}
+
+/// A control socket that is ours; its file is removed when this is dropped.
+pub struct Socket {
+    listener: Listener,
+    _file: SocketFile,
+}
+
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Nothing to do about a file that cannot be removed: the next start removes it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Socket {
+    /// Binds `path`. The caller holds the lock beside it, so a file that is there already is a dead daemon's.
+    pub fn bind(path: PathBuf) -> io::Result<Self> {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => (),
+        }
+        let options = ListenerOptions::new()
+            .name(path.as_path().to_fs_name::<GenericFilePath>()?)
+            .reclaim_name(false);
+        #[cfg(target_os = "linux")]
+        let options =
+            interprocess::os::unix::local_socket::ListenerOptionsExt::mode(options, 0o600);
+        Ok(Self {
+            listener: options.create_tokio()?,
+            _file: SocketFile(path),
+        })
+    }
+}
+
+/// Answers clients until `api.stop`, then lets answers under way end.
+pub async fn serve(api: Arc<Api>, bound: Socket) {
+    let mut clients = JoinSet::new();
+    // Clients that were handed a route: they may stay for days, and do not count among those that ask.
+    let mut carried = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = api.stop.cancelled() => break,
+            Some(_) = carried.join_next() => continue,
+            Some(ended) = clients.join_next() => {
+                if let Ok(Some(upgraded)) = ended {
+                    carried.spawn(Upgraded::carry(upgraded, api.stop.clone()));
+                }
+                continue;
+            }
+            accepted = bound.listener.accept(), if clients.len() < CLIENTS => accepted,
+        };
+        match accepted {
+            Ok(stream) if door::is_owner(&stream) => {
+                clients.spawn(serve_client(api.clone(), stream));
+            }
+            Ok(_) => {
+                warn!("somebody else's program connected to the control socket and was turned away")
+            }
+            Err(error) => {
+                warn!("cannot accept a client on the control socket: {error}");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+    drop(bound);
+    while clients.join_next().await.is_some() {}
+    while carried.join_next().await.is_some() {}
+}
+
+/// Answers one client's requests; what is returned goes on with raw bytes.
+async fn serve_client(api: Arc<Api>, stream: Stream) -> Option<Upgraded> {
+    let stop = api.stop.clone();
+    let (upgrades, mut upgraded) = mpsc::channel(1);
+    let service = service_fn(move |request| {
+        let (api, upgrades) = (api.clone(), upgrades.clone());
+        async move { Ok::<_, Infallible>(routes::answer(&api, request, &upgrades).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST)
+        .max_buf_size(HEAD)
+        .serve_connection(TokioIo::new(socket(stream)), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Ok(ended),
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(LAST_WORDS, connection).await
+        }
+    };
+    if let Ok(Err(error)) = ended {
+        debug!("a client of the control socket went away: {error}");
+    }
+    upgraded.try_recv().ok()
+}

@@ -1,0 +1,381 @@
+//! The route table: what each request asks of the house.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use control::{
+    text::clean,
+    wire::{self, Code},
+};
+use futures_util::{Stream, stream};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Api,
+    answer::{self, Body, cluster_of},
+    connect::{self, Upgraded},
+    door,
+};
+use crate::{
+    agent::{Refused, refusal},
+    logging::RecentReader,
+    session::LoginOutcome,
+};
+
+/// The most that the body of a request may hold.
+const BODY: usize = 64 << 10;
+
+/// Answers one request, whatever it holds.
+pub(super) async fn answer(
+    api: &Api,
+    mut request: Request<Incoming>,
+    upgrades: &mpsc::Sender<Upgraded>,
+) -> Response<Body> {
+    if door::is_from_web_page(request.headers()) {
+        let error = refusal(Code::BadRequest, "requests of web pages get no answer here");
+        return answer::error(StatusCode::FORBIDDEN, &error);
+    }
+    let path = request.uri().path().to_owned();
+    let segments: Option<Vec<String>> = path.split('/').skip(1).map(decode).collect();
+    let Some(segments) = segments else {
+        let error = refusal(
+            Code::BadRequest,
+            "the path is not valid UTF-8 in percent-encoding",
+        );
+        return answer::error(StatusCode::BAD_REQUEST, &error);
+    };
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let Some(route) = Route::find(&segments) else {
+        let message = format!("no such path: {}", clean(&path, 200));
+        return answer::error(StatusCode::NOT_FOUND, &refusal(Code::BadRequest, message));
+    };
+    if request.method() != route.method() {
+        let message = format!("{} goes by {}", clean(&path, 200), route.method());
+        return answer::error(
+            StatusCode::METHOD_NOT_ALLOWED,
+            &refusal(Code::BadRequest, message),
+        );
+    }
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    if route == Route::Connect {
+        let answer = connect(api, &query, &mut request, upgrades).await;
+        return answer.unwrap_or_else(|error| answer::refused(&error));
+    }
+    let body = match Limited::new(request.into_body(), BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let message = format!("a body may hold {} KiB", BODY >> 10);
+            return answer::error(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                &refusal(Code::BadRequest, message),
+            );
+        }
+        Err(_) => {
+            let error = refusal(Code::BadRequest, "the body ended half-way");
+            return answer::error(StatusCode::BAD_REQUEST, &error);
+        }
+    };
+    match route.run(api, &query, body).await {
+        Ok(response) => response,
+        Err(error) => answer::refused(&error),
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Route {
+    Status,
+    Events,
+    Logs,
+    Up(String),
+    Down(String),
+    Login(String),
+    Logout(String),
+    Connect,
+    Reload,
+    Stop,
+}
+
+impl Route {
+    fn find(segments: &[&str]) -> Option<Self> {
+        let name = |it: &&str| (*it).to_owned();
+        Some(match segments {
+            ["v1", "status"] => Self::Status,
+            ["v1", "events"] => Self::Events,
+            ["v1", "logs"] => Self::Logs,
+            ["v1", "tunnels", tunnel, "up"] => Self::Up(name(tunnel)),
+            ["v1", "tunnels", tunnel, "down"] => Self::Down(name(tunnel)),
+            ["v1", "clusters", cluster, "login"] => Self::Login(name(cluster)),
+            ["v1", "clusters", cluster, "logout"] => Self::Logout(name(cluster)),
+            ["v1", "connect"] => Self::Connect,
+            ["v1", "reload"] => Self::Reload,
+            ["v1", "stop"] => Self::Stop,
+            _ => return None,
+        })
+    }
+
+    fn method(&self) -> Method {
+        match self {
+            Self::Status | Self::Events | Self::Logs => Method::GET,
+            _ => Method::POST,
+        }
+    }
+
+    async fn run(self, api: &Api, query: &str, body: Bytes) -> Result<Response<Body>, Refused> {
+        Ok(match self {
+            Self::Status => answer::json(&*api.agent.status().await?),
+            Self::Events => answer::ndjson(events(api.agent.watch().await?, api.stop.clone())),
+            Self::Logs => {
+                let follow = parameter(query, "follow").as_deref() == Some("true");
+                let tunnel = parameter(query, "tunnel");
+                let stop = follow.then(|| api.stop.clone());
+                answer::ndjson(lines(api.recent.reader(), tunnel, stop))
+            }
+            Self::Up(tunnel) => answer::json(&up(api, tunnel).await?),
+            Self::Down(tunnel) => {
+                let now = parameter(query, "now").as_deref() == Some("true");
+                answer::json(&api.agent.down(tunnel, now).await?)
+            }
+            Self::Login(cluster) => answer::json(&login(api, cluster, &body).await?),
+            Self::Logout(cluster) => answer::json(&logout(api, cluster).await?),
+            Self::Reload => answer::json(&api.reloads.reload().await?),
+            Self::Stop => answer::json(&stop(api).await?),
+            Self::Connect => {
+                return Err(Box::new(refusal(
+                    Code::Internal,
+                    "an upgrade is not answered here",
+                )));
+            }
+        })
+    }
+}
+
+async fn up(api: &Api, name: String) -> Result<wire::UpAnswer, Refused> {
+    let tunnel = api.agent.up(name).await?;
+    let took = tunnel.prove().await?;
+    let status = api.agent.status().await?;
+    let shown = status
+        .tunnels
+        .iter()
+        .find(|it| it.name == tunnel.name.as_str());
+    let shown = shown.ok_or_else(|| gone(Code::NoSuchTunnel, tunnel.name.as_str()))?;
+    Ok(wire::UpAnswer {
+        tunnel: shown.clone(),
+        answers_in_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+async fn login(api: &Api, name: String, body: &[u8]) -> Result<wire::LoginAnswer, Refused> {
+    let request = if body.is_empty() {
+        wire::LoginRequest::default()
+    } else {
+        serde_json::from_slice(body).map_err(|it| {
+            refusal(
+                Code::BadRequest,
+                format!("the body is not a login request: {it}"),
+            )
+        })?
+    };
+    let handle = api.agent.session(name.clone()).await?;
+    let outcome = handle.session.login(request).await?;
+    let status = api.agent.status().await?;
+    Ok(wire::LoginAnswer {
+        cluster: cluster_of(&status, &name).ok_or_else(|| gone(Code::NoSuchCluster, &name))?,
+        login: match outcome {
+            LoginOutcome::LoggedIn => None,
+            LoginOutcome::Open(login) => Some(login),
+        },
+        browser: handle.browser,
+    })
+}
+
+async fn logout(api: &Api, name: String) -> Result<wire::LogoutAnswer, Refused> {
+    let handle = api.agent.session(name.clone()).await?;
+    let before = handle.session.logout().await;
+    let status = api.agent.status().await?;
+    let tunnels = status.tunnels.iter().filter(|it| it.cluster == name);
+    Ok(wire::LogoutAnswer {
+        cluster: cluster_of(&status, &name).ok_or_else(|| gone(Code::NoSuchCluster, &name))?,
+        forgotten: before.is_some(),
+        user: before.and_then(|it| it.user),
+        still_open: tunnels.map(|it| it.connections.open).sum(),
+        sign_out_url: handle.session.sign_out_url(),
+    })
+}
+
+/// Hands a route out as raw bytes. Where ssh will be told of a refusal in its own words that is enough; else the route
+/// is tried first, so that a refusal can be told here.
+async fn connect(
+    api: &Api,
+    query: &str,
+    request: &mut Request<Incoming>,
+    upgrades: &mpsc::Sender<Upgraded>,
+) -> Result<Response<Body>, Refused> {
+    let asked = request
+        .headers()
+        .get(header::UPGRADE)
+        .map(|it| it.as_bytes().to_vec());
+    if asked.as_deref() != Some(connect::UPGRADE.as_bytes()) {
+        let message = format!("this path wants the header Upgrade: {}", connect::UPGRADE);
+        return Err(Box::new(refusal(Code::BadRequest, message)));
+    }
+    let route = parameter(query, "route").unwrap_or_default();
+    let ssh = parameter(query, "ssh").as_deref() == Some("true");
+    let tunnel = api.agent.connect(route, ssh).await?;
+    if ssh {
+        tunnel.has_grant()?;
+    } else {
+        tunnel.prove().await?;
+    }
+    let client = hyper::upgrade::on(request);
+    upgrades
+        .try_send(Upgraded { client, tunnel })
+        .map_err(|_| refusal(Code::BadRequest, "one upgrade for each connection"))?;
+    Ok(answer::switching_protocols(connect::UPGRADE))
+}
+
+async fn stop(api: &Api) -> Result<wire::StopAnswer, Refused> {
+    let status = api.agent.status().await?;
+    let open = status
+        .tunnels
+        .iter()
+        .map(|it| it.connections.open)
+        .sum::<u64>();
+    let leaving = status.leaving.iter().map(|it| it.connections).sum::<u64>();
+    api.stop.cancel();
+    Ok(wire::StopAnswer {
+        pid: std::process::id(),
+        connections: open + leaving,
+    })
+}
+
+fn gone(code: Code, name: &str) -> Refused {
+    Box::new(refusal(
+        code,
+        format!("{} was removed meanwhile", clean(name, 80)),
+    ))
+}
+
+/// The present status, then the newest after every change: a slow reader skips, never lags.
+fn events(
+    snapshots: watch::Receiver<Arc<wire::Status>>,
+    stop: CancellationToken,
+) -> impl Stream<Item = Arc<wire::Status>> + Send {
+    stream::unfold(
+        (snapshots, stop, true),
+        |(mut snapshots, stop, first)| async move {
+            if !first {
+                tokio::select! {
+                    () = stop.cancelled() => return None,
+                    changed = snapshots.changed() => changed.ok()?,
+                }
+            }
+            let status = snapshots.borrow_and_update().clone();
+            Some((status, (snapshots, stop, false)))
+        },
+    )
+}
+
+/// What is remembered, then, if there is a `stop` to wait for, what comes.
+fn lines(
+    reader: RecentReader,
+    tunnel: Option<String>,
+    stop: Option<CancellationToken>,
+) -> impl Stream<Item = wire::LogLine> + Send {
+    stream::unfold(
+        (reader, tunnel, stop),
+        |(mut reader, tunnel, stop)| async move {
+            loop {
+                match reader.next_remembered() {
+                    Some(line) if tunnel.is_none() || line.tunnel == tunnel => {
+                        return Some((line, (reader, tunnel, stop)));
+                    }
+                    Some(_) => continue,
+                    None => (),
+                }
+                tokio::select! {
+                    () = stop.as_ref()?.cancelled() => return None,
+                    () = reader.more() => (),
+                }
+            }
+        },
+    )
+}
+
+/// The first value of `name` in a query.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let pairs = url::form_urlencoded::parse(query.as_bytes());
+    pairs
+        .into_iter()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
+}
+
+/// A path segment without its percent-encoding; `None` if that is not UTF-8.
+fn decode(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let hex = tail
+            .get(..2)
+            .filter(|it| it.iter().all(u8::is_ascii_hexdigit));
+        let hex = hex.and_then(|it| std::str::from_utf8(it).ok());
+        let byte = hex.and_then(|it| u8::from_str_radix(it, 16).ok());
+        match (first, byte) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            (b'%', None) => return None,
+            (other, _) => {
+                bytes.push(other);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_decoded_once_and_bad_ones_refused() {
+        assert_eq!(decode("ssh-prod").as_deref(), Some("ssh-prod"));
+        assert_eq!(decode("a%2Fb%25").as_deref(), Some("a/b%"));
+        assert_eq!(decode("%"), None);
+        assert_eq!(decode("%+1"), None);
+        assert_eq!(decode("%zz"), None);
+        assert_eq!(decode("%ff"), None);
+    }
+
+    #[test]
+    fn looking_goes_by_get_and_doing_by_post() {
+        let table = [
+            ("v1/status", Some(Method::GET)),
+            ("v1/events", Some(Method::GET)),
+            ("v1/logs", Some(Method::GET)),
+            ("v1/tunnels/a/up", Some(Method::POST)),
+            ("v1/tunnels/a/down", Some(Method::POST)),
+            ("v1/clusters/a/login", Some(Method::POST)),
+            ("v1/clusters/a/logout", Some(Method::POST)),
+            ("v1/connect", Some(Method::POST)),
+            ("v1/reload", Some(Method::POST)),
+            ("v1/stop", Some(Method::POST)),
+            ("v1/tunnels/a", None),
+            ("v1/status/", None),
+            ("", None),
+        ];
+        for (path, method) in table {
+            let segments: Vec<&str> = path.split('/').collect();
+            assert_eq!(
+                Route::find(&segments).map(|it| it.method()),
+                method,
+                "{path}"
+            );
+        }
+    }
+}
