@@ -1,3 +1,72 @@
-//! Under construction.
+//! pomctl: argv → one call to pomd → text or JSON → exit code.
+//!
+//! It knows `control` and nothing of how pomd works inside. The ways through the house:
+//!
+//! - [`args`] what may be typed, [`commands`] one file for each of them;
+//! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
+//! - [`start`] starts pomd, [`sign_in`] leads a person through a login, [`browser`] decides who shows it to them;
+//! - [`waiting`] shows that something takes time; [`near`] guesses what was meant;
+//! - [`render`] pure: answers → pages of text; [`outside`] makes text of others safe to show;
+//! - [`failure`] every way in which a command can end badly, and its exit code.
 
-fn main() {}
+mod args;
+mod browser;
+mod commands;
+mod context;
+mod failure;
+mod near;
+mod outside;
+mod render;
+mod screen;
+mod sign_in;
+mod start;
+mod waiting;
+
+use std::process::ExitCode;
+
+use control::{client::Client, place::Place};
+
+use crate::{
+    args::Cli,
+    context::Context,
+    failure::{Exit, Failure},
+    screen::Screen,
+};
+
+fn main() -> ExitCode {
+    let (screen, cli) = match args::read() {
+        Ok(read) => read,
+        Err(exit) => return exit.into(),
+    };
+    let exit = match run(cli, screen.clone()) {
+        Ok(exit) => exit,
+        Err(failure) => screen.report(&failure),
+    };
+    exit.into()
+}
+
+fn run(cli: Cli, screen: Screen) -> Result<Exit, Failure> {
+    let Some(command) = cli.command else {
+        return commands::overview::run(&screen);
+    };
+    let place = Place::find(cli.globals.wishes())?;
+    let context = Context {
+        client: Client::new(&place.socket),
+        place,
+        may_start: cli.globals.may_start(),
+        screen,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|it| Failure::failed(format!("the runtime does not start: {it}")))?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = commands::run(&context, command) => result,
+            Ok(()) = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+        }
+    });
+    // An opener of links that hangs must not keep us.
+    runtime.shutdown_background();
+    result
+}

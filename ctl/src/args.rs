@@ -1,0 +1,367 @@
+//! What may be typed: the words of the command line, their help, and nothing of what they do.
+
+use std::{env, ffi::OsString, path::PathBuf};
+
+use anstyle::{AnsiColor, Style};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::Styles,
+    error::{ContextKind, ErrorKind},
+};
+use control::place::Wishes;
+
+use crate::{
+    commands::overview,
+    failure::{Exit, Failure, Report},
+    screen::Screen,
+};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pomctl",
+    version,
+    styles = STYLES,
+    before_help = overview::text(),
+    help_template = "{before-help}\nCommands\n{subcommands}\n\nOptions\n{options}\n"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// Options that every command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Globals {
+    /// Answer as JSON on stdout, errors too
+    #[arg(long, global = true, help_heading = HEADING)]
+    pub(crate) json: bool,
+    /// Colours: auto, always or never
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, hide_possible_values = true, help_heading = HEADING)]
+    pub(crate) color: When,
+    /// Never start pomd (also: POMD_NO_START=1)
+    #[arg(long, global = true, help_heading = HEADING)]
+    no_start: bool,
+    /// The configuration file (also: POMD_CONFIG)
+    #[arg(long, global = true, value_name = "FILE", help_heading = HEADING)]
+    config: Option<PathBuf>,
+    /// The control socket (also: POMD_SOCKET)
+    #[arg(long, global = true, value_name = "PATH", help_heading = HEADING)]
+    socket: Option<PathBuf>,
+    /// The folder for tokens, chosen ports and the log (also: POMD_STATE_DIR)
+    #[arg(long, global = true, value_name = "DIR", help_heading = HEADING)]
+    state_dir: Option<PathBuf>,
+}
+
+const HEADING: &str = "Options for every command";
+
+impl Globals {
+    /// What was said about places.
+    pub(crate) fn wishes(&self) -> Wishes {
+        Wishes {
+            config: self.config.clone(),
+            state: self.state_dir.clone(),
+            socket: self.socket.clone(),
+        }
+    }
+
+    /// Whether a command that needs pomd may start it.
+    pub(crate) fn may_start(&self) -> bool {
+        let forbidden = env::var_os("POMD_NO_START").is_some_and(|it| !it.is_empty() && it != "0");
+        !self.no_start && !forbidden
+    }
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// The commands, in the order of the overview.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show tunnels and logins: what is up, who I am, until when, what is wrong
+    #[command(after_help = "\
+Examples
+  pomctl status
+  pomctl status ssh-prod --json | jq -r .tunnels[0].state
+  pomctl status --watch
+
+Exit codes: 0 all is well, 1 something is wrong, 3 pomd is not running, 4 only a login is missing.
+With --json: 0 whenever pomd answered. A tunnel that is down is not wrong.")]
+    Status(StatusArgs),
+    /// Listen, log in if needed, and prove that the tunnel works
+    #[command(after_help = "\
+Examples
+  pomctl up ssh-prod
+  pomctl up --all
+
+Lasts until pomd restarts. Starts pomd if it is not running.")]
+    Up(UpArgs),
+    /// Stop listening; open connections stay unless --now is given
+    #[command(after_help = "\
+Examples
+  pomctl down ssh-prod
+  pomctl down --all --now
+
+Lasts until pomd restarts.")]
+    Down(DownArgs),
+    /// Log in to a cluster, by a browser
+    #[command(after_help = "\
+Examples
+  pomctl login
+  pomctl login corp
+  pomctl login --no-browser https://corp.example.com
+
+The browser: the cluster's key browser, else POMD_BROWSER, else BROWSER, else the system's. Starts pomd if it is not running.")]
+    Login(LoginArgs),
+    /// Forget a cluster's token; open connections stay
+    #[command(after_help = "\
+Examples
+  pomctl logout
+  pomctl logout corp")]
+    Logout(LogoutArgs),
+    /// Standard input and output to a route: for ssh's ProxyCommand
+    #[command(after_help = "\
+Examples
+  ssh -o ProxyCommand=\"pomctl connect --ssh '%h:%p'\" web-1.corp.example.com
+  pomctl connect db.corp.example.com:5432
+
+The route is one of a tunnel, or its host is in the hosts of a [cluster]. Starts pomd if it is not running.")]
+    Connect(ConnectArgs),
+    /// Show the log of pomd, or of one tunnel
+    #[command(after_help = "\
+Examples
+  pomctl logs
+  pomctl logs ssh-prod -f")]
+    Logs(LogsArgs),
+    /// Read the configuration file again (saving it does the same)
+    #[command(after_help = "\
+Examples
+  pomctl reload
+  pomctl reload --json | jq .changed
+
+A broken file changes nothing: exit 2, and the report says where it is broken.")]
+    Reload,
+    /// Stop pomd; its connections end with it
+    #[command(after_help = "\
+Examples
+  pomctl stop
+  pomctl stop --json")]
+    Stop,
+    /// See it work without Pomerium: a make-believe one, two services, a login
+    #[command(after_help = "\
+Examples
+  pomctl demo
+  pomctl demo --fast
+
+Nothing of yours is touched: it has its own folder, socket and pomd.")]
+    Demo(DemoArgs),
+}
+
+/// See [`Command::Status`].
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Only these tunnels and their clusters
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Show it again after each change
+    #[arg(long, short = 'w')]
+    pub(crate) watch: bool,
+}
+
+/// See [`Command::Up`].
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Print the address to sign in at instead of opening a browser
+    #[arg(long)]
+    pub(crate) no_browser: bool,
+}
+
+/// See [`Command::Down`].
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// End their open connections too
+    #[arg(long)]
+    pub(crate) now: bool,
+}
+
+/// Names of tunnels, or all of them.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// The tunnels
+    #[arg(
+        value_name = "NAME",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub(crate) names: Vec<String>,
+    /// Every tunnel
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// See [`Command::Login`].
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// A cluster, a tunnel, a URL or a host; default: every cluster that needs a login
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
+    /// Print the address to sign in at instead of opening a browser
+    #[arg(long)]
+    pub(crate) no_browser: bool,
+}
+
+/// See [`Command::Logout`].
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// A cluster, a tunnel, a URL or a host; default: the one that is logged in
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
+}
+
+/// See [`Command::Connect`].
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// The route, as Pomerium publishes it
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) route: String,
+    /// Tell refusals in ssh's own words, so that ssh shows them
+    #[arg(long)]
+    pub(crate) ssh: bool,
+}
+
+/// See [`Command::Logs`].
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Only this tunnel
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Go on with what comes
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+}
+
+/// See [`Command::Demo`].
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Sign in by itself and end: needs no hands
+    #[arg(long)]
+    pub(crate) fast: bool,
+}
+
+/// Reads the command line. What clap answers itself (help, version, usage errors) is told here.
+pub(crate) fn read() -> Result<(Screen, Cli), Exit> {
+    let typed: Vec<OsString> = env::args_os().collect();
+    match Cli::try_parse_from(&typed) {
+        Ok(cli) => Ok((Screen::new(cli.globals.json, cli.globals.color), cli)),
+        Err(error) => Err(answer(&error, &typed)),
+    }
+}
+
+fn answer(error: &clap::Error, typed: &[OsString]) -> Exit {
+    let words = || typed.iter().take_while(|it| *it != "--");
+    let said = |word: &str| words().any(|it| it == word);
+    let pair = |a: &str, b: &str| {
+        words()
+            .zip(words().skip(1))
+            .any(|it| it.0 == a && it.1 == b)
+    };
+    let color = if said("--color=never") || pair("--color", "never") {
+        When::Never
+    } else {
+        When::Auto
+    };
+    let screen = Screen::new(said("--json"), color);
+    let text = error.render().ansi().to_string();
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        return match screen.answer(text.trim_end()) {
+            Ok(()) => Exit::Done,
+            Err(failure) => screen.report(&failure),
+        };
+    }
+    if !screen.json() {
+        screen.say(text.trim_end());
+        return Exit::Usage;
+    }
+    let plain = error.render().to_string();
+    let message: Vec<&str> = plain
+        .lines()
+        .map(str::trim)
+        .take_while(|it| !it.is_empty())
+        .collect();
+    let message = message.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    let hint = error
+        .get(ContextKind::SuggestedSubcommand)
+        .or_else(|| error.get(ContextKind::SuggestedArg))
+        .map(|it| format!("similar: {it}"));
+    let report = Report::new(Exit::Usage, "bad_request", message).hint(hint);
+    screen.report(&Failure::told(report))
+}
+
+const fn ansi(color: AnsiColor) -> Style {
+    color.on_default()
+}
+
+const STYLES: Styles = Styles::plain()
+    .header(Style::new().bold())
+    .usage(Style::new().bold())
+    .literal(ansi(AnsiColor::Cyan))
+    .error(ansi(AnsiColor::Red).bold())
+    .valid(ansi(AnsiColor::Green))
+    .invalid(ansi(AnsiColor::Yellow));
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_overview_names_every_command_and_no_other() {
+        let overview = overview::text();
+        let shown: Vec<&str> = overview
+            .lines()
+            .skip(1)
+            .filter(|it| !it.starts_with("Options"))
+            .flat_map(|it| it[overview::LABEL..].split_whitespace())
+            .collect();
+        let mut built: Vec<String> = Cli::command()
+            .get_subcommands()
+            .map(|it| it.get_name().to_owned())
+            .collect();
+        built.push("help".to_owned());
+        built.sort();
+        let mut shown: Vec<String> = shown.into_iter().map(str::to_owned).collect();
+        shown.sort();
+        assert_eq!(shown, built);
+    }
+
+    #[test]
+    fn names_or_all_but_not_both_and_not_neither() {
+        let parse = |words: &[&str]| Cli::try_parse_from(words).is_ok();
+        assert!(parse(&["pomctl", "up", "a", "b"]));
+        assert!(parse(&["pomctl", "up", "--all"]));
+        assert!(!parse(&["pomctl", "up"]));
+        assert!(!parse(&["pomctl", "down", "--all", "a"]));
+    }
+}

@@ -1,0 +1,80 @@
+//! `pomctl connect`: standard input and output to a route. What ssh runs as its `ProxyCommand`.
+
+use std::time::Duration;
+
+use control::{
+    client::{ClientError, RawStream},
+    wire::Code,
+};
+use tokio::io::{AsyncRead, AsyncWriteExt};
+
+use super::subscribe;
+use crate::{
+    args::ConnectArgs,
+    context::Context,
+    failure::{Exit, Failure},
+    sign_in::{Wish, sign_in},
+    start,
+};
+
+/// How long a login may take where nobody sits at a terminal: Ansible gives a connection up after 10 s, VS Code after
+/// 15 s, and then says less than we do.
+const UNATTENDED: Duration = Duration::from_secs(8);
+
+pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
+    start::ensure(cx).await?;
+    let stream = match cx.client.connect(&args.route, args.ssh).await {
+        Err(ClientError::Api(error)) if error.code == Code::LoginNeeded => {
+            let Some(cluster) = error.cluster else {
+                return Err(ClientError::Api(error).into());
+            };
+            log_in(cx, &cluster).await?;
+            cx.client.connect(&args.route, args.ssh).await?
+        }
+        other => other?,
+    };
+    relay(stream, tokio::io::stdin(), tokio::io::stdout())
+        .await
+        .map_err(|it| Failure::failed(format!("the connection broke: {it}")))?;
+    Ok(Exit::Done)
+}
+
+/// Makes the login visible: the connection itself can show nothing.
+async fn log_in(cx: &Context, cluster: &str) -> Result<(), Failure> {
+    let (mut events, _) = subscribe(cx).await?;
+    let wish = Wish {
+        no_browser: false,
+        anew: false,
+    };
+    let login = sign_in(cx, cluster, &mut events, wish);
+    if cx.screen.progress_is_watched() {
+        return login.await.map(drop);
+    }
+    match tokio::time::timeout(UNATTENDED, login).await {
+        Ok(ended) => ended.map(drop),
+        Err(_) => Err(Failure::login_needed(cluster)),
+    }
+}
+
+/// Until the route ends. That our input ends is told to the route, whose answer may still come.
+async fn relay(
+    stream: RawStream,
+    mut input: impl AsyncRead + Unpin,
+    mut output: impl tokio::io::AsyncWrite + Unpin,
+) -> std::io::Result<()> {
+    let (mut from_route, mut to_route) = tokio::io::split(stream);
+    let up = async {
+        tokio::io::copy(&mut input, &mut to_route).await?;
+        to_route.shutdown().await
+    };
+    let down = async {
+        tokio::io::copy(&mut from_route, &mut output).await?;
+        output.flush().await
+    };
+    tokio::pin!(up, down);
+    tokio::select! {
+        ended = &mut down => ended,
+        // A route that takes no more may still have said why.
+        _ = &mut up => down.await,
+    }
+}

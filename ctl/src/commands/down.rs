@@ -1,0 +1,67 @@
+//! `pomctl down`: stops listening.
+
+use control::wire::DownAnswer;
+use serde_json::json;
+
+use super::{status_if_running, which};
+use crate::{
+    args::DownArgs,
+    context::Context,
+    failure::{Exit, Failure},
+    outside,
+    render::count,
+};
+
+pub(crate) async fn run(cx: &Context, args: &DownArgs) -> Result<Exit, Failure> {
+    let Some(status) = status_if_running(cx).await? else {
+        return nothing_to_do(cx);
+    };
+    let names: Vec<String> = if args.which.all {
+        status.tunnels.iter().map(|it| it.name.clone()).collect()
+    } else {
+        let found = which::tunnels(&status, &args.which.names)?;
+        found.iter().map(|it| it.name.clone()).collect()
+    };
+    let mut answers = Vec::new();
+    for name in &names {
+        let answer = cx.client.down(name, args.now).await?;
+        if !cx.screen.json() {
+            cx.screen.answer(&told(name, &answer, args.now))?;
+        }
+        answers.push(answer);
+    }
+    if cx.screen.json() {
+        cx.screen.answer_json(&json!({ "tunnels": answers }))?;
+    } else if names.is_empty() {
+        cx.screen.answer("No tunnels yet; nothing to do")?;
+    }
+    Ok(Exit::Done)
+}
+
+fn nothing_to_do(cx: &Context) -> Result<Exit, Failure> {
+    if cx.screen.json() {
+        cx.screen.answer_json(&json!({ "tunnels": [] }))?;
+    } else {
+        cx.screen.answer("pomd is not running; nothing to do")?;
+    }
+    Ok(Exit::Done)
+}
+
+fn told(name: &str, answer: &DownAnswer, now: bool) -> String {
+    let name = outside::name(name);
+    match (answer.still_open, now) {
+        (0, true) => format!("{name} is down, and its connections have ended."),
+        (0, false) => format!("{name} is down."),
+        (open, _) => {
+            let (stay, they_end, them) = if open == 1 {
+                ("stays", "it ends", "it")
+            } else {
+                ("stay", "they end", "them")
+            };
+            let connections = count(open, "open connection");
+            format!(
+                "{name} is down. {connections} {stay} until {they_end} (pomctl down --now {name} ends {them})."
+            )
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! `pomctl login`: makes sure that somebody is logged in.
+
+use control::wire::{Cluster, ClusterState, Status};
+use serde_json::json;
+
+use super::{subscribe, which};
+use crate::{
+    args::LoginArgs,
+    context::Context,
+    failure::{Exit, Failure},
+    outside,
+    render::session,
+    sign_in::{Wish, sign_in},
+    start,
+};
+
+pub(crate) async fn run(cx: &Context, args: &LoginArgs) -> Result<Exit, Failure> {
+    start::ensure(cx).await?;
+    let (mut events, status) = subscribe(cx).await?;
+    let names = chosen(&status, args.cluster.as_deref())?;
+    let wish = Wish {
+        no_browser: args.no_browser,
+        anew: true,
+    };
+    let mut clusters = Vec::new();
+    for name in names {
+        let cluster = sign_in(cx, &name, &mut events, wish).await?;
+        if !cx.screen.json() {
+            let line = session::logged_in_to(&cluster, &cx.screen.view());
+            cx.screen.answer(&format!("{line}."))?;
+        }
+        clusters.push(cluster);
+    }
+    if cx.screen.json() {
+        cx.screen.answer_json(&json!({ "clusters": clusters }))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The cluster that is meant. Nobody named: all that need a login; if none does, all, to say so.
+fn chosen(status: &Status, said: Option<&str>) -> Result<Vec<String>, Failure> {
+    if let Some(said) = said {
+        return Ok(vec![which::cluster(status, said)?.name.clone()]);
+    }
+    let named = |needy: bool| -> Vec<String> {
+        let wanted = |it: &&Cluster| !needy || it.state != ClusterState::LoggedIn;
+        let clusters = status.clusters.iter().filter(wanted);
+        clusters.map(|it| it.name.clone()).collect()
+    };
+    let found = match named(true) {
+        needy if needy.is_empty() => named(false),
+        needy => needy,
+    };
+    if found.is_empty() {
+        let path = outside::line(&status.pomd.config.path);
+        let hint = format!("write a tunnel into {path} first; to see how: pomctl status");
+        let message = "there is no cluster to log in to yet";
+        return Err(Failure::usage("no_such_cluster", message, Some(hint)));
+    }
+    Ok(found)
+}

@@ -1,0 +1,193 @@
+//! `pomctl logs`: from pomd while it runs, else from the file of a pomd that pomctl started.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use control::wire::{LogLine, Status};
+use serde_json::json;
+
+use super::{status_if_running, which};
+use crate::{
+    args::LogsArgs,
+    context::Context,
+    failure::{Exit, Failure},
+    outside,
+    render::{
+        View,
+        paint::{Role, paint},
+        times,
+    },
+};
+
+/// The most that is read of a file, from its end.
+const FILE_MOST: u64 = 4 << 20;
+/// The longest line that is read whole.
+const LINE_MOST: u64 = 64 << 10;
+
+pub(crate) async fn run(cx: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
+    match status_if_running(cx).await? {
+        Some(status) => from_pomd(cx, args, &status).await,
+        None => from_file(cx, args),
+    }
+}
+
+async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exit, Failure> {
+    let name = args.name.as_deref();
+    let left = |name: &str| status.leaving.iter().any(|it| it.name == name);
+    if let Some(name) = name.filter(|it| which::tunnel(status, it).is_none() && !left(it)) {
+        return Err(which::no_tunnel(status, name));
+    }
+    let mut lines = cx.client.logs(name, args.follow).await?;
+    let reads = if args.follow { "Following" } else { "Reading" };
+    let whole = status.pomd.log.as_deref().map(|it| {
+        let it = outside::line(it);
+        format!("; the whole log: {}", cx.screen.view().path(Path::new(&it)))
+    });
+    let whole = whole.unwrap_or_default();
+    cx.screen.say(&format!(
+        "{reads} the log of pomd (pid {}){whole}",
+        status.pomd.pid
+    ));
+    let names = status.tunnels.iter().map(|it| outside::name(&it.name));
+    let widest = names.map(|it| it.chars().count()).max().unwrap_or_default();
+    while let Some(line) = lines.next().await? {
+        if cx.screen.json() {
+            cx.screen.answer_json_line(&line)?;
+        } else {
+            let line = outside::log(line);
+            cx.screen
+                .answer(&drawn(&line, widest.min(30), &cx.screen.view()))?;
+        }
+    }
+    if args.follow {
+        return Err(Failure::pomd_ended());
+    }
+    Ok(Exit::Done)
+}
+
+/// `14:05:40 warn  ssh-prod  connection 42: 403 for alice@example.com`.
+fn drawn(line: &LogLine, widest: usize, view: &View<'_>) -> String {
+    let time = times::time_to_the_second(line.at, view.now, view.zone);
+    let role = match line.level.as_str() {
+        "error" => Role::Bad,
+        "warn" => Role::Warn,
+        _ => Role::Muted,
+    };
+    let pad = " ".repeat(5_usize.saturating_sub(line.level.chars().count()));
+    let about = line.tunnel.as_ref().or(line.cluster.as_ref());
+    let about = about.map_or("", String::as_str);
+    let connection = line
+        .connection
+        .filter(|_| !line.message.starts_with("connection "))
+        .map_or(String::new(), |it| format!("connection {it}: "));
+    let level = paint(role, &line.level);
+    format!(
+        "{time} {level}{pad} {about:<widest$}  {connection}{}",
+        line.message
+    )
+}
+
+fn from_file(cx: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
+    let path = cx.place.log_file();
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Failure::not_running());
+        }
+        Err(error) => return Err(unreadable(cx, &path, &error)),
+    };
+    cx.screen.say(&format!(
+        "Reading {} (pomd is not running)",
+        cx.screen.view().path(&path)
+    ));
+    let lines = tail(&mut file).map_err(|it| unreadable(cx, &path, &it))?;
+    for line in lines {
+        if args.name.as_deref().is_some_and(|it| !mentions(&line, it)) {
+            continue;
+        }
+        if cx.screen.json() {
+            let line = json!({
+                "at": null, "level": null, "tunnel": null, "cluster": null, "connection": null, "message": line,
+            });
+            cx.screen.answer_json_line(&line)?;
+        } else {
+            cx.screen.answer(&outside::line(&line))?;
+        }
+    }
+    if args.follow {
+        return Err(Failure::not_running());
+    }
+    Ok(Exit::Done)
+}
+
+/// The last lines of a file, however large it is.
+fn tail(file: &mut File) -> io::Result<Vec<String>> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let skipped = length.saturating_sub(FILE_MOST);
+    file.seek(SeekFrom::Start(skipped))?;
+    let mut reader = BufReader::new(file.take(FILE_MOST));
+    let mut lines = Vec::new();
+    let mut line = Vec::new();
+    while reader
+        .by_ref()
+        .take(LINE_MOST)
+        .read_until(b'\n', &mut line)?
+        > 0
+    {
+        lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
+        line.clear();
+    }
+    if skipped > 0 && !lines.is_empty() {
+        // Half a line.
+        lines.remove(0);
+    }
+    Ok(lines)
+}
+
+/// The name stands in the line by itself, not as a part of another.
+fn mentions(line: &str, name: &str) -> bool {
+    let part_of_a_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    line.match_indices(name).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = line[at + name.len()..].chars().next();
+        ![before, after].into_iter().flatten().any(part_of_a_name)
+    })
+}
+
+fn unreadable(cx: &Context, path: &Path, error: &io::Error) -> Failure {
+    let path = cx.screen.view().path(path);
+    Failure::failed(format!("cannot read the log {path}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_name_inside_another_is_not_mentioned() {
+        assert!(mentions("conn{tunnel=ssh id=4}: open", "ssh"));
+        assert!(mentions("ssh: open", "ssh"));
+        assert!(!mentions("conn{tunnel=ssh-prod}: open", "ssh"));
+        assert!(mentions("ssh-prod and ssh", "ssh"));
+    }
+
+    #[test]
+    fn only_the_end_of_a_huge_file_is_read_and_in_whole_lines() {
+        let mut file = tempfile::tempfile().unwrap();
+        let line = format!("{}\n", "x".repeat(99));
+        for _ in 0..(FILE_MOST / 100 + 500) {
+            file.write_all(line.as_bytes()).unwrap();
+        }
+        file.write_all(b"the last").unwrap();
+        let lines = tail(&mut file).unwrap();
+        assert_eq!(lines.last().unwrap(), "the last");
+        assert!(lines[..lines.len() - 1].iter().all(|it| it.len() == 99));
+        let read: usize = lines.iter().map(|it| it.len() + 1).sum();
+        assert!(read as u64 <= FILE_MOST + 1);
+    }
+}

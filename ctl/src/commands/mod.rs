@@ -1,0 +1,65 @@
+//! One file for each command: a call, a page of text or JSON, an exit code.
+
+mod connect;
+mod demo;
+mod down;
+mod login;
+mod logout;
+mod logs;
+pub(crate) mod overview;
+mod reload;
+mod status;
+mod stop;
+mod up;
+mod which;
+
+use std::time::Duration;
+
+use control::{
+    client::{ClientError, Lines},
+    wire::Status,
+};
+
+use crate::{
+    args::Command,
+    context::Context,
+    failure::{Exit, Failure},
+};
+
+/// How long pomd may take to say how things stand.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Does what was asked.
+pub(crate) async fn run(cx: &Context, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Status(args) => status::run(cx, &args).await,
+        Command::Up(args) => up::run(cx, &args).await,
+        Command::Down(args) => down::run(cx, &args).await,
+        Command::Login(args) => login::run(cx, &args).await,
+        Command::Logout(args) => logout::run(cx, &args).await,
+        Command::Logs(args) => logs::run(cx, &args).await,
+        Command::Reload => reload::run(cx).await,
+        Command::Stop => stop::run(cx).await,
+        Command::Connect(args) => connect::run(cx, &args).await,
+        Command::Demo(args) => demo::run(&args),
+    }
+}
+
+/// The changes from now on, and how things stand.
+async fn subscribe(cx: &Context) -> Result<(Lines<Status>, Status), Failure> {
+    let mut events = cx.client.events().await?;
+    match tokio::time::timeout(LIMIT, events.next()).await {
+        Ok(first) => first?
+            .map(|status| (events, status))
+            .ok_or_else(Failure::pomd_ended),
+        Err(_) => Err(Failure::failed("pomd does not tell how things stand")),
+    }
+}
+
+/// How things stand, or nothing where no pomd runs.
+async fn status_if_running(cx: &Context) -> Result<Option<Status>, Failure> {
+    match cx.client.status().await {
+        Err(ClientError::NotRunning) => Ok(None),
+        answer => Ok(Some(answer?)),
+    }
+}

@@ -1,0 +1,28 @@
+//! `pomctl` alone: what there is, in one screen.
+
+use crate::{
+    failure::{Exit, Failure},
+    screen::Screen,
+};
+
+/// Where the words of a line begin.
+#[cfg(test)]
+pub(crate) const LABEL: usize = 14;
+
+/// Shows the overview.
+pub(crate) fn run(screen: &Screen) -> Result<Exit, Failure> {
+    screen.answer(text())?;
+    Ok(Exit::Done)
+}
+
+/// The commands by what they are for; also the top of `--help`.
+pub(crate) fn text() -> &'static str {
+    "\
+Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
+Every day     status  up  down  login  logout
+For programs  connect
+Look inside   logs
+The daemon    reload  stop
+More          demo  help
+Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH"
+}

@@ -1,0 +1,147 @@
+//! `pomctl status`: the home page.
+
+use std::time::Duration;
+
+use control::{
+    client::Lines,
+    wire::{ClusterState, Connections, Status, TunnelState},
+};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{status_if_running, subscribe, which};
+use crate::{
+    args::StatusArgs,
+    context::Context,
+    failure::{Exit, Failure},
+    outside,
+    render::page,
+};
+
+pub(crate) async fn run(cx: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
+    if args.watch {
+        let (events, status) = subscribe(cx).await?;
+        return watch(cx, args, events, status).await;
+    }
+    let Some(status) = status_if_running(cx).await? else {
+        return not_running(cx);
+    };
+    let status = only(status, &args.names)?;
+    if cx.screen.json() {
+        cx.screen.answer_json(&status)?;
+        return Ok(Exit::Done);
+    }
+    cx.screen.answer(&drawn(cx, &status))?;
+    Ok(verdict(&status))
+}
+
+fn drawn(cx: &Context, status: &Status) -> String {
+    page::status(&outside::status(status.clone()), &cx.screen.view())
+}
+
+/// Without pomd there is nothing to show; who has no tunnels yet is shown how to begin.
+fn not_running(cx: &Context) -> Result<Exit, Failure> {
+    // Only pomd can read the file; that it names no tunnel at all can be told without.
+    let written = std::fs::read_to_string(&cx.place.config);
+    let begins = written.map_or_else(
+        |it| it.kind() == std::io::ErrorKind::NotFound,
+        |it| !it.contains("tunnel"),
+    );
+    if cx.screen.json() || !begins {
+        return Err(Failure::not_running());
+    }
+    let page = page::first_run(&cx.place.config, false, &cx.screen.view());
+    cx.screen.answer(&page)?;
+    Ok(Exit::NotRunning)
+}
+
+/// Shows it again after each change, until pomd or the person ends it.
+async fn watch(
+    cx: &Context,
+    args: &StatusArgs,
+    mut events: Lines<Status>,
+    first: Status,
+) -> Result<Exit, Failure> {
+    // Times that are left grow old by themselves.
+    let mut aging = interval(Duration::from_secs(30));
+    aging.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    aging.reset();
+    let redraws = cx.screen.answers_a_person() && !cx.screen.json();
+    let mut now = only(first, &args.names)?;
+    let mut shown: Option<Status> = None;
+    loop {
+        if cx.screen.json() {
+            cx.screen.answer_json_line(&now)?;
+        } else if redraws {
+            cx.screen.redraw(&drawn(cx, &now))?;
+        } else if shown.as_ref().map(without_counters) != Some(without_counters(&now)) {
+            let gap = if shown.is_some() { "\n" } else { "" };
+            cx.screen.answer(&format!("{gap}{}", drawn(cx, &now)))?;
+            shown = Some(now.clone());
+        }
+        let next = tokio::select! {
+            next = events.next() => next?.map(Some),
+            _ = aging.tick(), if redraws => Some(None),
+        };
+        match next {
+            None => return Err(Failure::pomd_ended()),
+            Some(None) => {}
+            Some(Some(status)) => now = only(status, &args.names)?,
+        }
+    }
+}
+
+/// The tunnels of these names and their clusters; all, if none is named.
+fn only(mut status: Status, names: &[String]) -> Result<Status, Failure> {
+    if names.is_empty() {
+        return Ok(status);
+    }
+    let chosen = which::tunnels(&status, names)?;
+    let chosen: Vec<_> = chosen.into_iter().cloned().collect();
+    status
+        .clusters
+        .retain(|it| chosen.iter().any(|tunnel| tunnel.cluster == it.name));
+    status.leaving.retain(|it| names.contains(&it.name));
+    status.tunnels = chosen;
+    status.healthy = verdict(&status) == Exit::Done;
+    Ok(status)
+}
+
+/// Whether something is wrong, or only a login missing. A tunnel that is down is neither.
+fn verdict(status: &Status) -> Exit {
+    let wrong = status.pomd.config.error.is_some()
+        || status.tunnels.iter().any(|it| {
+            matches!(
+                it.state,
+                TunnelState::Error | TunnelState::Busy | TunnelState::Unknown
+            )
+        });
+    let logged_in = |cluster: &str| {
+        let cluster = status.clusters.iter().find(|it| it.name == cluster);
+        cluster.is_none_or(|it| it.state == ClusterState::LoggedIn)
+    };
+    let login = status.tunnels.iter().any(|it| {
+        it.state == TunnelState::Login || (it.state != TunnelState::Down && !logged_in(&it.cluster))
+    });
+    match (wrong, login) {
+        (true, _) => Exit::Failed,
+        (false, true) => Exit::LoginNeeded,
+        (false, false) => Exit::Done,
+    }
+}
+
+/// What is left when everything that moves by itself is taken away.
+fn without_counters(status: &Status) -> Status {
+    let mut status = status.clone();
+    for tunnel in &mut status.tunnels {
+        tunnel.connections = Connections::default();
+        tunnel.bytes = control::wire::Bytes::default();
+        tunnel.last_connection_at = None;
+    }
+    for cluster in &mut status.clusters {
+        cluster.waiting = 0;
+    }
+    for leaving in &mut status.leaving {
+        leaving.connections = leaving.connections.min(1);
+    }
+    status
+}

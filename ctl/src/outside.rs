@@ -1,0 +1,175 @@
+//! Text of others (pomd, and through it Pomerium), made safe to show. Everything that is drawn passes here once.
+
+use control::{
+    text::clean,
+    wire::{ApiError, Cluster, Holder, LogLine, OpenLogin, Reason, Status, Tunnel},
+};
+
+/// Names, routes and addresses.
+const NAME: usize = 300;
+/// Sentences.
+const SENTENCE: usize = 2000;
+/// URLs: a cut one would be useless.
+const URL: usize = 16 << 10;
+/// Lines of a report that keeps its shape.
+const LINES: usize = 1000;
+
+/// One sentence.
+pub(crate) fn line(text: &str) -> String {
+    clean(text, SENTENCE)
+}
+
+/// A name, a route or an address.
+pub(crate) fn name(text: &str) -> String {
+    clean(text, NAME)
+}
+
+/// An address to open.
+pub(crate) fn url(text: &str) -> String {
+    clean(text, URL)
+}
+
+/// A text of several lines whose indentation means something.
+pub(crate) fn lines(text: &str) -> Vec<String> {
+    text.lines()
+        .take(LINES)
+        .map(|line| {
+            let body = line.trim_start_matches(' ');
+            let indent = (line.len() - body.len()).min(200);
+            format!("{}{}", " ".repeat(indent), clean(body, SENTENCE))
+                .trim_end()
+                .to_owned()
+        })
+        .collect()
+}
+
+/// Everything in a status.
+pub(crate) fn status(mut status: Status) -> Status {
+    let pomd = &mut status.pomd;
+    tidy(&mut pomd.version, name);
+    tidy(&mut pomd.config.path, line);
+    if let Some(error) = &mut pomd.config.error {
+        tidy(&mut error.message, line);
+        error.report = lines(&error.report).join("\n");
+    }
+    tidy_all(&mut pomd.log, line);
+    tidy_all(&mut pomd.warnings, line);
+    status.tunnels = status.tunnels.into_iter().map(tunnel).collect();
+    status.clusters = status.clusters.into_iter().map(cluster).collect();
+    for leaving in &mut status.leaving {
+        tidy(&mut leaving.name, name);
+    }
+    status
+}
+
+/// Everything in a tunnel.
+pub(crate) fn tunnel(mut tunnel: Tunnel) -> Tunnel {
+    tidy(&mut tunnel.name, name);
+    tidy(&mut tunnel.cluster, name);
+    tidy(&mut tunnel.route, name);
+    tidy_all(&mut tunnel.listen, name);
+    tunnel.reason = tunnel.reason.map(reason);
+    tunnel
+}
+
+/// Everything in a cluster.
+pub(crate) fn cluster(mut cluster: Cluster) -> Cluster {
+    tidy(&mut cluster.name, name);
+    tidy_all(&mut cluster.hosts, name);
+    tidy_all(&mut cluster.user, name);
+    cluster.reason = cluster.reason.map(reason);
+    cluster
+}
+
+/// Everything in an open login. The addresses must open nothing but a web page.
+pub(crate) fn login(mut login: OpenLogin) -> OpenLogin {
+    tidy(&mut login.link, url);
+    tidy_all(&mut login.sign_in_host, name);
+    tidy_all(&mut login.sign_in_url, url);
+    login
+}
+
+/// Everything in an error, but for a report of several lines.
+pub(crate) fn error(mut error: ApiError) -> ApiError {
+    tidy(&mut error.message, line);
+    tidy_all(&mut error.hint, line);
+    tidy_all(&mut error.request_id, name);
+    for (key, value) in &mut error.facts {
+        tidy(key, name);
+        tidy(value, line);
+    }
+    error
+}
+
+/// Everything in a line of the log.
+pub(crate) fn log(mut log: LogLine) -> LogLine {
+    tidy(&mut log.level, name);
+    tidy_all(&mut log.tunnel, name);
+    tidy_all(&mut log.cluster, name);
+    tidy(&mut log.message, line);
+    log
+}
+
+/// The program that holds an address, in words.
+pub(crate) fn holder(holder: &Holder) -> String {
+    let program = holder.program.as_deref().map(name);
+    match (program, holder.pid, holder.uid) {
+        (Some(program), Some(pid), _) => format!("{program} (pid {pid})"),
+        (Some(program), None, _) => program,
+        (None, Some(pid), _) => format!("pid {pid}"),
+        (None, None, Some(uid)) => format!("a program of another user (uid {uid})"),
+        (None, None, None) => "a program that can't be seen from here".to_owned(),
+    }
+}
+
+fn reason(mut reason: Reason) -> Reason {
+    tidy(&mut reason.message, line);
+    tidy_all(&mut reason.hint, line);
+    tidy_all(&mut reason.request_id, name);
+    reason
+}
+
+fn tidy(text: &mut String, how: fn(&str) -> String) {
+    *text = how(text);
+}
+
+fn tidy_all<'a>(texts: impl IntoIterator<Item = &'a mut String>, how: fn(&str) -> String) {
+    for text in texts {
+        tidy(text, how);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_keeps_its_shape_and_loses_its_teeth() {
+        let text = "error: x\n  --> a.toml:1\n   |\n 1 | a\u{1b}[2J\u{202e}\n   | ^^^";
+        let expected = [
+            "error: x",
+            "  --> a.toml:1",
+            "   |",
+            r" 1 | a\u{1b}[2J\u{202e}",
+            "   | ^^^",
+        ];
+        assert_eq!(lines(text), expected);
+    }
+
+    #[test]
+    fn a_holder_is_told_as_far_as_it_is_known() {
+        let of = |program: Option<&str>, pid, uid| {
+            holder(&Holder {
+                pid,
+                program: program.map(str::to_owned),
+                uid,
+            })
+        };
+        assert_eq!(of(Some("node"), Some(4242), Some(1)), "node (pid 4242)");
+        assert_eq!(of(None, None, Some(0)), "a program of another user (uid 0)");
+        assert_eq!(
+            of(None, None, None),
+            "a program that can't be seen from here"
+        );
+    }
+}

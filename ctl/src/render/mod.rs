@@ -1,0 +1,104 @@
+//! Answers → pages of text. Pure: what it needs to know of the world is in a [`View`].
+
+pub(crate) mod json;
+pub(crate) mod numbers;
+pub(crate) mod page;
+pub(crate) mod paint;
+pub(crate) mod report;
+pub(crate) mod session;
+pub(crate) mod signs;
+pub(crate) mod table;
+pub(crate) mod times;
+pub(crate) mod tunnel;
+
+use std::path::Path;
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use self::signs::Signs;
+
+/// What a page is drawn for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'a> {
+    /// Columns of the terminal; `None` where nobody looks: nothing is cut then.
+    pub(crate) width: Option<usize>,
+    pub(crate) signs: &'a Signs,
+    pub(crate) now: Timestamp,
+    pub(crate) zone: &'a TimeZone,
+    pub(crate) home: Option<&'a Path>,
+}
+
+impl View<'_> {
+    /// A time as a person says it.
+    pub(crate) fn time(&self, at: Timestamp) -> String {
+        times::time(at, self.now, self.zone)
+    }
+
+    /// A path, with `~` for the home folder.
+    pub(crate) fn path(&self, path: &Path) -> String {
+        let short = self.home.and_then(|home| path.strip_prefix(home).ok());
+        match short {
+            Some(rest) => format!("~/{}", rest.display()),
+            None => path.display().to_string(),
+        }
+    }
+}
+
+/// `1 connection`, `2 connections`.
+pub(crate) fn count(number: u64, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
+/// A sentence with its first letter large.
+pub(crate) fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(chars).collect()
+    })
+}
+
+/// How much a terminal shows at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) columns: usize,
+    pub(crate) rows: usize,
+}
+
+/// The lines of `page` that a terminal can show without scrolling, so that it can be drawn over.
+pub(crate) fn fitted(page: &str, size: Option<Size>) -> String {
+    let Some(size) = size.filter(|it| it.columns > 0 && it.rows > 1) else {
+        return page.to_owned();
+    };
+    let mut left = size.rows - 1;
+    let mut lines = Vec::new();
+    for line in page.lines() {
+        let length = anstream::adapter::strip_str(line)
+            .to_string()
+            .chars()
+            .count();
+        let rows = length.div_ceil(size.columns).max(1);
+        if rows > left {
+            break;
+        }
+        left -= rows;
+        lines.push(line);
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_is_drawn_over_never_scrolls() {
+        let size = |columns, rows| Some(Size { columns, rows });
+        let page = "1\n\n123456\n4\n5";
+        assert_eq!(fitted(page, size(80, 40)), page);
+        assert_eq!(fitted(page, size(80, 4)), "1\n\n123456");
+        assert_eq!(fitted(page, size(5, 4)), "1\n");
+        assert_eq!(fitted(page, size(5, 5)), "1\n\n123456");
+        assert_eq!(fitted(page, size(0, 0)), page);
+        assert_eq!(fitted(page, None), page);
+    }
+}

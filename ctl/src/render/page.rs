@@ -1,0 +1,313 @@
+//! The page that `status` shows, and the one for the first run. Pure.
+
+use std::path::Path;
+
+use control::wire::{Cluster, ConfigError, Status, Tunnel};
+
+use super::{
+    View, count,
+    paint::{Role, paint},
+    session,
+    table::{self, Cell, Column, Row},
+    tunnel,
+};
+
+/// From here on there is room for more columns.
+const WIDE: usize = 120;
+/// Below this each row becomes a block.
+const NARROW: usize = 60;
+
+/// The whole page.
+pub(crate) fn status(status: &Status, view: &View<'_>) -> String {
+    let mut lines = top(status, view);
+    if status.tunnels.is_empty() {
+        if !lines.is_empty() {
+            lines.push(String::new());
+        }
+        lines.push(first_run(Path::new(&status.pomd.config.path), true, view));
+    }
+    let drawn = Drawn::new(status, view);
+    lines.extend(drawn.tunnels());
+    lines.extend(leaving(status));
+    if !status.clusters.is_empty() {
+        lines.push(String::new());
+        lines.extend(drawn.clusters());
+    }
+    lines.extend(other_release(status));
+    lines.join("\n")
+}
+
+/// What to do when there is nothing yet.
+pub(crate) fn first_run(config: &Path, running: bool, view: &View<'_>) -> String {
+    let config = control::text::clean(&view.path(config), 2000);
+    let head = if running {
+        "No tunnels yet."
+    } else {
+        "No tunnels yet, and pomd is not running."
+    };
+    let demo = paint(Role::Command, "pomctl demo");
+    let up = paint(Role::Command, "pomctl up ssh-prod");
+    format!(
+        "{head}
+  See it work without Pomerium    {demo}
+  Add one by hand                 write this into {config}:
+
+    [tunnel.ssh-prod]
+    route = \"ssh-prod.corp.example.com:22\"
+    listen = 2202
+
+  Then log in and use it          {up}"
+    )
+}
+
+/// What concerns all of it: a broken file, standing warnings.
+fn top(status: &Status, view: &View<'_>) -> Vec<String> {
+    let pomd = &status.pomd;
+    let mut lines = Vec::new();
+    if let Some(error) = &pomd.config.error {
+        lines.extend(broken_file(Path::new(&pomd.config.path), error, view));
+    }
+    for warning in &pomd.warnings {
+        lines.push(format!("{} {warning}", paint(Role::Warn, "warning:")));
+    }
+    lines
+}
+
+fn broken_file(path: &Path, error: &ConfigError, view: &View<'_>) -> [String; 2] {
+    let sign = paint(Role::Bad, view.signs.bad);
+    [
+        format!("{sign} {}", not_in_force(path, error, view)),
+        format!("    {}", error.message),
+    ]
+}
+
+/// `pomd.toml has an error since 14:01; the old settings apply. Run: pomd check`.
+pub(crate) fn not_in_force(path: &Path, error: &ConfigError, view: &View<'_>) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let errors = match error.count {
+        0 | 1 => "an error".to_owned(),
+        many => format!("{many} errors"),
+    };
+    format!(
+        "{} has {errors} since {}; the old settings apply. Run: {}",
+        name.display(),
+        view.time(error.at),
+        paint(Role::Command, "pomd check"),
+    )
+}
+
+fn leaving(status: &Status) -> Vec<String> {
+    let gone = status.leaving.iter().filter(|it| it.connections > 0);
+    gone.map(|it| stays_open(it.connections, &it.name))
+        .collect()
+}
+
+/// `2 connections of ssh-old stay open until they end`.
+pub(crate) fn stays_open(connections: u64, name: &str) -> String {
+    let (stay, they_end) = if connections == 1 {
+        ("stays", "it ends")
+    } else {
+        ("stay", "they end")
+    };
+    let connections = count(connections, "connection");
+    format!("{connections} of {name} {stay} open until {they_end}")
+}
+
+/// A pomd of another release goes on as it was started; a person may want to change over.
+fn other_release(status: &Status) -> Option<String> {
+    let ours = env!("CARGO_PKG_VERSION");
+    let theirs = &status.pomd.version;
+    if theirs == ours {
+        return None;
+    }
+    let open: u64 = status.tunnels.iter().map(|it| it.connections.open).sum();
+    Some(format!(
+        "\npomd {theirs} runs, {ours} is installed. When no connection matters ({open} open): pomctl stop, then pomctl up --all"
+    ))
+}
+
+/// Rows and columns of one page.
+struct Drawn<'a> {
+    status: &'a Status,
+    view: &'a View<'a>,
+    columns: Vec<Column>,
+    rows: Vec<Row>,
+    widths: Vec<usize>,
+    shape: Shape,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Wide,
+    Usual,
+    /// Without the traffic.
+    Slim,
+    Blocks,
+}
+
+impl Shape {
+    fn columns(self) -> Vec<Column> {
+        let mut columns = vec![
+            Column::new("TUNNEL"),
+            Column::new("STATE"),
+            Column::new("LOCAL"),
+            Column::numbers("CONN", 4),
+        ];
+        if self != Self::Slim {
+            columns.push(Column::numbers("RECV", 6));
+            columns.push(Column::numbers("SENT", 6));
+        }
+        columns.push(Column::yielding("ROUTE"));
+        if self == Self::Wide {
+            columns.push(Column::new("LAST"));
+        }
+        columns
+    }
+}
+
+impl<'a> Drawn<'a> {
+    fn new(status: &'a Status, view: &'a View<'a>) -> Self {
+        // Both tables have their second column in one line.
+        let names = status.clusters.iter().map(|it| it.name.chars().count());
+        let least = names.max().unwrap_or_default().max("CLUSTER".len());
+        let planned = |shape: Shape| {
+            let columns = shape.columns();
+            let rows = status.tunnels.iter();
+            let rows: Vec<Row> = rows.map(|it| tunnel_row(it, status, shape, view)).collect();
+            let mut widths = table::widths(&columns, &rows);
+            widths[0] = widths[0].max(least);
+            (columns, rows, widths, shape)
+        };
+        let shapes = match view.width {
+            None => &[Shape::Usual][..],
+            Some(width) if width > WIDE => &[Shape::Wide, Shape::Slim],
+            Some(width) if width >= NARROW => &[Shape::Usual, Shape::Slim],
+            Some(_) => &[],
+        };
+        let fits = |columns: &[Column], widths: &[usize]| {
+            view.width.is_none_or(|it| table::fits(columns, widths, it))
+        };
+        let (columns, rows, widths, shape) = shapes
+            .iter()
+            .map(|it| planned(*it))
+            .find(|it| fits(&it.0, &it.2))
+            .unwrap_or_else(|| planned(Shape::Blocks));
+        Self {
+            status,
+            view,
+            columns,
+            rows,
+            widths,
+            shape,
+        }
+    }
+
+    fn tunnels(&self) -> Vec<String> {
+        if self.status.tunnels.is_empty() {
+            return Vec::new();
+        }
+        if self.shape == Shape::Blocks {
+            let blocks = self.rows.iter().zip(&self.status.tunnels);
+            return blocks.flat_map(|(row, it)| self.block(row, it)).collect();
+        }
+        let cut = self.view.signs.cut;
+        table::lines(
+            &self.columns,
+            &self.rows,
+            &self.widths,
+            self.view.width,
+            cut,
+        )
+    }
+
+    /// Three lines where there is no room for a row.
+    fn block(&self, row: &Row, of: &Tunnel) -> Vec<String> {
+        let head = [&row.sign, &row.cells[0]];
+        let mut lines = vec![format!(
+            "{}  {}  {}",
+            head.map(|it| paint(it.role, &it.text)).join(" "),
+            paint(row.cells[1].role, &row.cells[1].text),
+            row.cells[2].text
+        )];
+        lines.push(format!("    {} {}", self.view.signs.to, tunnel::route(of)));
+        lines.extend(row.below.iter().map(|it| format!("    {it}")));
+        lines
+    }
+
+    fn clusters(&self) -> Vec<String> {
+        let mut columns = vec![Column::new("CLUSTER"), Column::yielding("SESSION")];
+        if self.shape == Shape::Wide {
+            columns[1].yields = false;
+            columns.push(Column::yielding("HOSTS"));
+        }
+        let wide = self.shape == Shape::Wide;
+        let clusters = self.status.clusters.iter();
+        let rows: Vec<Row> = clusters
+            .map(|it| cluster_row(it, wide, self.view))
+            .collect();
+        if self.shape == Shape::Blocks {
+            return rows.iter().flat_map(cluster_block).collect();
+        }
+        let mut widths = table::widths(&columns, &rows);
+        widths[0] = widths[0].max(self.widths[0]);
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        table::lines(
+            &columns,
+            &rows,
+            &widths,
+            self.view.width,
+            self.view.signs.cut,
+        )
+    }
+}
+
+fn tunnel_row(of: &Tunnel, status: &Status, shape: Shape, view: &View<'_>) -> Row {
+    let [connections, received, sent] = tunnel::counts(of, view.signs);
+    let mut cells = vec![
+        Cell::new(Role::Name, of.name.clone()),
+        Cell::new(tunnel::role(of.state), tunnel::word(of.state)),
+        Cell::new(Role::Plain, tunnel::local(of, view.signs)),
+        Cell::new(Role::Plain, connections),
+    ];
+    if shape != Shape::Slim {
+        cells.push(Cell::new(Role::Plain, received));
+        cells.push(Cell::new(Role::Plain, sent));
+    }
+    cells.push(Cell::new(Role::Plain, tunnel::route(of)));
+    if shape == Shape::Wide {
+        let last = of.last_connection_at;
+        let last = last.map_or(view.signs.none.to_owned(), |it| view.time(it));
+        cells.push(Cell::new(Role::Plain, last));
+    }
+    let cluster = status.clusters.iter().find(|it| it.name == of.cluster);
+    Row {
+        sign: tunnel::sign(of.state, view.signs),
+        cells,
+        below: tunnel::trouble(of, cluster, view).into_iter().collect(),
+    }
+}
+
+fn cluster_row(of: &Cluster, wide: bool, view: &View<'_>) -> Row {
+    let mut cells = vec![
+        Cell::new(Role::Name, of.name.clone()),
+        session::session(of, view),
+    ];
+    if wide {
+        cells.push(Cell::new(Role::Plain, of.hosts.join(", ")));
+    }
+    Row {
+        sign: session::sign(of.state, view),
+        cells,
+        below: session::trouble(of).into_iter().collect(),
+    }
+}
+
+fn cluster_block(row: &Row) -> Vec<String> {
+    let sign = paint(row.sign.role, &row.sign.text);
+    let cells = row.cells.iter().map(|it| paint(it.role, &it.text));
+    let mut lines = vec![format!("{sign} {}", cells.collect::<Vec<_>>().join("  "))];
+    lines.extend(row.below.iter().map(|it| format!("    {it}")));
+    lines
+}

@@ -1,0 +1,85 @@
+//! Clusters in words: who is logged in, until when, or what is missing. Pure.
+
+use std::time::Duration;
+
+use control::wire::{Cluster, ClusterState};
+
+use super::{View, numbers, paint::Role, sentence, table::Cell, times};
+
+/// What is said of the end of a session: `, until 23:41 (9h 12m)`, or since when it lasts where nobody told its end.
+pub(crate) fn until(cluster: &Cluster, view: &View<'_>) -> String {
+    const JUST_NOW: Duration = Duration::from_secs(60);
+    if let Some(until) = cluster.until {
+        let left = numbers::duration(times::between(view.now, until));
+        return format!(", until {} ({left})", view.time(until));
+    }
+    match cluster.since {
+        Some(since) if times::between(since, view.now) > JUST_NOW => {
+            format!(", since {}", view.time(since))
+        }
+        _ => String::new(),
+    }
+}
+
+/// `Logged in to corp as alice@example.com, until 23:41 (9h 12m)`.
+pub(crate) fn logged_in_to(cluster: &Cluster, view: &View<'_>) -> String {
+    let user = cluster.user.as_deref();
+    let user = user.map_or(String::new(), |it| format!(" as {it}"));
+    format!(
+        "Logged in to {}{user}{}",
+        cluster.name,
+        until(cluster, view)
+    )
+}
+
+/// `Logged in as alice@example.com, until 23:41 (9h 12m)`.
+pub(crate) fn logged_in(cluster: &Cluster, view: &View<'_>) -> String {
+    match &cluster.user {
+        Some(user) => format!("Logged in as {user}{}", until(cluster, view)),
+        None => logged_in_to(cluster, view),
+    }
+}
+
+/// The sign of a cluster's state.
+pub(crate) fn sign(state: ClusterState, view: &View<'_>) -> Cell {
+    let signs = view.signs;
+    match state {
+        ClusterState::LoggedIn => Cell::new(Role::Good, signs.good),
+        ClusterState::LoginNeeded | ClusterState::LoginRunning => {
+            Cell::new(Role::Warn, signs.waits)
+        }
+        ClusterState::LoggedOut => Cell::new(Role::Muted, signs.off),
+        ClusterState::Unknown => Cell::new(Role::Warn, signs.unknown),
+    }
+}
+
+/// The column SESSION.
+pub(crate) fn session(cluster: &Cluster, view: &View<'_>) -> Cell {
+    let since = cluster
+        .since
+        .map_or(String::new(), |it| format!(" since {}", view.time(it)));
+    match cluster.state {
+        ClusterState::LoggedIn => {
+            let user = cluster.user.as_deref().unwrap_or("logged in");
+            Cell::new(Role::Plain, format!("{user}{}", until(cluster, view)))
+        }
+        ClusterState::LoginNeeded => Cell::new(Role::Warn, format!("login needed{since}")),
+        ClusterState::LoginRunning => Cell::new(Role::Warn, format!("login running{since}")),
+        ClusterState::LoggedOut => Cell::new(Role::Muted, format!("logged out{since}")),
+        ClusterState::Unknown => Cell::new(Role::Warn, "unknown: this pomd is newer"),
+    }
+}
+
+/// What is wrong with it, if something is.
+pub(crate) fn trouble(cluster: &Cluster) -> Option<String> {
+    let reason = cluster.reason.as_ref()?;
+    Some(with_hint(&reason.message, reason.hint.as_deref()))
+}
+
+/// A sentence and what to do.
+pub(crate) fn with_hint(message: &str, hint: Option<&str>) -> String {
+    match hint {
+        Some(hint) => format!("{message}. {}", sentence(hint)),
+        None => message.to_owned(),
+    }
+}

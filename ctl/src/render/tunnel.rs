@@ -1,0 +1,257 @@
+//! Tunnels in words: state, address, trouble, and the command that uses one. Pure.
+
+use control::wire::{Cluster, Code, Protocol, Reason, Tunnel, TunnelState};
+
+use super::{View, count, numbers, paint::Role, session::with_hint, signs::Signs, table::Cell};
+
+/// The word of a state.
+pub(crate) fn word(state: TunnelState) -> &'static str {
+    match state {
+        TunnelState::Up => "up",
+        TunnelState::Login => "login",
+        TunnelState::Error => "error",
+        TunnelState::Busy => "busy",
+        TunnelState::Down => "down",
+        TunnelState::Unknown => "unknown",
+    }
+}
+
+/// The colour of a state.
+pub(crate) fn role(state: TunnelState) -> Role {
+    match state {
+        TunnelState::Up => Role::Good,
+        TunnelState::Login | TunnelState::Unknown => Role::Warn,
+        TunnelState::Error | TunnelState::Busy => Role::Bad,
+        TunnelState::Down => Role::Muted,
+    }
+}
+
+/// The sign of a state.
+pub(crate) fn sign(state: TunnelState, signs: &Signs) -> Cell {
+    let sign = match state {
+        TunnelState::Up => signs.good,
+        TunnelState::Login => signs.waits,
+        TunnelState::Error | TunnelState::Busy => signs.bad,
+        TunnelState::Down => signs.off,
+        TunnelState::Unknown => signs.unknown,
+    };
+    Cell::new(role(state), sign)
+}
+
+/// The local side, as a person would type it.
+pub(crate) fn local(tunnel: &Tunnel, signs: &Signs) -> String {
+    let listen = &tunnel.listen;
+    let Some(first) = listen.first() else {
+        return signs.none.to_owned();
+    };
+    match listen.iter().find_map(|it| it.strip_prefix("127.0.0.1:")) {
+        Some(port) => format!("localhost:{port}"),
+        None => first.clone(),
+    }
+}
+
+/// The route, with its protocol where that is not TCP.
+pub(crate) fn route(tunnel: &Tunnel) -> String {
+    match tunnel.protocol {
+        Protocol::Tcp => tunnel.route.clone(),
+        Protocol::Udp => format!("udp {}", tunnel.route),
+        Protocol::Unknown => format!("? {}", tunnel.route),
+    }
+}
+
+/// CONN, RECV and SENT. What cannot have happened is not counted.
+pub(crate) fn counts(tunnel: &Tunnel, signs: &Signs) -> [String; 3] {
+    let connections = tunnel.connections.open + tunnel.connections.waiting;
+    let listens = !matches!(tunnel.state, TunnelState::Busy | TunnelState::Down);
+    let carried = tunnel.bytes.received > 0 || tunnel.bytes.sent > 0;
+    let none = || signs.none.to_owned();
+    let bytes = |number| {
+        if carried {
+            numbers::bytes(number)
+        } else {
+            none()
+        }
+    };
+    let connections = if listens || connections > 0 {
+        connections.to_string()
+    } else {
+        none()
+    };
+    [
+        connections,
+        bytes(tunnel.bytes.received),
+        bytes(tunnel.bytes.sent),
+    ]
+}
+
+/// What is wrong with it, if something is: one line.
+pub(crate) fn trouble(
+    tunnel: &Tunnel,
+    cluster: Option<&Cluster>,
+    view: &View<'_>,
+) -> Option<String> {
+    match (tunnel.state, &tunnel.reason) {
+        (TunnelState::Login, reason) => {
+            Some(waits_for_login(tunnel, cluster, reason.as_ref(), view))
+        }
+        (TunnelState::Busy, Some(reason)) if reason.code == Code::AddressInUse => {
+            let then = "pomd takes it when it is free";
+            let sentence = format!("{}; {then}", reason.message);
+            Some(with_hint(&sentence, reason.hint.as_deref()))
+        }
+        (TunnelState::Error, Some(reason)) => {
+            let mut sentence = format!("{}, {}", reason.message, view.time(reason.at));
+            if let Some(id) = &reason.request_id {
+                sentence += &format!(", request id {id}");
+            }
+            Some(with_hint(&sentence, reason.hint.as_deref()))
+        }
+        (_, Some(reason)) => Some(with_hint(&reason.message, reason.hint.as_deref())),
+        (_, None) => None,
+    }
+}
+
+fn waits_for_login(
+    tunnel: &Tunnel,
+    cluster: Option<&Cluster>,
+    reason: Option<&Reason>,
+    view: &View<'_>,
+) -> String {
+    let name = &tunnel.cluster;
+    let run = format!("Run: pomctl login {name}");
+    let since = cluster
+        .and_then(|it| it.since)
+        .map_or(String::new(), |it| format!(" since {}", view.time(it)));
+    match (tunnel.connections.waiting, reason) {
+        (0, Some(reason)) => with_hint(
+            &reason.message,
+            Some(reason.hint.as_deref().unwrap_or(&run)),
+        ),
+        (0, None) => format!("{name} needs a login{since}. {run}"),
+        (waiting, _) => {
+            let waits = if waiting == 1 { "waits" } else { "wait" };
+            let connections = count(waiting, "connection");
+            format!("{connections} {waits} for a login to {name}{since}. {run}")
+        }
+    }
+}
+
+/// The lines of a tunnel that works: what leads where, and the command that uses it.
+pub(crate) fn ready(tunnel: &Tunnel, answers_in_ms: u64, signs: &Signs) -> String {
+    format!(
+        "{} is up: {} {} {} (answers in {})\n\n    {}",
+        tunnel.name,
+        local(tunnel, signs),
+        signs.to,
+        route(tunnel),
+        numbers::milliseconds(answers_in_ms),
+        super::paint::paint(Role::Command, &usage(tunnel, signs)),
+    )
+}
+
+/// What a person types to use it, where the route's port tells.
+fn usage(tunnel: &Tunnel, signs: &Signs) -> String {
+    let local = local(tunnel, signs);
+    let Some((host, port)) = local.rsplit_once(':') else {
+        return local;
+    };
+    let host = match host.trim_matches(['[', ']']) {
+        "0.0.0.0" | "::" => "localhost",
+        host => host,
+    };
+    if local.starts_with("unix:") || port.parse::<u16>().is_err() {
+        return local;
+    }
+    let to = tunnel.route.rsplit_once(':').map_or("", |it| it.1);
+    match to {
+        "22" => format!("ssh -p {port} {host}"),
+        _ if tunnel.ssh => format!("ssh -p {port} {host}"),
+        "5432" => format!("psql -h {host} -p {port}"),
+        "3306" => format!("mysql --protocol=tcp -h {host} -P {port}"),
+        "6379" if host == "localhost" => format!("redis-cli -p {port}"),
+        "6379" => format!("redis-cli -h {host} -p {port}"),
+        "80" => format!("http://{}/", web(host, port)),
+        "443" => format!("https://{}/", web(host, port)),
+        _ => web(host, port),
+    }
+}
+
+fn web(host: &str, port: &str) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::signs::unicode, *};
+
+    fn tunnel(route: &str, listen: &[&str]) -> Tunnel {
+        Tunnel {
+            name: "t".to_owned(),
+            state: TunnelState::Up,
+            start: control::wire::Start::Auto,
+            temporary: false,
+            protocol: Protocol::Tcp,
+            cluster: "c".to_owned(),
+            route: route.to_owned(),
+            listen: listen.iter().map(|it| (*it).to_owned()).collect(),
+            ssh: false,
+            exposed: false,
+            reason: None,
+            connections: control::wire::Connections::default(),
+            bytes: control::wire::Bytes::default(),
+            last_connection_at: None,
+        }
+    }
+
+    #[test]
+    fn the_route_s_port_tells_the_command() {
+        let both = ["127.0.0.1:4000", "[::1]:4000"];
+        let table = [
+            ("a:22", &both[..], "ssh -p 4000 localhost"),
+            ("a:5432", &both[..], "psql -h localhost -p 4000"),
+            (
+                "a:3306",
+                &both[..],
+                "mysql --protocol=tcp -h localhost -P 4000",
+            ),
+            ("a:6379", &both[..], "redis-cli -p 4000"),
+            ("a:80", &both[..], "http://localhost:4000/"),
+            ("a:443", &both[..], "https://localhost:4000/"),
+            ("a:9", &both[..], "localhost:4000"),
+            ("a:22", &["[::1]:4000"][..], "ssh -p 4000 ::1"),
+            ("a:80", &["[::1]:4000"][..], "http://[::1]:4000/"),
+            ("a:22", &["0.0.0.0:4000"][..], "ssh -p 4000 localhost"),
+            ("a:22", &["127.0.0.2:4000"][..], "ssh -p 4000 127.0.0.2"),
+            (
+                "a:5432",
+                &["unix:/run/user/1/pomd/x.sock"][..],
+                "unix:/run/user/1/pomd/x.sock",
+            ),
+            ("a:22", &[][..], "–"),
+        ];
+        for (route, listen, command) in table {
+            assert_eq!(usage(&tunnel(route, listen), unicode()), command);
+        }
+        let ssh = Tunnel {
+            ssh: true,
+            ..tunnel("a:2222", &both)
+        };
+        assert_eq!(usage(&ssh, unicode()), "ssh -p 4000 localhost");
+    }
+
+    #[test]
+    fn what_cannot_have_happened_is_not_counted() {
+        let mut tunnel = tunnel("a:22", &[]);
+        assert_eq!(counts(&tunnel, unicode()), ["0", "–", "–"]);
+        tunnel.bytes.sent = 1;
+        assert_eq!(counts(&tunnel, unicode()), ["0", "0 B", "1 B"]);
+        tunnel.state = TunnelState::Down;
+        assert_eq!(counts(&tunnel, unicode())[0], "–");
+        tunnel.connections.open = 2;
+        assert_eq!(counts(&tunnel, unicode())[0], "2");
+    }
+}

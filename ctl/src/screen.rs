@@ -1,0 +1,230 @@
+//! Where answers go: stdout for the answer, stderr for the rest, and what this terminal can show.
+
+use std::{
+    env,
+    io::{self, ErrorKind, IsTerminal, Write},
+    path::PathBuf,
+};
+
+use anstream::{AutoStream, ColorChoice};
+use jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
+
+use crate::{
+    args::When,
+    failure::{Exit, Failure},
+    render::{
+        self, Size, View,
+        paint::{Role, paint},
+        signs::Signs,
+    },
+};
+
+/// The two streams and how to write on them.
+#[derive(Clone, Debug)]
+pub(crate) struct Screen {
+    json: bool,
+    color: When,
+    signs: &'static Signs,
+    zone: TimeZone,
+    home: Option<PathBuf>,
+    /// What goes on without us if the person stops waiting now.
+    meanwhile: std::rc::Rc<std::cell::RefCell<String>>,
+}
+
+impl Screen {
+    pub(crate) fn new(json: bool, color: When) -> Self {
+        Self {
+            json,
+            color,
+            signs: Signs::for_environment(|name| env::var(name).ok().filter(|it| !it.is_empty())),
+            zone: TimeZone::system(),
+            home: env::home_dir().filter(|it| it.is_absolute() && it.parent().is_some()),
+            meanwhile: std::rc::Rc::default(),
+        }
+    }
+
+    /// Answers are JSON.
+    pub(crate) fn json(&self) -> bool {
+        self.json
+    }
+
+    /// A person watches the answer.
+    pub(crate) fn answers_a_person(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+
+    /// A person watches the progress.
+    pub(crate) fn progress_is_watched(&self) -> bool {
+        io::stderr().is_terminal()
+    }
+
+    /// A person is there to do what is asked of them.
+    pub(crate) fn is_asked_by_a_person(&self) -> bool {
+        io::stdin().is_terminal() && !self.json
+    }
+
+    /// What a page is drawn for, now.
+    pub(crate) fn view(&self) -> View<'_> {
+        View {
+            width: self.answers_a_person().then(width).flatten(),
+            signs: self.signs,
+            now: now(),
+            zone: &self.zone,
+            home: self.home.as_deref(),
+        }
+    }
+
+    /// The answer, or a part of it: lines without the last end of line.
+    pub(crate) fn answer(&self, text: &str) -> Result<(), Failure> {
+        let mut out = AutoStream::new(io::stdout().lock(), self.choice());
+        let text = self.signs.plain(text);
+        written(writeln!(out, "{text}").and_then(|()| out.flush()))
+    }
+
+    /// A part of the answer that steers the terminal: only for terminals.
+    pub(crate) fn redraw(&self, page: &str) -> Result<(), Failure> {
+        let page = render::fitted(&self.signs.plain(page), size());
+        // Home, each line cleared to its end, then all that is below: nothing flickers.
+        let lines = page.replace('\n', "\x1b[K\r\n");
+        let mut drawn = Vec::new();
+        let mut painted = AutoStream::new(&mut drawn, self.settled(&io::stdout()));
+        written(write!(painted, "{lines}").and_then(|()| painted.flush()))?;
+        let mut out = io::stdout().lock();
+        let result = out
+            .write_all(b"\x1b[H")
+            .and_then(|()| out.write_all(&drawn))
+            .and_then(|()| out.write_all(b"\x1b[K\r\n\x1b[J"))
+            .and_then(|()| out.flush());
+        written(result)
+    }
+
+    /// The answer as JSON, in a shape that a person can read too.
+    pub(crate) fn answer_json(&self, answer: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(answer).unwrap_or_default();
+        self.raw(&render::json::harmless(&text))
+    }
+
+    /// One line of NDJSON.
+    pub(crate) fn answer_json_line(&self, answer: &impl Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string(answer).unwrap_or_default();
+        self.raw(&render::json::harmless(&text))
+    }
+
+    fn raw(&self, text: &str) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        written(writeln!(out, "{text}").and_then(|()| out.flush()))
+    }
+
+    /// Progress, warnings, hints. That nobody can read them is no failure.
+    pub(crate) fn say(&self, text: &str) {
+        let mut err = AutoStream::new(io::stderr().lock(), self.choice());
+        let _ = writeln!(err, "{}", self.signs.plain(text));
+    }
+
+    /// Draws over the line that the cursor is on; only for terminals.
+    pub(crate) fn overwrite(&self, text: &str) {
+        let most = width().unwrap_or(80).saturating_sub(1);
+        let text: String = self.signs.plain(text).chars().take(most).collect();
+        let mut err = io::stderr().lock();
+        let _ = write!(err, "\r\x1b[2K{text}");
+        let _ = err.flush();
+    }
+
+    /// Optional advice.
+    pub(crate) fn hint(&self, text: &str) {
+        self.say(&format!("{} {text}", paint(Role::Command, "hint:")));
+    }
+
+    /// It works, but.
+    pub(crate) fn warn(&self, text: &str) {
+        self.say(&format!("{} {text}", paint(Role::Warn, "warning:")));
+    }
+
+    /// From now on, whoever stops waiting is told that this goes on.
+    pub(crate) fn goes_on(&self, what: &str) {
+        self.meanwhile.replace(what.to_owned());
+    }
+
+    /// Tells a failure, on stdout with `--json`, else on stderr.
+    pub(crate) fn report(&self, failure: &Failure) -> Exit {
+        match failure {
+            Failure::ReaderGone => Exit::Done,
+            Failure::Interrupted => {
+                let goes_on = self.meanwhile.borrow();
+                if !goes_on.is_empty() {
+                    self.say(&format!("Stopped waiting; {goes_on}"));
+                }
+                Exit::Interrupted
+            }
+            Failure::Told(report) if self.json => {
+                match self.answer_json_line(&render::report::json(report)) {
+                    Err(Failure::ReaderGone) => Exit::Done,
+                    _ => report.exit,
+                }
+            }
+            Failure::Told(report) => {
+                self.say(&render::report::text(report, &self.view()));
+                report.exit
+            }
+        }
+    }
+
+    fn choice(&self) -> ColorChoice {
+        match self.color {
+            When::Auto => ColorChoice::Auto,
+            When::Always => ColorChoice::Always,
+            When::Never => ColorChoice::Never,
+        }
+    }
+
+    fn settled(&self, stream: &impl anstream::stream::RawStream) -> ColorChoice {
+        match self.choice() {
+            ColorChoice::Auto => AutoStream::choice(stream),
+            choice => choice,
+        }
+    }
+}
+
+/// What time it is.
+pub(crate) fn now() -> Timestamp {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where pomctl looks at a clock; pages are given the time"
+    )]
+    Timestamp::now()
+}
+
+fn written(result: io::Result<()>) -> Result<(), Failure> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::ReaderGone),
+        Err(error) => Err(Failure::failed(format!("cannot write the answer: {error}"))),
+    }
+}
+
+/// The width of the terminal: what the person exported, else what the terminal says.
+fn width() -> Option<usize> {
+    let said = env::var("COLUMNS").ok().and_then(|it| it.parse().ok());
+    said.or_else(|| size().map(|it| it.columns))
+        .filter(|it| *it > 0)
+}
+
+#[cfg(unix)]
+fn size() -> Option<Size> {
+    let size = rustix::termios::tcgetwinsize(io::stdout())
+        .or_else(|_| rustix::termios::tcgetwinsize(io::stderr()))
+        .ok()?;
+    Some(Size {
+        columns: usize::from(size.ws_col),
+        rows: usize::from(size.ws_row),
+    })
+}
+
+#[cfg(not(unix))]
+fn size() -> Option<Size> {
+    Some(Size {
+        columns: 80,
+        rows: 24,
+    })
+}

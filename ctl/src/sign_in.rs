@@ -1,0 +1,292 @@
+//! Leads a person through one login: shows its address, waits, tells how it ended.
+
+use std::time::Duration;
+
+use control::{
+    client::Lines,
+    wire::{BrowserChoice, Cluster, ClusterState, Code, LoginRequest, OpenLogin, Opener, Status},
+};
+use tokio::time::Instant;
+
+use crate::{
+    browser::{self, Plan, Surroundings},
+    context::Context,
+    failure::{CarriedLogin, Exit, Failure, Report},
+    outside,
+    render::paint::{Role, paint},
+    screen,
+    waiting::{Waiting, beat},
+};
+
+/// A sign-in URL is good for five minutes; a person gets a new one before that.
+const URL_LIFE: Duration = Duration::from_secs(4 * 60);
+const DOING: &str = "waiting for you to sign in";
+const NOTE: &str = " (Ctrl-C stops waiting; the login stays open)";
+
+/// How a login is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    /// The address is printed, whatever browsers there are.
+    pub(crate) no_browser: bool,
+    /// A tab is opened even if a login is open already: somebody asked for it by name.
+    pub(crate) anew: bool,
+}
+
+/// Logs in to a cluster, unless its session is good. `events` was subscribed before, so that no change is missed.
+pub(crate) async fn sign_in(
+    cx: &Context,
+    cluster: &str,
+    events: &mut Lines<Status>,
+    wish: Wish,
+) -> Result<Cluster, Failure> {
+    let around = Surroundings::here();
+    let planned =
+        |choice: &BrowserChoice, link: &str| browser::plan(link, wish.no_browser, choice, &around);
+    let mut mint = matches!(planned(&BrowserChoice::Default, ""), Plan::Print(_));
+    let (cluster_now, login, choice) = ask(cx, cluster, mint).await?;
+    let Some(mut login) = login else {
+        return Ok(cluster_now);
+    };
+    let name = cluster_now.name;
+    cx.screen.goes_on("the login stays open");
+    let mut plan = planned(&choice, &login.link);
+    if !matches!(plan, Plan::Print(_)) {
+        mint = false;
+        if let Err(error) = open(cx, &name, &login, &plan, wish).await {
+            cx.screen
+                .say(&format!("No browser could be opened: {error}"));
+            plan = Plan::Print(None);
+        }
+    }
+    if let Plan::Print(reason) = plan {
+        if !mint {
+            mint = true;
+            login = match ask(cx, &name, true).await? {
+                (cluster, None, _) => return Ok(cluster),
+                (_, Some(login), _) => login,
+            };
+        }
+        show(cx, &name, &login, reason)?;
+    }
+    let ended = Wait {
+        cx,
+        cluster: &name,
+        expires_at: login.expires_at,
+        mint,
+    }
+    .until_done(events)
+    .await;
+    cx.screen.goes_on("");
+    ended
+}
+
+async fn ask(
+    cx: &Context,
+    cluster: &str,
+    mint: bool,
+) -> Result<(Cluster, Option<OpenLogin>, BrowserChoice), Failure> {
+    let request = LoginRequest {
+        opener: Opener::Caller,
+        mint,
+    };
+    let answer = cx.client.login(cluster, request).await?;
+    let login = answer.login.map(outside::login);
+    Ok((outside::cluster(answer.cluster), login, answer.browser))
+}
+
+async fn open(
+    cx: &Context,
+    cluster: &str,
+    login: &OpenLogin,
+    plan: &Plan,
+    wish: Wish,
+) -> Result<(), String> {
+    let link = &login.link;
+    let head = format!("Logging in to {cluster}:");
+    if !login.fresh && !wish.anew {
+        let text = format!(
+            "{head} a login is open already, at\n{}",
+            paint(Role::Link, link)
+        );
+        cx.screen.say(&text);
+        return Ok(());
+    }
+    if !is_local_page(link) {
+        return Err("pomd names a link that is not on this machine".to_owned());
+    }
+    browser::open(plan, link).await?;
+    let text = format!(
+        "{head} your browser was opened at\n{}",
+        paint(Role::Link, link)
+    );
+    cx.screen.say(&text);
+    Ok(())
+}
+
+fn is_local_page(link: &str) -> bool {
+    ["http://127.0.0.1:", "http://[::1]:", "http://localhost:"]
+        .iter()
+        .any(|it| link.starts_with(it))
+}
+
+/// The address for a person who has a browser elsewhere, and how its answer gets back here.
+fn show(
+    cx: &Context,
+    cluster: &str,
+    login: &OpenLogin,
+    reason: Option<&'static str>,
+) -> Result<(), Failure> {
+    let url = login.sign_in_url.as_ref().unwrap_or(&login.link);
+    let port = login.port;
+    let ssh = format!("ssh -N -L {port}:127.0.0.1:{port} {}", host_name());
+    if cx.screen.json() {
+        let mut report = login_needed(cluster);
+        report.login = Some(CarriedLogin {
+            cluster: cluster.to_owned(),
+            sign_in_url: url.clone(),
+            link: login.link.clone(),
+            ssh,
+            expires_at: login.expires_at,
+        });
+        return Err(Failure::told(report));
+    }
+    let head = match reason {
+        Some(reason) => format!("No browser here ({reason}). Open this where you have one:"),
+        None => format!("To log in to {cluster}, open this in a browser:"),
+    };
+    let text = format!(
+        "{head}\n\n{}\n\nAfter you have signed in, a browser on another machine ends on a page that can't be reached.\n\
+         To let it arrive: run this where the browser is, then reload the page.\n    {}",
+        paint(Role::Link, url),
+        paint(Role::Command, &ssh),
+    );
+    if cx.screen.is_asked_by_a_person() {
+        cx.screen.say(&text);
+        return Ok(());
+    }
+    cx.screen.answer(&text)?;
+    Err(Failure::told(login_needed(cluster)))
+}
+
+fn login_needed(cluster: &str) -> Report {
+    let message = format!("{cluster} needs a login");
+    let hint = "the login stays open for whoever opens the address above";
+    Report::new(Exit::LoginNeeded, "login_needed", message).hint(Some(hint.to_owned()))
+}
+
+/// How this machine is called by those who come by ssh.
+fn host_name() -> String {
+    #[cfg(unix)]
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    #[cfg(not(unix))]
+    let name = std::env::var("COMPUTERNAME").unwrap_or_default();
+    let name = outside::name(&name);
+    if name.is_empty() || name.contains(char::is_whitespace) {
+        "THIS-MACHINE".to_owned()
+    } else {
+        name
+    }
+}
+
+/// The waiting for a person.
+struct Wait<'a> {
+    cx: &'a Context,
+    cluster: &'a str,
+    expires_at: jiff::Timestamp,
+    /// The person was given a sign-in URL, which must be renewed.
+    mint: bool,
+}
+
+impl Wait<'_> {
+    async fn until_done(&self, events: &mut Lines<Status>) -> Result<Cluster, Failure> {
+        let screen = &self.cx.screen;
+        if !screen.progress_is_watched() {
+            screen.say(&format!("  {DOING}{NOTE}"));
+        }
+        let mut line = Waiting::new(screen, DOING, NOTE);
+        let mut beat = beat();
+        let mut minted = Instant::now();
+        loop {
+            tokio::select! {
+                event = events.next() => match event? {
+                    None => return Err(Failure::pomd_ended()),
+                    Some(status) => {
+                        if let Some(ended) = self.judge(&status).await? {
+                            return ended;
+                        }
+                    }
+                },
+                _ = beat.tick() => {
+                    if screen::now() >= self.expires_at {
+                        return Err(unanswered(self.cluster));
+                    }
+                    if self.mint && minted.elapsed() >= URL_LIFE {
+                        line.clear();
+                        self.mint_again().await?;
+                        minted = Instant::now();
+                    }
+                    line.draw();
+                }
+            }
+        }
+    }
+
+    /// How the login ended, if it did. An event may be older than the login, so pomd is asked before it is believed.
+    async fn judge(&self, event: &Status) -> Result<Option<Result<Cluster, Failure>>, Failure> {
+        if state_of(event, self.cluster) == Some(ClusterState::LoginRunning) {
+            return Ok(None);
+        }
+        let status = outside::status(self.cx.client.status().await?);
+        let cluster = status
+            .clusters
+            .into_iter()
+            .find(|it| it.name == self.cluster);
+        let Some(cluster) = cluster else {
+            let message = format!("{} is gone from the configuration", self.cluster);
+            return Ok(Some(Err(Failure::failed(message))));
+        };
+        Ok(match cluster.state {
+            ClusterState::LoggedIn => Some(Ok(cluster)),
+            ClusterState::LoginRunning | ClusterState::Unknown => None,
+            ClusterState::LoginNeeded | ClusterState::LoggedOut => Some(Err(failed(&cluster))),
+        })
+    }
+
+    async fn mint_again(&self) -> Result<(), Failure> {
+        if let (_, Some(login), _) = ask(self.cx, self.cluster, true).await? {
+            let url = login.sign_in_url.as_ref().unwrap_or(&login.link);
+            let text = format!(
+                "That address has expired; here is a new one:\n\n{}\n",
+                paint(Role::Link, url)
+            );
+            self.cx.screen.say(&text);
+        }
+        Ok(())
+    }
+}
+
+fn state_of(status: &Status, cluster: &str) -> Option<ClusterState> {
+    let mut clusters = status.clusters.iter();
+    clusters
+        .find(|it| outside::name(&it.name) == cluster)
+        .map(|it| it.state)
+}
+
+fn failed(cluster: &Cluster) -> Failure {
+    match &cluster.reason {
+        Some(reason) if reason.code == Code::LoginFailed => {
+            let report = Report::new(Exit::Failed, "login_failed", reason.message.clone());
+            Failure::told(report.hint(reason.hint.clone()))
+        }
+        _ => unanswered(&cluster.name),
+    }
+}
+
+fn unanswered(cluster: &str) -> Failure {
+    let message = format!("the login to {cluster} has ended, and nobody signed in");
+    let report = Report::new(Exit::LoginNeeded, "login_needed", message);
+    Failure::told(report.hint(Some(format!("to try again: pomctl login {cluster}"))))
+}

@@ -1,0 +1,192 @@
+//! Starts pomd when a command needs it, and says what came of it.
+
+use std::{
+    env,
+    ffi::OsStr,
+    io::{self, Read, Seek},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use control::{client::ClientError, wire::Status};
+use tokio::{process::Command, time::Instant};
+
+use crate::{
+    context::Context,
+    failure::{Exit, Failure, Report},
+    outside, waiting,
+};
+
+/// How long pomd may take until it listens.
+const LIMIT: Duration = Duration::from_secs(15);
+/// How long another start of pomd, which ours ran into, may take.
+const OTHERS: Duration = Duration::from_millis(500);
+/// How often is looked.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The most that is read of what pomd says when it fails.
+const WORDS_MOST: u64 = 64 << 10;
+
+/// The status of the pomd that runs, after starting one if none did.
+pub(crate) async fn ensure(cx: &Context) -> Result<Status, Failure> {
+    match cx.client.status().await {
+        Err(ClientError::NotRunning) if cx.may_start => {
+            let started = waiting::shown(&cx.screen, "starting pomd", start(cx)).await?;
+            if started.ours {
+                tell(cx, &started.status);
+            }
+            Ok(started.status)
+        }
+        answer => Ok(answer?),
+    }
+}
+
+/// A pomd that answers now.
+struct Started {
+    status: Status,
+    /// It is the one that we started.
+    ours: bool,
+}
+
+async fn start(cx: &Context) -> Result<Started, Failure> {
+    cx.screen.goes_on("pomd may start all the same");
+    let deadline = Instant::now() + LIMIT;
+    let program = sibling("pomd").unwrap_or_else(|| PathBuf::from("pomd"));
+    let mut words = tempfile::tempfile().map_err(|it| cannot_run(&program, &it))?;
+    let mut child = command(cx, &program, &words)
+        .spawn()
+        .map_err(|it| cannot_run(&program, &it))?;
+    let ended = match tokio::time::timeout_at(deadline, child.wait()).await {
+        Ok(ended) => ended.map_err(|it| cannot_run(&program, &it))?,
+        Err(_) => return Err(too_slow(cx)),
+    };
+    if !ended.success() {
+        // Another pomctl may have been faster; then ours ended because of the lock, and all is well.
+        return match answering(cx, Instant::now() + OTHERS).await? {
+            Some(status) => Ok(Started {
+                status,
+                ours: false,
+            }),
+            None => Err(ended_at_once(ended, &read_words(&mut words))),
+        };
+    }
+    let Some(status) = answering(cx, deadline).await? else {
+        return Err(too_slow(cx));
+    };
+    cx.screen.goes_on("");
+    Ok(Started { status, ours: true })
+}
+
+fn tell(cx: &Context, status: &Status) {
+    let pid = status.pomd.pid;
+    cx.screen.say(&format!("Started pomd (pid {pid})."));
+    for warning in &status.pomd.warnings {
+        cx.screen.warn(&outside::line(warning));
+    }
+}
+
+fn command(cx: &Context, program: &Path, words: &std::fs::File) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg("--daemonize")
+        .arg("--config")
+        .arg(&cx.place.config)
+        .arg("--state-dir")
+        .arg(&cx.place.state)
+        .arg("--socket")
+        .arg(&cx.place.socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        // A file, not a pipe: pomd lives on and may keep it, and nobody must wait for its end.
+        .stderr(
+            words
+                .try_clone()
+                .map_or_else(|_| Stdio::null(), Stdio::from),
+        );
+    // Ctrl-C ends our waiting, not pomd.
+    #[cfg(unix)]
+    command.process_group(0);
+    command
+}
+
+/// Asks until somebody answers, or the time is over.
+async fn answering(cx: &Context, deadline: Instant) -> Result<Option<Status>, Failure> {
+    loop {
+        match cx.client.status().await {
+            Err(ClientError::NotRunning) if Instant::now() < deadline => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(ClientError::NotRunning) => return Ok(None),
+            answer => return Ok(Some(answer?)),
+        }
+    }
+}
+
+/// The program of this name in the folder that pomctl is in.
+pub(crate) fn sibling(name: &str) -> Option<PathBuf> {
+    let path = folder()?
+        .join(name)
+        .with_extension(env::consts::EXE_EXTENSION);
+    path.is_file().then_some(path)
+}
+
+/// The folder that pomctl is in, links followed.
+pub(crate) fn folder() -> Option<PathBuf> {
+    let ours = env::current_exe().ok()?;
+    let ours = ours.canonicalize().unwrap_or(ours);
+    ours.parent().map(Path::to_owned)
+}
+
+fn read_words(words: &mut std::fs::File) -> String {
+    let mut text = Vec::new();
+    let read = words
+        .rewind()
+        .and_then(|()| words.take(WORDS_MOST).read_to_end(&mut text));
+    read.map_or(String::new(), |_| {
+        String::from_utf8_lossy(&text).into_owned()
+    })
+}
+
+fn ended_at_once(ended: ExitStatus, words: &str) -> Failure {
+    let lines = outside::lines(words);
+    let mut lines = lines.into_iter().skip_while(|it| it.trim().is_empty());
+    let first = lines.next().unwrap_or_else(|| ended.to_string());
+    let first = ["error:", "pomd:"]
+        .iter()
+        .fold(first.as_str(), |it, prefix| {
+            it.strip_prefix(prefix).unwrap_or(it).trim_start()
+        });
+    let message = format!("pomd ended right after its start: {first}");
+    let (exit, code) = match ended.code() {
+        Some(2) => (Exit::Usage, "config_broken"),
+        _ => (Exit::Failed, "failed"),
+    };
+    let mut rest: Vec<String> = lines.collect();
+    while rest.last().is_some_and(String::is_empty) {
+        rest.pop();
+    }
+    Failure::told(Report::new(exit, code, message).block(rest))
+}
+
+fn cannot_run(program: &Path, error: &io::Error) -> Failure {
+    let name = program.display();
+    let report = Report::new(
+        Exit::Failed,
+        "failed",
+        format!("pomd is not running, and {name} cannot be started: {error}"),
+    );
+    let hint = (program.as_os_str() == OsStr::new("pomd")
+        && error.kind() == io::ErrorKind::NotFound)
+        .then(|| "put pomd beside pomctl, or into a folder of PATH".to_owned());
+    Failure::told(report.hint(hint))
+}
+
+fn too_slow(cx: &Context) -> Failure {
+    let message = format!(
+        "pomd was started, but does not listen after {} s",
+        LIMIT.as_secs()
+    );
+    let log = cx.screen.view().path(&cx.place.log_file());
+    let report = Report::new(Exit::Failed, "timeout", message);
+    Failure::told(report.hint(Some(format!("what it says is in {log}"))))
+}

@@ -1,0 +1,20 @@
+//! What people see: transcripts of the real pomctl against a scripted pomd. Words in capitals such as `HH:MM` stand
+//! for what differs from run to run. To write them anew: `SNAPSHOTS=overwrite cargo test -p pomctl`.
+
+#![cfg(unix)]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test whose helper cannot go on has failed"
+)]
+
+mod basics;
+mod fake;
+mod foreign;
+mod hostile;
+mod login;
+mod pages;
+mod runner;
+mod samples;
+mod starting;
+mod terminal;
+mod tunnels;
