@@ -1,1 +1,7 @@
-//! Under construction.
+//! The promises of pomd, tried on the real programs; one file for each.
+
+#![expect(clippy::unwrap_used, reason = "this crate holds nothing but tests")]
+
+mod connect;
+mod main_job;
+mod wire;

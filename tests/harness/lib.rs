@@ -1,1 +1,43 @@
-//! Under construction.
+//! The real programs for the promises of pomd: pomd, pomctl, Envoy, sshd, ssh, a person with a browser.
+//!
+//! Everything started here has a folder of its own, is ended by its process id, and ends with its owner. Waiting is
+//! always for a state, with a limit; [`eventually`] is the one place that looks again and again.
+
+pub mod binary;
+pub mod client;
+pub mod corp;
+pub mod envoy;
+pub mod person;
+pub mod pomd;
+pub mod process;
+pub mod ssh;
+pub mod stranger;
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+/// How long anything may take that the tests wait for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Looks again and again until `look` finds something; panics with `what` after [`PATIENCE`].
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        // Files and processes tell nobody when they change: looking is all there is.
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Says aloud that a test did not run, and why; `test.sh` counts these lines. Past libtest, which hides what a passing
+/// test prints.
+pub fn skipped(test: &str, why: &str) {
+    let _ = writeln!(io::stderr().lock(), "skipped: {test}: {why}");
+}

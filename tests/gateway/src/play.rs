@@ -1,0 +1,323 @@
+//! The four steps that the demo shows, each by really doing it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use control::{
+    client::Client,
+    wire::{ClusterState, LoginRequest, Opener, Status},
+};
+use gateway::DEMO_USER;
+use jiff::{Timestamp, tz::TimeZone};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+use crate::{
+    say,
+    stage::{self, CLUSTER, Stage},
+};
+
+/// How long a step may take that needs no person.
+const STEP_TIME: Duration = Duration::from_secs(30);
+/// How long a person may take to sign in.
+const PERSON_TIME: Duration = Duration::from_secs(5 * 60);
+/// How much is said to the echo.
+const ECHO_BYTES: usize = 1_000_000;
+
+/// Builds the stage and plays on it; it stays in `stage` for the caller to end.
+pub(crate) async fn play(
+    stage: &mut Option<Stage>,
+    fast: bool,
+    by_hand: bool,
+) -> anyhow::Result<()> {
+    say("A make-believe Pomerium runs on this machine, with two services behind it.");
+    let stage = stage.insert(Stage::build(by_hand).await?);
+    a_tunnel(stage);
+    let player = Player { stage, fast };
+    player.one_login().await?;
+    player.bytes_flow().await?;
+    if by_hand {
+        player.heals_by_hand().await
+    } else {
+        player.heals().await
+    }
+}
+
+/// One numbered step; its first words stand beside the title.
+fn step(number: u32, title: &str, words: &str) {
+    say(&format!("\n{:<19}{words}", format!("{number}. {title}")));
+}
+
+/// A further line of a step.
+fn more(words: &str) {
+    say(format!("{:19}{words}", "").trim_end());
+}
+
+fn a_tunnel(stage: &Stage) {
+    step(1, "Two tunnels", "what a person writes into pomd.toml:\n");
+    let pomerium = stage.gateway.address();
+    for line in stage::tunnels(pomerium, stage.hello, stage.echo).lines() {
+        more(&format!("    {line}"));
+    }
+    say("");
+    more(
+        "no certificate here would be trusted, so this one Pomerium is plain http, on this machine;",
+    );
+    more("a real one needs no more than route = \"hello.corp.example.com:80\", and TLS");
+    for (wanted, got) in [(8088, stage.hello), (8089, stage.echo)] {
+        if wanted != got {
+            more(&format!(
+                "port {wanted} is taken on this machine, so it is {got} here"
+            ));
+        }
+    }
+    more(&format!("pomd (pid {}) listens on both", stage.pid()));
+    more(&format!("all of it is in {}", stage.folder().display()));
+}
+
+struct Player<'a> {
+    stage: &'a Stage,
+    fast: bool,
+}
+
+impl Player<'_> {
+    /// A connection comes first and waits; the login lets it go on.
+    async fn one_login(&self) -> anyhow::Result<()> {
+        let page = self.ask_for_the_page();
+        let login = async {
+            self.sign_in(2, "One login").await?;
+            let status = self.logged_in().await?;
+            more(&session(&status));
+            Ok(())
+        };
+        let (page, ()) = tokio::try_join!(page, login)?;
+        self.check_page(&page)?;
+        more("the connection that waited for it went on by itself");
+        Ok(())
+    }
+
+    async fn bytes_flow(&self) -> anyhow::Result<()> {
+        let Stage { hello, echo, .. } = *self.stage;
+        step(3, "Bytes flow", &format!("curl http://localhost:{hello}"));
+        let page = self.ask_for_the_page().await?;
+        self.check_page(&page)?;
+        for line in page.lines() {
+            more(&format!("    {line}"));
+        }
+        let took = within(STEP_TIME, "the echo", echo_back(echo)).await?;
+        more(&format!("nc localhost {echo}"));
+        more(&format!(
+            "    {ECHO_BYTES} bytes were said, and each came back, in {} ms",
+            took.as_millis()
+        ));
+        Ok(())
+    }
+
+    /// The session ends at the server; the next connection asks for one login and goes on.
+    async fn heals(&self) -> anyhow::Result<()> {
+        step(4, "It heals", "the session ends at the server; curl again:");
+        self.stage.gateway.end_all_sessions();
+        let before = self.stage.gateway.stats();
+        let (first, second) = (self.ask_for_the_page(), self.ask_for_the_page());
+        let login = async {
+            // Both connections were refused by the server before anything else happens.
+            let refused = before.refused + 2;
+            let waiting = self.stage.gateway.wait_for(|it| it.refused >= refused);
+            within(STEP_TIME, "the server's refusals", async {
+                Ok(waiting.await)
+            })
+            .await?;
+            self.sign_in_again().await
+        };
+        let (first, second, ()) = tokio::try_join!(first, second, login)?;
+        self.check_page(&first)?;
+        self.check_page(&second)?;
+        let logins = self.stage.gateway.stats().sign_ins - before.sign_ins;
+        ensure!(logins == 1, "two connections asked for {logins} logins");
+        more("    2 connections waited, 1 login served both, and the bytes flow again");
+        Ok(())
+    }
+
+    async fn heals_by_hand(&self) -> anyhow::Result<()> {
+        let hello = self.stage.hello;
+        step(
+            4,
+            "It heals",
+            "Enter ends the session; then curl again, in another terminal:",
+        );
+        more(&format!("    curl http://localhost:{hello}"));
+        more("it waits, one tab opens, and after the login the bytes flow");
+        say("\nq ends the demo and removes all of it.");
+        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        let mut tasks = JoinSet::new();
+        loop {
+            tokio::select! {
+                line = lines.next_line() => match line?.as_deref().map(str::trim) {
+                    None | Some("q" | "Q") => return Ok(()),
+                    Some(_) => {
+                        self.stage.gateway.end_all_sessions();
+                        say(&format!("the session is ended; now: curl http://localhost:{hello}"));
+                        tasks.abort_all();
+                        tasks.spawn(tell_of_login(self.stage.client.clone()));
+                    }
+                },
+                Some(Ok(Some(told))) = tasks.join_next() => say(&told),
+            }
+        }
+    }
+
+    /// Shows the link of the login that waits, and with `fast` goes there as a browser would.
+    async fn sign_in(&self, number: u32, title: &str) -> anyhow::Result<()> {
+        let link = self.link().await?;
+        if self.fast {
+            step(
+                number,
+                title,
+                &format!("a browser would be opened at {link}"),
+            );
+            self.visit(&link).await?;
+            more("--fast pressed the button there");
+        } else {
+            step(
+                number,
+                title,
+                &format!("your browser was asked to open {link}"),
+            );
+            more("there is one button to press; without a browser here, open it where one is");
+        }
+        Ok(())
+    }
+
+    async fn sign_in_again(&self) -> anyhow::Result<()> {
+        let link = self.link().await?;
+        if self.fast {
+            self.visit(&link).await
+        } else {
+            more(&format!("sign in at {link}"));
+            self.logged_in().await.map(|_| ())
+        }
+    }
+
+    async fn link(&self) -> anyhow::Result<String> {
+        let request = LoginRequest {
+            opener: if self.fast {
+                Opener::Caller
+            } else {
+                Opener::Pomd
+            },
+            mint: false,
+        };
+        let answer = self.stage.client.login(CLUSTER, request);
+        let answer = answer.await.context("asking pomd for a login")?;
+        let login = answer.login.context("pomd thinks that it is logged in")?;
+        Ok(login.link)
+    }
+
+    async fn visit(&self, link: &str) -> anyhow::Result<()> {
+        let page = self.stage.gateway.browser()?.visit(link).await?;
+        ensure!(
+            page.status == 200,
+            "the login ended with status {}: {}",
+            page.status,
+            page.body
+        );
+        Ok(())
+    }
+
+    async fn logged_in(&self) -> anyhow::Result<Status> {
+        let limit = if self.fast { STEP_TIME } else { PERSON_TIME };
+        let waiting = async {
+            let mut events = self.stage.client.events().await?;
+            while let Some(status) = events.next().await? {
+                let cluster = status.clusters.iter().find(|it| it.name == CLUSTER);
+                if cluster.is_some_and(|it| it.state == ClusterState::LoggedIn) {
+                    return Ok(status);
+                }
+            }
+            bail!("pomd ended")
+        };
+        within(limit, "the login", waiting).await
+    }
+
+    /// What `curl http://localhost:PORT` does.
+    async fn ask_for_the_page(&self) -> anyhow::Result<String> {
+        let limit = if self.fast { STEP_TIME } else { PERSON_TIME };
+        within(limit, "the page", get(self.stage.hello)).await
+    }
+
+    fn check_page(&self, page: &str) -> anyhow::Result<()> {
+        let right = page.starts_with(&format!("Hello, {DEMO_USER}."));
+        ensure!(right, "the page is not the one that was sent: {page:?}");
+        Ok(())
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    what: &str,
+    doing: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let done = tokio::time::timeout(limit, doing).await;
+    done.with_context(|| format!("{what} did not come within {} s", limit.as_secs()))?
+}
+
+/// One GET; the body.
+async fn get(port: u16) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let request = format!("GET / HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no page came")?;
+    ensure!(
+        head.starts_with("HTTP/1.1 200 "),
+        "the page's answer: {head}"
+    );
+    Ok(body.to_owned())
+}
+
+/// Says [`ECHO_BYTES`] and compares what comes back; how long it took.
+async fn echo_back(port: u16) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    let said: Vec<u8> = (0..ECHO_BYTES).map(|it| (it * 31 % 251) as u8).collect();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let (mut from, mut to) = stream.split();
+    let mut heard = vec![0; ECHO_BYTES];
+    tokio::try_join!(to.write_all(&said), from.read_exact(&mut heard))?;
+    ensure!(said == heard, "the echo came back changed");
+    Ok(started.elapsed())
+}
+
+/// Waits for the next login and says who it was; nothing if pomd ends first.
+async fn tell_of_login(client: Client) -> Option<String> {
+    let mut events = client.events().await.ok()?;
+    let mut needed = false;
+    while let Some(status) = events.next().await.ok()? {
+        let cluster = status.clusters.iter().find(|it| it.name == CLUSTER)?;
+        match cluster.state {
+            ClusterState::LoggedIn if needed => return Some(session(&status)),
+            ClusterState::LoggedIn => {}
+            _ => needed = true,
+        }
+    }
+    None
+}
+
+/// Who is logged in, and until when if the server said so.
+fn session(status: &Status) -> String {
+    let cluster = status.clusters.iter().find(|it| it.name == CLUSTER);
+    let user = cluster
+        .and_then(|it| it.user.as_deref())
+        .unwrap_or("somebody");
+    let until = cluster.and_then(|it| it.until);
+    let until = until.map(local).unwrap_or_default();
+    format!("logged in as {user}{until}")
+}
+
+fn local(until: Timestamp) -> String {
+    let until = until.to_zoned(TimeZone::system());
+    until.strftime(", until %H:%M").to_string()
+}

@@ -1,0 +1,197 @@
+//! The port: accepts, shakes hands, reads requests and hands each to the portal or to a tunnel.
+
+use std::{net::Shutdown, sync::Arc, time::Duration};
+
+use socket2::SockRef;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Shared,
+    head::{self, Answer, HeadError, Request},
+    portal,
+    script::{Door, End, Say},
+    sessions::request_id,
+    stats::Seen,
+    tunnel,
+    wire::Wire,
+};
+
+/// How long a request head may take, as Pomerium's own limit.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// Accepts until `stop`. Connections run on the gateway's tasks.
+pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((tcp, _)) = accepted else {
+            // Out of descriptors: others must end first.
+            tokio::task::yield_now().await;
+            continue;
+        };
+        shared.counters.count(|stats| stats.connections += 1);
+        let sever = shared.sever.subscribe();
+        let connection = one(shared.clone(), tcp, sever, stop.clone());
+        shared.tasks.spawn(connection);
+    }
+}
+
+async fn one(
+    shared: Arc<Shared>,
+    tcp: TcpStream,
+    mut sever: watch::Receiver<End>,
+    stop: CancellationToken,
+) {
+    let Ok(handle) = SockRef::from(&tcp).try_clone() else {
+        return;
+    };
+    let _ = tcp.set_nodelay(true);
+    tokio::select! {
+        () = serve(&shared, tcp) => {}
+        () = stop.cancelled() => {}
+        Ok(()) = sever.changed() => {
+            let end = *sever.borrow();
+            match end {
+                End::Reset => { let _ = handle.set_linger(Some(Duration::ZERO)); }
+                _ => { let _ = handle.shutdown(Shutdown::Write); }
+            }
+        }
+    }
+}
+
+async fn serve(shared: &Shared, tcp: TcpStream) {
+    let door = shared.door.borrow().clone();
+    let Some(wire) = enter(shared, tcp, &door).await else {
+        return;
+    };
+    if let Door::EndsAfterHandshake(end) = door {
+        return wire.end(end, shared.linger).await;
+    }
+    requests(shared, wire).await;
+}
+
+/// Through the door: TLS, or plain HTTP for who starts with it.
+async fn enter(shared: &Shared, mut tcp: TcpStream, door: &Door) -> Option<Wire> {
+    let mut first = [0];
+    let plain = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/html\r\ncontent-length: 11\r\nconnection: close\r\n\r\n<h1>400</h1>";
+    match door {
+        Door::Open | Door::EndsAfterHandshake(_) => {}
+        Door::Silent => std::future::pending().await,
+        Door::PlainHttp | Door::Says(_) | Door::Hangs => {
+            tcp.peek(&mut first).await.ok()?;
+            let words = match door {
+                Door::PlainHttp => plain.as_slice(),
+                Door::Says(words) => words,
+                _ => &[],
+            };
+            tcp.write_all(words).await.ok()?;
+            Wire::Plain(tcp).end(End::Clean, shared.linger).await;
+            return None;
+        }
+    }
+    if tcp.peek(&mut first).await.ok()? == 0 {
+        return None;
+    }
+    // 22 opens a TLS handshake record.
+    if first[0] != 22 {
+        return Some(Wire::Plain(tcp));
+    }
+    let config = shared.tls.borrow().clone();
+    // A failed handshake has sent its alert when this returns.
+    let tls = TlsAcceptor::from(config).accept(tcp).await.ok()?;
+    shared.counters.count(|stats| stats.handshakes += 1);
+    Some(Wire::Tls(Box::new(tls)))
+}
+
+async fn requests(shared: &Shared, mut wire: Wire) {
+    let mut buffer = Vec::new();
+    loop {
+        let reading = head::read(&mut wire, &mut buffer);
+        let request = match tokio::time::timeout(HEAD_TIME, reading).await {
+            Ok(Ok(Some(request))) => request,
+            Ok(Ok(None) | Err(HeadError::Io(_))) => return,
+            Ok(Err(HeadError::TooLong)) => return refuse(shared, wire, 431).await,
+            Ok(Err(HeadError::NotHttp(_))) => return refuse(shared, wire, 400).await,
+            Err(_) => return refuse(shared, wire, 408).await,
+        };
+        shared
+            .counters
+            .saw(seen(&request, wire.server_name(), buffer.len()));
+        if request.method == "CONNECT" {
+            return tunnel::serve(shared, wire, &request, buffer).await;
+        }
+        let Ok(body) = head::read_body(&mut wire, &mut buffer, &request).await else {
+            return;
+        };
+        if !answer(shared, &mut wire, &request, &body).await {
+            return wire.end(End::Clean, shared.linger).await;
+        }
+    }
+}
+
+/// Answers a GET or POST; `false` if the connection ends with it.
+async fn answer(shared: &Shared, wire: &mut Wire, request: &Request, body: &[u8]) -> bool {
+    let path = request.target.split('?').next().unwrap_or_default();
+    let script = shared.scripts.take(path, false);
+    if let Some(gate) = &script.gate {
+        gate.passed().await;
+    }
+    if let Some(delay) = script.delay {
+        tokio::time::sleep(delay).await;
+    }
+    let id = request_id();
+    let secure = wire.is_tls() || request.header("x-forwarded-proto") == Some("https");
+    let mut answer = match script.say {
+        Say::Truth => portal::answer(shared, request, body, secure, &id),
+        Say::Status(status, Some((content_type, body))) => Answer::new(status, &content_type, body),
+        Say::Status(status, None) => Answer::envoy(status, head::reason(status), &id),
+        Say::Bytes(bytes) => {
+            let _ = wire.write_all(&bytes).await;
+            return false;
+        }
+        Say::Silence | Say::EndlessHead => std::future::pending().await,
+        Say::Nothing(_) => return false,
+    };
+    for (name, value) in &script.headers {
+        answer = answer.with(name, value);
+    }
+    let close = request
+        .header("connection")
+        .is_some_and(|it| it.eq_ignore_ascii_case("close"));
+    let sent = async {
+        wire.write_all(&answer.into_bytes(&id, close)).await?;
+        wire.flush().await
+    };
+    sent.await.is_ok() && !close
+}
+
+async fn refuse(shared: &Shared, mut wire: Wire, status: u16) {
+    let id = request_id();
+    let answer = Answer::envoy(status, head::reason(status), &id);
+    if wire.write_all(&answer.into_bytes(&id, true)).await.is_ok() {
+        wire.end(End::Clean, shared.linger).await;
+    }
+}
+
+fn seen(request: &Request, server_name: Option<String>, early: usize) -> Seen {
+    let secret = |name: &str| matches!(name, "authorization" | "cookie");
+    let mut headers = request.headers.clone();
+    headers.retain(|(name, _)| !secret(name));
+    Seen {
+        method: request.method.clone(),
+        target: request.target.clone(),
+        host: request.header("host").unwrap_or_default().to_owned(),
+        server_name,
+        token: request.header("authorization").is_some(),
+        headers,
+        early,
+    }
+}

@@ -1,0 +1,200 @@
+//! What the demo stands on: a folder, a gateway with two services, two ports, and a real pomd.
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use control::client::Client;
+use gateway::{DEMO_USER, Gateway, Upstream};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+/// The cluster's name in the demo's configuration.
+pub(crate) const CLUSTER: &str = "demo";
+/// The route of the page.
+pub(crate) const HELLO: &str = "hello.demo:80";
+/// The route of the echo.
+pub(crate) const ECHO: &str = "echo.demo:7";
+
+/// How long pomd may take to start or to end.
+const PROCESS_TIME: Duration = Duration::from_secs(15);
+/// How much of pomd's log is shown when something went wrong.
+const WORDS_MOST: usize = 2_000;
+
+/// Everything that runs.
+pub(crate) struct Stage {
+    /// The make-believe Pomerium.
+    pub(crate) gateway: Gateway,
+    /// What pomd is asked by.
+    pub(crate) client: Client,
+    /// The local port of the page.
+    pub(crate) hello: u16,
+    /// The local port of the echo.
+    pub(crate) echo: u16,
+    pomd: Child,
+    folder: TempDir,
+}
+
+impl Stage {
+    /// Builds it. With `by_hand`, pomd opens the person's browser; else it opens none.
+    pub(crate) async fn build(by_hand: bool) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("pomd-demo-").tempdir();
+        let folder = folder.context("cannot make a temporary folder")?;
+        let gateway = Gateway::builder()
+            .domain("demo")
+            .user(DEMO_USER)
+            .route(HELLO, Upstream::Hello)
+            .route(ECHO, Upstream::Echo)
+            .start()
+            .await
+            .context("cannot start the make-believe Pomerium")?;
+        let hello = free_port(8088, &[])?;
+        let echo = free_port(8089, &[hello])?;
+        let browser = if by_hand { "default" } else { "none" };
+        let address = gateway.address();
+        let config = format!(
+            "{}\n[cluster.{CLUSTER}]\nhosts = [\"{}\"]\nurl = \"http://{address}\"\nbrowser = \"{browser}\"\n",
+            tunnels(address, hello, echo),
+            address.ip(),
+        );
+        fs::write(folder.path().join("pomd.toml"), config)?;
+        let pomd = launch(folder.path())?;
+        let mut res = Self {
+            client: Client::new(folder.path().join("pomd.sock")),
+            gateway,
+            hello,
+            echo,
+            pomd,
+            folder,
+        };
+        res.ready().await?;
+        Ok(res)
+    }
+
+    /// pomd's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pomd.id().unwrap_or_default()
+    }
+
+    /// Where everything is.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The end of pomd's log.
+    pub(crate) fn words(&self) -> String {
+        let words = fs::read(self.folder().join("pomd.log")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words);
+        let start = words.len().saturating_sub(WORDS_MOST);
+        let start = words.ceil_char_boundary(start);
+        words[start..].trim_end().to_owned()
+    }
+
+    /// Ends pomd and removes everything.
+    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
+        let told = self.client.stop().await;
+        let ended = match told {
+            Ok(_) => tokio::time::timeout(PROCESS_TIME, self.pomd.wait()).await,
+            Err(_) => tokio::time::timeout(Duration::ZERO, self.pomd.wait()).await,
+        };
+        if !matches!(ended, Ok(Ok(_))) {
+            self.pomd.kill().await.context("ending pomd")?;
+        }
+        self.gateway.stop().await;
+        let folder = self.folder.path().to_owned();
+        let removed = self.folder.close();
+        removed.with_context(|| format!("removing {}", folder.display()))
+    }
+
+    /// Waits until pomd answers and both tunnels listen.
+    async fn ready(&mut self) -> anyhow::Result<()> {
+        let waiting = async {
+            loop {
+                if let Some(status) = self.pomd.try_wait()? {
+                    bail!("pomd ended right after its start ({status})");
+                }
+                if let Ok(status) = self.client.status().await {
+                    return Ok(status);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let status = tokio::time::timeout(PROCESS_TIME, waiting).await;
+        let status = status.context("pomd did not answer in time")??;
+        if let Some(error) = status.pomd.config.error {
+            bail!(
+                "pomd does not take the demo's own configuration: {}",
+                error.report
+            );
+        }
+        ensure!(status.tunnels.len() == 2, "pomd shows no two tunnels");
+        Ok(())
+    }
+}
+
+/// The part of the configuration that a person would write. The make-believe Pomerium has no name that others know and
+/// no certificate that a browser trusts, so its address stands before each route, without TLS.
+pub(crate) fn tunnels(pomerium: SocketAddr, hello: u16, echo: u16) -> String {
+    let tunnel = |name: &str, route: &str, port: u16| {
+        format!("[tunnel.{name}]\nroute  = \"tcp+http://{pomerium}/{route}\"\nlisten = {port}\n")
+    };
+    tunnel("hello", HELLO, hello) + "\n" + &tunnel("echo", ECHO, echo)
+}
+
+/// `wanted` if it is free on both loopback addresses, else the next one that is.
+fn free_port(wanted: u16, taken: &[u16]) -> anyhow::Result<u16> {
+    let free = |port: &u16| !taken.contains(port) && is_free(*port);
+    let found = (wanted..wanted + 200).find(free);
+    found.with_context(|| format!("no port from {wanted} on is free"))
+}
+
+fn is_free(port: u16) -> bool {
+    let six = match TcpListener::bind((Ipv6Addr::LOCALHOST, port)) {
+        Ok(_) => true,
+        // A machine without IPv6 has nobody there either.
+        Err(error) => error.kind() == io::ErrorKind::AddrNotAvailable,
+    };
+    six && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// The pomd beside this program.
+fn pomd() -> anyhow::Result<PathBuf> {
+    let here = std::env::current_exe().context("cannot tell where this program is")?;
+    let pomd = here
+        .with_file_name("pomd")
+        .with_extension(std::env::consts::EXE_EXTENSION);
+    ensure!(
+        pomd.is_file(),
+        "pomd is not beside this program: {} is missing",
+        pomd.display()
+    );
+    Ok(pomd)
+}
+
+fn launch(folder: &Path) -> anyhow::Result<Child> {
+    let log = fs::File::create(folder.join("pomd.log"))?;
+    let mut command = Command::new(pomd()?);
+    for name in ["POMD_CONFIG", "POMD_STATE_DIR", "POMD_SOCKET", "POMD_LOG"] {
+        command.env_remove(name);
+    }
+    command
+        .arg("--config")
+        .arg(folder.join("pomd.toml"))
+        .arg("--state-dir")
+        .arg(folder.join("state"))
+        .arg("--socket")
+        .arg(folder.join("pomd.sock"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true);
+    // Ctrl-C is for the demo, which then ends pomd in order.
+    #[cfg(unix)]
+    command.process_group(0);
+    command.spawn().context("cannot start pomd")
+}
