@@ -1,6 +1,6 @@
 //! TLS records in and out of borrowed buffers, on rustls' unbuffered API; or plain bytes for a lab's `http` address.
 //!
-//! What rustls asks of its caller and the compiler does not check is kept here, in [`advance`] and [`seal`]:
+//! What rustls asks of its caller and the compiler does not check is kept here, in `advance` and `seal`:
 //! - it opens one record per call: an offset moves over the bytes, they stay where they are;
 //! - every call gets all bytes that were not discarded, also one that only wants to write: the start of a handshake
 //!   message (a ticket whose rest is on its way) is remembered by its place in them;
