@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "this crate holds nothing but tests")]
 
+mod attacks;
 mod connect;
+mod demo;
 mod main_job;
 mod wire;

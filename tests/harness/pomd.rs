@@ -296,6 +296,20 @@ impl Pomd {
         self.ready().await;
     }
 
+    /// Starts it again where it may refuse to start; whether it answers.
+    pub async fn try_to_start_again(&mut self) -> bool {
+        self.process = self.setup.launch();
+        let client = self.client();
+        let process = &mut self.process;
+        eventually("pomd answers or ends", async || {
+            if process.ended().is_some() {
+                return Some(false);
+            }
+            client.status().await.is_ok().then_some(true)
+        })
+        .await
+    }
+
     /// SIGTERM; how it ended.
     pub async fn stop(&mut self) -> ExitStatus {
         self.process.signal(Signal::TERM);

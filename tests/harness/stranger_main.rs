@@ -49,7 +49,10 @@ fn ending(address: &str) -> String {
         Err(error) => return format!("not connected: {}", word(error.kind())),
     };
     let _ = stream.set_read_timeout(Some(TRY_TIME));
-    let _ = stream.write_all(b"SSH-2.0-stranger\r\n");
+    // The system tells a reset once, to whichever call comes next.
+    if let Err(error) = stream.write_all(b"SSH-2.0-stranger\r\n") {
+        return format!("{} after 0 bytes", word(error.kind()));
+    }
     let mut got = Vec::new();
     match stream.read_to_end(&mut got) {
         Ok(_) => format!("ended after {} bytes", got.len()),
@@ -76,9 +79,9 @@ fn get(address: &str, path: &str) -> String {
     };
     let _ = stream.set_read_timeout(Some(TRY_TIME));
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let _ = stream.write_all(request.as_bytes());
     let mut got = Vec::new();
-    let read = stream.read_to_end(&mut got);
+    let sent = stream.write_all(request.as_bytes());
+    let read = sent.and_then(|()| stream.read_to_end(&mut got));
     let text = String::from_utf8_lossy(&got);
     match (read, text.lines().next()) {
         (_, Some(line)) => line.to_owned(),

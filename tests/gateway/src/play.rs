@@ -123,13 +123,9 @@ impl Player<'_> {
         let before = self.stage.gateway.stats();
         let (first, second) = (self.ask_for_the_page(), self.ask_for_the_page());
         let login = async {
-            // Both connections were refused by the server before anything else happens.
-            let refused = before.refused + 2;
-            let waiting = self.stage.gateway.wait_for(|it| it.refused >= refused);
-            within(STEP_TIME, "the server's refusals", async {
-                Ok(waiting.await)
-            })
-            .await?;
+            // The server's refusal comes first: before it pomd believes that it is logged in.
+            let gateway = &self.stage.gateway;
+            gateway.wait_for(|it| it.refused > before.refused).await;
             self.sign_in_again().await
         };
         let (first, second, ()) = tokio::try_join!(first, second, login)?;
