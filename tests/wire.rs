@@ -242,19 +242,21 @@ async fn sixty_four_mebibytes_each_way_are_equal(who: Who) {
     let (mut from_far, mut to_far) = tokio::io::split(tunnel.tls);
     let (mut from_near, mut to_near) = service.into_split();
     let (up, down) = (pattern(N), pattern(N + 1));
-    let mut tasks = JoinSet::new();
-    let sent = up.clone();
-    tasks.spawn(async move { to_far.write_all(&sent).await.unwrap() });
-    let sent = down.clone();
-    tasks.spawn(async move { to_near.write_all(&sent).await.unwrap() });
     let (mut got_up, mut got_down) = (vec![0; N], vec![0; N + 1]);
-    let (a, b) = tokio::join!(
+    // The halves live on until all has arrived: dropping one ends its direction, and the service's end cuts the other.
+    let say_up = async {
+        to_far.write_all(&up).await?;
+        to_far.flush().await
+    };
+    let (a, b, c, d) = tokio::join!(
+        say_up,
+        to_near.write_all(&down),
         from_near.read_exact(&mut got_up),
         from_far.read_exact(&mut got_down)
     );
-    assert_eq!((a.unwrap(), b.unwrap()), (N, N + 1));
+    assert_eq!((a.unwrap(), b.unwrap()), ((), ()));
+    assert_eq!((c.unwrap(), d.unwrap()), (N, N + 1));
     assert!(got_up == up && got_down == down, "bytes differ");
-    tasks.join_all().await;
 }
 
 /// The trap that pomd's read-ahead is for: the service is done, the reader pauses, and the tail is lost behind a clean
