@@ -19,6 +19,7 @@ fn g1_pomctl_alone_shows_what_there_is() {
 $ pomctl   # exit 0
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  login  logout
+For programs  connect
 Look inside   logs
 The daemon    reload  stop
 More          demo  help
@@ -219,7 +220,6 @@ fn no_message_names_what_is_not_built() {
         "pomctl service",
         "pomctl restart",
         "pomctl ssh",
-        "pomctl connect",
         "pomctl wait",
         "--renew",
         "pomctl token",
