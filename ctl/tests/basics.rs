@@ -7,7 +7,7 @@ use serde_json::Value;
 use snapbox::{assert_data_eq, str};
 
 use crate::{
-    runner::World,
+    runner::{World, start},
     samples::{self, cluster, ssh_prod, status},
 };
 
@@ -253,7 +253,7 @@ fn a_reader_that_leaves_is_no_failure() {
         drop(reader);
         let mut command = world.command(args);
         command.stdout(writer).stderr(Stdio::piped());
-        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        let output = start(&mut command).wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         assert!(output.stderr.is_empty(), "{:?}", output.stderr);
     }

@@ -213,8 +213,6 @@ impl Fake {
 
     fn answer(&self, mut stream: UnixStream, request: &str) -> Option<()> {
         let mut state = self.state();
-        state.seen.push(request.to_owned());
-        self.world.changed.notify_all();
         let path = request.split(' ').take(2).collect::<Vec<_>>().join(" ");
         let protocol = state.protocol.clone();
         if let Some(replies) = state.replies.get_mut(&path) {
@@ -231,9 +229,13 @@ impl Fake {
             if let Some(change) = reply.change {
                 self.change(|status| change(status));
             }
+            // Whoever waits for the request finds the change made.
+            self.note(request);
             let text = response(reply.code, &protocol, &reply.body);
             return stream.write_all(text.as_bytes()).ok();
         }
+        state.seen.push(request.to_owned());
+        self.world.changed.notify_all();
         match path.as_str() {
             "GET /v1/status" => {
                 let text = response(200, &protocol, &state.status.to_string());
@@ -251,6 +253,11 @@ impl Fake {
                 stream.write_all(text.as_bytes()).ok()
             }
         }
+    }
+
+    fn note(&self, request: &str) {
+        self.state().seen.push(request.to_owned());
+        self.world.changed.notify_all();
     }
 
     fn stream(&self, mut stream: UnixStream, protocol: &str) -> Option<()> {

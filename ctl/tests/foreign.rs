@@ -10,7 +10,7 @@ use std::{
 
 use snapbox::{assert_data_eq, str};
 
-use crate::runner::World;
+use crate::runner::{World, copy_program, start};
 
 const SOCKET: &str = "POMCTL_TEST_FOREIGN_SOCKET";
 
@@ -48,18 +48,18 @@ fn a10_a_server_of_another_user_is_sent_nothing() {
     }
     // Where that user can execute it.
     let program = folder.join("server");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    copy_program(&std::env::current_exe().unwrap(), &program);
     let socket = folder.join("s");
-    let mut server = Command::new(&program)
+    let mut server = Command::new(&program);
+    server
         .args(["--ignored", "--exact", "--nocapture"])
         .arg("foreign::the_other_user_s_program")
         .env(SOCKET, &socket)
         .current_dir("/")
         .uid(65534)
         .gid(65534)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdout(Stdio::piped());
+    let mut server = start(&mut server);
     let said = BufReader::new(server.stdout.take().unwrap());
     let mut said = said.lines().map(Result::unwrap);
     assert!(said.any(|it| it == "listens"));

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::RwLock,
 };
 
 use control::wire::Status;
@@ -70,6 +71,7 @@ impl World {
     pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let _nobody_forks = FORKS.write();
         let mut file = fs::File::create(&path).unwrap();
         file.write_all(format!("#!/bin/sh\n{text}\n").as_bytes())
             .unwrap();
@@ -83,7 +85,7 @@ impl World {
         let bin = self.path("bin");
         fs::create_dir_all(&bin).unwrap();
         let program = bin.join("pomctl");
-        fs::copy(&self.program, &program).unwrap();
+        copy_program(&self.program, &program);
         self.program = program;
         bin
     }
@@ -101,14 +103,14 @@ impl World {
 
     /// Runs it to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
+        self.spawn(args).wait_with_output().unwrap()
     }
 
     /// Starts it with its streams caught.
     pub(crate) fn spawn(&self, args: &[&str]) -> Child {
         let mut command = self.command(args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().unwrap()
+        start(&mut command)
     }
 
     /// Runs it, and tells what a person sees: the command and its exit code, stdout, then stderr marked by bars.
@@ -138,6 +140,22 @@ impl World {
         let text = text.replace(&format!(":127.0.0.1:41235 {host}"), ":127.0.0.1:41235 HOST");
         without_times(&text)
     }
+}
+
+/// A program that is being written cannot be run, and a fork inherits the writing for a moment: while one test forks,
+/// no other one writes a program.
+static FORKS: RwLock<()> = RwLock::new(());
+
+/// Starts a program.
+pub(crate) fn start(command: &mut Command) -> Child {
+    let _nobody_writes = FORKS.read();
+    command.spawn().unwrap()
+}
+
+/// Copies a program.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let _nobody_forks = FORKS.write();
+    fs::copy(from, to).unwrap();
 }
 
 /// Every `14:05` and `14:05:12` as capitals of the same width.

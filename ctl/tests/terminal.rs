@@ -13,7 +13,11 @@ use rustix::{
 };
 use snapbox::{assert_data_eq, str};
 
-use crate::{fake, runner::World, samples};
+use crate::{
+    fake,
+    runner::{World, start},
+    samples,
+};
 
 /// A terminal of this width with a pomctl on it.
 struct Terminal {
@@ -23,7 +27,8 @@ struct Terminal {
 
 impl Terminal {
     fn run(world: &World, width: u16, args: &[&str]) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let master =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let size = Winsize {
@@ -34,14 +39,14 @@ impl Terminal {
         };
         tcsetwinsize(&master, size).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
-        let flags = OFlags::RDWR | OFlags::NOCTTY;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let slave = rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty()).unwrap();
         let mut command = world.command(args);
         command
             .stdin(slave.try_clone().unwrap())
             .stdout(slave.try_clone().unwrap())
             .stderr(Stdio::from(slave));
-        let child = command.spawn().unwrap();
+        let child = start(&mut command);
         drop(command);
         Self {
             child,
