@@ -177,12 +177,8 @@ impl Player<'_> {
             self.visit(&link).await?;
             more("--fast pressed the button there");
         } else {
-            step(
-                number,
-                title,
-                &format!("your browser was asked to open {link}"),
-            );
-            more("there is one button to press; without a browser here, open it where one is");
+            step(number, title, &format!("sign in at {link}"));
+            more("your browser should be there already; the page has one button");
         }
         Ok(())
     }
@@ -287,16 +283,26 @@ async fn echo_back(port: u16) -> anyhow::Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// Waits for the next login and says who it was; nothing if pomd ends first.
+/// Follows the next login: where it is once a connection waits for it, and who it was; nothing if pomd ends first.
 async fn tell_of_login(client: Client) -> Option<String> {
     let mut events = client.events().await.ok()?;
-    let mut needed = false;
+    let mut told = false;
     while let Some(status) = events.next().await.ok()? {
         let cluster = status.clusters.iter().find(|it| it.name == CLUSTER)?;
-        match cluster.state {
-            ClusterState::LoggedIn if needed => return Some(session(&status)),
-            ClusterState::LoggedIn => {}
-            _ => needed = true,
+        let logged_in = cluster.state == ClusterState::LoggedIn;
+        if logged_in && told {
+            return Some(session(&status));
+        }
+        if !logged_in && !told && cluster.waiting > 0 {
+            told = true;
+            // pomd has opened a tab where it can; this is for where it cannot.
+            let answer = client.login(CLUSTER, LoginRequest::default()).await.ok()?;
+            if let Some(login) = answer.login {
+                say(&format!(
+                    "it waits for one login: sign in at {}",
+                    login.link
+                ));
+            }
         }
     }
     None
