@@ -10,6 +10,7 @@ pub mod envoy;
 pub mod person;
 pub mod pomd;
 pub mod process;
+pub mod setup;
 pub mod ssh;
 pub mod stranger;
 

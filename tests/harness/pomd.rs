@@ -3,8 +3,6 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
-    path::{Path, PathBuf},
     process::{Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
@@ -14,11 +12,11 @@ use control::{
     wire::{self, Status, TunnelState},
 };
 use rustix::process::Signal;
-use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::{PATIENCE, binary::binary, eventually, process::Process};
+use crate::{PATIENCE, binary::binary, eventually, process::Process, setup::write};
+
+pub use crate::setup::{Setup, folder};
 
 /// How long pomctl may take.
 const POMCTL_TIME: Duration = Duration::from_secs(60);
@@ -30,145 +28,17 @@ pub struct Pomd {
     setup: Setup,
 }
 
-/// How a pomd is started.
-#[derive(Debug)]
-pub struct Setup {
-    folder: TempDir,
-    environment: Vec<(String, String)>,
-    arguments: Vec<String>,
-    /// Shell words before `exec pomd`, such as `ulimit -Sn 1024`.
-    before: Option<String>,
-    program: Option<PathBuf>,
-}
-
-impl Setup {
-    /// With this configuration.
-    pub fn new(config: &str) -> Self {
-        let res = Self {
-            folder: folder(),
-            environment: Vec::new(),
-            arguments: Vec::new(),
-            before: None,
-            program: None,
-        };
-        let made = fs::DirBuilder::new().mode(0o700).create(res.runtime());
-        made.unwrap_or_else(|error| panic!("{}: {error}", res.runtime().display()));
-        write(&res.config_file(), config);
-        res
-    }
-
-    /// An environment variable.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// An argument more.
-    pub fn arg(mut self, argument: &str) -> Self {
-        self.arguments.push(argument.to_owned());
-        self
-    }
-
-    /// Shell words that come first, such as `ulimit -Sn 1024`.
-    pub fn before(mut self, words: &str) -> Self {
-        self.before = Some(words.to_owned());
-        self
-    }
-
-    /// This binary instead of the workspace's.
-    pub fn program(mut self, program: PathBuf) -> Self {
-        self.program = Some(program);
-        self
-    }
-
-    /// The folder that holds everything.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// The configuration file.
-    pub fn config_file(&self) -> PathBuf {
-        self.folder().join("pomd.toml")
-    }
-
-    /// The folder for tokens and chosen ports.
-    pub fn state_dir(&self) -> PathBuf {
-        self.folder().join("state")
-    }
-
-    /// The folder of socket and lock.
-    pub fn runtime(&self) -> PathBuf {
-        self.folder().join("run")
-    }
-
-    /// The control socket.
-    pub fn socket(&self) -> PathBuf {
-        self.runtime().join("pomd.sock")
-    }
-
-    /// A command for pomd or pomctl with the places and a clean environment.
-    pub fn command(&self, program: &Path) -> Command {
-        let mut command = match &self.before {
-            Some(words) => {
-                let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", &format!("{words}\nexec \"$@\""), "sh"]);
-                shell.arg(program);
-                shell
-            }
-            None => Command::new(program),
-        };
-        command.env_clear();
-        for name in ["PATH", "TMPDIR", "LANG", "TERM"] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
-        command
-            .env("HOME", self.folder())
-            .env("POMD_CONFIG", self.config_file())
-            .env("POMD_STATE_DIR", self.state_dir())
-            .env("POMD_SOCKET", self.socket())
-            .envs(self.environment.iter().cloned())
-            .current_dir(self.folder());
-        command
-    }
-
-    /// pomd, not started yet, in the foreground.
-    pub fn pomd_command(&self) -> Command {
-        let program = self.program.clone().unwrap_or_else(|| binary("pomd"));
-        let mut command = self.command(&program);
-        command
-            .arg("--config")
-            .arg(self.config_file())
-            .arg("--state-dir")
-            .arg(self.state_dir())
-            .arg("--socket")
-            .arg(self.socket())
-            .args(&self.arguments);
-        command
-    }
-
-    /// Starts it and waits until it answers.
-    pub async fn start(self) -> Pomd {
-        let process = self.launch();
-        let mut res = Pomd {
-            process,
-            setup: self,
-        };
-        res.ready().await;
-        res
-    }
-
-    fn launch(&self) -> Process {
-        let words = self.folder().join("pomd.words");
-        Process::start("pomd", &mut self.pomd_command(), &words)
-    }
-}
-
 impl Pomd {
     /// With this configuration; waits until it answers.
     pub async fn start(config: &str) -> Self {
         Setup::new(config).start().await
+    }
+
+    pub(crate) async fn launch(setup: Setup) -> Self {
+        let process = setup.launch();
+        let mut res = Self { process, setup };
+        res.ready().await;
+        res
     }
 
     /// Where everything of it is.
@@ -344,15 +214,6 @@ pub fn cluster<'a>(status: &'a Status, name: &str) -> &'a wire::Cluster {
     found.unwrap_or_else(|| panic!("no cluster {name}: {status:#?}"))
 }
 
-/// A temporary folder that only we may enter, with a short name: socket paths have little room.
-pub fn folder() -> TempDir {
-    let folder = tempfile::Builder::new()
-        .prefix("pomd-")
-        .permissions(fs::Permissions::from_mode(0o700))
-        .tempdir();
-    folder.unwrap_or_else(|error| panic!("a temporary folder: {error}"))
-}
-
 /// Runs a command with a limit, stdin empty; its output.
 pub async fn run(command: Command, limit: Duration) -> Output {
     run_with_input(command, b"", limit).await
@@ -380,9 +241,4 @@ pub async fn run_with_input(mut command: Command, input: &[u8], limit: Duration)
         Ok(Err(error)) => panic!("{shown}: {error}"),
         Err(_) => panic!("not done within {limit:?}: {shown}"),
     }
-}
-
-fn write(path: &Path, text: &str) {
-    let written = fs::write(path, text);
-    written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }

@@ -7,12 +7,14 @@
 //! One port serves TLS and, for labs and for a proxy in front, plain HTTP.
 
 pub mod browser;
+mod builder;
 mod certificates;
 mod head;
 mod portal;
 mod script;
 mod server;
 mod sessions;
+mod shared;
 mod stats;
 mod tunnel;
 mod upstream;
@@ -22,39 +24,23 @@ mod wire;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use rustls::ServerConfig;
-use tokio::{net::TcpListener, sync::watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
+pub use builder::Builder;
 pub use certificates::{Certificate, Identity};
 pub use script::{ANY, Door, End, Gate, Pace, Script};
 pub use stats::{Seen, Stats};
 pub use upstream::{Caller, Service, Upstream};
 
-use head::{Answer, Request};
+use shared::Shared;
 
 /// The user who signs in unless told otherwise.
 pub const DEMO_USER: &str = "demo@example.com";
-
-/// What a gateway starts with.
-#[derive(Debug)]
-pub struct Builder {
-    domain: String,
-    names: Vec<String>,
-    routes: BTreeMap<String, Upstream>,
-    listen: SocketAddr,
-    linger: Duration,
-    automatic: bool,
-    user: String,
-    certificate: Certificate,
-    client_certificates: bool,
-}
 
 /// A running gateway; it ends when dropped.
 pub struct Gateway {
@@ -65,130 +51,10 @@ pub struct Gateway {
     stop: CancellationToken,
 }
 
-/// What every connection of the gateway sees.
-pub(crate) struct Shared {
-    pub(crate) domain: String,
-    pub(crate) linger: Duration,
-    pub(crate) automatic: watch::Sender<bool>,
-    pub(crate) user: watch::Sender<String>,
-    pub(crate) door: watch::Sender<Door>,
-    pub(crate) tls: watch::Sender<Arc<ServerConfig>>,
-    pub(crate) sever: watch::Sender<End>,
-    pub(crate) sessions: sessions::Sessions,
-    pub(crate) scripts: script::Scripts,
-    pub(crate) counters: stats::Counters,
-    pub(crate) tasks: TaskTracker,
-    routes: Mutex<BTreeMap<String, Upstream>>,
-    forbidden: Mutex<BTreeSet<(String, String)>>,
-}
-
-impl Builder {
-    /// The deployment's domain: the certificate is for it and its names, people sign in at `authenticate.DOMAIN`.
-    pub fn domain(mut self, domain: &str) -> Self {
-        self.domain = domain.to_owned();
-        self
-    }
-
-    /// Another name that the certificate is for.
-    pub fn name(mut self, name: &str) -> Self {
-        self.names.push(name.to_owned());
-        self
-    }
-
-    /// Publishes `HOST:PORT`; the certificate is for its host too.
-    pub fn route(mut self, authority: &str, upstream: Upstream) -> Self {
-        self.routes.insert(authority.to_owned(), upstream);
-        self
-    }
-
-    /// Listens there instead of on a free loopback port: a restart on the same port.
-    pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.listen = address;
-        self
-    }
-
-    /// How long after its last word the gateway closes; Pomerium takes 1.0 s, and so does this.
-    pub fn linger(mut self, linger: Duration) -> Self {
-        self.linger = linger;
-        self
-    }
-
-    /// The sign-in page presses its own button.
-    pub fn automatic(mut self) -> Self {
-        self.automatic = true;
-        self
-    }
-
-    /// Who signs in.
-    pub fn user(mut self, user: &str) -> Self {
-        self.user = user.to_owned();
-        self
-    }
-
-    /// Which certificate is shown.
-    pub fn certificate(mut self, certificate: Certificate) -> Self {
-        self.certificate = certificate;
-        self
-    }
-
-    /// Only clients with a certificate of [`Gateway::client_identity`] get through; TLS 1.3 tells the others late.
-    pub fn client_certificates(mut self) -> Self {
-        self.client_certificates = true;
-        self
-    }
-
-    /// Starts to listen.
-    pub async fn start(self) -> anyhow::Result<Gateway> {
-        let mut names = self.names;
-        names.push(self.domain.clone());
-        names.push(format!("*.{}", self.domain));
-        names.extend(self.routes.keys().map(|it| host_of(it).to_owned()));
-        let authority = certificates::Authority::new(names)?;
-        let tls = authority.server(self.certificate, self.client_certificates)?;
-        let listener = TcpListener::bind(self.listen).await?;
-        let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            domain: self.domain,
-            linger: self.linger,
-            automatic: watch::Sender::new(self.automatic),
-            user: watch::Sender::new(self.user),
-            door: watch::Sender::new(Door::Open),
-            tls: watch::Sender::new(tls),
-            sever: watch::Sender::new(End::Cut),
-            sessions: sessions::Sessions::default(),
-            scripts: script::Scripts::default(),
-            counters: stats::Counters::default(),
-            tasks: TaskTracker::new(),
-            routes: Mutex::new(self.routes),
-            forbidden: Mutex::default(),
-        });
-        let stop = CancellationToken::new();
-        let server = server::run(shared.clone(), listener, stop.clone());
-        shared.tasks.spawn(server);
-        Ok(Gateway {
-            shared,
-            address,
-            authority,
-            certificate: Mutex::new((self.certificate, self.client_certificates)),
-            stop,
-        })
-    }
-}
-
 impl Gateway {
     /// A gateway of the domain `corp.test` without routes.
     pub fn builder() -> Builder {
-        Builder {
-            domain: "corp.test".to_owned(),
-            names: Vec::new(),
-            routes: BTreeMap::new(),
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            linger: Duration::from_secs(1),
-            automatic: false,
-            user: DEMO_USER.to_owned(),
-            certificate: Certificate::Good,
-            client_certificates: false,
-        }
+        Builder::new()
     }
 
     /// Where it listens.
@@ -337,62 +203,6 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-impl Shared {
-    /// What a CONNECT to `authority` is told: the route and who asks, or the refusal.
-    pub(crate) fn judge(
-        &self,
-        authority: &str,
-        request: &Request,
-        id: &str,
-    ) -> Result<(Upstream, String), Answer> {
-        let route = lock(&self.routes).get(authority).cloned();
-        let Some(upstream) = route else {
-            return Err(Answer::envoy(404, "route_not_found", id));
-        };
-        let session = request.token().and_then(|it| self.sessions.of(it));
-        let Some(session) = session else {
-            return Err(if request.accepts_json() {
-                Answer::pomerium(401, "Unauthorized", id)
-            } else {
-                let at = format!("https://authenticate.{}/.pomerium/sign_in", self.domain);
-                Answer::redirect(at)
-            });
-        };
-        let case = (session.user.clone(), authority.to_owned());
-        if lock(&self.forbidden).contains(&case) {
-            return Err(Answer::pomerium(403, "Forbidden", id));
-        }
-        Ok((upstream, session.user))
-    }
-
-    /// The routes that `user` may use.
-    pub(crate) fn offered(&self, user: &str) -> Vec<String> {
-        let forbidden = lock(&self.forbidden);
-        let routes = lock(&self.routes);
-        let mut res: Vec<String> = routes.keys().cloned().collect();
-        res.retain(|it| !forbidden.contains(&(user.to_owned(), it.clone())));
-        res
-    }
-
-    /// Counts a CONNECT that a proxy in front asks about.
-    pub(crate) fn saw_check(&self, authority: &str, request: &Request) {
-        self.counters.saw(Seen {
-            method: "CONNECT".to_owned(),
-            target: authority.to_owned(),
-            host: authority.to_owned(),
-            server_name: None,
-            token: request.header("authorization").is_some(),
-            headers: Vec::new(),
-            early: 0,
-        });
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn host_of(authority: &str) -> &str {
-    let host = authority.rsplit_once(':').map_or(authority, |it| it.0);
-    host.trim_start_matches('[').trim_end_matches(']')
 }

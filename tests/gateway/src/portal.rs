@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use url::{Host, Url, form_urlencoded};
 
 use crate::{
-    Shared,
     head::{Answer, Request},
     sessions::{self, Session, random},
+    shared::Shared,
 };
 
 const COOKIE: &str = "_pomerium";

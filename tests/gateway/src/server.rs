@@ -12,11 +12,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Shared,
     head::{self, Answer, HeadError, Request},
     portal,
     script::{Door, End, Say},
     sessions::request_id,
+    shared::Shared,
     stats::Seen,
     tunnel,
     wire::Wire,

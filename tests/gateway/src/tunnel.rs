@@ -6,10 +6,10 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::{
-    Shared,
     head::{Answer, Request, reason},
     script::{End, Pace, Say, Script},
     sessions::request_id,
+    shared::Shared,
     stats::Stats,
     upstream::{Caller, Stream},
     wire::Wire,
