@@ -110,9 +110,16 @@ async fn sixty_four_mebibytes_each_way_are_equal(who: Who) {
     let (up, down) = (pattern(N), pattern(N + 1));
     let mut tasks = JoinSet::new();
     let sent = up.clone();
-    tasks.spawn(async move { to_far.write_all(&sent).await.unwrap() });
+    tasks.spawn(async move {
+        to_far.write_all(&sent).await.unwrap();
+        None
+    });
     let sent = down.clone();
-    tasks.spawn(async move { to_near.write_all(&sent).await.unwrap() });
+    // Kept until both are done: the end of one direction would end the other at once.
+    tasks.spawn(async move {
+        to_near.write_all(&sent).await.unwrap();
+        Some(to_near)
+    });
     let (mut got_up, mut got_down) = (vec![0; N], vec![0; N + 1]);
     let (a, b) = tokio::join!(
         from_near.read_exact(&mut got_up),
