@@ -4,7 +4,13 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
+
+/// How long a holder that has only just started may take to say who it is.
+const NAMING: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Held for the life of the process; survives the forks of `--daemonize`.
 #[derive(Debug)]
@@ -50,9 +56,13 @@ impl Lock {
         };
         let mut file = open(&path).map_err(io)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { file }),
+            Ok(()) => {
+                // What a crash left there is not our name.
+                file.set_len(0).map_err(io)?;
+                Ok(Self { file })
+            }
             Err(TryLockError::WouldBlock) => Err(LockError::Held {
-                pid: pid(&mut file),
+                pid: holder(&mut file),
             }),
             Err(TryLockError::Error(source)) => Err(io(source)),
         }
@@ -82,8 +92,21 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Who holds the lock. Waits for a moment for one that has not said so yet.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut left = NAMING;
+    loop {
+        if let Some(pid) = pid(file) {
+            return Some(pid);
+        }
+        left = left.checked_sub(LOOK_EVERY)?;
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
 fn pid(file: &mut File) -> Option<u32> {
     let mut text = String::new();
+    file.rewind().ok()?;
     file.take(20).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
@@ -146,13 +169,22 @@ mod tests {
             Lock::take(&folder),
             Err(LockError::Held { pid: None })
         ));
-        lock.name_holder().unwrap();
+        // Whoever comes before the holder has said who it is waits for that.
+        let late = thread::scope(|scope| {
+            let second = scope.spawn(|| Lock::take(&folder));
+            thread::sleep(LOOK_EVERY * 5);
+            lock.name_holder().unwrap();
+            second.join().unwrap()
+        });
+        assert!(matches!(late, Err(LockError::Held { pid: Some(_) })));
         let ours = std::process::id();
         assert!(
             matches!(Lock::take(&folder), Err(LockError::Held { pid: Some(it) }) if it == ours)
         );
         drop(lock);
-        Lock::take(&folder).unwrap();
+        let _lock = Lock::take(&folder).unwrap();
+        let text = fs::read_to_string(folder.join("pomd.lock")).unwrap();
+        assert_eq!(text, "", "the name of the one before is left");
     }
 
     #[cfg(unix)]
