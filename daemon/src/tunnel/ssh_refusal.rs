@@ -12,7 +12,7 @@ const MOST: usize = 250;
 
 /// The version line and one `SSH_MSG_DISCONNECT` that says `pomd: ` and `text` in one line.
 pub(super) fn refusal(text: &str) -> Vec<u8> {
-    let text = control::text::clean(&format!("pomd: {text}"), MOST);
+    let text = plain(&format!("pomd: {text}"));
     let mut payload = vec![DISCONNECT];
     payload.extend(REASON.to_be_bytes());
     payload.extend(length(&text));
@@ -30,6 +30,17 @@ pub(super) fn refusal(text: &str) -> Vec<u8> {
     res.extend(payload);
     res.resize(BANNER.len() + whole, 0);
     res
+}
+
+/// In one line, without our own signs beyond ASCII: ssh prints those as numbers whatever the locale.
+fn plain(text: &str) -> String {
+    let ascii = |text: &str| {
+        text.replace(['«', '»'], "\"")
+            .replace('…', "...")
+            .replace(char::REPLACEMENT_CHARACTER, "?")
+    };
+    // Cutting leaves one more `…`, which gets longer.
+    ascii(&control::text::clean(&ascii(text), MOST - 2))
 }
 
 fn length(text: &str) -> [u8; 4] {
@@ -66,6 +77,15 @@ mod tests {
         assert_eq!(reason, 2);
         assert_eq!(text, "pomd: corp needs a login. Run: pomctl login corp");
         assert_eq!(language, "");
+    }
+
+    #[test]
+    fn our_own_signs_are_told_in_ascii() {
+        let told = |text: &str| read(&refusal(text)).1;
+        let expected = "pomd: not HTTP: \"ICY?...\"";
+        assert_eq!(told("not HTTP: «ICY\u{fffd}…»"), expected);
+        let long = told(&"x".repeat(300));
+        assert!(long.len() == 250 && long.ends_with("xxx..."), "{long}");
     }
 
     proptest! {
