@@ -5,5 +5,6 @@
 mod attacks;
 mod connect;
 mod demo;
+mod faults;
 mod main_job;
 mod wire;
