@@ -1,6 +1,6 @@
 //! `pomctl down`: stops listening.
 
-use control::wire::DownAnswer;
+use control::wire::{DownAnswer, Status};
 use serde_json::json;
 
 use super::{status_if_running, which};
@@ -19,8 +19,7 @@ pub(crate) async fn run(cx: &Context, args: &DownArgs) -> Result<Exit, Failure> 
     let names: Vec<String> = if args.which.all {
         status.tunnels.iter().map(|it| it.name.clone()).collect()
     } else {
-        let found = which::tunnels(&status, &args.which.names)?;
-        found.iter().map(|it| it.name.clone()).collect()
+        named(&status, &args.which.names)?
     };
     let mut answers = Vec::new();
     for name in &names {
@@ -36,6 +35,21 @@ pub(crate) async fn run(cx: &Context, args: &DownArgs) -> Result<Exit, Failure> 
         cx.screen.answer("No tunnels yet; nothing to do")?;
     }
     Ok(Exit::Done)
+}
+
+/// The tunnels of these names, each once; also such that are removed and have connections still.
+fn named(status: &Status, names: &[String]) -> Result<Vec<String>, Failure> {
+    let mut res = Vec::new();
+    for name in names {
+        let left = status.leaving.iter().any(|it| it.name == *name);
+        if which::tunnel(status, name).is_none() && !left {
+            return Err(which::no_tunnel(status, name));
+        }
+        if !res.contains(name) {
+            res.push(name.clone());
+        }
+    }
+    Ok(res)
 }
 
 fn nothing_to_do(cx: &Context) -> Result<Exit, Failure> {
