@@ -6,15 +6,12 @@ use std::{
 };
 
 use control::wire;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Agent, Broken, Cluster, Door, Loaded, Refused, refusal, status};
+use super::{Agent, Broken, Door, Loaded, Refused, refusal};
 use crate::{
-    config::{self, Change, ClusterName, ClusterSpec, Config, Start, TunnelName, TunnelSpec},
-    session::{self, Session},
+    config::{self, Change, Changes, ClusterName, Config, Start, TunnelName, TunnelSpec},
     tunnel::{Parts, Tunnel, peer::Owners},
-    upstream::{Limits, Upstream},
 };
 
 impl Agent {
@@ -28,7 +25,7 @@ impl Agent {
             }
             Loaded::Good(config, warnings) => {
                 let answer = self.go_over_to(*config, warnings).await;
-                self.show();
+                self.look();
                 Ok(answer)
             }
         }
@@ -46,7 +43,7 @@ impl Agent {
             report: broken.report,
             count: broken.count,
         });
-        self.show();
+        self.look();
     }
 
     async fn go_over_to(&mut self, new: Config, warnings: Vec<String>) -> wire::ReloadAnswer {
@@ -69,7 +66,7 @@ impl Agent {
                 leaving.extend(self.take_leave(name));
             }
         }
-        let replaced = self.replace_clusters(&new);
+        let replaced = self.replace_clusters(&new).await;
         let rebuild: Vec<TunnelName> = self
             .tunnels
             .iter()
@@ -77,7 +74,7 @@ impl Agent {
             .map(|(name, _)| name.clone())
             .collect();
         for name in &rebuild {
-            self.rebuild_tunnel(name).await;
+            leaving.extend(self.rebuild_tunnel(name).await);
         }
         for (name, spec) in &new.tunnels {
             if self.tunnels.contains_key(name) {
@@ -93,7 +90,7 @@ impl Agent {
                 door.overridden = true;
             }
         }
-        let answer = answer(&changes.tunnels, new.tunnels.len(), leaving);
+        let answer = answer(&changes, &replaced, &new, leaving);
         info!("configuration read: {}", summary(&answer));
         answer
     }
@@ -123,105 +120,26 @@ impl Agent {
     fn take_settings(&mut self) {
         let settings = &self.config.settings;
         let (owners, unknown) = Owners::new(&settings.allow_users);
-        for name in unknown {
-            let warning = format!("allow_users names {name}, and no user is called so");
+        let warning = |name| format!("allow_users names {name}, and no user is called so");
+        self.settings_warnings = unknown.iter().map(warning).collect();
+        for warning in &self.settings_warnings {
             warn!("{warning}");
-            self.config_warnings.push(warning);
         }
         self.owners = Arc::new(owners);
         self.relay = Arc::new(super::shared_by_relays(settings.read_ahead));
     }
 
-    /// Brings the clusters in line with `new`; returns those whose session and upstream are other ones now.
-    fn replace_clusters(&mut self, new: &Config) -> BTreeSet<ClusterName> {
-        let mut replaced = BTreeSet::new();
-        let mut ended = Vec::new();
-        let names: Vec<ClusterName> = self.clusters.keys().cloned().collect();
-        for name in names {
-            let same = match (self.clusters.get(&name), new.clusters.get(&name)) {
-                (Some(old), Some(new)) => is_same(&old.spec, new),
-                _ => false,
-            };
-            if !same && let Some(cluster) = self.clusters.remove(&name) {
-                cluster.stop.cancel();
-                ended.push(cluster);
-            }
-        }
-        for (name, spec) in &new.clusters {
-            if self.clusters.contains_key(name) {
-                continue;
-            }
-            let heir = ended
-                .iter()
-                .find(|it| it.spec.login_at.iter().any(|at| spec.login_at.contains(at)));
-            let inherited = heir.and_then(|it| it.session.view().grant);
-            let cluster = self.start_cluster(name, spec, inherited);
-            self.clusters.insert(name.clone(), cluster);
-            replaced.insert(name.clone());
-        }
-        replaced
-    }
-
-    /// Starts a session of `name` anew, as after a panic.
-    pub(super) async fn replace_cluster(&mut self, name: &ClusterName) {
-        let Some(old) = self.clusters.remove(name) else {
-            return;
-        };
-        let cluster = self.start_cluster(name, &old.spec, old.session.view().grant);
-        self.clusters.insert(name.clone(), cluster);
-        let of_cluster = |it: &&Door| it.tunnel.spec.cluster == *name;
-        let doors = self.tunnels.values().filter(of_cluster);
-        let names: Vec<TunnelName> = doors.map(|it| it.tunnel.name.clone()).collect();
-        for tunnel in &names {
-            self.rebuild_tunnel(tunnel).await;
-        }
-    }
-
-    fn start_cluster(
-        &mut self,
-        name: &ClusterName,
-        spec: &ClusterSpec,
-        inherited: Option<session::Grant>,
-    ) -> Cluster {
-        if spec.insecure_skip_verify {
-            warn!(cluster = %name, "{}", status::insecure(name));
-        }
-        let upstream = Arc::new(Upstream::new(name.clone(), spec.clone(), Limits::default()));
-        let stop = CancellationToken::new();
-        let setup = session::Setup {
-            name: name.clone(),
-            spec: spec.clone(),
-            upstream: upstream.clone(),
-            state: self.setup.state.clone(),
-            clock: self.setup.clock.clone(),
-            opener: self.setup.opener.clone(),
-            owners: self.owners.clone(),
-            changed: self.changed.clone(),
-            inherited,
-        };
-        let (session, task) = Session::new(setup, stop.clone());
-        let task = self.sessions.spawn(task).id();
-        self.session_names.insert(task, name.clone());
-        Cluster {
-            spec: spec.clone(),
-            session,
-            upstream,
-            task,
-            stop,
-        }
-    }
-
     /// Makes the tunnel anew from the settings in force; it listens again if it did, its connections live on.
-    async fn rebuild_tunnel(&mut self, name: &TunnelName) {
+    pub(super) async fn rebuild_tunnel(&mut self, name: &TunnelName) -> Option<wire::Leaving> {
         self.close(name).await;
-        let before = self.tunnels.get(name).map(|it| (it.wanted, it.overridden));
-        self.take_leave(name);
-        if let Some((wanted, overridden)) = before {
-            self.open(name, wanted);
-            if let Some(door) = self.tunnels.get_mut(name) {
-                door.overridden = overridden;
-            }
+        let before = self.tunnels.get(name)?;
+        let (wanted, overridden) = (before.wanted, before.overridden);
+        let leaving = self.take_leave(name);
+        self.open(name, wanted);
+        if let Some(door) = self.tunnels.get_mut(name) {
+            door.overridden = overridden;
         }
+        leaving
     }
 
     /// Adds the tunnel `name` of the settings in force.
@@ -232,15 +150,9 @@ impl Agent {
         let Some(tunnel) = self.make_tunnel(name, spec) else {
             return;
         };
-        let addresses = status::addresses(spec.listen, self.ports.get(name));
         let door = Door {
-            tunnel: Arc::new(tunnel),
             wanted,
-            overridden: false,
-            listening: None,
-            obstacle: None,
-            retry_at: None,
-            addresses,
+            ..self.door(Arc::new(tunnel))
         };
         self.tunnels.insert(name.clone(), door);
         if wanted {
@@ -266,40 +178,35 @@ impl Agent {
     }
 }
 
-/// Only the order of login addresses may differ, as when a tunnel is added, and the first is still one of them.
-fn is_same(old: &ClusterSpec, new: &ClusterSpec) -> bool {
-    let still_there = old
-        .login_at
-        .first()
-        .is_some_and(|it| new.login_at.contains(it));
-    let with_old_order = ClusterSpec {
-        login_at: old.login_at.clone(),
-        ..new.clone()
-    };
-    still_there && *old == with_old_order
-}
-
+/// What changed, in names. A tunnel whose cluster was replaced has changed too, though its own lines have not.
 fn answer(
-    changes: &BTreeMap<TunnelName, Change<TunnelSpec>>,
-    tunnels: usize,
+    changes: &Changes,
+    replaced: &BTreeSet<ClusterName>,
+    new: &Config,
     leaving: Vec<wire::Leaving>,
 ) -> wire::ReloadAnswer {
     let mut res = wire::ReloadAnswer {
         leaving,
         ..Default::default()
     };
-    for (name, change) in changes {
-        let name = name.to_string();
-        match change {
-            Change::Added(_) => res.added.push(name),
-            Change::Removed => res.removed.push(name),
-            Change::Changed { keys, .. } => res.changed.push(wire::ChangedTunnel {
-                name,
-                keys: keys.iter().map(ToString::to_string).collect(),
-            }),
+    let mut changed = |name: &TunnelName, keys: &[&str]| {
+        res.changed.push(wire::ChangedTunnel {
+            name: name.to_string(),
+            keys: keys.iter().map(ToString::to_string).collect(),
+        });
+    };
+    for (name, spec) in &new.tunnels {
+        let cluster = changes.clusters.get(&spec.cluster);
+        let cluster = cluster.filter(|_| replaced.contains(&spec.cluster));
+        match (changes.tunnels.get(name), cluster) {
+            (Some(Change::Added(_)), _) => res.added.push(name.to_string()),
+            (Some(Change::Changed { keys, .. }), _) => changed(name, keys),
+            (None, Some(Change::Changed { keys, .. })) => changed(name, keys),
+            _ => res.unchanged += 1,
         }
     }
-    res.unchanged = (tunnels - res.added.len() - res.changed.len()) as u64;
+    let removed = changes.tunnels.iter().filter(|it| *it.1 == Change::Removed);
+    res.removed = removed.map(|it| it.0.to_string()).collect();
     res
 }
 

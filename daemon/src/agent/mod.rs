@@ -1,22 +1,31 @@
 //! The agent: the one task that owns every tunnel and every session.
 //!
 //! Nothing else starts, stops or replaces one. Callers send a [`Command`]; watchers look at snapshots. No handler waits
-//! for the network, so no command waits for another; the one thing that may be awaited is the end of a listener that was
-//! just stopped, because its address is bound until then. Knows who is up and who is in which cluster. Must not know
-//! HTTP, TLS or the configuration's syntax.
+//! for the network, so no command waits for another; what may be awaited is the end of a listener that was just stopped,
+//! because its address is bound until then, and of a session that is replaced, because it may be writing a token. Knows
+//! who is up and who is in which cluster. Must not know HTTP, TLS or the configuration's syntax.
+//!
+//! `doors` are the listeners, `clusters` the sessions, `apply` goes over to another configuration, `passing` is for
+//! connections without a port; `status` says what there is, `showing` when it is shown.
 
 mod apply;
+mod clusters;
 mod command;
+mod doors;
 mod passing;
 mod ports;
+mod showing;
 mod status;
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize},
     },
     time::Duration,
 };
@@ -24,29 +33,28 @@ use std::{
 use control::wire;
 use jiff::Timestamp;
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, mpsc},
     task::{Id, JoinError, JoinSet},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info, warn};
+use tracing::error;
 
 use crate::{
     clock::Clock,
-    config::{ClusterName, ClusterSpec, Config, Listen, TunnelName},
+    config::{ClusterName, ClusterSpec, Config, TunnelName},
     session::{Open, Session},
-    tunnel::{self, Tunnel, bind, peer::Owners, relay},
+    tunnel::{Tunnel, peer::Owners, relay},
     upstream::Upstream,
 };
 pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded, Refused, refusal};
 use ports::Ports;
+use showing::Showing;
 
-/// How soon after a change the snapshot follows: changes that come together are shown together.
-const SETTLE: Duration = Duration::from_millis(20);
-/// How often a snapshot may follow where only counters moved.
-const COUNTERS: Duration = Duration::from_secs(1);
 /// How often a busy address is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// A session that ends by itself is started again at once, but not more often than this.
+const RESTART: Duration = Duration::from_secs(1);
 /// The tick that re-reads wall-clock deadlines.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// How long connections and sessions may take to end at stop.
@@ -82,6 +90,8 @@ pub struct Agent {
     loaded_at: Timestamp,
     config_error: Option<wire::ConfigError>,
     config_warnings: Vec<String>,
+    /// What the settings ask for and cannot be had.
+    settings_warnings: Vec<String>,
     tunnels: BTreeMap<TunnelName, Door>,
     clusters: BTreeMap<ClusterName, Cluster>,
     /// Tunnels that were removed or changed while they had connections.
@@ -99,9 +109,7 @@ pub struct Agent {
     sessions: JoinSet<()>,
     session_names: HashMap<Id, ClusterName>,
     inbox: mpsc::Receiver<Command>,
-    snapshots: watch::Sender<Arc<wire::Status>>,
-    shown_at: Instant,
-    show_at: Option<Instant>,
+    showing: Showing,
     housekeeping_at: Instant,
 }
 
@@ -131,6 +139,9 @@ struct Cluster {
     upstream: Arc<Upstream>,
     task: Id,
     stop: CancellationToken,
+    started_at: Instant,
+    /// Its session ended by itself, which is a fault.
+    restart_at: Option<Instant>,
 }
 
 enum Event {
@@ -148,11 +159,12 @@ impl Agent {
         let now = setup.clock.now();
         let config = Config::default();
         let (owners, _) = Owners::new(&config.settings.allow_users);
-        let mut agent = Self {
+        let agent = Self {
             started_at: now,
             loaded_at: now,
             config_error: None,
             config_warnings: Vec::new(),
+            settings_warnings: Vec::new(),
             tunnels: BTreeMap::new(),
             clusters: BTreeMap::new(),
             leaving: Vec::new(),
@@ -167,14 +179,11 @@ impl Agent {
             sessions: JoinSet::new(),
             session_names: HashMap::new(),
             inbox,
-            snapshots: watch::Sender::new(Arc::new(status::empty(&setup, now))),
-            shown_at: Instant::now(),
-            show_at: None,
+            showing: Showing::new(status::empty(&setup, now), Instant::now()),
             housekeeping_at: Instant::now() + HOUSEKEEPING,
             config,
             setup,
         };
-        agent.show();
         (agent, AgentHandle(sender))
     }
 
@@ -188,15 +197,15 @@ impl Agent {
                 Some(ended) = self.listeners.join_next_with_id() => Event::ListenerEnded(ended),
                 Some(ended) = self.sessions.join_next_with_id() => Event::SessionEnded(ended),
                 Some(command) = self.inbox.recv() => Event::Command(command),
-                () = self.changed.notified(), if self.show_at.is_none() => Event::Changed,
+                () = self.changed.notified(), if self.showing.wants_news() => Event::Changed,
                 () = tokio::time::sleep_until(wake) => Event::Tick,
             };
             match event {
                 Event::Command(command) => self.on_command(command).await,
                 Event::ListenerEnded(ended) => self.on_listener_ended(ended),
-                Event::SessionEnded(ended) => self.on_session_ended(ended).await,
-                Event::Changed => self.show_soon(),
-                Event::Tick => self.on_tick(),
+                Event::SessionEnded(ended) => self.on_session_ended(ended),
+                Event::Changed => self.showing.changed(Instant::now()),
+                Event::Tick => self.on_tick().await,
             }
         }
         self.shut_down().await;
@@ -206,12 +215,11 @@ impl Agent {
         // Whoever asked may have gone meanwhile: an answer that nobody takes is no fault.
         match command {
             Command::Status { reply } => {
-                self.show();
-                let _ = reply.send(self.snapshots.borrow().clone());
+                let _ = reply.send(Arc::new(self.build_status()));
             }
             Command::Watch { reply } => {
-                self.show();
-                let _ = reply.send(self.snapshots.subscribe());
+                let present = self.build_status();
+                let _ = reply.send(self.showing.watch(present, Instant::now()));
             }
             Command::Up { tunnel, reply } => {
                 let _ = reply.send(self.up(&tunnel));
@@ -231,69 +239,10 @@ impl Agent {
         }
     }
 
-    fn up(&mut self, name: &str) -> Result<Arc<Tunnel>, Refused> {
-        let name = self.tunnel_name(name)?;
-        let Some(door) = self.tunnels.get_mut(&name) else {
-            return Err(no_such_tunnel(name.as_str()));
-        };
-        door.wanted = true;
-        door.overridden = true;
-        door.tunnel.outcome.send_replace(None);
-        let tunnel = door.tunnel.clone();
-        if door.listening.is_none() {
-            self.listen(&name);
-        }
-        self.show();
-        match self.tunnels.get(&name).and_then(|it| it.obstacle.clone()) {
-            None => Ok(tunnel),
-            Some(reason) => Err(Box::new(status::obstacle_error(&tunnel, reason))),
-        }
-    }
-
-    async fn down(&mut self, name: &str, now: bool) -> Result<wire::DownAnswer, Refused> {
-        let name = self.tunnel_name(name)?;
-        self.close(&name).await;
-        let Some(door) = self.tunnels.get_mut(&name) else {
-            return Err(no_such_tunnel(name.as_str()));
-        };
-        door.wanted = false;
-        door.overridden = true;
-        door.obstacle = None;
-        door.retry_at = None;
-        if now {
-            let renewed = Arc::new(door.tunnel.renewed());
-            let ending = std::mem::replace(&mut door.tunnel, renewed);
-            ending.cut.cancel();
-            for it in self.leaving.iter().filter(|it| it.name == name) {
-                it.cut.cancel();
-            }
-        }
-        let still_open =
-            door.tunnel.counters.open.load(Relaxed) + door.tunnel.counters.waiting.load(Relaxed);
-        info!(tunnel = %name, "down; {still_open} connections stay open");
-        self.show();
-        let snapshot = self.snapshots.borrow();
-        let tunnel = snapshot.tunnels.iter().find(|it| it.name == name.as_str());
-        match tunnel {
-            Some(tunnel) => Ok(wire::DownAnswer {
-                tunnel: tunnel.clone(),
-                still_open,
-            }),
-            None => Err(no_such_tunnel(name.as_str())),
-        }
-    }
-
     fn session(&self, name: &str) -> Result<ClusterHandle, Refused> {
-        let known = ClusterName::parse(name).and_then(|it| self.clusters.get(&it));
-        let by_host = || {
-            let same = |it: &&ClusterName| it.as_str() == name;
-            self.clusters
-                .keys()
-                .find(same)
-                .and_then(|it| self.clusters.get(it))
-        };
-        match known.or_else(by_host) {
-            Some(cluster) => Ok(ClusterHandle {
+        let mut clusters = self.clusters.iter();
+        match clusters.find(|(it, _)| it.as_str() == name) {
+            Some((_, cluster)) => Ok(ClusterHandle {
                 session: cluster.session.clone(),
                 browser: cluster.spec.browser.clone(),
             }),
@@ -304,186 +253,48 @@ impl Agent {
         }
     }
 
-    fn tunnel_name(&self, name: &str) -> Result<TunnelName, Refused> {
-        TunnelName::parse(name)
-            .filter(|it| self.tunnels.contains_key(it))
-            .ok_or_else(|| no_such_tunnel(name))
-    }
-
-    /// Binds the tunnel's addresses and starts to accept; if that fails, the door says why and it is tried again.
-    fn listen(&mut self, name: &TunnelName) {
-        let Some(door) = self.tunnels.get_mut(name) else {
-            return;
-        };
-        let listen = door.tunnel.spec.listen;
-        let chosen = match listen {
-            Listen::Chosen => self.ports.get(name).or_else(|| {
-                let port = bind::choose(name.as_str(), &self.ports.taken())?;
-                self.ports.keep(name, port);
-                Some(port)
-            }),
-            _ => None,
-        };
-        door.addresses = status::addresses(listen, chosen);
-        let before = door.obstacle.as_ref().and_then(|it| it.holder.clone());
-        match bind::bind(listen, chosen, before.as_ref(), &self.setup.clock) {
-            Ok(bound) => {
-                if door.obstacle.take().is_some() {
-                    info!(tunnel = %name, "listens at last");
-                }
-                door.retry_at = None;
-                door.addresses = bound.addresses.iter().map(ToString::to_string).collect();
-                let stop = CancellationToken::new();
-                let accept = tunnel::serve(door.tunnel.clone(), bound.listeners, stop.clone());
-                let task = self.listeners.spawn(accept).id();
-                self.listener_names.insert(task, name.clone());
-                door.listening = Some(Listening { task, stop });
-            }
-            Err(reason) => {
-                let known = door.obstacle.as_ref();
-                if known.is_none_or(|it| it.message != reason.message) {
-                    warn!(tunnel = %name, "cannot listen: {}", reason.message);
-                    door.obstacle = Some(reason);
-                }
-                door.retry_at = Some(Instant::now() + RETRY);
-            }
-        }
-    }
-
-    /// Returns once the address is free: a cancelled listener is bound until its task has been joined.
-    async fn close(&mut self, name: &TunnelName) {
-        let listening = self
-            .tunnels
-            .get_mut(name)
-            .and_then(|it| it.listening.take());
-        let Some(listening) = listening else {
-            return;
-        };
-        listening.stop.cancel();
-        while self.listener_names.contains_key(&listening.task) {
-            let Some(ended) = self.listeners.join_next_with_id().await else {
-                return;
-            };
-            self.on_listener_ended(ended);
-        }
-    }
-
-    fn on_listener_ended(&mut self, ended: Result<(Id, Result<(), wire::Reason>), JoinError>) {
-        let (id, reason) = match ended {
-            Ok((id, Ok(()))) => (id, None),
-            Ok((id, Err(reason))) => (id, Some(reason)),
-            Err(panic) => {
-                let at = self.setup.clock.now();
-                (
-                    panic.id(),
-                    Some(status::reason(wire::Code::Internal, panic.to_string(), at)),
-                )
-            }
-        };
-        let Some(name) = self.listener_names.remove(&id) else {
-            return;
-        };
-        let Some(door) = self.tunnels.get_mut(&name) else {
-            return;
-        };
-        if door.listening.as_ref().is_none_or(|it| it.task != id) {
-            return;
-        }
-        // It was not told to end: its socket broke, or it panicked. Try again soon.
-        door.listening = None;
-        if let Some(reason) = reason {
-            error!(tunnel = %name, "listener ended: {}", reason.message);
-            door.obstacle = Some(reason);
-        }
-        door.retry_at = Some(Instant::now() + RETRY);
-        self.show_soon();
-    }
-
-    async fn on_session_ended(&mut self, ended: Result<(Id, ()), JoinError>) {
-        let (id, panic) = split(ended);
-        let Some(name) = self.session_names.remove(&id) else {
-            return;
-        };
-        if self.clusters.get(&name).is_none_or(|it| it.task != id) {
-            return;
-        }
-        let message = panic.unwrap_or_else(|| "it ended by itself".to_owned());
-        error!(cluster = %name, "session ended, started again: {message}");
-        self.replace_cluster(&name).await;
-        self.show_soon();
-    }
-
-    fn on_tick(&mut self) {
+    async fn on_tick(&mut self) {
         let now = Instant::now();
-        let due: Vec<TunnelName> = self
-            .tunnels
-            .iter()
-            .filter(|(_, it)| it.retry_at.is_some_and(|at| at <= now))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in &due {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let doors = self.tunnels.iter().filter(|it| is_due(it.1.retry_at));
+        let retries: Vec<TunnelName> = doors.map(|it| it.0.clone()).collect();
+        for name in &retries {
             self.listen(name);
         }
-        let housekeeping = self.housekeeping_at <= now;
-        if housekeeping {
+        let ended = self.clusters.iter().filter(|it| is_due(it.1.restart_at));
+        let restarts: Vec<ClusterName> = ended.map(|it| it.0.clone()).collect();
+        for name in &restarts {
+            self.restart_cluster(name).await;
+        }
+        if self.housekeeping_at <= now {
             self.housekeeping_at = now + HOUSEKEEPING;
+            self.leaving.retain(|it| !it.connections.is_empty());
+            self.passing.retain(passing::is_used);
         }
-        let counting = self.counting() && self.shown_at + COUNTERS <= now;
-        if housekeeping || counting || !due.is_empty() || self.show_at.is_some_and(|it| it <= now) {
-            self.show_if_due();
-        }
-    }
-
-    /// Somebody watches while bytes move.
-    fn counting(&self) -> bool {
-        self.snapshots.receiver_count() > 0
-            && self
-                .tunnels
-                .values()
-                .any(|it| it.tunnel.counters.open.load(Relaxed) > 0)
+        self.look();
     }
 
     fn next_wake(&self) -> Instant {
         let retries = self.tunnels.values().filter_map(|it| it.retry_at);
-        let counting = self.counting().then_some(self.shown_at + COUNTERS);
+        let restarts = self.clusters.values().filter_map(|it| it.restart_at);
         retries
-            .chain(self.show_at)
-            .chain(counting)
+            .chain(restarts)
+            .chain(self.showing.due())
             .fold(self.housekeeping_at, Instant::min)
     }
 
-    fn show_soon(&mut self) {
-        self.show_at.get_or_insert(Instant::now() + SETTLE);
-    }
-
-    /// Shows a change now, and moved counters at most once a second.
-    fn show_if_due(&mut self) {
-        let next = self.build_status();
-        let shown = self.snapshots.borrow().clone();
-        if next == *shown {
-            self.show_at = None;
-        } else if status::differs_in_more_than_counters(&shown, &next)
-            || self.shown_at + COUNTERS <= Instant::now()
-        {
-            self.show();
-        } else {
-            self.show_at = Some(self.shown_at + COUNTERS);
+    /// Shows what changed to those who watch.
+    fn look(&mut self) {
+        if self.showing.is_watched() {
+            let present = self.build_status();
+            self.showing.look(present, Instant::now());
         }
     }
 
-    fn show(&mut self) {
-        self.leaving.retain(|it| !it.connections.is_empty());
-        let next = Arc::new(self.build_status());
-        self.shown_at = Instant::now();
-        self.show_at = None;
-        self.snapshots.send_if_modified(|shown| {
-            let changed = *shown != next;
-            *shown = next;
-            changed
-        });
-    }
-
     async fn shut_down(mut self) {
+        // Whoever asks from now on, or has asked already, hears that pomd is stopping.
+        self.inbox.close();
+        while self.inbox.try_recv().is_ok() {}
         for door in self.tunnels.values() {
             if let Some(listening) = &door.listening {
                 listening.stop.cancel();
@@ -529,20 +340,4 @@ fn shared_by_relays(read_ahead: u64) -> relay::Shared {
         read_ahead: READ_AHEAD,
         linger: LINGER,
     }
-}
-
-/// The id of a task that ended, and what it said if it panicked.
-fn split(ended: Result<(Id, ()), JoinError>) -> (Id, Option<String>) {
-    match ended {
-        Ok((id, ())) => (id, None),
-        Err(error) => (error.id(), Some(error.to_string())),
-    }
-}
-
-fn no_such_tunnel(name: &str) -> Refused {
-    let name = control::text::clean(name, 80);
-    Box::new(refusal(
-        wire::Code::NoSuchTunnel,
-        format!("no tunnel {name}"),
-    ))
 }

@@ -63,9 +63,13 @@ impl Agent {
             )
         })?;
         let tunnel = Arc::new(tunnel);
-        self.passing
-            .retain(|it| Arc::strong_count(it) > 1 || !it.connections.is_empty());
+        self.passing.retain(is_used);
         self.passing.push(tunnel.clone());
         Ok(tunnel)
     }
+}
+
+/// Somebody holds it, or a connection does.
+pub(super) fn is_used(tunnel: &Arc<Tunnel>) -> bool {
+    Arc::strong_count(tunnel) > 1 || !tunnel.connections.is_empty()
 }

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::config::TunnelName;
+use crate::{config::TunnelName, tunnel::bind};
 
 /// A file with more is not ours.
 const FILE_MOST: u64 = 1 << 20;
@@ -56,13 +56,26 @@ impl Ports {
         self.kept.get(tunnel.as_str()).copied()
     }
 
-    /// All ports that belong to some tunnel.
-    pub(super) fn taken(&self) -> BTreeSet<u16> {
+    /// Chooses a port for `tunnel` and keeps it. Tunnels that are not `in_use` keep theirs too, while there are others.
+    pub(super) fn choose(
+        &mut self,
+        tunnel: &TunnelName,
+        in_use: impl Fn(&str) -> bool,
+    ) -> Option<u16> {
+        let port = bind::choose(tunnel.as_str(), &self.taken()).or_else(|| {
+            self.kept.retain(|name, _| in_use(name));
+            bind::choose(tunnel.as_str(), &self.taken())
+        })?;
+        self.keep(tunnel, port);
+        Some(port)
+    }
+
+    fn taken(&self) -> BTreeSet<u16> {
         self.kept.values().copied().collect()
     }
 
-    /// Keeps `port` for `tunnel`, in memory at once and in the file if that can be written.
-    pub(super) fn keep(&mut self, tunnel: &TunnelName, port: u16) {
+    /// In memory at once, and in the file if that can be written.
+    fn keep(&mut self, tunnel: &TunnelName, port: u16) {
         self.kept.insert(tunnel.as_str().to_owned(), port);
         if let Err(error) = self.write() {
             warn!(
@@ -133,6 +146,23 @@ mod tests {
             );
             assert_eq!(Ports::load(dir.path()).get(&name("db")), Some(20_000));
         }
+    }
+
+    #[test]
+    fn ports_of_tunnels_that_are_gone_are_given_away_only_when_no_other_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ports = Ports::load(dir.path());
+        ports.kept = bind::CHOICE.map(|it| (format!("t{it}"), it)).collect();
+        let gone = |it: &str| it != "t20005";
+        let mut one_gone = Ports::load(dir.path());
+        one_gone.kept = ports.kept.clone();
+        assert_eq!(one_gone.choose(&name("new"), |_| true), None);
+        assert_eq!(one_gone.kept.len(), bind::CHOICE.len());
+        // Another program may hold the one port that is left.
+        let given = one_gone.choose(&name("new"), gone);
+        assert!(given.is_none_or(|it| it == 20_005), "{given:?}");
+        assert_eq!(one_gone.get(&name("t20005")), None);
+        assert_eq!(one_gone.get(&name("t20006")), Some(20_006));
     }
 
     fn name(text: &str) -> TunnelName {

@@ -18,11 +18,7 @@ const ERROR_SHOWN: SignedDuration = SignedDuration::from_hours(1);
 impl Agent {
     pub(super) fn build_status(&self) -> wire::Status {
         let now = self.setup.clock.now();
-        let tunnels: Vec<wire::Tunnel> = self
-            .tunnels
-            .values()
-            .map(|it| self.tunnel(it, now))
-            .collect();
+        let tunnels: Vec<wire::Tunnel> = self.tunnels.values().map(|it| tunnel(it, now)).collect();
         let clusters = self
             .clusters
             .iter()
@@ -67,38 +63,11 @@ impl Agent {
         res
     }
 
-    fn tunnel(&self, door: &Door, now: Timestamp) -> wire::Tunnel {
-        let tunnel = &*door.tunnel;
-        let spec = &tunnel.spec;
-        let (state, reason) = state(door, now);
-        let last = tunnel.counters.last_connection_at.load(Relaxed);
-        wire::Tunnel {
-            name: tunnel.name.to_string(),
-            state,
-            start: spec.start,
-            temporary: false,
-            protocol: wire::Protocol::Tcp,
-            cluster: spec.cluster.to_string(),
-            route: spec.route.authority.to_string(),
-            listen: door.addresses.clone(),
-            ssh: spec.ssh,
-            exposed: spec.expose && is_exposed(spec.listen),
-            reason,
-            connections: connections(&tunnel.counters),
-            bytes: wire::Bytes {
-                received: tunnel.counters.received.load(Relaxed),
-                sent: tunnel.counters.sent.load(Relaxed),
-            },
-            last_connection_at: (last > 0)
-                .then(|| Timestamp::from_second(last as i64).ok())
-                .flatten(),
-        }
-    }
-
     /// Standing warnings: those of the process, of the file, and of what the file asks for.
     fn warnings(&self) -> Vec<String> {
         let mut res = self.setup.warnings.clone();
         res.extend(self.config_warnings.iter().cloned());
+        res.extend(self.settings_warnings.iter().cloned());
         for (name, cluster) in &self.clusters {
             if cluster.spec.insecure_skip_verify {
                 res.push(insecure(name));
@@ -120,6 +89,35 @@ impl Agent {
             );
         }
         res
+    }
+}
+
+/// One tunnel as it stands.
+pub(super) fn tunnel(door: &Door, now: Timestamp) -> wire::Tunnel {
+    let tunnel = &*door.tunnel;
+    let spec = &tunnel.spec;
+    let (state, reason) = state(door, now);
+    let last = tunnel.counters.last_connection_at.load(Relaxed);
+    wire::Tunnel {
+        name: tunnel.name.to_string(),
+        state,
+        start: spec.start,
+        temporary: false,
+        protocol: wire::Protocol::Tcp,
+        cluster: spec.cluster.to_string(),
+        route: spec.route.authority.to_string(),
+        listen: door.addresses.clone(),
+        ssh: spec.ssh,
+        exposed: spec.expose && is_exposed(spec.listen),
+        reason,
+        connections: connections(&tunnel.counters),
+        bytes: wire::Bytes {
+            received: tunnel.counters.received.load(Relaxed),
+            sent: tunnel.counters.sent.load(Relaxed),
+        },
+        last_connection_at: (last > 0)
+            .then(|| Timestamp::from_second(last as i64).ok())
+            .flatten(),
     }
 }
 
@@ -331,4 +329,128 @@ fn without_counters(status: &wire::Status) -> wire::Status {
         leaving.connections = 0;
     }
     res
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A pomd with one tunnel that is up.
+    pub(in crate::agent) fn sample() -> wire::Status {
+        let at = Timestamp::UNIX_EPOCH;
+        let config = wire::ConfigState {
+            path: "/home/alice/.config/pomd/pomd.toml".to_owned(),
+            loaded_at: at,
+            error: None,
+        };
+        wire::Status {
+            schema: wire::SCHEMA,
+            healthy: true,
+            pomd: wire::Pomd {
+                version: "0.1.0".to_owned(),
+                protocol: wire::PROTOCOL,
+                pid: 1,
+                started_at: at,
+                config,
+                log: None,
+                warnings: Vec::new(),
+            },
+            tunnels: vec![wire::Tunnel {
+                name: "db".to_owned(),
+                state: TunnelState::Up,
+                start: wire::Start::Auto,
+                temporary: false,
+                protocol: wire::Protocol::Tcp,
+                cluster: "corp".to_owned(),
+                route: "db.corp.test:5432".to_owned(),
+                listen: vec!["127.0.0.1:5432".to_owned()],
+                ssh: false,
+                exposed: false,
+                reason: None,
+                connections: wire::Connections::default(),
+                bytes: wire::Bytes::default(),
+                last_connection_at: None,
+            }],
+            clusters: Vec::new(),
+            leaving: vec![wire::Leaving {
+                name: "old".to_owned(),
+                connections: 3,
+            }],
+        }
+    }
+
+    #[test]
+    fn counters_alone_make_no_difference_and_everything_else_does() {
+        let old = sample();
+        let differs = |change: fn(&mut wire::Status)| {
+            let mut new = sample();
+            change(&mut new);
+            assert_ne!(old, new);
+            differs_in_more_than_counters(&old, &new)
+        };
+        assert!(!differs(|it| it.tunnels[0].bytes.sent = 1));
+        assert!(!differs(|it| it.tunnels[0].connections.open = 1));
+        assert!(!differs(|it| {
+            it.tunnels[0].last_connection_at = Some(Timestamp::UNIX_EPOCH);
+        }));
+        assert!(!differs(|it| it.leaving[0].connections = 2));
+        assert!(differs(|it| it.leaving.clear()));
+        assert!(differs(|it| it.tunnels[0].state = TunnelState::Error));
+        assert!(differs(|it| it.tunnels[0].listen.clear()));
+        assert!(differs(|it| it.tunnels.clear()));
+        assert!(differs(|it| it.pomd.warnings.push("w".to_owned())));
+    }
+
+    #[test]
+    fn who_holds_a_port_is_told_as_far_as_it_is_known() {
+        let holder = |pid, program: Option<&str>, uid| wire::Reason {
+            holder: Some(wire::Holder {
+                pid,
+                program: program.map(str::to_owned),
+                uid,
+            }),
+            ..reason(Code::AddressInUse, "as it was said", Timestamp::UNIX_EPOCH)
+        };
+        assert_eq!(
+            held_by(&holder(Some(7), Some("node"), Some(1))),
+            "node (pid 7)"
+        );
+        assert_eq!(
+            held_by(&holder(None, None, Some(5))),
+            "a program of another user (uid 5)"
+        );
+        assert_eq!(held_by(&holder(None, None, None)), "as it was said");
+        let unknown = reason(Code::AddressInUse, "as it was said", Timestamp::UNIX_EPOCH);
+        assert_eq!(held_by(&unknown), "as it was said");
+    }
+
+    #[test]
+    fn a_tunnel_without_a_chosen_port_has_no_address_yet() {
+        assert_eq!(addresses(Listen::Chosen, None), Vec::<String>::new());
+        assert_eq!(
+            addresses(Listen::Chosen, Some(20_000)),
+            ["127.0.0.1:20000", "[::1]:20000"]
+        );
+        assert_eq!(
+            addresses(Listen::Loopback(1), Some(2)),
+            ["127.0.0.1:1", "[::1]:1"]
+        );
+    }
+
+    #[test]
+    fn only_addresses_that_others_reach_are_exposed() {
+        for (address, expected) in [
+            ("127.0.0.1:1", false),
+            ("127.9.9.9:1", false),
+            ("[::1]:1", false),
+            ("[::ffff:127.0.0.1]:1", false),
+            ("0.0.0.0:1", true),
+            ("192.0.2.1:1", true),
+            ("[::]:1", true),
+        ] {
+            let listen = Listen::Address(address.parse().unwrap());
+            assert_eq!(is_exposed(listen), expected, "{address}");
+        }
+        assert!(!is_exposed(Listen::Chosen));
+    }
 }

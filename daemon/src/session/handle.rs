@@ -23,7 +23,7 @@ use super::{
     machine::Stance,
     pomerium::{Failure, NotGood, Pomerium},
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, config::Address};
 
 /// How often a login may be overtaken by others before the person is told to try again.
 const TRIES: usize = 3;
@@ -214,6 +214,11 @@ impl Session {
     /// until a person does. Returns who was logged in (`None` if nobody).
     pub async fn logout(&self) -> Option<Grant> {
         self.ask(|reply| Command::Logout { reply }).await.flatten()
+    }
+
+    /// Where its login was made, or would be.
+    pub fn address(&self) -> Address {
+        self.shared.standing.borrow().address.clone()
     }
 
     /// The page of the address where the login was made that ends the session at the server too.

@@ -1,0 +1,153 @@
+//! The clusters: which sessions run, and what their heirs take over.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::{
+    task::{Id, JoinError},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::{Agent, Cluster, RESTART, status};
+use crate::{
+    config::{ClusterName, ClusterSpec, Config, TunnelName},
+    session::{self, Session},
+    upstream::{Limits, Upstream},
+};
+
+/// How long a session that is replaced may take to close its login and to write what it holds.
+const LAST_WRITE: Duration = Duration::from_secs(2);
+
+impl Agent {
+    /// Brings the clusters in line with `new`; returns those whose session and upstream are other ones now.
+    pub(super) async fn replace_clusters(&mut self, new: &Config) -> BTreeSet<ClusterName> {
+        let old = std::mem::take(&mut self.clusters);
+        let mut ended = Vec::new();
+        for (name, cluster) in old {
+            if new
+                .clusters
+                .get(&name)
+                .is_some_and(|it| is_same(&cluster.spec, it))
+            {
+                self.clusters.insert(name, cluster);
+            } else {
+                cluster.stop.cancel();
+                ended.push(cluster);
+            }
+        }
+        // A login that was just made is written, or at least seen, before anybody takes over.
+        for cluster in &ended {
+            self.join_session(cluster.task).await;
+        }
+        let mut replaced = BTreeSet::new();
+        for (name, spec) in &new.clusters {
+            if self.clusters.contains_key(name) {
+                continue;
+            }
+            // A token goes where it was made, and nowhere else (A15).
+            let heir_of = |it: &&Cluster| spec.login_at.contains(&it.session.address());
+            let heir = ended.iter().find(heir_of);
+            let inherited = heir.and_then(|it| it.session.view().grant);
+            let cluster = self.start_cluster(name, spec, inherited);
+            self.clusters.insert(name.clone(), cluster);
+            replaced.insert(name.clone());
+        }
+        replaced
+    }
+
+    /// A session that ended without being told to, as by a panic, is started again.
+    pub(super) fn on_session_ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let (id, message) = match ended {
+            Ok((id, ())) => (id, "it ended by itself".to_owned()),
+            Err(error) => (error.id(), error.to_string()),
+        };
+        let Some(name) = self.session_names.remove(&id) else {
+            return;
+        };
+        let Some(cluster) = self.clusters.get_mut(&name).filter(|it| it.task == id) else {
+            return;
+        };
+        error!(cluster = %name, "the session ended and is started again: {message}");
+        cluster.restart_at = Some(Instant::now().max(cluster.started_at + RESTART));
+    }
+
+    /// Starts the session of `name` anew.
+    pub(super) async fn restart_cluster(&mut self, name: &ClusterName) {
+        let Some(old) = self.clusters.remove(name) else {
+            return;
+        };
+        let cluster = self.start_cluster(name, &old.spec, old.session.view().grant);
+        self.clusters.insert(name.clone(), cluster);
+        let doors = self.tunnels.values().map(|it| &it.tunnel);
+        let of_cluster = doors.filter(|it| it.spec.cluster == *name);
+        let names: Vec<TunnelName> = of_cluster.map(|it| it.name.clone()).collect();
+        for tunnel in &names {
+            self.rebuild_tunnel(tunnel).await;
+        }
+    }
+
+    /// Returns when the session that was told to stop has ended, or has had its time.
+    pub(super) async fn join_session(&mut self, task: Id) {
+        let joined = async {
+            while self.session_names.contains_key(&task) {
+                match self.sessions.join_next_with_id().await {
+                    Some(ended) => self.on_session_ended(ended),
+                    None => return,
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_WRITE, joined).await.is_err() {
+            warn!("a session that is replaced does not end; its heir starts without it");
+        }
+    }
+
+    pub(super) fn start_cluster(
+        &mut self,
+        name: &ClusterName,
+        spec: &ClusterSpec,
+        inherited: Option<session::Grant>,
+    ) -> Cluster {
+        if spec.insecure_skip_verify {
+            warn!(cluster = %name, "{}", status::insecure(name));
+        }
+        let upstream = Arc::new(Upstream::new(name.clone(), spec.clone(), Limits::default()));
+        let stop = CancellationToken::new();
+        let setup = session::Setup {
+            name: name.clone(),
+            spec: spec.clone(),
+            upstream: upstream.clone(),
+            state: self.setup.state.clone(),
+            clock: self.setup.clock.clone(),
+            opener: self.setup.opener.clone(),
+            owners: self.owners.clone(),
+            changed: self.changed.clone(),
+            inherited,
+        };
+        let (session, task) = Session::new(setup, stop.clone());
+        let task = self.sessions.spawn(task).id();
+        self.session_names.insert(task, name.clone());
+        Cluster {
+            spec: spec.clone(),
+            session,
+            upstream,
+            task,
+            stop,
+            started_at: Instant::now(),
+            restart_at: None,
+        }
+    }
+}
+
+/// Only the order of login addresses may differ, as when a tunnel is added, and the first is still one of them.
+fn is_same(old: &ClusterSpec, new: &ClusterSpec) -> bool {
+    let still_there = old
+        .login_at
+        .first()
+        .is_some_and(|it| new.login_at.contains(it));
+    let with_old_order = ClusterSpec {
+        login_at: old.login_at.clone(),
+        ..new.clone()
+    };
+    still_there && *old == with_old_order
+}

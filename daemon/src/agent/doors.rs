@@ -1,0 +1,207 @@
+//! The doors: which tunnels listen, and what persons say about that.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use control::wire;
+use tokio::{
+    task::{Id, JoinError},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{Agent, Door, Listening, RETRY, Refused, refusal, status};
+use crate::{
+    config::{Listen, TunnelName},
+    tunnel::{self, Tunnel, bind},
+};
+
+impl Agent {
+    /// Listens, until told otherwise or restarted.
+    pub(super) fn up(&mut self, name: &str) -> Result<Arc<Tunnel>, Refused> {
+        let name = self.tunnel_name(name)?;
+        let Some(door) = self.tunnels.get_mut(&name) else {
+            return Err(no_such_tunnel(name.as_str()));
+        };
+        door.wanted = true;
+        door.overridden = true;
+        door.tunnel.outcome.send_replace(None);
+        let tunnel = door.tunnel.clone();
+        if door.listening.is_none() {
+            self.listen(&name);
+        }
+        self.look();
+        match self.tunnels.get(&name).and_then(|it| it.obstacle.clone()) {
+            None => Ok(tunnel),
+            Some(reason) => Err(Box::new(status::obstacle_error(&tunnel, reason))),
+        }
+    }
+
+    /// Stops listening, until told otherwise or restarted; `now` ends connections too, also those that are leaving.
+    pub(super) async fn down(
+        &mut self,
+        name: &str,
+        now: bool,
+    ) -> Result<wire::DownAnswer, Refused> {
+        let left = self.leaving.iter().filter(|it| it.name.as_str() == name);
+        let left: Vec<Arc<Tunnel>> = left.cloned().collect();
+        if now {
+            left.iter().for_each(|it| it.cut.cancel());
+        }
+        let Ok(name) = self.tunnel_name(name) else {
+            return self.down_already(name, &left, now);
+        };
+        self.close(&name).await;
+        let Some(door) = self.tunnels.get_mut(&name) else {
+            return Err(no_such_tunnel(name.as_str()));
+        };
+        door.wanted = false;
+        door.overridden = true;
+        door.obstacle = None;
+        door.retry_at = None;
+        if now {
+            let renewed = Arc::new(door.tunnel.renewed());
+            let ending = std::mem::replace(&mut door.tunnel, renewed);
+            ending.cut.cancel();
+        }
+        let counters = &door.tunnel.counters;
+        let still_open = counters.open.load(Relaxed) + counters.waiting.load(Relaxed);
+        info!(tunnel = %name, "down; {still_open} connections stay open");
+        let tunnel = status::tunnel(door, self.setup.clock.now());
+        self.look();
+        Ok(wire::DownAnswer { tunnel, still_open })
+    }
+
+    /// A tunnel that was removed listens no more; what is `left` of it are connections.
+    fn down_already(
+        &mut self,
+        name: &str,
+        left: &[Arc<Tunnel>],
+        now: bool,
+    ) -> Result<wire::DownAnswer, Refused> {
+        let last = left.last().ok_or_else(|| no_such_tunnel(name))?;
+        let open: usize = left.iter().map(|it| it.connections.len()).sum();
+        let tunnel = status::tunnel(&self.door(last.clone()), self.setup.clock.now());
+        self.look();
+        Ok(wire::DownAnswer {
+            tunnel,
+            still_open: if now { 0 } else { open as u64 },
+        })
+    }
+
+    /// A door that nobody has opened yet.
+    pub(super) fn door(&self, tunnel: Arc<Tunnel>) -> Door {
+        Door {
+            addresses: status::addresses(tunnel.spec.listen, self.ports.get(&tunnel.name)),
+            tunnel,
+            wanted: false,
+            overridden: false,
+            listening: None,
+            obstacle: None,
+            retry_at: None,
+        }
+    }
+
+    fn tunnel_name(&self, name: &str) -> Result<TunnelName, Refused> {
+        TunnelName::parse(name)
+            .filter(|it| self.tunnels.contains_key(it))
+            .ok_or_else(|| no_such_tunnel(name))
+    }
+
+    /// Binds the tunnel's addresses and starts to accept; if that fails, the door says why and it is tried again.
+    pub(super) fn listen(&mut self, name: &TunnelName) {
+        let Some(door) = self.tunnels.get_mut(name) else {
+            return;
+        };
+        let listen = door.tunnel.spec.listen;
+        let chosen = match listen {
+            Listen::Chosen => self.ports.get(name).or_else(|| {
+                let in_use = |it: &str| self.config.tunnels.keys().any(|name| name.as_str() == it);
+                self.ports.choose(name, in_use)
+            }),
+            _ => None,
+        };
+        door.addresses = status::addresses(listen, chosen);
+        let before = door.obstacle.as_ref().and_then(|it| it.holder.clone());
+        match bind::bind(listen, chosen, before.as_ref(), &self.setup.clock) {
+            Ok(bound) => {
+                if door.obstacle.take().is_some() {
+                    info!(tunnel = %name, "listens at last");
+                }
+                door.retry_at = None;
+                door.addresses = bound.addresses.iter().map(ToString::to_string).collect();
+                let stop = CancellationToken::new();
+                let accept = tunnel::serve(door.tunnel.clone(), bound.listeners, stop.clone());
+                let task = self.listeners.spawn(accept).id();
+                self.listener_names.insert(task, name.clone());
+                door.listening = Some(Listening { task, stop });
+            }
+            Err(reason) => {
+                let known = door.obstacle.as_ref();
+                if known.is_none_or(|it| it.message != reason.message) {
+                    warn!(tunnel = %name, "cannot listen: {}", reason.message);
+                    door.obstacle = Some(reason);
+                }
+                door.retry_at = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    /// Closes the listener. Returns once the address is free: a cancelled listener is bound until its task has been joined.
+    pub(super) async fn close(&mut self, name: &TunnelName) {
+        let listening = self
+            .tunnels
+            .get_mut(name)
+            .and_then(|it| it.listening.take());
+        let Some(listening) = listening else {
+            return;
+        };
+        listening.stop.cancel();
+        while self.listener_names.contains_key(&listening.task) {
+            let Some(ended) = self.listeners.join_next_with_id().await else {
+                return;
+            };
+            self.on_listener_ended(ended);
+        }
+    }
+
+    pub(super) fn on_listener_ended(
+        &mut self,
+        ended: Result<(Id, Result<(), wire::Reason>), JoinError>,
+    ) {
+        let (id, reason) = match ended {
+            Ok((id, Ok(()))) => (id, None),
+            Ok((id, Err(reason))) => (id, Some(reason)),
+            Err(panic) => {
+                let (at, id) = (self.setup.clock.now(), panic.id());
+                let reason = status::reason(wire::Code::Internal, panic.to_string(), at);
+                (id, Some(reason))
+            }
+        };
+        let Some(name) = self.listener_names.remove(&id) else {
+            return;
+        };
+        let Some(door) = self.tunnels.get_mut(&name) else {
+            return;
+        };
+        if door.listening.as_ref().is_none_or(|it| it.task != id) {
+            return;
+        }
+        // It was not told to end: its socket broke, or it panicked. Try again soon.
+        door.listening = None;
+        if let Some(reason) = reason {
+            error!(tunnel = %name, "listener ended: {}", reason.message);
+            door.obstacle = Some(reason);
+        }
+        door.retry_at = Some(Instant::now() + RETRY);
+        self.showing.changed(Instant::now());
+    }
+}
+
+fn no_such_tunnel(name: &str) -> Refused {
+    let name = control::text::clean(name, 80);
+    Box::new(refusal(
+        wire::Code::NoSuchTunnel,
+        format!("no tunnel {name}"),
+    ))
+}

@@ -1,0 +1,330 @@
+//! The agent without the network: real listeners, virtual time, handlers called one by one.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use control::wire::{BrowserChoice, Code, TunnelState};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, time::advance};
+
+use super::*;
+use crate::session::{Grant, token::Token};
+
+struct NoBrowser;
+
+impl Open for NoBrowser {
+    fn available(&self, _: &BrowserChoice) -> bool {
+        false
+    }
+
+    fn open(&self, _: &BrowserChoice, _: &str) -> Result<(), String> {
+        Err("there is none".to_owned())
+    }
+}
+
+struct World {
+    agent: Agent,
+    handle: AgentHandle,
+    seconds: Arc<AtomicU64>,
+    _state: TempDir,
+}
+
+impl World {
+    async fn new(config: &str) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let seconds = Arc::new(AtomicU64::new(1_800_000_000));
+        let clock = {
+            let seconds = seconds.clone();
+            Clock::from_fn(move || Timestamp::from_second(seconds.load(Relaxed) as i64).unwrap())
+        };
+        let (agent, handle) = Agent::new(Setup {
+            config: state.path().join("pomd.toml"),
+            state: state.path().to_owned(),
+            log: None,
+            clock,
+            opener: Arc::new(NoBrowser),
+            warnings: Vec::new(),
+        });
+        let mut res = Self {
+            agent,
+            handle,
+            seconds,
+            _state: state,
+        };
+        res.apply(config).await;
+        res
+    }
+
+    async fn apply(&mut self, config: &str) -> wire::ReloadAnswer {
+        let config = Config::parse(config, Path::new("/etc/pomd")).unwrap();
+        let loaded = Loaded::Good(Box::new(config), Vec::new());
+        self.agent.apply(loaded).await.unwrap()
+    }
+
+    fn tunnel(&self, name: &str) -> wire::Tunnel {
+        let status = self.agent.build_status();
+        let mut tunnels = status.tunnels.into_iter();
+        tunnels.find(|it| it.name == name).unwrap()
+    }
+
+    fn door(&mut self, name: &str) -> &mut Door {
+        let name = TunnelName::parse(name).unwrap();
+        self.agent.tunnels.get_mut(&name).unwrap()
+    }
+
+    fn cluster(&self, name: &str) -> &Cluster {
+        let mut clusters = self.agent.clusters.iter();
+        clusters.find(|it| it.0.as_str() == name).unwrap().1
+    }
+
+    /// Logs the cluster in, as if a session before this one had.
+    async fn log_in(&mut self, name: &str, token: &str) {
+        let mut clusters = self.agent.clusters.keys();
+        let name = clusters.find(|it| it.as_str() == name).unwrap().clone();
+        let old = self.agent.clusters.remove(&name).unwrap();
+        old.stop.cancel();
+        self.agent.join_session(old.task).await;
+        let grant = Grant {
+            generation: 1,
+            token: Token::parse(token).unwrap(),
+            user: None,
+        };
+        let cluster = self.agent.start_cluster(&name, &old.spec, Some(grant));
+        self.agent.clusters.insert(name.clone(), cluster);
+        let tunnels = self.agent.tunnels.iter();
+        let of_cluster = tunnels.filter(|it| it.1.tunnel.spec.cluster == name);
+        let names: Vec<TunnelName> = of_cluster.map(|it| it.0.clone()).collect();
+        for name in names {
+            self.agent.rebuild_tunnel(&name).await;
+        }
+    }
+
+    fn token(&self, cluster: &str) -> Option<String> {
+        let grant = self.cluster(cluster).session.view().grant;
+        grant.map(|it| it.token.reveal().to_owned())
+    }
+}
+
+/// A tunnel that listens on `port`; 0: on one that is chosen.
+fn tunnel(name: &str, host: &str, port: u16) -> String {
+    let listen = match port {
+        0 => String::new(),
+        port => format!("listen = {port}\n"),
+    };
+    format!("[tunnel.{name}]\nroute = \"{host}:5432\"\n{listen}")
+}
+
+async fn holder() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_port_is_told_by_up_and_taken_once_it_is_free() {
+    let (holder, port) = holder().await;
+    let mut world = World::new(&tunnel("db", "db.test", port)).await;
+    assert_eq!(world.tunnel("db").state, TunnelState::Busy);
+    let error = world.agent.up("db").unwrap_err();
+    assert_eq!(error.code, Code::AddressInUse);
+    assert_eq!(
+        error.message,
+        format!("port {port} is in use, so db can't listen yet")
+    );
+    assert!(
+        error
+            .hint
+            .unwrap()
+            .contains(&format!("listen = {}", port + 1))
+    );
+    drop(holder);
+    advance(RETRY).await;
+    assert!(world.agent.next_wake() <= Instant::now());
+    world.agent.on_tick().await;
+    assert_eq!(world.tunnel("db").state, TunnelState::Login);
+    assert!(world.agent.next_wake() > Instant::now());
+    world.agent.up("db").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_is_down_does_not_wait_for_its_port() {
+    let (_holder, port) = holder().await;
+    let mut world = World::new(&tunnel("db", "db.test", port)).await;
+    let answer = world.agent.down("db", false).await.unwrap();
+    assert_eq!(answer.tunnel.state, TunnelState::Down);
+    assert_eq!(world.agent.next_wake(), world.agent.housekeeping_at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn listening_comes_before_the_login_and_the_login_before_the_last_failure() {
+    let (holder, port) = holder().await;
+    let mut world = World::new(&tunnel("db", "db.test", port)).await;
+    let at = world.agent.setup.clock.now();
+    let failed = Some(status::reason(Code::Forbidden, "no", at));
+    world.door("db").tunnel.outcome.send_replace(failed.clone());
+    assert_eq!(world.tunnel("db").state, TunnelState::Busy);
+    drop(holder);
+    world.agent.listen(&TunnelName::parse("db").unwrap());
+    assert_eq!(world.tunnel("db").state, TunnelState::Login);
+    world.log_in("db.test", "t").await;
+    world.door("db").tunnel.outcome.send_replace(failed.clone());
+    assert_eq!(world.tunnel("db").state, TunnelState::Error);
+    assert_eq!(world.tunnel("db").reason, failed);
+    // It is an hour old.
+    world.seconds.fetch_add(3_600, Relaxed);
+    assert_eq!(world.tunnel("db").state, TunnelState::Up);
+    world.agent.down("db", false).await.unwrap();
+    assert_eq!(world.tunnel("db").state, TunnelState::Down);
+    assert_eq!(world.tunnel("db").reason, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_by_itself_is_started_again_and_not_in_a_loop() {
+    let mut world = World::new(&tunnel("db", "db.test", 0)).await;
+    world.log_in("db.test", "kept").await;
+    advance(RESTART).await;
+    for delay in [Duration::ZERO, RESTART] {
+        let before = world.cluster("db.test").task;
+        world.agent.sessions.abort_all();
+        while let Some(ended) = world.agent.sessions.join_next_with_id().await {
+            world.agent.on_session_ended(ended);
+        }
+        let restart_at = world.cluster("db.test").restart_at;
+        assert_eq!(restart_at, Some(Instant::now() + delay));
+        assert!(world.agent.next_wake() <= Instant::now() + delay);
+        advance(delay).await;
+        world.agent.on_tick().await;
+        let after = world.cluster("db.test");
+        assert_ne!(after.task, before);
+        assert_eq!(after.restart_at, None);
+        assert_eq!(world.token("db.test").as_deref(), Some("kept"));
+    }
+    // The tunnel goes by the new session.
+    let session = world.cluster("db.test").session.clone();
+    assert_eq!(session.logout().await.map(|it| it.generation), Some(1));
+    assert!(world.door("db").tunnel.session.view().grant.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_taken_over_only_where_it_was_made() {
+    let shared = "[cluster.corp]\nhosts = [\"a.test\", \"b.test\"]\n";
+    let both = tunnel("a", "a.test", 0) + &tunnel("b", "b.test", 0);
+    let mut world = World::new(&format!("{both}{shared}")).await;
+    world.log_in("corp", "made-at-a").await;
+    // A cluster of each host's own: both were addresses of the login, at one of them it was made.
+    world.apply(&both).await;
+    assert_eq!(world.token("a.test").as_deref(), Some("made-at-a"));
+    assert_eq!(world.token("b.test"), None);
+    // And together again, by another name and with other settings.
+    let renamed =
+        "[cluster.firm]\nhosts = [\"*.test\"]\nurl = \"https://a.test\"\nconnect = \"c.test:1\"\n";
+    world.apply(&format!("{both}{renamed}")).await;
+    assert_eq!(world.token("firm").as_deref(), Some("made-at-a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_kept_when_only_more_tunnels_come_to_its_cluster() {
+    let cluster = "[cluster.corp]\nhosts = [\"*.test\"]\n";
+    let config = |tunnels: &[&str]| {
+        let tunnels = tunnels.iter();
+        let tunnels: String = tunnels
+            .map(|it| tunnel(it, &format!("{it}.test"), 0))
+            .collect();
+        tunnels + cluster
+    };
+    let mut world = World::new(&config(&["m"])).await;
+    let task = world.cluster("corp").task;
+    let listening = world.door("m").listening.as_ref().map(|it| it.task);
+    // Before and behind the one whose address is the login's.
+    let answer = world.apply(&config(&["a", "m", "z"])).await;
+    assert_eq!((answer.added.len(), answer.unchanged), (2, 1));
+    assert_eq!(world.cluster("corp").task, task);
+    let still = world.door("m").listening.as_ref().map(|it| it.task);
+    assert_eq!(still, listening);
+    // Without it the login would be made elsewhere.
+    let answer = world.apply(&config(&["a", "z"])).await;
+    assert_ne!(world.cluster("corp").task, task);
+    assert_eq!(answer.removed, ["m"]);
+    assert_eq!(answer.unchanged, 0, "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_persons_said_holds_until_the_start_of_a_tunnel_is_said_anew() {
+    let manual = |more: &str| tunnel("said", "db.test", 0) + more;
+    let mut world = World::new(&manual("start = \"manual\"")).await;
+    assert_eq!(world.tunnel("said").state, TunnelState::Down);
+    world.agent.up("said").unwrap();
+    // Another key of the same tunnel.
+    world.apply(&manual("start = \"manual\"\nssh = true")).await;
+    assert_eq!(world.tunnel("said").state, TunnelState::Login);
+    world.agent.down("said", false).await.unwrap();
+    world
+        .apply(&manual("start = \"manual\"\nssh = false"))
+        .await;
+    assert_eq!(world.tunnel("said").state, TunnelState::Down);
+    world.apply(&manual("start = \"auto\"")).await;
+    assert_eq!(world.tunnel("said").state, TunnelState::Login);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_wakes_nobody_though_somebody_watches() {
+    let mut world = World::new(&tunnel("db", "db.test", 0)).await;
+    let present = world.agent.build_status();
+    let _watcher = world.agent.showing.watch(present, Instant::now());
+    world.door("db").tunnel.counters.open.store(1, Relaxed);
+    world.agent.showing.changed(Instant::now());
+    advance(Duration::from_secs(5)).await;
+    world.agent.on_tick().await;
+    assert_eq!(world.agent.next_wake(), world.agent.housekeeping_at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_user_is_told_for_as_long_as_he_is_named() {
+    let named = "[settings]\nallow_users = [\"nobody-of-that-name\"]\n";
+    let mut world = World::new(named).await;
+    let told = |world: &World| {
+        let warnings = world.agent.build_status().pomd.warnings;
+        warnings.iter().any(|it| it.contains("nobody-of-that-name"))
+    };
+    assert!(told(&world));
+    world
+        .apply(&(named.to_owned() + &tunnel("db", "db.test", 0)))
+        .await;
+    assert!(told(&world));
+    world.apply(&tunnel("db", "db.test", 0)).await;
+    assert!(!told(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_file_changes_nothing_but_what_is_told() {
+    let mut world = World::new(&tunnel("db", "db.test", 0)).await;
+    let before = world.agent.build_status();
+    let broken = Loaded::Broken(Broken {
+        message: "it is empty".to_owned(),
+        report: "error: it is empty\n".to_owned(),
+        count: 1,
+    });
+    let error = world.agent.apply(broken.clone()).await.unwrap_err();
+    assert_eq!(error.code, Code::ConfigBroken);
+    world.seconds.fetch_add(60, Relaxed);
+    world.agent.apply(broken).await.unwrap_err();
+    let after = world.agent.build_status();
+    assert_eq!(after.tunnels, before.tunnels);
+    let told = after.pomd.config.error.unwrap();
+    assert_eq!(told.at, before.pomd.started_at, "since when, not when last");
+    world.apply(&tunnel("db", "db.test", 0)).await;
+    assert_eq!(world.agent.build_status().pomd.config.error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_an_agent_that_stops_is_answered() {
+    let world = World::new(&tunnel("db", "db.test", 0)).await;
+    let World { agent, handle, .. } = world;
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let (early, ()) = tokio::join!(handle.status(), agent.run(stop));
+    assert_eq!(early.unwrap_err().code, Code::Stopping);
+    assert_eq!(handle.status().await.unwrap_err().code, Code::Stopping);
+}
