@@ -27,7 +27,7 @@ use crate::{agent::AgentHandle, load::Reloads, logging::Recent};
 
 /// How many clients may be connected at once.
 const CLIENTS: usize = 64;
-/// How long a client may take to send the head of a request, and to begin the next one.
+/// How long a client may take to send the head of a request, to begin the next one, and to send a body.
 const REQUEST: Duration = Duration::from_secs(10);
 /// The most that the head of a request may hold.
 const HEAD: usize = 16 << 10;

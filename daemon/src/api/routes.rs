@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Api,
+    Api, REQUEST,
     answer::{self, Body, cluster_of},
     connect::{self, Upgraded},
     door,
@@ -28,8 +28,22 @@ use crate::{
 /// The most that the body of a request may hold.
 const BODY: usize = 64 << 10;
 
-/// Answers one request, whatever it holds.
+/// Answers one request, whatever it holds; that pomd is stopping, if it stops meanwhile.
 pub(super) async fn answer(
+    api: &Api,
+    request: Request<Incoming>,
+    upgrades: &mpsc::Sender<Upgraded>,
+) -> Response<Body> {
+    tokio::select! {
+        biased;
+        answer = answer_whatever(api, request, upgrades) => answer,
+        () = api.stop.cancelled() => {
+            answer::refused(&refusal(Code::Stopping, "pomd is stopping"))
+        }
+    }
+}
+
+async fn answer_whatever(
     api: &Api,
     mut request: Request<Incoming>,
     upgrades: &mpsc::Sender<Upgraded>,
@@ -64,23 +78,35 @@ pub(super) async fn answer(
         let answer = connect(api, &query, &mut request, upgrades).await;
         return answer.unwrap_or_else(|error| answer::refused(&error));
     }
-    let body = match Limited::new(request.into_body(), BODY).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let message = format!("a body may hold {} KiB", BODY >> 10);
-            return answer::error(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                &refusal(Code::BadRequest, message),
-            );
-        }
-        Err(_) => {
-            let error = refusal(Code::BadRequest, "the body ended half-way");
-            return answer::error(StatusCode::BAD_REQUEST, &error);
+    let body = match body(request.into_body()).await {
+        Ok(body) => body,
+        Err((status, message)) => {
+            return answer::error(status, &refusal(Code::BadRequest, message));
         }
     };
     match route.run(api, &query, body).await {
         Ok(response) => response,
         Err(error) => answer::refused(&error),
+    }
+}
+
+/// The whole body, or why it is not taken.
+async fn body(body: Incoming) -> Result<Bytes, (StatusCode, String)> {
+    let whole = Limited::new(body, BODY).collect();
+    match tokio::time::timeout(REQUEST, whole).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err((
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a body may hold {} KiB", BODY >> 10),
+        )),
+        Ok(Err(_)) => Err((
+            StatusCode::BAD_REQUEST,
+            "the body ended half-way".to_owned(),
+        )),
+        Err(_) => Err((
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body did not come within {} s", REQUEST.as_secs()),
+        )),
     }
 }
 
