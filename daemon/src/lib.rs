@@ -42,7 +42,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use control::place::Place;
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     agent::Agent,
@@ -109,6 +109,11 @@ impl Locks {
         })
     }
 
+    fn put_right(&self) -> impl Iterator<Item = &str> {
+        let locks = std::iter::once(&self.state).chain(&self.runtime);
+        locks.filter_map(Lock::put_right)
+    }
+
     fn name_holder(&mut self) -> io::Result<()> {
         self.state.name_holder()?;
         self.runtime.as_mut().map_or(Ok(()), Lock::name_holder)
@@ -122,6 +127,9 @@ pub async fn run(
     stop: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
+    for word in locks.put_right() {
+        warn!("{word}");
+    }
     // Whoever finds the lock held is told less then; nothing else depends on it.
     let _ = locks.name_holder();
     let socket_path = options.place.socket.clone();

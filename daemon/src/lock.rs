@@ -16,6 +16,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Lock {
     file: File,
+    /// What was put right about its folder, for the log, which is not there yet.
+    put_right: Option<String>,
 }
 
 /// Why the lock was not had.
@@ -48,7 +50,7 @@ pub enum LockError {
 impl Lock {
     /// Locks `folder`, which is made (0700) if it is missing.
     pub fn take(folder: &Path) -> Result<Self, LockError> {
-        private_folder(folder)?;
+        let put_right = private_folder(folder)?;
         let path = folder.join("pomd.lock");
         let io = |source| LockError::Io {
             path: path.clone(),
@@ -59,13 +61,18 @@ impl Lock {
             Ok(()) => {
                 // What a crash left there is not our name.
                 file.set_len(0).map_err(io)?;
-                Ok(Self { file })
+                Ok(Self { file, put_right })
             }
             Err(TryLockError::WouldBlock) => Err(LockError::Held {
                 pid: holder(&mut file),
             }),
             Err(TryLockError::Error(source)) => Err(io(source)),
         }
+    }
+
+    /// What a person should hear about the folder.
+    pub fn put_right(&self) -> Option<&str> {
+        self.put_right.as_deref()
     }
 
     /// Writes this process's id into the file, for whoever finds it locked. Call after the last fork.
@@ -111,9 +118,9 @@ fn pid(file: &mut File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// Makes `folder` if it is missing, for its owner only. One of ours with a wider mode is put right; one of somebody
-/// else's is refused (A11).
-pub fn private_folder(folder: &Path) -> Result<(), LockError> {
+/// Makes `folder` if it is missing, for its owner only. One of ours with a wider mode is put right, and that is
+/// returned in words; one of somebody else's is refused (A11).
+fn private_folder(folder: &Path) -> Result<Option<String>, LockError> {
     let fault = |fault: String| LockError::Folder {
         folder: folder.to_owned(),
         fault,
@@ -148,12 +155,15 @@ pub fn private_folder(folder: &Path) -> Result<(), LockError> {
             return Err(fault(format!("belongs to {owner}")));
         }
         if meta.mode() & 0o077 != 0 {
-            tracing::warn!("{} was open to others; closed", folder.display());
             fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
                 .map_err(|it| fault(format!("is open to others and cannot be closed: {it}")))?;
+            return Ok(Some(format!(
+                "{} was open to other users; it is closed now",
+                folder.display()
+            )));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -195,7 +205,13 @@ mod tests {
         let folder = dir.path().join("open");
         fs::create_dir(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        private_folder(&folder).unwrap();
+        let lock = Lock::take(&folder).unwrap();
+        assert!(
+            lock.put_right()
+                .is_some_and(|it| it.contains("was open to other users"))
+        );
+        drop(lock);
+        assert_eq!(Lock::take(&folder).unwrap().put_right(), None);
         assert_eq!(
             fs::metadata(&folder).unwrap().permissions().mode() & 0o777,
             0o700
