@@ -47,8 +47,11 @@ impl CappedFile {
         if state.length > 0 && state.length + line.len() as u64 > self.most {
             let mut full = self.path.clone().into_os_string();
             full.push(".1");
-            fs::rename(&self.path, full)?;
-            state.file = open(&self.path)?;
+            // A folder that cannot be changed any more costs the older lines, never the newest ones.
+            match fs::rename(&self.path, full).and_then(|()| open(&self.path)) {
+                Ok(file) => state.file = file,
+                Err(_) => state.file.set_len(0)?,
+            }
             state.length = 0;
         }
         state.file.write_all(line)?;
@@ -104,6 +107,18 @@ mod tests {
         assert!(newest.ends_with("line 99\n"), "{newest}");
         assert!(newest.len() <= 100 && older.len() <= 100);
         assert!(older.len() > 80, "{older}");
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_costs_only_old_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = CappedFile::with_most(&dir.path().join("pomd.log"), 100).unwrap();
+        fs::remove_dir_all(dir.path()).unwrap();
+        for _ in 0..100 {
+            file.append(b"a line of log\n").unwrap();
+        }
+        let state = file.state.lock().unwrap();
+        assert!(state.file.metadata().unwrap().len() <= 100);
     }
 
     #[test]
