@@ -86,7 +86,7 @@ fn missing_files(config: &pomd::config::Config) -> Vec<String> {
             .iter()
             .flat_map(|it| [&it.certificate, &it.key]);
         for path in cluster.ca_file.iter().chain(identity) {
-            if let Err(error) = std::fs::File::open(path) {
+            if let Err(error) = readable(path) {
                 res.push(format!(
                     "[cluster.{name}] names {}, which cannot be read: {error}",
                     path.display()
@@ -95,6 +95,14 @@ fn missing_files(config: &pomd::config::Config) -> Vec<String> {
         }
     }
     res
+}
+
+/// To open a pipe would be to wait for its other end.
+fn readable(path: &std::path::Path) -> std::io::Result<()> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is not a file"));
+    }
+    std::fs::File::open(path).map(|_| ())
 }
 
 fn start(args: Args) -> ExitCode {
