@@ -1,9 +1,9 @@
 //! Did you mean: names close to a mistyped one. Pure.
 
+use control::near::mistakes;
+
 /// The most that are offered.
 const MOST: usize = 3;
-/// Longer names are not compared: nobody mistypes them by hand, and the cost grows with the square.
-const LONGEST: usize = 100;
 
 /// Up to three of `names` that `typed` may have meant, the best first: at most two slips apart, or one begins with the
 /// other.
@@ -28,54 +28,21 @@ pub(crate) fn question<'a>(typed: &str, names: impl IntoIterator<Item = &'a str>
 
 fn rank(typed: &str, name: &str) -> Option<usize> {
     const SLIPS: usize = 2;
-    let (a, b): (Vec<char>, Vec<char>) = (typed.chars().collect(), name.chars().collect());
-    if a.is_empty() || a.len() > LONGEST || b.len() > LONGEST {
+    let (typed_letters, name_letters) = (typed.chars().count(), name.chars().count());
+    if typed.is_empty() {
         return None;
     }
-    let slips = distance(&a, &b);
     // Two slips in a name of two letters would make every such name similar.
-    if slips <= SLIPS && slips < a.len().min(b.len()) {
+    let counts = |slips: &usize| *slips < typed_letters.min(name_letters);
+    if let Some(slips) = mistakes(typed, name, SLIPS).filter(counts) {
         return Some(slips);
     }
     (name.starts_with(typed) || typed.starts_with(name)).then_some(SLIPS + 1)
 }
 
-/// Insertions, deletions, replacements and swaps of neighbours (optimal string alignment).
-fn distance(a: &[char], b: &[char]) -> usize {
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i; b.len() + 1];
-        for j in 1..=b.len() {
-            let replaced = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            row[j] = replaced.min(last[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                row[j] = row[j].min(before[j - 2] + 1);
-            }
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slips_are_counted_once_each() {
-        let d = |a: &str, b: &str| {
-            distance(
-                &a.chars().collect::<Vec<_>>(),
-                &b.chars().collect::<Vec<_>>(),
-            )
-        };
-        assert_eq!(d("ssh-prd", "ssh-prod"), 1);
-        assert_eq!(d("hss", "shs"), 1);
-        assert_eq!(d("", "abc"), 3);
-        assert_eq!(d("kitten", "sitting"), 3);
-        assert_eq!(d("same", "same"), 0);
-    }
 
     #[test]
     fn the_best_come_first_and_three_are_enough() {
