@@ -2,7 +2,7 @@
 
 use gateway::{DEMO_USER, Upstream};
 use integration::{
-    corp::{Corp, tunnel},
+    corp::{CLUSTER, Corp, tunnel},
     pomd::Pomd,
 };
 use tokio::io::AsyncWriteExt;
@@ -150,4 +150,41 @@ async fn a15_what_is_sent_names_the_right_host_everywhere() {
         shown.contains(DEMO_USER) && !shown.contains("eyJ"),
         "{shown}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a15_a_host_beside_a_pattern_is_no_host_of_the_cluster() {
+    let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
+    let table = [
+        ("corp.test:7", true),
+        ("a.corp.test:7", true),
+        ("a.b.corp.test:7", true),
+        ("Echo.CORP.Test:7", true),
+        ("echo.corp.test.:7", true),
+        ("evilcorp.test:7", false),
+        ("a.evilcorp.test:7", false),
+        ("corp.test.evil:7", false),
+        ("a.corp.test.evil:7", false),
+        ("corp.tes:7", false),
+        ("corp-test:7", false),
+        ("test:7", false),
+        ("tcp+https://evil.invalid/echo.corp.test:7", false),
+        ("tcp+https://a.corp.test/evil.invalid:7", true),
+    ];
+    let mut config = corp.cluster("");
+    for (index, (route, _)) in table.iter().enumerate() {
+        config.push_str(&tunnel(&format!("t{index}"), route, "start = \"manual\""));
+    }
+    let pomd = Pomd::start(&config).await;
+    let status = pomd.status().await;
+    assert!(status.pomd.config.error.is_none(), "{status:#?}");
+    for (index, (route, ours)) in table.iter().enumerate() {
+        let shown = integration::pomd::tunnel(&status, &format!("t{index}"));
+        assert_eq!(
+            shown.cluster == CLUSTER,
+            *ours,
+            "{route} is in {}",
+            shown.cluster
+        );
+    }
 }
