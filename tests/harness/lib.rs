@@ -40,5 +40,5 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
 /// Says aloud that a test did not run, and why; `test.sh` counts these lines. Past libtest, which hides what a passing
 /// test prints.
 pub fn skipped(test: &str, why: &str) {
-    let _ = writeln!(io::stderr().lock(), "skipped: {test}: {why}");
+    let _ = writeln!(io::stderr().lock(), "\nskipped: {test}: {why}");
 }
