@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "this crate holds nothing but tests")]
 
 mod attacks;
+mod bytes;
 mod connect;
 mod demo;
 mod faults;
