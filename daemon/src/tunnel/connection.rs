@@ -117,6 +117,8 @@ impl Connection<'_> {
         tunnel.set_outcome(None);
         let took = self.started.elapsed();
         let own = Counters::default();
+        // They went ahead with the CONNECT.
+        own.sent.store(early.kept.len() as u64, Relaxed);
         let relayed = relay::relay(
             early.source,
             opened.remote,
