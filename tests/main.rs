@@ -8,4 +8,5 @@ mod connect;
 mod demo;
 mod faults;
 mod main_job;
+mod reload;
 mod wire;

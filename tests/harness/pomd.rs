@@ -2,8 +2,9 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::{Command, ExitStatus, Output, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
@@ -127,7 +128,7 @@ impl Pomd {
 
     /// Replaces the configuration file, as careful editors do.
     pub fn replace_config(&self, config: &str) {
-        let new = self.setup.folder().join("pomd.toml.new");
+        let new = self.setup.config_file().with_extension("toml.new");
         write(&new, config);
         let renamed = fs::rename(&new, self.setup.config_file());
         renamed.unwrap_or_else(|error| panic!("{error}"));
@@ -240,5 +241,28 @@ pub async fn run_with_input(mut command: Command, input: &[u8], limit: Duration)
         Ok(Ok(output)) => output,
         Ok(Err(error)) => panic!("{shown}: {error}"),
         Err(_) => panic!("not done within {limit:?}: {shown}"),
+    }
+}
+
+/// A port that is free on both loopback addresses, below those that the system and pomd give out, and given out only
+/// once.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = std::process::id() as u16 % 100 * 100;
+    loop {
+        let n = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        let port = 10_000 + n;
+        let bound = [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            Ipv6Addr::LOCALHOST.into(),
+        ]
+        .map(|it| std::net::TcpListener::bind((it, port)));
+        let in_use = |it: &std::io::Result<_>| {
+            let error = it.as_ref().err().map(std::io::Error::kind);
+            error == Some(std::io::ErrorKind::AddrInUse)
+        };
+        if !bound.iter().any(in_use) {
+            return port;
+        }
     }
 }

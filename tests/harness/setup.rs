@@ -15,6 +15,7 @@ use crate::{binary::binary, pomd::Pomd, process::Process};
 #[derive(Debug)]
 pub struct Setup {
     folder: TempDir,
+    config: PathBuf,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     /// Shell words before `exec pomd`, such as `ulimit -Sn 1024`.
@@ -25,8 +26,10 @@ pub struct Setup {
 impl Setup {
     /// With this configuration.
     pub fn new(config: &str) -> Self {
+        let folder = folder();
         let res = Self {
-            folder: folder(),
+            config: folder.path().join("pomd.toml"),
+            folder,
             environment: Vec::new(),
             arguments: Vec::new(),
             before: None,
@@ -36,6 +39,13 @@ impl Setup {
         made.unwrap_or_else(|error| panic!("{}: {error}", res.runtime().display()));
         write(&res.config_file(), config);
         res
+    }
+
+    /// The configuration is looked for there, below the folder; whoever calls this makes it.
+    pub fn config_at(mut self, path: &str) -> Self {
+        let _ = fs::remove_file(&self.config);
+        self.config = self.folder().join(path);
+        self
     }
 
     /// An environment variable.
@@ -69,7 +79,7 @@ impl Setup {
 
     /// The configuration file.
     pub fn config_file(&self) -> PathBuf {
-        self.folder().join("pomd.toml")
+        self.config.clone()
     }
 
     /// The folder for tokens and chosen ports.
