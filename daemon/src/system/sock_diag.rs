@@ -22,6 +22,17 @@ pub struct Row {
     pub inode: u32,
 }
 
+/// How far a connection came with what was written to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes that were written and not acknowledged yet.
+    pub waiting: u32,
+    /// Segments of them that left. None while the other end has no room: what waits then, waits here.
+    pub unanswered: u32,
+    /// Bytes that were acknowledged so far.
+    pub acknowledged: u64,
+}
+
 /// The state of a socket that listens.
 pub const LISTEN: u8 = 10;
 /// All states, for [`on_port`].
@@ -42,6 +53,9 @@ const TYPE_DONE: u16 = 3;
 const TYPE_SOCKET: u16 = 20;
 const FLAG_REQUEST: u16 = 1;
 const FLAG_DUMP: u16 = 0x300;
+/// The attribute that holds the kernel's `tcp_info`, and the bit that asks for it.
+const INFO: u16 = 2;
+const WITH_INFO: u8 = 1 << (INFO - 1);
 
 impl Row {
     /// It ended, and only its addresses are remembered: uid and inode read 0, whoever owned it.
@@ -67,6 +81,17 @@ pub fn exact(local: SocketAddr, remote: SocketAddr, sequence: u32) -> Option<[u8
     let family = family(local);
     (family == self::family(remote))
         .then(|| request(family, FLAG_REQUEST, ANY_STATE, local, remote, sequence))
+}
+
+/// As [`exact`], and how far it came.
+pub fn exact_with_progress(
+    local: SocketAddr,
+    remote: SocketAddr,
+    sequence: u32,
+) -> Option<[u8; REQUEST]> {
+    let mut res = exact(local, remote, sequence)?;
+    res[HEADER + 2] = WITH_INFO;
+    Some(res)
 }
 
 /// Asks for all sockets of one family at `port` in any of `states` (one bit for each).
@@ -109,6 +134,31 @@ pub fn answer(
             Message::Row(row) if (end(row.local), end(row.remote)) == asked => Some(row),
             _ => None,
         })
+}
+
+/// How far the connection came that [`exact_with_progress`] asked for.
+pub fn progress(
+    datagram: &[u8],
+    sequence: u32,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Option<Progress> {
+    answer(datagram, sequence, local, remote)?;
+    // The one message of an exact answer.
+    let (_, _, payload, _) = next(datagram)?;
+    let mut rest = payload.get(ROW..)?;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(array(rest, 0)?));
+        let value = rest.get(4..length)?;
+        if u16::from_ne_bytes(array(rest, 2)?) == INFO {
+            return Some(Progress {
+                waiting: u32::from_ne_bytes(array(payload, 60)?),
+                unanswered: u32::from_ne_bytes(array(value, 24)?),
+                acknowledged: u64::from_ne_bytes(array(value, 120)?),
+            });
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
 }
 
 /// `address`, as IPv4 if it is IPv4 mapped into IPv6.
@@ -320,6 +370,42 @@ mod tests {
         assert_eq!(messages[1..], [Message::Failed(2), Message::Done]);
     }
 
+    /// An attribute as the kernel writes it.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut res = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        res.extend(value);
+        res.resize(usize::from(length).next_multiple_of(4), 0);
+        res
+    }
+
+    #[test]
+    fn progress_is_read_from_its_attribute_whatever_stands_before_it() {
+        let (local, remote) = ("127.0.0.1:40000", "127.0.0.1:2202");
+        let mut info = vec![0; 232];
+        info[24..28].copy_from_slice(&3_u32.to_ne_bytes());
+        info[120..128].copy_from_slice(&70_000_u64.to_ne_bytes());
+        let told = |attributes: &[Vec<u8>]| {
+            let mut datagram = about(local, remote, 7, 1000, 42);
+            datagram[HEADER + 60..HEADER + 64].copy_from_slice(&4_321_u32.to_ne_bytes());
+            datagram.extend(attributes.concat());
+            let length = u32::try_from(datagram.len()).unwrap();
+            datagram[..4].copy_from_slice(&length.to_ne_bytes());
+            progress(&datagram, 7, socket(local), socket(remote))
+        };
+        let expected = Progress {
+            waiting: 4_321,
+            unanswered: 3,
+            acknowledged: 70_000,
+        };
+        let (shutdown, info) = (attribute(8, &[0]), attribute(INFO, &info));
+        assert_eq!(told(&[shutdown.clone(), info]), Some(expected));
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&[shutdown]), None);
+        assert_eq!(told(&[attribute(INFO, &[0; 100])]), None);
+        assert_eq!(told(&[vec![0; 64]]), None);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_give_a_uid_for_a_connection_they_do_not_name(
@@ -328,6 +414,7 @@ mod tests {
         ) {
             let (local, remote) = ("127.0.0.1:40000", "127.0.0.1:2202");
             let _ = messages(&datagram, 7);
+            let _ = progress(&datagram, 7, socket(local), socket(remote));
             datagram = about(local, remote, 7, 1000, 42);
             for (at, flip) in flips {
                 datagram[at] ^= flip;

@@ -1,16 +1,17 @@
-//! Whose a TCP socket is, asked of the system.
+//! Whose a TCP socket is and how far it came, asked of the system.
 
 #[cfg(not(target_os = "linux"))]
-pub use imp::{Row, Sockets, on_port};
+pub use imp::{Progress, Row, Sockets, on_port, progress};
 #[cfg(target_os = "linux")]
-pub use imp::{Sockets, on_port};
+pub use imp::{Sockets, on_port, progress};
 
 #[cfg(target_os = "linux")]
-pub use super::sock_diag::{LISTEN, Row, canonical};
+pub use super::sock_diag::{LISTEN, Progress, Row, canonical};
 
 #[cfg(target_os = "linux")]
 mod imp {
     use std::{
+        cell::RefCell,
         io,
         net::SocketAddr,
         os::fd::OwnedFd,
@@ -28,7 +29,7 @@ mod imp {
 
     use crate::system::{
         proc_net,
-        sock_diag::{self, Message, Row},
+        sock_diag::{self, Message, Progress, REQUEST, Row},
     };
 
     /// A way to ask, kept open: a question must not need a new descriptor when there is none left.
@@ -105,6 +106,21 @@ mod imp {
         }
     }
 
+    thread_local!(static CHANNEL: RefCell<Option<Channel>> = const { RefCell::new(None) });
+
+    /// How far what was written at `local` to `remote` came; `None` if there is no such connection.
+    pub fn progress(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Progress>> {
+        CHANNEL.with_borrow_mut(|channel| {
+            let mut open = match channel.take() {
+                Some(it) => it,
+                None => Channel::open()?,
+            };
+            let answer = open.progress(local, remote)?;
+            *channel = Some(open);
+            Ok(answer)
+        })
+    }
+
     impl Channel {
         fn open() -> io::Result<Self> {
             let socket = rustix::net::socket_with(
@@ -121,17 +137,39 @@ mod imp {
         }
 
         fn connected(&mut self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Row>> {
+            let request = |sequence| sock_diag::exact(local, remote, sequence);
+            self.ask(request, |datagram, sequence| {
+                sock_diag::answer(datagram, sequence, local, remote)
+            })
+        }
+
+        fn progress(
+            &mut self,
+            local: SocketAddr,
+            remote: SocketAddr,
+        ) -> io::Result<Option<Progress>> {
+            let request = |sequence| sock_diag::exact_with_progress(local, remote, sequence);
+            self.ask(request, |datagram, sequence| {
+                sock_diag::progress(datagram, sequence, local, remote)
+            })
+        }
+
+        /// Asks about one connection.
+        fn ask<T>(
+            &mut self,
+            request: impl Fn(u32) -> Option<[u8; REQUEST]>,
+            answer: impl Fn(&[u8], u32) -> Option<T>,
+        ) -> io::Result<Option<T>> {
             self.sequence = self.sequence.wrapping_add(1);
-            let request = sock_diag::exact(local, remote, self.sequence)
-                .ok_or(io::ErrorKind::InvalidInput)?;
+            let request = request(self.sequence).ok_or(io::ErrorKind::InvalidInput)?;
             rustix::net::send(&self.socket, &request, SendFlags::empty())?;
             let mut buffer = [0; 4096];
             // An answer to an earlier question, given up by its limit, may come first.
             for _ in 0..16 {
                 let (_, length) = rustix::net::recv(&self.socket, &mut buffer, RecvFlags::empty())?;
                 let datagram = &buffer[..length.min(4096)];
-                if let Some(row) = sock_diag::answer(datagram, self.sequence, local, remote) {
-                    return Ok(Some(row));
+                if let Some(it) = answer(datagram, self.sequence) {
+                    return Ok(Some(it));
                 }
                 match sock_diag::messages(datagram, self.sequence).first() {
                     Some(Message::Failed(code)) if *code == Errno::NOENT.raw_os_error() => {
@@ -204,6 +242,17 @@ mod imp {
         }
     }
 
+    /// How far a connection came with what was written to it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Progress {
+        /// Bytes that were written and not acknowledged yet.
+        pub waiting: u32,
+        /// Segments of them that left.
+        pub unanswered: u32,
+        /// Bytes that were acknowledged so far.
+        pub acknowledged: u64,
+    }
+
     /// A way to ask.
     #[derive(Debug)]
     pub struct Sockets {}
@@ -222,6 +271,11 @@ mod imp {
 
     /// Never told.
     pub fn on_port(_: u16) -> io::Result<Vec<Row>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Never told.
+    pub fn progress(_: SocketAddr, _: SocketAddr) -> io::Result<Option<Progress>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
@@ -282,5 +336,48 @@ mod tests {
             rows.iter()
                 .any(|it| it.remote == client.local_addr().unwrap())
         );
+    }
+    #[test]
+    fn bytes_for_a_peer_that_fell_silent_are_unanswered_and_for_a_full_one_they_are_not() {
+        use std::io::Write;
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        let (local, remote) = (ours.local_addr().unwrap(), ours.peer_addr().unwrap());
+        let now = || progress(local, remote).unwrap().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut written = 0;
+        while let Ok(n) = ours.write(&[0; 64 << 10]) {
+            written += n as u64;
+        }
+        // Full: the kernels hold what they can, and the rest has not left.
+        while now().unanswered > 0 {
+            std::thread::yield_now();
+        }
+        let full = now().acknowledged;
+        assert!(full > 1000 && full < written, "{full} of {written}");
+        assert!(now().waiting > 0);
+
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (silent, _) = listener.accept().unwrap();
+        let (local, remote) = (ours.local_addr().unwrap(), ours.peer_addr().unwrap());
+        // Whatever comes in is dropped before TCP sees it.
+        let drop_all = [socket2::SockFilter::new(6, 0, 0, 0)];
+        socket2::SockRef::from(&silent)
+            .attach_filter(&drop_all)
+            .unwrap();
+        let before = progress(local, remote).unwrap().unwrap();
+        ours.write_all(b"anybody there?").unwrap();
+        let after = progress(local, remote).unwrap().unwrap();
+        assert_eq!(
+            (before.unanswered, after.unanswered, after.waiting),
+            (0, 1, 14),
+            "the one segment is on its way for ever"
+        );
+        assert_eq!(before.acknowledged, after.acknowledged);
+        let gone = progress(([127, 0, 0, 1], 1).into(), remote).unwrap();
+        assert_eq!(gone, None);
+        drop(theirs);
     }
 }

@@ -3,12 +3,13 @@
 //! What is decided here and nowhere else: which end of the remote is an end and which a cut, and how each is told to
 //! the local side. Must not know HTTP, sessions, or why the route was opened.
 //!
-//! An idle relay owns no buffer and no timer; it wakes only when a socket does.
+//! An idle relay owns no buffer and no timer; it wakes only when a socket does, and once more after its last write.
 
 mod allowance;
 mod doubt;
 mod down;
 mod local;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use crate::{
 };
 use down::Down;
 use local::Local;
+use silence::{Shown, Silence};
 
 /// What one read of the local side takes at most: all of it is sealed at once.
 const READ: usize = 64 * 1024;
@@ -87,6 +89,7 @@ pub async fn relay(
         down: Down::new(first, shared),
         up: Up::Open,
         quiet: None,
+        silence: Some(Silence::new()),
     };
     if local_ended {
         relay.stop_reading(Up::Ended);
@@ -124,6 +127,8 @@ struct Relay<'a> {
     up: Up,
     /// Runs once the local side is not read any more.
     quiet: Option<Quiet>,
+    /// Since the newest write, until it was answered.
+    silence: Option<Silence>,
 }
 
 /// How long no byte moved.
@@ -150,6 +155,7 @@ impl Relay<'_> {
             .map_err(|end| self.judge(end))?;
         if !self.down.has_ended() {
             moved |= self.poll_up(cx)?;
+            self.poll_silence(cx)?;
         }
         self.poll_quiet(moved, cx)
     }
@@ -191,12 +197,27 @@ impl Relay<'_> {
                         .queue(plain.bytes())
                         .map_err(|e| End::Cut(e.to_string()))?;
                     self.counters.sent.fetch_add(n as u64, Relaxed);
+                    self.silence.get_or_insert_with(Silence::new);
                     moved = true;
                 }
             }
         }
         cx.waker().wake_by_ref();
         Ok(moved)
+    }
+
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(silence) = &mut self.silence else {
+            return Ok(());
+        };
+        match silence.poll(&self.remote.socket, cx) {
+            Poll::Pending | Poll::Ready(Shown::Waits) => Ok(()),
+            Poll::Ready(Shown::Answered) => {
+                self.silence = None;
+                Ok(())
+            }
+            Poll::Ready(Shown::Silent) => Err(End::Cut("the other end fell silent".into())),
+        }
     }
 
     fn stop_reading(&mut self, up: Up) {

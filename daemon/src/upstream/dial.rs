@@ -300,17 +300,15 @@ mod system {
     const INTERVAL: Duration = Duration::from_secs(10);
     const PROBES: u32 = 3;
 
-    /// An idle connection is probed; one with data under way ends after 30 s of silence where the system can do that.
+    /// An idle connection is probed. No `TCP_USER_TIMEOUT`: it would also end a connection whose other end is well but
+    /// takes nothing for that long.
     pub(super) fn notice_silence(socket: &Socket) -> io::Result<()> {
         socket.set_tcp_keepalive(
             &TcpKeepalive::new()
                 .with_time(IDLE)
                 .with_interval(INTERVAL)
                 .with_retries(PROBES),
-        )?;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        socket.set_tcp_user_timeout(Some(Duration::from_secs(30)))?;
-        Ok(())
+        )
     }
 }
 
@@ -542,11 +540,9 @@ mod tests {
             socket.tcp_keepalive_interval().unwrap(),
             Duration::from_secs(10)
         );
+        // It would end a connection whose other end is well but has no room.
         #[cfg(target_os = "linux")]
-        assert_eq!(
-            socket.tcp_user_timeout().unwrap(),
-            Some(Duration::from_secs(30))
-        );
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
     }
 
     #[tokio::test]

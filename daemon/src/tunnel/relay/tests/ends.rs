@@ -210,6 +210,7 @@ async fn without_tls_an_end_behind_a_failed_write_is_a_cut() {
         down: Down::new(Vec::new(), &shared),
         up: Up::Failed,
         quiet: None,
+        silence: None,
     };
     let Err(end) = poll_fn(|cx| relay.poll(cx)).await;
     assert!(matches!(end, End::Cut(_)), "{end:?}");
@@ -268,4 +269,22 @@ async fn a_truncated_upload_does_not_look_whole_to_the_server() {
     rig.end().await;
     let (_, end) = read_all(&mut server).await;
     assert!(matches!(end, Err(ConnectionReset | UnexpectedEof)));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn n5_a_remote_that_fell_silent_is_a_cut_within_a_minute_of_the_next_write() {
+    let (mut rig, server) = said_bye(Want::default()).await;
+    // From here on whatever comes is dropped before the server's TCP sees it.
+    let drop_all = [socket2::SockFilter::new(6, 0, 0, 0)];
+    SockRef::from(server.get_ref().0)
+        .attach_filter(&drop_all)
+        .unwrap();
+    time::sleep(10 * LONG).await;
+    let start = time::Instant::now();
+    rig.app.write_all(b"anybody there?").await.unwrap();
+    assert_eq!(read_all(&mut rig.app).await, (vec![], Err(ConnectionReset)));
+    let took = start.elapsed();
+    assert!((LONG / 3..LONG).contains(&took), "noticed after {took:?}");
+    assert!(matches!(rig.end().await, End::Cut(_)));
 }

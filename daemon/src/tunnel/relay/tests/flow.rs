@@ -293,3 +293,27 @@ async fn without_a_budget_the_server_has_to_wait_and_nothing_is_lost() {
     assert!(matches!(rig.end().await, End::Clean));
     assert_eq!(rig.budget(), 2 * SIZE);
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn b3_a_service_that_reads_nothing_for_an_hour_gets_all_when_it_reads_on() {
+    let (mut rig, mut server) = Rig::new(Want::default()).await;
+    let socket = &server.get_ref().0;
+    let (theirs, ours) = (socket.local_addr().unwrap(), socket.peer_addr().unwrap());
+    let (mut written, mut part) = (0, noise());
+    while let Ok(n) = rig.app.try_write(part) {
+        written += n;
+        part = &noise()[written % noise().len()..];
+        // Lets the relay take it on.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let progress = || crate::system::sockets::progress(ours, theirs).unwrap();
+    until(|| progress().is_some_and(|it| it.unanswered == 0 && it.waiting > 0)).await;
+    tokio::time::sleep(60 * LONG).await;
+    tokio::time::resume();
+    catch(&mut server, written).await;
+    rig.cancel.cancel();
+    assert!(matches!(rig.end().await, End::Cancelled));
+}
