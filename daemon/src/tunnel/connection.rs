@@ -117,13 +117,19 @@ impl Connection<'_> {
         tunnel.set_outcome(None);
         let took = self.started.elapsed();
         let own = Counters::default();
-        // They went ahead with the CONNECT.
-        own.sent.store(early.kept.len() as u64, Relaxed);
+        let Early {
+            source,
+            kept,
+            ended,
+        } = early;
+        own.sent.store(kept.len() as u64, Relaxed);
+        // An idle connection owns no buffer.
+        drop(kept);
         let relayed = relay::relay(
-            early.source,
+            source,
             opened.remote,
             opened.first,
-            early.ended,
+            ended,
             &tunnel.relay,
             &own,
             &tunnel.cut,

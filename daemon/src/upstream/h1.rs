@@ -33,8 +33,6 @@ use crate::{config::Authority, session::token::Token};
 const FLIGHT: usize = 64 << 10;
 /// How long the body of a refusal may take.
 const BODY: Duration = Duration::from_secs(2);
-/// The most that is taken from the service while the rest of the early bytes leaves.
-const AHEAD: usize = 256 << 10;
 
 /// How we name ourselves to the server.
 pub(super) const AGENT: &str = concat!("pomd/", env!("CARGO_PKG_VERSION"));
@@ -112,11 +110,12 @@ where
         return Err(Failure { error, guard });
     }
     // Whatever the head says of a body: the bytes behind it are the service's.
-    let mut first = head.rest;
-    match timeout_at(deadline, exchange.finish(&mut first)).await {
-        Ok(Ok(())) => Ok(Opened { remote, first }),
-        Ok(Err(stop)) => Err(exchange.failure(stop, peer)),
-        Err(_) => Err(late(peer)),
+    match exchange.finish().await {
+        Ok(()) => Ok(Opened {
+            remote,
+            first: head.rest,
+        }),
+        Err(stop) => Err(exchange.failure(stop, peer)),
     }
 }
 
@@ -193,24 +192,18 @@ impl<R: AsyncRead + Unpin> Exchange<'_, R> {
         }
     }
 
-    /// After the 200: the early bytes that did not leave yet.
-    async fn finish(&mut self, first: &mut Vec<u8>) -> Result<(), Stop> {
+    /// After the 200: queues the early bytes that did not leave yet, and begins to write them. Does not wait until they
+    /// are gone: the service may want to be heard first, and no limit counts while bytes move.
+    async fn finish(&mut self) -> Result<(), Stop> {
         self.eager = true;
-        poll_fn(|cx| {
-            while self.poll_send(cx).is_pending() && self.sent < self.early.kept.len() {
-                // A service that is busy talking takes nothing before it was heard.
-                if first.len() >= AHEAD {
-                    return Poll::Pending;
-                }
-                match self.remote.poll_recv(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(piece)) => first.extend_from_slice(piece.bytes()),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Stop::Remote(error))),
-                }
-            }
-            Poll::Ready(Ok(()))
-        })
-        .await
+        while let Some(flight) = self.next_flight() {
+            let queued = self.remote.queue(&flight);
+            queued.map_err(|error| Stop::Remote(RecvError::Tls(error)))?;
+        }
+        // Whoever reads the connection from now on meets the error of a failed write.
+        let begin = |cx: &mut Context<'_>| Poll::Ready(self.remote.poll_flush(cx).is_ready());
+        poll_fn(begin).await;
+        Ok(())
     }
 
     /// Reads what the local side says, as long as it may be kept.

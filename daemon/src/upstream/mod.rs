@@ -82,7 +82,7 @@ impl Default for Limits {
 pub struct Early<R> {
     /// The local side.
     pub source: R,
-    /// Everything read so far; on success all of it was sent.
+    /// Everything read so far; on success all of it was sent or waits in the connection's queue.
     pub kept: Vec<u8>,
     /// `source` came to its end.
     pub ended: bool,
