@@ -1,9 +1,9 @@
 //! Whose a TCP socket is and how far it came, asked of the system.
 
 #[cfg(not(target_os = "linux"))]
-pub use imp::{Progress, Row, Sockets, on_port, progress};
+pub use imp::{Progress, Row, Sockets, connected, on_port, progress};
 #[cfg(target_os = "linux")]
-pub use imp::{Sockets, on_port, progress};
+pub use imp::{Sockets, connected, on_port, progress};
 
 #[cfg(target_os = "linux")]
 pub use super::sock_diag::{LISTEN, Progress, Row, canonical};
@@ -108,15 +108,25 @@ mod imp {
 
     thread_local!(static CHANNEL: RefCell<Option<Channel>> = const { RefCell::new(None) });
 
+    /// The socket at `local` that talks to `remote`, if there is one. Asks in the first of the [`Sockets`]'s ways only.
+    pub fn connected(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Row>> {
+        ask(|channel| channel.connected(local, remote))
+    }
+
     /// How far what was written at `local` to `remote` came; `None` if there is no such connection.
     pub fn progress(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Progress>> {
-        CHANNEL.with_borrow_mut(|channel| {
-            let mut open = match channel.take() {
+        ask(|channel| channel.progress(local, remote))
+    }
+
+    /// Asks on this thread's channel; one that failed is not used again.
+    fn ask<T>(question: impl FnOnce(&mut Channel) -> io::Result<T>) -> io::Result<T> {
+        CHANNEL.with_borrow_mut(|kept| {
+            let mut channel = match kept.take() {
                 Some(it) => it,
                 None => Channel::open()?,
             };
-            let answer = open.progress(local, remote)?;
-            *channel = Some(open);
+            let answer = question(&mut channel)?;
+            *kept = Some(channel);
             Ok(answer)
         })
     }
@@ -271,6 +281,11 @@ mod imp {
 
     /// Never told.
     pub fn on_port(_: u16) -> io::Result<Vec<Row>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Never told.
+    pub fn connected(_: SocketAddr, _: SocketAddr) -> io::Result<Option<Row>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

@@ -42,6 +42,11 @@ const READ: usize = 64 * 1024;
 /// Reads and writes of one direction before the other one, and other relays, get their turn.
 const ROUNDS: usize = 16;
 
+/// How long after the end of the local side it is looked whether anybody is still there to read.
+const LOOK: Duration = Duration::from_millis(250);
+/// The linger time where nobody is: what comes goes to nobody, and only the last bytes sent must get through Pomerium.
+const FAREWELL: Duration = Duration::from_secs(10);
+
 /// What all relays share.
 #[derive(Debug)]
 pub struct Shared {
@@ -62,9 +67,9 @@ pub enum End {
     Doubtful,
     /// The remote was cut: an end without close_notify, a reset, a broken record.
     Cut(String),
-    /// The local side was reset.
+    /// The local side was reset, or closed without having said a word.
     LocalGone(io::Error),
-    /// The local side had ended, and nothing came from the remote for the whole linger time.
+    /// The local side had ended, and no byte moved for the whole linger time.
     Lingered,
     /// `cancel` was called.
     Cancelled,
@@ -135,6 +140,8 @@ struct Relay<'a> {
 struct Quiet {
     since: Instant,
     timer: Pin<Box<Sleep>>,
+    /// How long that may last; not known before the local side was looked at.
+    limit: Option<Duration>,
 }
 
 /// What moves bytes ends by [`End`] or not at all.
@@ -222,26 +229,40 @@ impl Relay<'_> {
 
     fn stop_reading(&mut self, up: Up) {
         self.up = up;
+        let look = LOOK.min(self.linger);
         self.quiet.get_or_insert_with(|| Quiet {
             since: Instant::now(),
-            timer: Box::pin(sleep(self.linger)),
+            timer: Box::pin(sleep(look)),
+            limit: None,
         });
     }
 
     /// A silence of the linger time, after the local side ended, ends the relay. While the local side has not taken what
-    /// it was given, it is not the remote that is silent.
+    /// it was given, or the remote what was sent, it is not the remote that is silent.
     fn poll_quiet(&mut self, moved: bool, cx: &mut Context<'_>) -> Result<(), End> {
         let Some(quiet) = &mut self.quiet else {
             return Ok(());
         };
-        if moved || !self.down.is_empty() {
+        if moved || !self.down.is_empty() || self.remote.has_unsent() {
             quiet.since = Instant::now();
         }
         while quiet.timer.as_mut().poll(cx).is_ready() {
-            if quiet.since.elapsed() >= self.linger {
-                return Err(End::Lingered);
+            let limit = match quiet.limit {
+                Some(limit) => limit,
+                None if self.local.is_held() != Some(false) => self.linger,
+                None if self.counters.sent.load(Relaxed) == 0 => {
+                    return Err(End::LocalGone(io::ErrorKind::BrokenPipe.into()));
+                }
+                None => FAREWELL.min(self.linger),
+            };
+            quiet.limit = Some(limit);
+            if quiet.since.elapsed() >= limit {
+                if !silence::is_sending(&self.remote.socket) {
+                    return Err(End::Lingered);
+                }
+                quiet.since = Instant::now();
             }
-            quiet.timer.as_mut().reset(quiet.since + self.linger);
+            quiet.timer.as_mut().reset(quiet.since + limit);
         }
         Ok(())
     }

@@ -122,7 +122,7 @@ impl Remote {
         Self::new(socket, Records::Plain)
     }
 
-    /// Seals `plain` behind what is not written yet. The caller flushes before it queues more than 64 KiB in all.
+    /// Seals `plain` behind what is not written yet. The caller flushes before it queues more than some 64 KiB in all.
     pub fn queue(&mut self, plain: &[u8]) -> Result<(), rustls::Error> {
         match &mut self.records {
             Records::Tls(tls) => {
@@ -145,6 +145,11 @@ impl Remote {
             }),
             Records::Plain => Ok(()),
         }
+    }
+
+    /// Something was queued and is not written yet.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
     }
 
     /// Writes what was queued; ready when nothing is left. Cancel-safe.

@@ -9,7 +9,10 @@ use std::{
 
 use tokio::{io::AsyncWrite, net::TcpStream};
 
-use crate::buffer::{Buffer, Queue, SIZE};
+use crate::{
+    buffer::{Buffer, Queue, SIZE},
+    system::sockets,
+};
 
 /// One accepted connection.
 pub(super) struct Local(TcpStream);
@@ -59,6 +62,16 @@ impl Local {
     /// what still waits in our kernel.
     pub(super) async fn deliver(&mut self) -> io::Result<()> {
         sent::all(&self.0).await
+    }
+
+    /// Some process still has the other end open. `None`: the system cannot tell, or it is on another machine.
+    pub(super) fn is_held(&self) -> Option<bool> {
+        let (ours, theirs) = (self.0.local_addr().ok()?, self.0.peer_addr().ok()?);
+        if !theirs.ip().to_canonical().is_loopback() {
+            return None;
+        }
+        let row = sockets::connected(theirs, ours).ok()?;
+        Some(row.is_some_and(|it| it.inode != 0))
     }
 
     /// Closes it so that the other end sees an error.

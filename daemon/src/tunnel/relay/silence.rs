@@ -84,6 +84,11 @@ impl Waits {
     }
 }
 
+/// Something that was written is still here or on its way, as far as the system can tell.
+pub(super) fn is_sending(socket: &TcpStream) -> bool {
+    progress(socket).is_some_and(|it| it.waiting > 0)
+}
+
 fn progress(socket: &TcpStream) -> Option<Progress> {
     let (local, remote) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
     sockets::progress(local, remote).ok().flatten()

@@ -19,9 +19,11 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::*;
+#[cfg(target_os = "linux")]
+use crate::system::sockets::{self, Progress};
 use crate::{
     buffer::SIZE,
-    upstream::record::testing::{Setup, sockets, tls},
+    upstream::record::testing::{Setup, sockets as pair, tls},
 };
 
 /// Ends that are waited for in vain would take this long.
@@ -81,7 +83,7 @@ impl Rig {
     }
 
     async fn over(remote: Remote, want: Want) -> Self {
-        let (app, local) = sockets().await;
+        let (app, local) = pair().await;
         if want.narrow {
             let (app, local) = (SockRef::from(&app), SockRef::from(&local));
             app.set_recv_buffer_size(NARROW).unwrap();
@@ -195,4 +197,27 @@ async fn catch(from: &mut (impl AsyncRead + Unpin), bytes: usize) {
         assert!(part[..n] == noise()[at..at + n], "differs near byte {seen}");
         seen += n;
     }
+}
+
+/// How far what the relay wrote to `server` came. A clock that runs ahead must not run away from the system's own.
+#[cfg(target_os = "linux")]
+fn progress(server: &TlsStream<TcpStream>) -> Progress {
+    let socket = server.get_ref().0;
+    let (theirs, ours) = (socket.local_addr().unwrap(), socket.peer_addr().unwrap());
+    sockets::progress(ours, theirs).unwrap().unwrap()
+}
+
+/// Writes noise until nothing on the way to `server`, who reads nothing, takes more. Returns how much that was.
+#[cfg(target_os = "linux")]
+async fn fill(rig: &mut Rig, server: &TlsStream<TcpStream>) -> usize {
+    let mut written = 0;
+    while let Ok(n) = rig.app.try_write(&noise()[written % noise().len()..]) {
+        written += n;
+        // Lets the relay take it on.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    until(|| progress(server).unanswered == 0 && progress(server).waiting > 0).await;
+    written
 }

@@ -120,7 +120,7 @@ async fn silence_after_our_end_ends_the_relay_and_each_byte_gives_new_time() {
 async fn a_reset_by_the_local_side_stops_at_once_and_is_passed_on() {
     let (mut rig, mut server) = said_bye(Want::default()).await;
     rig.app.set_zero_linger().unwrap();
-    drop(std::mem::replace(&mut rig.app, sockets().await.0));
+    drop(std::mem::replace(&mut rig.app, pair().await.0));
     assert!(matches!(rig.end().await, End::LocalGone(_)));
     assert_eq!(read_all(&mut server).await, (vec![], Err(ConnectionReset)));
 }
@@ -187,7 +187,7 @@ async fn what_the_remote_said_before_it_took_no_more_is_still_delivered() {
 
 #[tokio::test]
 async fn without_tls_a_failed_connection_does_not_end_cleanly() {
-    let (near, server) = sockets().await;
+    let (near, server) = pair().await;
     let mut rig = Rig::over(Remote::plain(near), Want::default()).await;
     rig.app.write_all(b"lost").await.unwrap();
     until(|| rig.counters.sent.load(Relaxed) == 4).await;
@@ -199,7 +199,7 @@ async fn without_tls_a_failed_connection_does_not_end_cleanly() {
 
 #[tokio::test]
 async fn without_tls_an_end_behind_a_failed_write_is_a_cut() {
-    let ((near, server), (_app, local)) = (sockets().await, sockets().await);
+    let ((near, server), (_app, local)) = (pair().await, pair().await);
     drop(server);
     let (shared, counters) = (Want::default().shared(), Counters::default());
     let mut relay = Relay {
@@ -265,7 +265,7 @@ async fn a_truncated_upload_does_not_look_whole_to_the_server() {
     rig.app.write_all(b"half").await.unwrap();
     assert_eq!(read_some(&mut server, 4).await, b"half");
     rig.app.set_zero_linger().unwrap();
-    drop(std::mem::replace(&mut rig.app, sockets().await.0));
+    drop(std::mem::replace(&mut rig.app, pair().await.0));
     rig.end().await;
     let (_, end) = read_all(&mut server).await;
     assert!(matches!(end, Err(ConnectionReset | UnexpectedEof)));
@@ -287,4 +287,53 @@ async fn n5_a_remote_that_fell_silent_is_a_cut_within_a_minute_of_the_next_write
     let took = start.elapsed();
     assert!((LONG / 3..LONG).contains(&took), "noticed after {took:?}");
     assert!(matches!(rig.end().await, End::Cut(_)));
+}
+
+/// Closes the app's socket.
+async fn leave(rig: &mut Rig) {
+    drop(std::mem::replace(&mut rig.app, pair().await.0));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn e5_a_client_that_said_nothing_and_closed_leaves_nothing_behind() {
+    let (mut rig, mut server) = Rig::new(Want::default()).await;
+    let start = time::Instant::now();
+    leave(&mut rig).await;
+    assert!(matches!(rig.end().await, End::LocalGone(_)));
+    assert!(start.elapsed() < LONG / 30);
+    assert_eq!(read_all(&mut server).await, (vec![], Err(ConnectionReset)));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closed_after_its_last_word_is_soon_let_go() {
+    let (mut rig, mut server) = said_bye(Want::default()).await;
+    rig.app.write_all(b"QUIT").await.unwrap();
+    assert_eq!(read_some(&mut server, 4).await, b"QUIT");
+    until(|| progress(&server).waiting == 0).await;
+    let start = time::Instant::now();
+    leave(&mut rig).await;
+    let end = rig.end().await;
+    assert!(matches!(end, End::Lingered), "{end:?}");
+    let took = start.elapsed();
+    assert!((LONG / 6..LONG / 3).contains(&took), "{took:?}");
+    assert_eq!(read_all(&mut server).await, (vec![], Ok(())));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_the_service_takes_late_arrives_whole_although_its_client_is_gone() {
+    let (mut rig, mut server) = Rig::new(Want {
+        linger: Duration::from_millis(50),
+        ..Want::default()
+    })
+    .await;
+    let written = fill(&mut rig, &server).await;
+    leave(&mut rig).await;
+    time::sleep(10 * LONG).await;
+    time::resume();
+    let (all, end) = read_all(&mut server).await;
+    assert_eq!((all.len(), end), (written, Ok(())));
+    assert!(matches!(rig.end().await, End::Lingered));
 }

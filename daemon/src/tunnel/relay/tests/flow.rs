@@ -47,7 +47,7 @@ async fn tls_1_2_and_no_tls_carry_bytes_both_ways_and_end_cleanly() {
     };
     let (remote, mut server) = tls(&old).await;
     carries(remote, &mut server).await;
-    let (near, mut server) = sockets().await;
+    let (near, mut server) = pair().await;
     carries(Remote::plain(near), &mut server).await;
 }
 
@@ -157,7 +157,7 @@ fn records_in_crumbs_arrive_whole() {
     for (size, all) in [(1, 20_000), (7, 100_000)] {
         runtime.block_on(async {
             let setup = Setup::default();
-            let (near, socket) = sockets().await;
+            let (near, socket) = pair().await;
             let far = Crumbs {
                 socket,
                 size,
@@ -298,19 +298,7 @@ async fn without_a_budget_the_server_has_to_wait_and_nothing_is_lost() {
 #[tokio::test(start_paused = true)]
 async fn b3_a_service_that_reads_nothing_for_an_hour_gets_all_when_it_reads_on() {
     let (mut rig, mut server) = Rig::new(Want::default()).await;
-    let socket = &server.get_ref().0;
-    let (theirs, ours) = (socket.local_addr().unwrap(), socket.peer_addr().unwrap());
-    let (mut written, mut part) = (0, noise());
-    while let Ok(n) = rig.app.try_write(part) {
-        written += n;
-        part = &noise()[written % noise().len()..];
-        // Lets the relay take it on.
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-    }
-    let progress = || crate::system::sockets::progress(ours, theirs).unwrap();
-    until(|| progress().is_some_and(|it| it.unanswered == 0 && it.waiting > 0)).await;
+    let written = fill(&mut rig, &server).await;
     tokio::time::sleep(60 * LONG).await;
     tokio::time::resume();
     catch(&mut server, written).await;
