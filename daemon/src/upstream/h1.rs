@@ -52,9 +52,9 @@ pub(super) struct Peer<'a> {
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: OpenError,
-    /// Early bytes were sent, and a guard of the server against them would look like this: how much that tells, `2`
-    /// for a refusal in words, `1` for a mere close, which has many causes.
-    pub(super) guard: Option<u8>,
+    /// Early bytes were sent, and a guard of the server against them would look like this. A mere close is none: the
+    /// service may have heard them already, and hearing them twice is worse than a reset.
+    pub(super) guard: bool,
 }
 
 /// The head of a CONNECT. Holds the token.
@@ -105,7 +105,7 @@ where
         Err(_) => return Err(late(peer)),
     };
     if head.status != 200 {
-        let guard = (head.status == 400 && exchange.sent > 0).then_some(2);
+        let guard = head.status == 400 && exchange.sent > 0;
         let error = refused(&mut remote, head).await;
         return Err(Failure { error, guard });
     }
@@ -145,7 +145,7 @@ fn late(peer: Peer<'_>) -> Failure {
     let message = format!("{} did not answer within {}", peer.name, shown(peer.limit));
     Failure {
         error: Unreachable::new(Step::Http, &message).timed_out().into(),
-        guard: None,
+        guard: false,
     }
 }
 
@@ -257,21 +257,18 @@ impl<R: AsyncRead + Unpin> Exchange<'_, R> {
     }
 
     fn failure(&self, stop: Stop, peer: Peer<'_>) -> Failure {
-        let silent = self.reader.is_untouched();
         let error = match stop {
             Stop::Local(error) => OpenError::LocalGone(error),
             Stop::Head(error) => self.not_an_answer(error, peer).into(),
             Stop::Remote(error) => match self.certificate_wanted(&error, peer) {
                 Some(wanted) => wanted,
-                None => {
-                    return Failure {
-                        error: self.broke_off(&error, peer).into(),
-                        guard: (silent && self.sent > 0).then_some(1),
-                    };
-                }
+                None => self.broke_off(&error, peer).into(),
             },
         };
-        Failure { error, guard: None }
+        Failure {
+            error,
+            guard: false,
+        }
     }
 
     fn not_an_answer(&self, error: HeadError, peer: Peer<'_>) -> Unreachable {

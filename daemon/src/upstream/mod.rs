@@ -14,7 +14,7 @@ pub mod refusal;
 mod tls;
 
 use std::{
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -45,8 +45,8 @@ pub struct Upstream {
     place: String,
     dialer: Dialer,
     tls: Tls,
-    /// How often in a row a server of this cluster refused with early bytes what it accepted without.
-    guarded: AtomicU8,
+    /// A server of this cluster refused with early bytes what it accepted without: they wait for its answer.
+    guarded: AtomicBool,
 }
 
 /// How long each step may take before the error names it.
@@ -123,7 +123,7 @@ impl Upstream {
             spec: cluster,
             limits,
             place,
-            guarded: AtomicU8::new(0),
+            guarded: AtomicBool::new(false),
         }
     }
 
@@ -139,27 +139,18 @@ impl Upstream {
         R: AsyncRead + Unpin + Send,
     {
         self.check(&route.address)?;
-        let guarded = self.guarded.load(Ordering::Relaxed);
-        match self.attempt(route, token, early, guarded < SURE).await {
-            Ok(opened) => {
-                if guarded < SURE && !early.kept.is_empty() {
-                    self.guarded.store(0, Ordering::Relaxed);
+        let eager = !self.guarded.load(Ordering::Relaxed);
+        match self.attempt(route, token, early, eager).await {
+            Err(failure) if failure.guard => {
+                // An Envoy may be told not to take early bytes; none of them reached the service.
+                let opened = self.attempt(route, token, early, false).await;
+                if opened.is_ok() {
+                    self.guarded.store(true, Ordering::Relaxed);
+                    tracing::debug!(cluster = %self.name, "opened only without early bytes");
                 }
-                Ok(opened)
+                opened.map_err(|it| it.error)
             }
-            Err(failure) => match failure.guard {
-                None => Err(failure.error),
-                Some(weight) => {
-                    // An Envoy may be told not to take early bytes: once more without, and remember what helped.
-                    let opened = self.attempt(route, token, early, false).await;
-                    if opened.is_ok() {
-                        self.guarded
-                            .store(guarded.saturating_add(weight), Ordering::Relaxed);
-                        tracing::debug!(cluster = %self.name, weight, "opened only without early bytes");
-                    }
-                    opened.map_err(|it| it.error)
-                }
-            },
+            other => other.map_err(|it| it.error),
         }
     }
 
@@ -233,10 +224,10 @@ impl Upstream {
     {
         let address = &route.address;
         let name = address.host_and_port();
-        let (remote, secure) = self
-            .connection(address)
-            .await
-            .map_err(|error| Failure { error, guard: None })?;
+        let (remote, secure) = self.connection(address).await.map_err(|error| Failure {
+            error,
+            guard: false,
+        })?;
         let request = h1::request(&route.authority, token);
         let peer = Peer {
             name: &name,
@@ -300,9 +291,6 @@ impl Upstream {
             .hint("is a firewall or a TLS inspection in the way?")
     }
 }
-
-/// From here on, early bytes wait for the answer.
-const SURE: u8 = 2;
 
 /// `[cluster.corp]`, or how to make one for a host that has none.
 fn place(name: &ClusterName, cluster: &ClusterSpec) -> String {
