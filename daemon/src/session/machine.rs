@@ -193,9 +193,9 @@ impl Machine {
         matches!(self.login, Login::Cooling { .. } | Login::Starting { .. })
     }
 
-    /// Time matters now: the driver looks in at least every 30 seconds.
+    /// Time matters now: the driver looks in at least every 30 seconds. A pause that nobody waits through is none of it.
     pub(super) fn restless(&self) -> bool {
-        self.waiting || !matches!(self.login, Login::None)
+        self.waiting || matches!(self.login, Login::Starting { .. } | Login::Open { .. })
     }
 
     pub(super) fn on_input(&mut self, input: Input, now: Timestamp) -> Vec<Action> {

@@ -16,10 +16,13 @@ impl Machine {
         self.seen = now;
         if passed.is_negative() {
             self.set_back(passed);
-        } else if passed >= SLEPT
-            && let Some(action) = self.woke()
-        {
-            return Some(action);
+        } else if passed >= SLEPT {
+            // Nobody looked in while nothing mattered: that was no sleep.
+            let woke = self.restless();
+            self.failures = 0;
+            if woke && let Some(action) = self.woke() {
+                return Some(action);
+            }
         }
         let Login::Open {
             job,
@@ -63,9 +66,8 @@ impl Machine {
         }
     }
 
-    /// After a sleep no window opens for a connection from before it, and old failures do not count.
+    /// After a sleep no window opens for a connection from before it, and no pause goes on.
     fn woke(&mut self) -> Option<Action> {
-        self.failures = 0;
         if self.waiting {
             self.dismiss();
         }

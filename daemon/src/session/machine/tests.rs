@@ -104,6 +104,26 @@ fn a_login_page_out_of_reach_is_tried_again_ever_more_slowly_while_somebody_wait
 }
 
 #[test]
+fn a_pause_that_nobody_waits_through_needs_no_look_and_is_no_sleep() {
+    let mut machine = Machine::new(None, at(0));
+    machine.on_input(DEMAND, at(0));
+    let mut now = 0;
+    for (job, pause) in (1..).zip([5, 10, 20, 40, 80, 160]) {
+        machine.on_input(Input::Failed { job }, at(now));
+        tick_until(&mut machine, now, now + pause);
+        now += pause;
+    }
+    machine.on_input(Input::Failed { job: 7 }, at(now));
+    assert!(machine.restless());
+    machine.on_input(Input::Left, at(now));
+    assert!(!machine.restless());
+    assert_eq!(machine.on_input(DEMAND, at(now + 299)), []);
+    assert!(machine.restless());
+    let started = tick_until(&mut machine, now + 299, now + 300);
+    assert_eq!(started, [(now + 300, Action::Start { job: 8 })]);
+}
+
+#[test]
 fn a_person_need_not_wait_for_the_cool_down() {
     let mut machine = Machine::new(None, at(0));
     machine.on_input(DEMAND, at(0));
