@@ -40,7 +40,9 @@ const LINGER: Duration = Duration::from_secs(30);
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// How long a whole visit may take; its questions to the server end sooner.
 const VISIT_LIMIT: Duration = Duration::from_secs(120);
-const HEAD_MOST: usize = 16 << 10;
+/// A token of the longest kind, and beside it the cookies of all other programs on this host: their ports count for
+/// nothing.
+const HEAD_MOST: usize = 64 << 10;
 const VISITS_MOST: usize = 16;
 /// How long not to accept after accepting failed (no descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -85,7 +87,8 @@ pub(super) enum Event {
 /// What a login brought.
 pub(super) struct Answer {
     pub(super) token: Token,
-    pub(super) user: User,
+    /// `None`: the server does not say.
+    pub(super) user: Option<User>,
     pub(super) until: Option<Timestamp>,
     /// The address that vouches for it.
     pub(super) address: Address,

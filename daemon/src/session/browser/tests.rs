@@ -41,6 +41,23 @@ async fn a_login_goes_from_the_link_to_the_last_page() {
 }
 
 #[tokio::test]
+async fn the_longest_token_fits_beside_the_cookies_of_other_programs() {
+    let mut login = Login::open().await;
+    let token = "x".repeat(16_384);
+    login
+        .server
+        .tokens
+        .lock()
+        .unwrap()
+        .insert(token.clone(), "alice".to_owned());
+    let cookie = "y".repeat(32 << 10);
+    let sent = format!("{token} HTTP/1.1\r\nCookie: a={cookie}\r\nX-Rest:");
+    let (reply, kept) = login.answer(&sent).await;
+    assert_eq!(reply.status, 303);
+    assert_eq!(kept, Some(token));
+}
+
+#[tokio::test]
 async fn a7_a_second_answer_does_nothing_and_gets_the_same_page() {
     let mut login = Login::open().await;
     login.answer(TOKEN).await;

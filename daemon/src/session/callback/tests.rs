@@ -279,7 +279,7 @@ async fn a7_only_the_exact_host_is_served() {
 async fn a7_what_is_no_request_is_never_judged() {
     let long = format!(
         "GET {CALLBACK}?pomerium_jwt={} HTTP/1.1\r\nHost: {HOST}\r\n\r\n",
-        "a".repeat(17 << 10)
+        "a".repeat(65 << 10)
     );
     let many = format!(
         "GET {CALLBACK}?pomerium_jwt=abc HTTP/1.1\r\nHost: {HOST}\r\n{}\r\n",
