@@ -41,10 +41,22 @@ pub struct User {
     pub subject: Option<String>,
 }
 
-/// Asks whether `token` is good, and whose it is. `OpenError::Unauthenticated` if it is not.
+/// Asks whether `token` is good, and whose it is. `OpenError::Unauthenticated` if it is not. Older servers do not know
+/// the question: see [`takes`].
 pub async fn user(upstream: &Upstream, at: &Address, token: &Token) -> Result<User, OpenError> {
     let answer = asked(upstream, at, "/.pomerium/user", token).await?;
     read_user(&answer.body).ok_or_else(|| not_pomerium(at, &answer).into())
+}
+
+/// Whether `token` is good as far as a server tells that knows no [`user`]: by its page, if that says anything of
+/// sessions. Only a server that is in trouble is an error.
+pub async fn takes(upstream: &Upstream, at: &Address, token: &Token) -> Result<bool, OpenError> {
+    match asked(upstream, at, "/.pomerium/", token).await {
+        Ok(page) => Ok(read_session(&page.body).is_none_or(|it| it.is_good())),
+        Err(OpenError::Unauthenticated { .. }) => Ok(false),
+        Err(OpenError::Refused(it)) if it.status != 0 && it.status < 450 => Ok(true),
+        Err(other) => Err(other),
+    }
 }
 
 /// The TCP and UDP routes that the user may use, at most 10,000.
@@ -212,19 +224,52 @@ fn read_route(raw: &RawValue) -> Option<Authority> {
     Authority::parse(target).ok()
 }
 
+/// A member that is there, be it null.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
+}
+
 fn lenient<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
+/// What a page says of the session that asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Session {
+    /// There is none.
+    None,
+    /// One that ends then, if it says so.
+    Until(Option<Timestamp>),
+}
+
+impl Session {
+    /// A stale token has an end at the beginning of time.
+    fn is_good(self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Until(end) => end.is_none_or(|it| it.as_second() > 366 * 24 * 3600),
+        }
+    }
+}
+
 fn read_session_end(page: &[u8]) -> Option<Timestamp> {
+    match read_session(page)? {
+        it @ Session::Until(end) if it.is_good() => end,
+        _ => None,
+    }
+}
+
+/// `None`: the page says nothing of sessions, or nothing that can be understood.
+fn read_session(page: &[u8]) -> Option<Session> {
     #[derive(Deserialize)]
-    struct Data {
-        session: Option<Session>,
+    struct Data<'a> {
+        #[serde(borrow, default, deserialize_with = "present")]
+        session: Option<&'a RawValue>,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Session {
-        expires_at: Option<String>,
+    struct Ends {
+        expires_at: Option<Timestamp>,
     }
     let mut rest = page;
     // The name may stand in a script before its value does; a page of nothing else is not searched for ever.
@@ -238,9 +283,14 @@ fn read_session_end(page: &[u8]) -> Option<Timestamp> {
         };
         let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Data>();
         if let Some(Ok(data)) = values.next() {
-            let end: Timestamp = data.session?.expires_at?.parse().ok()?;
-            // A stale token has an end at the beginning of time.
-            return (end.as_second() > 366 * 24 * 3600).then_some(end);
+            let session = data.session?;
+            return match session.get().as_bytes().first() {
+                Some(b'n') => Some(Session::None),
+                Some(b'{') => Some(Session::Until(
+                    lenient::<Ends>(session).and_then(|it| it.expires_at),
+                )),
+                _ => None,
+            };
         }
     }
     None
@@ -362,6 +412,42 @@ mod tests {
         }
         let body = r#"window.POMERIUM_DATA = {"session":{"expiresAt":"2026-11-22T23:41:00Z"}};"#;
         assert!(told(&page(200, body), ask).await.0.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_knows_no_user_tells_by_its_page_whether_it_takes_a_token() {
+        let ask = async |it: Upstream, at, token| takes(&it, &at, &token).await;
+        let data = |session: &str| format!("<script>window.POMERIUM_DATA = {{\"a\":1{session}}};");
+        for (status, body, expected) in [
+            (
+                200,
+                data(r#","session":{"expiresAt":"2026-11-22T23:41:00Z"}"#),
+                true,
+            ),
+            (200, data(r#","session":{"id":"x"}"#), true),
+            (200, data(r#","session":null"#), false),
+            (
+                200,
+                data(r#","session":{"expiresAt":"1970-01-01T00:00:00Z"}"#),
+                false,
+            ),
+            // Nothing to go by: the CONNECT will tell.
+            (200, data(""), true),
+            (200, data(r#","session":7"#), true),
+            (200, "<html>an older dashboard".to_owned(), true),
+            (404, String::new(), true),
+            (403, "no".to_owned(), true),
+            (401, String::new(), false),
+            (302, String::new(), false),
+        ] {
+            let (res, asked) = told(&page(status, &body), ask).await;
+            assert!(asked.starts_with("GET /.pomerium/ HTTP/1.1\r\n"), "{asked}");
+            assert_eq!(res.unwrap(), expected, "{status} {body}");
+        }
+        for status in [500, 502, 503] {
+            let res = told(&page(status, ""), ask).await.0;
+            assert!(matches!(res, Err(OpenError::Refused(_))), "{res:?}");
+        }
     }
 
     fn routes_of(body: &str) -> Option<Vec<String>> {

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     Open,
-    pomerium::{Failure, NotGood, Pomerium},
+    pomerium::{Failure, NotGood, Pomerium, Vouched},
     token::Token,
 };
 use crate::{
@@ -84,7 +84,7 @@ impl Pomerium for FakeServer {
         })
     }
 
-    fn user<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Result<(User, Address), NotGood>> {
+    fn user<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Result<Vouched, NotGood>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
             if let Some(failure) = self.failure() {
@@ -96,7 +96,7 @@ impl Pomerium for FakeServer {
                 display: format!("{subject}@example.com"),
                 subject: Some(subject),
             };
-            Ok((user, address("corp.example.com")))
+            Ok((Some(user), address("corp.example.com")))
         })
     }
 

@@ -25,11 +25,14 @@ const UNTIL_LIMIT: Duration = Duration::from_secs(3);
 pub(super) trait Pomerium: Send + Sync {
     /// Where to sign in so that the browser comes back to `redirect`. Good for 5 minutes.
     fn sign_in_url<'a>(&'a self, redirect: &'a str) -> BoxFuture<'a, Result<String, Failure>>;
-    /// Whose token it is, and the address that said so.
-    fn user<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Result<(User, Address), NotGood>>;
+    /// Whose token it is if the server tells, and the address that vouches for it.
+    fn user<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Result<Vouched, NotGood>>;
     /// Until when it lasts at most.
     fn until<'a>(&'a self, at: &'a Address, token: &'a Token) -> BoxFuture<'a, Option<Timestamp>>;
 }
+
+/// A good token's user, where the server says who, and the address that said so.
+pub(super) type Vouched = (Option<User>, Address);
 
 /// Why a token is not known to be good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,18 +67,33 @@ impl Pomerium for Server {
         }))
     }
 
-    fn user<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Result<(User, Address), NotGood>> {
+    fn user<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Result<Vouched, NotGood>> {
         Box::pin(async move {
-            let what = format!("cannot ask {} whether the login is good", self.cluster);
-            let verdict = self.ask(what, |at| {
+            let what = || format!("cannot ask {} whether the login is good", self.cluster);
+            let verdict = self.ask(what(), |at| {
                 Box::pin(async move {
                     match portal::user(&self.upstream, at, token).await {
                         Err(OpenError::Unauthenticated { .. }) => Ok(None),
-                        other => other.map(|user| Some((user, at.clone()))),
+                        other => other.map(|user| Some((Some(user), at.clone()))),
                     }
                 })
             });
-            let verdict = verdict.await.map_err(NotGood::Unasked)?;
+            let failure = match verdict.await {
+                Ok(verdict) => return verdict.ok_or(NotGood::Refused),
+                Err(failure) => failure,
+            };
+            if !failure.was_answered() {
+                return Err(NotGood::Unasked(failure));
+            }
+            // An older server: a login must not fail because it cannot say whose it is.
+            let verdict = self.ask(what(), |at| {
+                Box::pin(async move {
+                    let takes = portal::takes(&self.upstream, at, token).await?;
+                    Ok(takes.then(|| (None, at.clone())))
+                })
+            });
+            // The first failure is the better one.
+            let verdict = verdict.await.map_err(|_| NotGood::Unasked(failure))?;
             verdict.ok_or(NotGood::Refused)
         })
     }
@@ -120,6 +138,14 @@ impl Server {
 }
 
 impl Failure {
+    /// Something spoke at the other end, though not as was hoped.
+    fn was_answered(&self) -> bool {
+        matches!(
+            self.code,
+            Code::LoginFailed | Code::Http | Code::UpstreamUnavailable
+        )
+    }
+
     pub(super) fn into_reason(self, at: Timestamp) -> Reason {
         Reason {
             code: self.code,

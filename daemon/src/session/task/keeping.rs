@@ -51,13 +51,18 @@ impl Task {
         let now = self.house.clock.now();
         let cluster = &self.house.cluster;
         let instead_of = self.instead_of(&answer);
-        let user = answer.user.display;
-        tracing::info!(cluster, "logged in as {user}");
+        let (user, subject) = match answer.user {
+            Some(it) => (Some(it.display), it.subject),
+            None => (None, None),
+        };
+        let named = user.as_deref().map(|it| format!(" as {it}"));
+        let named = named.unwrap_or_default();
+        tracing::info!(cluster, "logged in{named}");
         if let Some(before) = &instead_of {
-            tracing::warn!(cluster, "logged in as {user}, before it was {before}");
+            tracing::warn!(cluster, "logged in{named}, before it was {before}");
         }
         let success = Success {
-            user: Some(user.clone()),
+            user: user.clone(),
             until: answer
                 .until
                 .filter(|it| *it > now)
@@ -72,8 +77,8 @@ impl Task {
         self.facts.login = Some(Login {
             address: answer.address,
             token: answer.token,
-            user: Some(user),
-            subject: answer.user.subject,
+            user,
+            subject,
             since: now,
             until: answer.until,
         });
@@ -92,7 +97,7 @@ impl Task {
     /// Who was logged in before, if that was somebody else.
     fn instead_of(&self, answer: &Answer) -> Option<String> {
         let (subject, user) = self.last.as_ref()?;
-        let changed = answer.user.subject.as_ref()? != subject;
+        let changed = answer.user.as_ref()?.subject.as_ref()? != subject;
         changed.then(|| user.clone().unwrap_or_else(|| subject.clone()))
     }
 
