@@ -1,6 +1,6 @@
 //! Who gets an answer on the control socket: programs of the user who owns pomd, and no web page (A9).
 
-use hyper::{HeaderMap, header};
+use hyper::{HeaderMap, Uri, header};
 use interprocess::local_socket::tokio::Stream;
 #[cfg(unix)]
 use interprocess::local_socket::tokio::prelude::*;
@@ -19,17 +19,24 @@ pub(super) fn is_owner(_stream: &Stream) -> bool {
     true
 }
 
-/// What a browser adds to requests of web pages, or a name that a web page could have pointed at this machine.
-pub(super) fn is_from_web_page(headers: &HeaderMap) -> bool {
+/// What a browser adds to requests of web pages, or a name that a web page could have pointed at this machine, in the
+/// headers or in the target.
+pub(super) fn is_from_web_page(target: &Uri, headers: &HeaderMap) -> bool {
     let added = |name: &header::HeaderName| {
         name == header::ORIGIN || name == header::REFERER || name.as_str().starts_with("sec-fetch-")
     };
     let host = headers
         .get(header::HOST)
         .map_or(&b""[..], |it| it.as_bytes());
+    let named = target.authority().map_or("", |it| it.as_str());
     headers.keys().any(added)
+        || !is_ours(named.as_bytes())
         || headers.get_all(header::HOST).iter().count() > 1
-        || !matches!(host, b"" | b"localhost" | b"pomd")
+        || !is_ours(host)
+}
+
+fn is_ours(host: &[u8]) -> bool {
+    matches!(host, b"" | b"localhost" | b"pomd")
 }
 
 #[cfg(test)]
@@ -64,7 +71,12 @@ mod tests {
                     HeaderValue::from_str(value).unwrap(),
                 );
             }
-            assert_eq!(is_from_web_page(&map), *expected, "{headers:?}");
+            let target = Uri::from_static("/v1/status");
+            assert_eq!(is_from_web_page(&target, &map), *expected, "{headers:?}");
         }
+        let elsewhere = Uri::from_static("http://evil.example/v1/status");
+        assert!(is_from_web_page(&elsewhere, &HeaderMap::new()));
+        let here = Uri::from_static("http://pomd/v1/status");
+        assert!(!is_from_web_page(&here, &HeaderMap::new()));
     }
 }

@@ -9,7 +9,7 @@ use control::{
 };
 use futures_util::{Stream, stream};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
+use hyper::{Method, Request, Response, StatusCode, Version, body::Incoming, header};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -48,7 +48,7 @@ async fn answer_whatever(
     mut request: Request<Incoming>,
     upgrades: &mpsc::Sender<Upgraded>,
 ) -> Response<Body> {
-    if door::is_from_web_page(request.headers()) {
+    if door::is_from_web_page(request.uri(), request.headers()) {
         let error = refusal(Code::BadRequest, "requests of web pages get no answer here");
         return answer::error(StatusCode::FORBIDDEN, &error);
     }
@@ -243,8 +243,12 @@ async fn connect(
         .headers()
         .get(header::UPGRADE)
         .map(|it| it.as_bytes().to_vec());
-    if asked.as_deref() != Some(connect::UPGRADE.as_bytes()) {
-        let message = format!("this path wants the header Upgrade: {}", connect::UPGRADE);
+    let can_upgrade = request.version() == Version::HTTP_11;
+    if !can_upgrade || asked.as_deref() != Some(connect::UPGRADE.as_bytes()) {
+        let message = format!(
+            "this path wants HTTP/1.1 and the header Upgrade: {}",
+            connect::UPGRADE
+        );
         return Err(Box::new(refusal(Code::BadRequest, message)));
     }
     let route = parameter(query, "route").unwrap_or_default();
