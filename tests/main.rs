@@ -9,4 +9,5 @@ mod demo;
 mod faults;
 mod main_job;
 mod reload;
+mod status;
 mod wire;
