@@ -1,12 +1,12 @@
 //! `pomctl connect`: standard input and output to a route. What ssh runs as its `ProxyCommand`.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use control::{
     client::{ClientError, RawStream},
     wire::Code,
 };
-use tokio::io::{AsyncRead, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::subscribe;
 use crate::{
@@ -20,6 +20,9 @@ use crate::{
 /// How long a login may take where nobody sits at a terminal: Ansible gives a connection up after 10 s, VS Code after
 /// 15 s, and then says less than we do.
 const UNATTENDED: Duration = Duration::from_secs(8);
+
+/// How long our input is read on after the route has ended, so that whoever writes it can read the last words first.
+const DRAIN: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
     start::ensure(cx).await?;
@@ -60,21 +63,30 @@ async fn log_in(cx: &Context, cluster: &str) -> Result<(), Failure> {
 async fn relay(
     stream: RawStream,
     mut input: impl AsyncRead + Unpin,
-    mut output: impl tokio::io::AsyncWrite + Unpin,
-) -> std::io::Result<()> {
+    mut output: impl AsyncWrite + Unpin,
+) -> io::Result<()> {
     let (mut from_route, mut to_route) = tokio::io::split(stream);
-    let up = async {
-        tokio::io::copy(&mut input, &mut to_route).await?;
-        to_route.shutdown().await
-    };
-    let down = async {
-        tokio::io::copy(&mut from_route, &mut output).await?;
-        output.flush().await
-    };
-    tokio::pin!(up, down);
-    tokio::select! {
-        ended = &mut down => ended,
-        // A route that takes no more may still have said why.
-        _ = &mut up => down.await,
+    {
+        let up = async {
+            tokio::io::copy(&mut input, &mut to_route).await?;
+            to_route.shutdown().await
+        };
+        let down = async {
+            tokio::io::copy(&mut from_route, &mut output).await?;
+            output.flush().await
+        };
+        tokio::pin!(up, down);
+        tokio::select! {
+            ended = &mut down => ended?,
+            // A route that takes no more may still have said why.
+            _ = &mut up => down.await?,
+        }
+    }
+    // ssh that cannot say its own banner any more does not show what it was told.
+    let mut nowhere = tokio::io::sink();
+    let rest = tokio::io::copy(&mut input, &mut nowhere);
+    match tokio::time::timeout(DRAIN, rest).await {
+        Ok(ended) => ended.map(drop),
+        Err(_) => Ok(()),
     }
 }
