@@ -117,6 +117,22 @@ async fn x1_the_same_state_folder_with_another_socket_is_refused_too() {
     assert_eq!(words(&second), expected);
 }
 
+/// As when two of them are tried side by side: the same names lead to the same first choice of a port.
+#[tokio::test(flavor = "multi_thread")]
+async fn pomds_that_choose_the_same_port_at_the_same_time_all_listen() {
+    let config = "[tunnel.same-name-everywhere]\nroute = \"a.corp.test:22\"\n";
+    let start = || Pomd::start(config);
+    let all = tokio::join!(start(), start(), start(), start(), start(), start());
+    let all: [Pomd; 6] = all.into();
+    let mut seen = std::collections::BTreeSet::new();
+    for pomd in &all {
+        let status = pomd.status().await;
+        let tunnel = find_tunnel(&status, "same-name-everywhere").unwrap();
+        assert_eq!(tunnel.state, TunnelState::Login, "{tunnel:#?}");
+        assert!(seen.insert(tunnel.listen.clone()), "{seen:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn x2_a_stale_socket_and_stale_lock_texts_do_not_stop_a_start() {
     let corp = corp().await;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use control::wire;
+use control::wire::{self, Code};
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -13,8 +13,14 @@ use tracing::{error, info, warn};
 use super::{Agent, Door, Listening, RETRY, Refused, refusal, status};
 use crate::{
     config::{Listen, TunnelName},
-    tunnel::{self, Tunnel, bind},
+    tunnel::{
+        self, Tunnel,
+        bind::{self, Bound},
+    },
 };
+
+/// How often a port is chosen that somebody takes in the same moment.
+const CHOICES: u32 = 10;
 
 impl Agent {
     /// Listens, until told otherwise or restarted.
@@ -110,20 +116,17 @@ impl Agent {
 
     /// Binds the tunnel's addresses and starts to accept; if that fails, the door says why and it is tried again.
     pub(super) fn listen(&mut self, name: &TunnelName) {
-        let Some(door) = self.tunnels.get_mut(name) else {
+        let Some(door) = self.tunnels.get(name) else {
             return;
         };
         let listen = door.tunnel.spec.listen;
-        let chosen = match listen {
-            Listen::Chosen => self.ports.get(name).or_else(|| {
-                let in_use = |it: &str| self.config.tunnels.keys().any(|name| name.as_str() == it);
-                self.ports.choose(name, in_use)
-            }),
-            _ => None,
+        let before = door.obstacle.as_ref().and_then(|it| it.holder.clone());
+        let (chosen, bound) = self.bind(name, listen, before.as_ref());
+        let Some(door) = self.tunnels.get_mut(name) else {
+            return;
         };
         door.addresses = status::addresses(listen, chosen);
-        let before = door.obstacle.as_ref().and_then(|it| it.holder.clone());
-        match bind::bind(listen, chosen, before.as_ref(), &self.setup.clock) {
+        match bound {
             Ok(bound) => {
                 if door.obstacle.take().is_some() {
                     info!(tunnel = %name, "listens at last");
@@ -143,6 +146,32 @@ impl Agent {
                     door.obstacle = Some(reason);
                 }
                 door.retry_at = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    /// Binds, at the kept port where the port is ours to choose. One that was only just chosen is known to nobody yet:
+    /// if somebody took it since it was looked at, another is chosen.
+    fn bind(
+        &mut self,
+        name: &TunnelName,
+        listen: Listen,
+        before: Option<&wire::Holder>,
+    ) -> (Option<u16>, Result<Bound, wire::Reason>) {
+        let clock = &self.setup.clock;
+        let kept = self.ports.get(name);
+        if listen != Listen::Chosen || kept.is_some() {
+            return (kept, bind::bind(listen, kept, before, clock));
+        }
+        let in_use = |it: &str| self.config.tunnels.keys().any(|name| name.as_str() == it);
+        let mut left = CHOICES;
+        loop {
+            let chosen = self.ports.choose(name, in_use);
+            let bound = bind::bind(listen, chosen, None, clock);
+            left -= 1;
+            match &bound {
+                Err(reason) if reason.code == Code::AddressInUse && left > 0 => {}
+                _ => return (chosen, bound),
             }
         }
     }
