@@ -7,6 +7,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The most that a request head may hold.
 const HEAD_MOST: usize = 60 << 10;
+/// The most that a TLS record carries.
+const RECORD_MOST: usize = 16 << 10;
 /// The most that a form may hold.
 const BODY_MOST: usize = 64 << 10;
 
@@ -67,6 +69,8 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
         if buffer.len() > HEAD_MOST {
             return Err(HeadError::TooLong);
         }
+        // Room for a whole TLS record: what came with the head is counted as early.
+        buffer.reserve(RECORD_MOST);
         if stream.read_buf(buffer).await? == 0 {
             return Ok(None);
         }
