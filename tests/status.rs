@@ -105,7 +105,8 @@ async fn the_first_line_comes_at_once_and_a_change_too_though_bytes_flow() {
                 client.up("ev-other").await.unwrap();
             }
             loop {
-                let status = events.next().await.unwrap().unwrap();
+                let status = timeout(integration::PATIENCE, events.next()).await.unwrap();
+                let status = status.unwrap().unwrap();
                 let state = find_tunnel(&status, "ev-other").unwrap().state;
                 if (state == TunnelState::Down) == down {
                     break;
@@ -143,7 +144,8 @@ async fn counters_alone_are_told_at_most_once_a_second() {
     });
     let mut sent = 0;
     for n in 1..=3 {
-        let status = events.next().await.unwrap().unwrap();
+        let status = timeout(integration::PATIENCE, events.next()).await.unwrap();
+        let status = status.unwrap().unwrap();
         let now = find_tunnel(&status, "counted").unwrap().bytes.sent;
         assert!(now > sent, "the newest counts are told");
         sent = now;
@@ -602,7 +604,7 @@ async fn who_is_slow_or_idle_loses_his_place_and_the_others_never_notice() {
         pomd.status().await;
         assert!(asked.elapsed() < SECOND / 2, "{:?}", asked.elapsed());
     }
-    while let Some(ended) = waiting.join_next().await {
+    while let Some(ended) = timeout(REQUEST * 2, waiting.join_next()).await.unwrap() {
         ended.unwrap();
     }
 }
@@ -687,7 +689,12 @@ async fn a_request_that_a_stop_overtakes_is_answered() {
     let overtaken = asking.join_next().await.unwrap().unwrap().unwrap_err();
     assert_eq!(overtaken.to_string(), "pomd is stopping");
     // Who follows sees a clean end.
-    while events.next().await.unwrap().is_some() {}
+    while timeout(integration::PATIENCE, events.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .is_some()
+    {}
     assert!(pomd.process().wait().await.success());
     assert!(!pomd.setup().socket().exists());
 }
