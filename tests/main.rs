@@ -7,6 +7,7 @@ mod bytes;
 mod connect;
 mod demo;
 mod faults;
+mod house;
 mod main_job;
 mod reload;
 mod status;

@@ -1,27 +1,24 @@
-//! Editing is live: whatever way the file changes, only what changed is touched; a broken file touches nothing.
+//! Editing is live: only what changed is touched, and connections live on whatever happens to their tunnel.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::Path,
-    process::{Command, Output, Stdio},
-    time::Duration,
-};
+mod broken;
+mod doors;
+mod ways;
+
+use std::{fs, path::Path};
 
 use control::wire::{ClusterState, Code, ReloadAnswer, Status, TunnelState};
 use gateway::{Gateway, Upstream};
 use integration::{
-    binary::binary,
     client::{Ending, read_all},
     corp::{CLUSTER, Corp, tunnel},
     eventually,
-    pomd::{self, Pomd, Setup, cluster, find_tunnel, free_port},
+    pomd::{Pomd, Setup, cluster, find_tunnel, free_port},
 };
 use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Instant, timeout},
+    time::timeout,
 };
 
 const A: &str = "a.corp.test:7001";
@@ -71,13 +68,6 @@ fn write(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-/// `link` leads to `target` from one moment to the next.
-fn link_anew(target: impl AsRef<Path>, link: &Path) {
-    let next = link.with_file_name(".next");
-    symlink(target, &next).unwrap();
-    fs::rename(next, link).unwrap();
-}
-
 fn leaving(status: &Status, name: &str) -> u64 {
     let found = status.leaving.iter().find(|it| it.name == name);
     found.map_or(0, |it| it.connections)
@@ -87,148 +77,6 @@ fn changed<'a>(answer: &'a ReloadAnswer, name: &str) -> Vec<&'a str> {
     let found = answer.changed.iter().find(|it| it.name == name);
     let keys = found.into_iter().flat_map(|it| &it.keys);
     keys.map(String::as_str).collect()
-}
-
-/// Brings configuration `n` about in the folder of a test.
-type Way = fn(&Path, n: u32, text: &str);
-
-/// Starts with the configuration 0 that `way` makes; then `way` makes 1 and 2, and nobody tells pomd.
-async fn every_change_is_seen(path: &str, way: Way) {
-    let corp = corp().await;
-    let config = |n: u32| {
-        let new = format!("new-{n}");
-        corp.config(&[("kept", A), (&new, B)])
-    };
-    let setup = Setup::new("").config_at(path);
-    way(setup.folder(), 0, &config(0));
-    let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
-    let address = pomd.address("kept").await;
-    let mut line = Line::open(&pomd, "kept").await;
-    for n in [1, 2] {
-        way(pomd.setup().folder(), n, &config(n));
-        let status = pomd
-            .wait_for(&format!("configuration {n} is in force"), |it| {
-                find_tunnel(it, &format!("new-{n}")).is_some()
-            })
-            .await;
-        assert_eq!(status.tunnels.len(), 2, "{status:#?}");
-        assert_eq!(status.pomd.config.error, None);
-        line.carries().await;
-        assert_eq!(pomd.address("kept").await, address);
-        assert!(status.leaving.is_empty());
-    }
-    Line::open(&pomd, "new-2").await;
-    assert_eq!(corp.gateway.stats().sessions_made, 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_written_in_place_is_taken() {
-    every_change_is_seen("pomd.toml", |folder, _, text| {
-        write(&folder.join("pomd.toml"), text);
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_renamed_over_the_old_one_is_taken() {
-    every_change_is_seen("pomd.toml", |folder, _, text| {
-        write(&folder.join(".pomd.toml.tmp"), text);
-        fs::rename(folder.join(".pomd.toml.tmp"), folder.join("pomd.toml")).unwrap();
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_moved_away_and_written_anew_is_taken() {
-    every_change_is_seen("pomd.toml", |folder, n, text| {
-        if n > 0 {
-            fs::rename(folder.join("pomd.toml"), folder.join("pomd.toml~")).unwrap();
-        }
-        write(&folder.join("pomd.toml"), text);
-        let _ = fs::remove_file(folder.join("pomd.toml~"));
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_edit_of_what_a_symlink_leads_to_is_taken() {
-    every_change_is_seen("pomd.toml", |folder, n, text| {
-        let dotfiles = folder.join("dotfiles");
-        if n == 0 {
-            fs::create_dir(&dotfiles).unwrap();
-            symlink("dotfiles/pomd.toml", folder.join("pomd.toml")).unwrap();
-        }
-        write(&dotfiles.join("pomd.toml"), text);
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_farm_of_symlinks_that_leads_to_another_generation_is_taken() {
-    // home-manager: each file is a link into one generation, and the link is replaced.
-    every_change_is_seen("config/pomd/pomd.toml", |folder, n, text| {
-        let generation = folder.join(format!("store/{n}-home-files/pomd"));
-        fs::create_dir_all(&generation).unwrap();
-        write(&generation.join("pomd.toml"), text);
-        fs::create_dir_all(folder.join("config/pomd")).unwrap();
-        let link = folder.join("config/pomd/pomd.toml");
-        link_anew(generation.join("pomd.toml"), &link);
-        if n > 0 {
-            let old = folder.join(format!("store/{}-home-files", n - 1));
-            fs::remove_dir_all(old).unwrap();
-        }
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mounted_config_map_is_taken() {
-    every_change_is_seen("mount/pomd.toml", |folder, n, text| {
-        let mount = folder.join("mount");
-        fs::create_dir_all(mount.join(format!("..{n}"))).unwrap();
-        write(&mount.join(format!("..{n}/pomd.toml")), text);
-        link_anew(format!("..{n}"), &mount.join("..data"));
-        if n == 0 {
-            symlink("..data/pomd.toml", mount.join("pomd.toml")).unwrap();
-        } else {
-            fs::remove_dir_all(mount.join(format!("..{}", n - 1))).unwrap();
-        }
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_whole_folder_swapped_for_another_is_taken() {
-    every_change_is_seen("conf/pomd.toml", |folder, n, text| {
-        fs::create_dir(folder.join("next")).unwrap();
-        write(&folder.join("next/pomd.toml"), text);
-        if n > 0 {
-            fs::rename(folder.join("conf"), folder.join(format!("old-{n}"))).unwrap();
-        }
-        fs::rename(folder.join("next"), folder.join("conf")).unwrap();
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_or_a_folder_made_later_is_taken_and_so_is_its_next_version() {
-    for path in ["pomd.toml", "deep/er/pomd.toml"] {
-        let corp = corp().await;
-        let pomd = Setup::new("").config_at(path).start().await;
-        assert!(pomd.status().await.tunnels.is_empty());
-        let file = pomd.setup().config_file();
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        write(&file, &corp.config(&[("kept", A)]));
-        pomd.wait_for("the file is in force", |it| it.tunnels.len() == 1)
-            .await;
-        corp.log_in(&pomd).await;
-        let mut line = Line::open(&pomd, "kept").await;
-        pomd.replace_config(&corp.config(&[("kept", A), ("new", B)]));
-        pomd.wait_for("the next version is in force", |it| it.tunnels.len() == 2)
-            .await;
-        line.carries().await;
-    }
 }
 
 /// A pomd whose file can be changed by another name of the same file, in a folder that nobody watches.
@@ -505,129 +353,6 @@ async fn what_persons_said_outlives_unrelated_reloads_and_no_restart() {
     assert_eq!(state(&status, "said-manual"), TunnelState::Down);
 }
 
-/// Runs `pomd check` on the file of this pomd.
-async fn check(pomd: &Pomd) -> Output {
-    let mut command = pomd.setup().command(&binary("pomd"));
-    command.arg("check");
-    pomd::run(command, integration::PATIENCE).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broken_file_changes_nothing_and_says_where_and_a_mended_one_is_taken() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("kept", A)]).await;
-    let mut line = Line::open(&pomd, "kept").await;
-    let file = pomd.setup().config_file();
-    let good = corp.config(&[("kept", A)]);
-    let typo = good.replace("route", "rout");
-    let cut = good[..good.len() - 12].to_owned();
-    let nul = good.replace("[tunnel", "\0[tunnel");
-    let cases: [(&str, &dyn Fn(), &str, i32); 9] = [
-        ("a typo", &|| write(&file, &typo), "pomd.toml:", 2),
-        ("half of it", &|| write(&file, &cut), "pomd.toml:", 2),
-        ("a zero byte", &|| write(&file, &nul), "pomd.toml:", 2),
-        ("nothing", &|| write(&file, ""), "pomd.toml is empty", 0),
-        ("a comment", &|| write(&file, "# soon\n"), "is empty", 0),
-        ("no file", &|| fs::remove_file(&file).unwrap(), "is gone", 0),
-        (
-            "a folder",
-            &|| fs::create_dir(&file).unwrap(),
-            "is a folder",
-            2,
-        ),
-        ("a pipe", &|| make_pipe(&file), "is not a file", 2),
-        (
-            "100 MiB",
-            &|| {
-                let file = fs::File::create(&file).unwrap();
-                file.set_len(100 << 20).unwrap();
-            },
-            "larger than 1 MiB",
-            2,
-        ),
-    ];
-    for (n, (what, break_it, said, exit)) in cases.into_iter().enumerate() {
-        if what == "a folder" || what == "a pipe" {
-            fs::remove_file(&file).unwrap();
-        }
-        break_it();
-        let status = pomd
-            .wait_for(what, |it| {
-                let error = it.pomd.config.error.as_ref();
-                error.is_some_and(|it| it.message.contains(said) && it.report.contains(said))
-            })
-            .await;
-        assert!(!status.healthy);
-        assert!(find_tunnel(&status, "kept").is_some());
-        let output = pomd.pomctl(&["reload"]).await;
-        assert_eq!(output.status.code(), Some(2), "{what}: {output:?}");
-        assert!(text(&output.stderr).contains(said), "{what}: {output:?}");
-        let output = check(&pomd).await;
-        assert_eq!(output.status.code(), Some(exit), "{what}: {output:?}");
-        line.carries().await;
-        if what == "a folder" {
-            fs::remove_dir(&file).unwrap();
-        }
-        // Mended, and a little more.
-        let name = format!("mended-{n}");
-        pomd.replace_config(&corp.config(&[("kept", A), (&name, B)]));
-        let status = pomd
-            .wait_for(&name, |it| find_tunnel(it, &name).is_some())
-            .await;
-        assert_eq!(status.pomd.config.error, None, "{what}");
-        assert_eq!(check(&pomd).await.status.code(), Some(0));
-        line.carries().await;
-    }
-}
-
-fn make_pipe(path: &Path) {
-    let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pomd_that_finds_a_broken_file_at_its_start_runs_and_takes_the_mended_one() {
-    let corp = corp().await;
-    let pomd = Pomd::start("[tunnel.db]\nroute = 7\n").await;
-    let status = pomd.status().await;
-    assert!(status.tunnels.is_empty());
-    assert_eq!(status.pomd.config.error.unwrap().count, 1);
-    let output = pomd.pomctl(&["status"]).await;
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    pomd.replace_config(&corp.config(&[("db", A)]));
-    pomd.wait_for("the mended file is in force", |it| it.tunnels.len() == 1)
-        .await;
-    corp.log_in(&pomd).await;
-    Line::open(&pomd, "db").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn of_a_hundred_saves_in_a_second_the_last_one_wins_in_few_reads() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("kept", A)]).await;
-    let mut line = Line::open(&pomd, "kept").await;
-    let config = |n: u32| corp.config(&[("kept", A), (&format!("save-{n}"), B)]);
-    let before = pomd.words().matches("configuration read").count();
-    let mut beat = tokio::time::interval(Duration::from_millis(10));
-    for n in 1..=100 {
-        beat.tick().await;
-        match n % 2 {
-            0 => write(&pomd.setup().config_file(), &config(n)),
-            _ => pomd.replace_config(&config(n)),
-        }
-    }
-    let status = pomd
-        .wait_for("the last save is in force", |it| {
-            find_tunnel(it, "save-100").is_some()
-        })
-        .await;
-    assert_eq!(status.tunnels.len(), 2);
-    assert_eq!(status.pomd.config.error, None);
-    line.carries().await;
-    let reads = pomd.words().matches("configuration read").count() - before;
-    assert!(reads <= 8, "{reads} reads: {}", pomd.words());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_during_a_login_leaves_link_and_waiting_connections_alone() {
     let corp = corp().await;
@@ -653,156 +378,6 @@ async fn a_reload_during_a_login_leaves_link_and_waiting_connections_alone() {
     Line::open(&pomd, "more").await;
     assert_eq!(corp.links.all().len(), 1);
     assert_eq!(corp.gateway.stats().sessions_made, 1);
-}
-
-/// A program that holds a port until this is dropped.
-struct Holder {
-    child: std::process::Child,
-}
-
-impl Holder {
-    async fn new(port: u16) -> Self {
-        let mut command = Command::new(binary("stranger"));
-        command.args(["hold", &format!("127.0.0.1:{port}")]);
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut res = Self {
-            child: child.unwrap(),
-        };
-        let stdout = res.child.stdout.take().unwrap();
-        let mut stdout = tokio::process::ChildStdout::from_std(stdout).unwrap();
-        let mut said = [0; 4];
-        stdout.read_exact(&mut said).await.unwrap();
-        assert_eq!(&said, b"held");
-        res
-    }
-
-    fn let_go(mut self) {
-        drop(self.child.stdin.take());
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The promise is a second; as much again is for a busy machine.
-const SOON: Duration = Duration::from_secs(2);
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_busy_port_names_its_holder_and_is_taken_when_it_is_free() {
-    let corp = corp().await;
-    let port = free_port();
-    let holder = Holder::new(port).await;
-    let pid = holder.child.id();
-    let config = corp.config(&[("other", B)]) + &tunnel("db", A, &format!("listen = {port}"));
-    let pomd = Pomd::start(&config).await;
-    corp.log_in(&pomd).await;
-    let db = pomd.wait_for_tunnel("db", TunnelState::Busy).await;
-    let reason = db.reason.unwrap();
-    assert_eq!(reason.code, Code::AddressInUse);
-    assert!(
-        reason.message.contains(&format!("stranger (pid {pid})")),
-        "{reason:?}"
-    );
-    let held_by = reason.holder.unwrap();
-    assert_eq!(held_by.pid, Some(pid));
-    assert_eq!(held_by.program.as_deref(), Some("stranger"));
-    assert_eq!(db.listen[0], format!("127.0.0.1:{port}"));
-    let output = pomd.pomctl(&["up", "db"]).await;
-    assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
-    for words in [
-        format!("port {port} is in use, so db can't listen yet"),
-        format!("stranger (pid {pid})"),
-        format!("listen = {}", port + 1),
-    ] {
-        assert!(said.contains(&words), "{said}");
-    }
-    let mut other = Line::open(&pomd, "other").await;
-    holder.let_go();
-    let freed = Instant::now();
-    pomd.wait_for_tunnel("db", TunnelState::Up).await;
-    assert!(freed.elapsed() < SOON, "{:?}", freed.elapsed());
-    Line::open(&pomd, "db").await;
-    other.carries().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_chosen_port_is_kept_and_waited_for_if_somebody_takes_it() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&[("chosen", A), ("chosen-too", B)]).await;
-    let addresses = [
-        pomd.address("chosen").await,
-        pomd.address("chosen-too").await,
-    ];
-    assert!((20_000..30_000).contains(&addresses[0].port()));
-    // A reload that takes it away and brings it back, a restart, a kill.
-    pomd.reload(&corp.config(&[("chosen-too", B)])).await;
-    pomd.reload(&corp.config(&[("chosen", A), ("chosen-too", B)]))
-        .await;
-    assert_eq!(pomd.address("chosen").await, addresses[0]);
-    pomd.restart().await;
-    assert_eq!(pomd.address("chosen").await, addresses[0]);
-    pomd.kill_and_restart().await;
-    assert_eq!(pomd.address("chosen").await, addresses[0]);
-    assert_eq!(pomd.address("chosen-too").await, addresses[1]);
-    Line::open(&pomd, "chosen").await;
-    assert!(pomd.stop().await.success());
-    let holder = Holder::new(addresses[0].port()).await;
-    pomd.start_again().await;
-    let busy = pomd.wait_for_tunnel("chosen", TunnelState::Busy).await;
-    assert_eq!(busy.listen[0], addresses[0].to_string());
-    let held_by = busy.reason.unwrap().holder.unwrap();
-    assert_eq!(held_by.pid, Some(holder.child.id()));
-    Line::open(&pomd, "chosen-too").await;
-    holder.let_go();
-    let freed = Instant::now();
-    pomd.wait_for_tunnel("chosen", TunnelState::Up).await;
-    assert!(freed.elapsed() < SOON, "{:?}", freed.elapsed());
-    assert_eq!(pomd.address("chosen").await, addresses[0]);
-    Line::open(&pomd, "chosen").await;
-    assert_eq!(corp.gateway.stats().sessions_made, 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn down_closes_the_door_and_now_ends_who_is_inside() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("updown", A), ("other", B)]).await;
-    let address = pomd.address("updown").await;
-    let mut inside = Line::open(&pomd, "updown").await;
-    let mut other = Line::open(&pomd, "other").await;
-    for _ in 0..20 {
-        let answer = pomd.client().down("updown", false).await.unwrap();
-        assert_eq!(answer.still_open, 1);
-        assert_eq!(answer.tunnel.state, TunnelState::Down);
-        assert!(TcpStream::connect(address).await.is_err());
-        let answer = pomd.client().up("updown").await.unwrap();
-        assert_eq!(answer.tunnel.state, TunnelState::Up);
-        assert_eq!(pomd.address("updown").await, address);
-    }
-    inside.carries().await;
-    let mut second = Line::open(&pomd, "updown").await;
-    let answer = pomd.client().down("updown", true).await.unwrap();
-    assert_eq!(answer.still_open, 0);
-    for line in [&mut inside, &mut second] {
-        let (_, ending) = read_all(&mut line.stream).await;
-        assert_eq!(ending, Ending::Reset);
-    }
-    other.carries().await;
-    pomd.client().up("updown").await.unwrap();
-    let mut again = Line::open(&pomd, "updown").await;
-    // What was counted is not forgotten: two bytes of the first, one of each other.
-    let status = pomd.status().await;
-    let tunnel = find_tunnel(&status, "updown").unwrap();
-    let counted = tunnel.connections;
-    assert_eq!((counted.open, counted.total), (1, 3), "{counted:?}");
-    assert_eq!((tunnel.bytes.sent, tunnel.bytes.received), (4, 4));
-    again.carries().await;
-    corp.gateway.wait_for(|it| it.open_tunnels == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
