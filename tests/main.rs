@@ -4,6 +4,7 @@
 
 mod attacks;
 mod bytes;
+mod clients;
 mod connect;
 mod demo;
 mod faults;
