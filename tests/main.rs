@@ -13,3 +13,4 @@ mod main_job;
 mod reload;
 mod status;
 mod wire;
+mod words;

@@ -110,6 +110,32 @@ pub(crate) fn reason(code: Code, message: &str) -> Reason {
     }
 }
 
+/// In pomd's own words.
+pub(crate) fn no_login(cluster: &str) -> Reason {
+    let message = format!("{cluster} needs a login. Run: pomctl login {cluster}");
+    reason(Code::LoginNeeded, &message)
+}
+
+/// What a newcomer has who wrote two tunnels and no cluster: each host is a cluster of its own.
+pub(crate) fn newcomer() -> Status {
+    let mut tunnels = vec![ssh_prod(TunnelState::Login), grafana(TunnelState::Login)];
+    let mut clusters = Vec::new();
+    for tunnel in &mut tunnels {
+        let host = tunnel
+            .route
+            .split(':')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        let mut cluster = cluster(&host, ClusterState::LoginNeeded);
+        cluster.reason = Some(no_login(&host));
+        tunnel.reason = Some(no_login(&host));
+        tunnel.cluster = host;
+        clusters.push(cluster);
+    }
+    status(tunnels, clusters)
+}
+
 pub(crate) fn node() -> Holder {
     Holder {
         pid: Some(4242),
@@ -141,7 +167,7 @@ pub(crate) fn mixed() -> Status {
     );
     reports.cluster = "lab".to_owned();
     reports.connections.waiting = 1;
-    reports.reason = Some(reason(Code::LoginNeeded, "lab needs a login"));
+    reports.reason = Some(no_login("lab"));
     let mut grafana = grafana(TunnelState::Busy);
     grafana.reason = Some(reason(Code::AddressInUse, "node (pid 4242) holds the port"));
     let old = tunnel(
@@ -150,7 +176,8 @@ pub(crate) fn mixed() -> Status {
         2210,
         "ssh-old.corp.example.com:22",
     );
-    let lab = cluster("lab", ClusterState::LoginNeeded);
+    let mut lab = cluster("lab", ClusterState::LoginNeeded);
+    lab.reason = Some(no_login("lab"));
     status(vec![ssh, dns, reports, grafana, old], vec![corp(), lab])
 }
 
@@ -172,7 +199,7 @@ pub(crate) fn up_answer(tunnel: Tunnel) -> Value {
 }
 
 pub(crate) fn login_needed() -> Value {
-    json!({ "code": "login_needed", "message": "corp needs a login", "cluster": "corp" })
+    json!({ "code": "login_needed", "message": no_login("corp").message, "cluster": "corp" })
 }
 
 pub(crate) fn open_login(minted: bool) -> OpenLogin {

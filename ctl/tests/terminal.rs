@@ -123,6 +123,29 @@ fn g5_at_80_columns() {
 }
 
 #[test]
+fn g5_long_names_of_clusters_cost_no_column_and_a_missing_login_is_told_once() {
+    let (mut world, _fake) = World::with(&samples::newcomer());
+    world.var(PLAIN.0, PLAIN.1);
+    let (text, code) = Terminal::run(&world, 80, &["status"]).end();
+    assert_eq!(code, 4);
+    assert_data_eq!(
+        world.settled(&text),
+        str![[r#"
+  TUNNEL    STATE  LOCAL           CONN    RECV    SENT  ROUTE
+◐ ssh-prod  login  localhost:2202     0       –       –  ssh-prod.corp.example.…
+    ssh-prod.corp.example.com needs a login. Run: pomctl login ssh-prod.corp.example.com
+◐ grafana   login  localhost:3000     0       –       –  grafana.corp.example.c…
+    grafana.corp.example.com needs a login. Run: pomctl login grafana.corp.example.com
+
+  CLUSTER                    SESSION
+◐ ssh-prod.corp.example.com  login needed since HH:MM
+◐ grafana.corp.example.com   login needed since HH:MM
+
+"#]]
+    );
+}
+
+#[test]
 fn g5_at_140_columns_there_is_room_for_more() {
     assert_data_eq!(
         page(140, &[PLAIN]),

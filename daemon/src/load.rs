@@ -137,7 +137,7 @@ fn judge(content: &Content, path: &Path, had_text: bool, warnings: Vec<String>) 
             match Config::read(text, base) {
                 Ok(config) => Loaded::Good(Box::new(config), warnings),
                 Err(problems) => Loaded::Broken(Broken {
-                    message: format!("{shown}: {}", problems.first_line()),
+                    message: format!("{shown}: {}", inside(&problems.first_line())),
                     report: format!(
                         "{}\n",
                         problems.render(&String::from_utf8_lossy(text), &shown, false)
@@ -152,6 +152,14 @@ fn judge(content: &Content, path: &Path, had_text: bool, warnings: Vec<String>) 
 /// Nothing but white space and comments: an editor may be half-way.
 fn is_blank(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(config::is_blank)
+}
+
+/// A sentence of its own as a part of another.
+fn inside(sentence: &str) -> String {
+    match sentence.strip_prefix("Line ") {
+        Some(rest) => format!("line {rest}"),
+        None => sentence.to_owned(),
+    }
 }
 
 fn broken(message: String) -> Loaded {

@@ -56,7 +56,7 @@ fn told(answer: &ReloadAnswer) -> String {
         .map(|(what, names)| format!("{} {what}: {}", names.len(), names.join(", ")))
         .collect();
     if parts.is_empty() {
-        return format!("Nothing changed ({})", count(answer.unchanged, "tunnel"));
+        return format!("No tunnel changed ({})", count(answer.unchanged, "tunnel"));
     }
     if answer.unchanged > 0 {
         parts.push(format!("{} unchanged", answer.unchanged));
@@ -99,7 +99,7 @@ mod tests {
             unchanged: 3,
             ..ReloadAnswer::default()
         };
-        assert_eq!(told(&answer), "Nothing changed (3 tunnels)");
+        assert_eq!(told(&answer), "No tunnel changed (3 tunnels)");
         answer.added = vec!["metrics".into(), "x".into()];
         answer.changed = vec![ChangedTunnel {
             name: "grafana".into(),

@@ -37,6 +37,7 @@ pub(crate) async fn run(cx: &Context, args: &UpArgs) -> Result<Exit, Failure> {
     let wish = Wish {
         no_browser: args.no_browser,
         anew: false,
+        in_passing: false,
     };
     match names.as_slice() {
         [] => none(cx, &status),
@@ -281,9 +282,13 @@ fn why_not(
             format!("{} is held by {by}", tunnel::local(now, signs))
         }
         (ClientError::Api(error), _) if error.code == Code::LoginNeeded => {
-            let hint = error.cluster.as_deref().map(outside::name);
-            let hint = hint.map_or(String::new(), |it| format!(". Run: pomctl login {it}"));
-            format!("{}{hint}", outside::line(&error.message))
+            let message = outside::line(&error.message);
+            let run = error.cluster.as_deref().map(outside::name);
+            let run = run.map(|it| format!("Run: pomctl login {it}"));
+            match run.filter(|it| !message.contains(it)) {
+                Some(run) => format!("{message}. {run}"),
+                None => message,
+            }
         }
         (error, _) => outside::line(&error.to_string()),
     }

@@ -167,10 +167,11 @@ impl Shape {
 
 impl<'a> Drawn<'a> {
     fn new(status: &'a Status, view: &'a View<'a>) -> Self {
-        // Both tables have their second column in one line.
+        // Both tables have their second column in one line, unless the names of clusters would cost other columns: where
+        // nobody wrote a `[cluster]`, they are as long as a host's.
         let names = status.clusters.iter().map(|it| it.name.chars().count());
         let least = names.max().unwrap_or_default().max("CLUSTER".len());
-        let planned = |shape: Shape| {
+        let planned = |shape: Shape, least: usize| {
             let columns = shape.columns();
             let rows = status.tunnels.iter();
             let rows: Vec<Row> = rows.map(|it| tunnel_row(it, status, shape, view)).collect();
@@ -189,9 +190,10 @@ impl<'a> Drawn<'a> {
         };
         let (columns, rows, widths, shape) = shapes
             .iter()
-            .map(|it| planned(*it))
+            .flat_map(|it| [(*it, least), (*it, 0)])
+            .map(|(shape, least)| planned(shape, least))
             .find(|it| fits(&it.0, &it.2))
-            .unwrap_or_else(|| planned(Shape::Blocks));
+            .unwrap_or_else(|| planned(Shape::Blocks, 0));
         Self {
             status,
             view,

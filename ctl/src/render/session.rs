@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use control::wire::{Cluster, ClusterState};
+use control::wire::{Cluster, ClusterState, Code};
 
 use super::{View, numbers, paint::Role, sentence, table::Cell, times};
 
@@ -70,9 +70,12 @@ pub(crate) fn session(cluster: &Cluster, view: &View<'_>) -> Cell {
     }
 }
 
-/// What is wrong with it, if something is.
+/// What is wrong with it, if something is that its state does not say.
 pub(crate) fn trouble(cluster: &Cluster) -> Option<String> {
     let reason = cluster.reason.as_ref()?;
+    if reason.code == Code::LoginNeeded {
+        return None;
+    }
     Some(with_hint(&reason.message, reason.hint.as_deref()))
 }
 

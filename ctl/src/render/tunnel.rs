@@ -123,10 +123,11 @@ fn waits_for_login(
         .and_then(|it| it.since)
         .map_or(String::new(), |it| format!(" since {}", view.time(it)));
     match (tunnel.connections.waiting, reason) {
-        (0, Some(reason)) => with_hint(
-            &reason.message,
-            Some(reason.hint.as_deref().unwrap_or(&run)),
-        ),
+        (0, Some(reason)) => {
+            // pomd's own sentence names the command already.
+            let run = Some(run.as_str()).filter(|it| !reason.message.contains(it));
+            with_hint(&reason.message, reason.hint.as_deref().or(run))
+        }
         (0, None) => format!("{name} needs a login{since}. {run}"),
         (waiting, _) => {
             let waits = if waiting == 1 { "waits" } else { "wait" };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use control::wire;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Agent, Broken, Door, Loaded, Refused, refusal};
 use crate::{
@@ -91,7 +91,11 @@ impl Agent {
             }
         }
         let answer = answer(&changes, &replaced, &new, leaving);
-        info!("configuration read: {}", summary(&answer));
+        match summary(&answer) {
+            Some(summary) => info!("configuration read: {summary}"),
+            None if old == new => debug!("configuration read: nothing changed"),
+            None => info!("configuration read: no tunnel changed"),
+        }
         answer
     }
 
@@ -210,8 +214,8 @@ fn answer(
     res
 }
 
-/// `1 added: metrics; 1 changed: grafana (listen); 1 removed: ssh-old; 3 unchanged`
-fn summary(answer: &wire::ReloadAnswer) -> String {
+/// `1 added: metrics; 1 changed: grafana (listen); 1 removed: ssh-old; 3 unchanged`, or nothing where nothing changed.
+fn summary(answer: &wire::ReloadAnswer) -> Option<String> {
     let mut parts = Vec::new();
     let mut part = |word: &str, names: &[String]| {
         if !names.is_empty() {
@@ -226,8 +230,13 @@ fn summary(answer: &wire::ReloadAnswer) -> String {
         .collect();
     part("changed", &changed);
     part("removed", &answer.removed);
-    parts.push(format!("{} unchanged", answer.unchanged));
-    parts.join("; ")
+    if parts.is_empty() {
+        return None;
+    }
+    if answer.unchanged > 0 {
+        parts.push(format!("{} unchanged", answer.unchanged));
+    }
+    Some(parts.join("; "))
 }
 
 #[cfg(test)]
@@ -247,9 +256,14 @@ mod tests {
             leaving: Vec::new(),
         };
         assert_eq!(
-            summary(&answer),
+            summary(&answer).unwrap(),
             "1 added: metrics; 1 changed: grafana (listen); 1 removed: ssh-old; 3 unchanged"
         );
-        assert_eq!(summary(&wire::ReloadAnswer::default()), "0 unchanged");
+        let all_new = wire::ReloadAnswer {
+            added: vec!["metrics".into()],
+            ..wire::ReloadAnswer::default()
+        };
+        assert_eq!(summary(&all_new).unwrap(), "1 added: metrics");
+        assert_eq!(summary(&wire::ReloadAnswer::default()), None);
     }
 }

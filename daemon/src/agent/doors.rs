@@ -72,7 +72,11 @@ impl Agent {
         }
         let counters = &door.tunnel.counters;
         let still_open = counters.open.load(Relaxed) + counters.waiting.load(Relaxed);
-        info!(tunnel = %name, "down; {still_open} connections stay open");
+        match still_open {
+            0 => info!(tunnel = %name, "down"),
+            1 => info!(tunnel = %name, "down; 1 connection stays open"),
+            more => info!(tunnel = %name, "down; {more} connections stay open"),
+        }
         let tunnel = status::tunnel(door, self.setup.clock.now());
         self.look();
         Ok(wire::DownAnswer { tunnel, still_open })

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use control::wire::{ApiError, Code};
-use jiff::tz::TimeZone;
+use control::wire::{ApiError, Code, Reason};
+use jiff::{Timestamp, tz::TimeZone};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     sync::Mutex,
@@ -43,9 +43,27 @@ struct Proof {
 /// See [`Tunnel::prove`].
 pub(super) async fn prove(tunnel: &Tunnel) -> Answer {
     let grant = || tunnel.session.view().grant;
-    match tunnel.proofs.get(grant, |it| open(tunnel, it)).await {
-        Some(answer) => answer,
-        None => Err(login_needed(tunnel)),
+    let Some(answer) = tunnel.proofs.get(grant, |it| open(tunnel, it)).await else {
+        return Err(login_needed(tunnel));
+    };
+    // `up` has just taken the old reason away; an answer that is given again brings it back.
+    if let Err(error) = &answer
+        && !matches!(error.code, Code::LoginNeeded | Code::Internal)
+        && tunnel.outcome.borrow().is_none()
+    {
+        tunnel.set_outcome(Some(as_reason(error, tunnel.clock.now())));
+    }
+    answer
+}
+
+fn as_reason(error: &ApiError, at: Timestamp) -> Reason {
+    Reason {
+        code: error.code,
+        message: error.message.clone(),
+        at,
+        hint: error.hint.clone(),
+        request_id: error.request_id.clone(),
+        holder: None,
     }
 }
 

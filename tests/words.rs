@@ -1,0 +1,74 @@
+//! What a person reads, with nothing made up: pomctl and pomd talk to each other here.
+
+use control::wire::TunnelState;
+use gateway::Upstream;
+use integration::{
+    corp::Corp,
+    pomd::{self, Pomd},
+};
+
+async fn corp() -> Corp {
+    Corp::gateway(|it| {
+        it.domain("corp.test")
+            .route("hello.corp.test:80", Upstream::Hello)
+    })
+    .await
+}
+
+/// What pomctl says on both streams, and its exit code.
+async fn said(pomd: &Pomd, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = pomd.pomctl(arguments).await;
+    let text = |it: &[u8]| String::from_utf8_lossy(it).into_owned();
+    let both = text(&output.stdout) + &text(&output.stderr);
+    (output.status.code(), both)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_login_names_its_remedy_once_for_each_tunnel() {
+    let corp = corp().await;
+    let tunnels = [("hello", "hello.corp.test:80"), ("bye", "bye.corp.test:80")];
+    let pomd = corp.pomd(&tunnels).await;
+    let (code, page) = said(&pomd, &["status"]).await;
+    assert_eq!(code, Some(4), "{page}");
+    let told = page.matches("Run: pomctl login corp").count();
+    assert_eq!(told, tunnels.len(), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_is_told_again_is_seen_again_in_the_status() {
+    let corp = corp().await;
+    let pomd = corp.logged_in(&[("wrong", "wrong.corp.test:80")]).await;
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let (code, words) = said(&pomd, &["up", "wrong"]).await;
+        assert_eq!(code, Some(1), "{words}");
+        assert!(
+            words.starts_with("error: corp has no route wrong.corp.test:80 (404)\n"),
+            "{words}"
+        );
+        let status = pomd.status().await;
+        let tunnel = pomd::tunnel(&status, "wrong");
+        assert_eq!(tunnel.state, TunnelState::Error, "{tunnel:?}");
+        let reason = tunnel.reason.clone().unwrap();
+        seen.push((reason.code, reason.message, reason.request_id));
+    }
+    assert_eq!(seen[0], seen[1], "the second answer is the first one again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_tells_what_changed_and_nothing_where_nothing_did() {
+    let corp = corp().await;
+    let pomd = corp.pomd(&[("hello", "hello.corp.test:80")]).await;
+    for _ in 0..2 {
+        said(&pomd, &["reload"]).await;
+        said(&pomd, &["down", "hello"]).await;
+    }
+    let (code, log) = said(&pomd, &["logs"]).await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(
+        log.contains("configuration read: 1 added: hello\n"),
+        "{log}"
+    );
+    assert_eq!(log.matches("configuration read").count(), 1, "{log}");
+    assert!(!log.contains("0 connections"), "{log}");
+}
