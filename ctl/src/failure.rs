@@ -178,8 +178,13 @@ impl From<ClientError> for Failure {
             error @ ClientError::NotOurs { .. } => {
                 Report::new(Exit::Failed, "not_ours", outside::line(&error.to_string()))
             }
-            error @ ClientError::Broken { .. } => {
-                Report::new(Exit::Failed, "failed", outside::line(&error.to_string()))
+            ClientError::Broken { path, message } => {
+                let closed = message.contains("Permission denied");
+                let path = path.display();
+                let hint = "this belongs to another user: look at HOME and XDG_RUNTIME_DIR, or give --socket";
+                let message = format!("talking to pomd over {path} failed: {message}");
+                Report::new(Exit::Failed, "failed", outside::line(&message))
+                    .hint(closed.then(|| hint.to_owned()))
             }
         };
         Self::told(report)

@@ -79,12 +79,12 @@ pub enum RunError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// The control socket cannot be bound.
-    #[error("cannot listen on {}: {source}", path.display())]
+    #[error("cannot listen on {}: {error}; give another: --socket PATH, or POMD_SOCKET", path.display())]
     Socket {
         /// The socket.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// Why. Not a source: the sentence has it.
+        error: io::Error,
     },
     /// The agent ended, which is a fault of pomd's: a service manager starts it again.
     #[error("the agent ended by itself; pomd ends too, so that it can be started again")]
@@ -101,11 +101,13 @@ pub struct Locks {
 impl Locks {
     /// Locks the state folder and the socket's folder.
     pub fn take(place: &Place) -> Result<Self, LockError> {
-        let state = Lock::take(&place.state)?;
+        let state = Lock::take(&place.state)
+            .map_err(|it| it.or_give("--state-dir DIR, or POMD_STATE_DIR"))?;
         let runtime = (place.runtime() != place.state).then(|| Lock::take(place.runtime()));
+        let runtime = runtime.transpose();
         Ok(Self {
             state,
-            runtime: runtime.transpose()?,
+            runtime: runtime.map_err(|it| it.or_give("--socket PATH, or POMD_SOCKET"))?,
         })
     }
 
@@ -133,9 +135,9 @@ pub async fn run(
     // Whoever finds the lock held is told less then; nothing else depends on it.
     let _ = locks.name_holder();
     let socket_path = options.place.socket.clone();
-    let socket = Socket::bind(socket_path.clone()).map_err(|source| RunError::Socket {
+    let socket = Socket::bind(socket_path.clone()).map_err(|error| RunError::Socket {
         path: socket_path,
-        source,
+        error,
     })?;
     let (agent, handle) = Agent::new(agent::Setup {
         config: options.place.config.clone(),

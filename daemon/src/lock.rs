@@ -24,7 +24,7 @@ pub struct Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another pomd holds it.
-    #[error("pomd runs already{}", pid.map_or(String::new(), |it| format!(" (pid {it})")))]
+    #[error("pomd runs already{}; to end it: pomctl stop", pid.map_or(String::new(), |it| format!(" (pid {it})")))]
     Held {
         /// Which, if it has said so yet.
         pid: Option<u32>,
@@ -45,6 +45,17 @@ pub enum LockError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl LockError {
+    /// Says which option or variable names another folder.
+    pub fn or_give(mut self, other: &str) -> Self {
+        if let Self::Folder { fault, .. } = &mut self {
+            let gap = if fault.contains(';') { ", or" } else { ";" };
+            *fault = format!("{fault}{gap} give another: {other}");
+        }
+        self
+    }
 }
 
 impl Lock {

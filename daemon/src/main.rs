@@ -41,10 +41,17 @@ fn main() -> ExitCode {
     reason = "this is what the person asked for"
 )]
 fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
+    let named = file.is_some();
     let place = match Place::find(args.wishes(file)) {
         Ok(place) => place,
         Err(error) => return fail(USAGE, &error),
     };
+    let shown = pomd::config_file::shown(&place.config);
+    let missing = std::fs::symlink_metadata(&place.config)
+        .is_err_and(|it| it.kind() == std::io::ErrorKind::NotFound);
+    if missing && named {
+        return fail(USAGE, &format!("there is no file {shown}"));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -52,11 +59,14 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
         Ok(runtime) => runtime.block_on(load_once(&place.config)),
         Err(error) => return fail(FAILED, &error),
     };
-    let shown = pomd::config_file::shown(&place.config);
     match loaded {
         Loaded::Good(config, warnings) => {
             for warning in warnings.iter().chain(&missing_files(&config)) {
                 eprintln!("warning: {warning}");
+            }
+            if missing {
+                println!("there is no {shown} yet, so pomd starts with no tunnels");
+                return ExitCode::SUCCESS;
             }
             let tunnels = config.tunnels.len();
             println!(
