@@ -284,9 +284,10 @@ async fn respond<B>(job: &Job, door: &Door, request: &Request<B>) -> Response<Fu
             page(StatusCode::OK, pages::success(&job.cluster, success))
         }
         (Verdict::Done, _) => callback::reply(StatusCode::NOT_FOUND, None, None),
-        (_, Some(None)) => page(StatusCode::GONE, pages::ended(&job.cluster)),
+        (Verdict::SignIn, Some(None)) => page(StatusCode::GONE, pages::ended(&job.cluster)),
+        (_, Some(None)) => see_other(&door.link),
         (Verdict::SignIn, Some(Some(_))) => page(StatusCode::OK, pages::finished(&job.cluster)),
-        (_, Some(Some(_))) => to_done(),
+        (_, Some(Some(_))) => see_other(DONE),
         (Verdict::SignIn, None) => sign_in(job, door).await,
         (Verdict::Denied(why), None) => {
             tracing::info!(cluster = job.cluster, "a login did not succeed: {why}");
@@ -342,14 +343,18 @@ async fn accept(job: &Job, door: &Door, token: Token) -> Response<Full<Bytes>> {
         let _ = decided.await;
     }
     match job.over.how() {
-        Some(Some(_)) => to_done(),
-        _ => page(StatusCode::GONE, pages::ended(&job.cluster)),
+        Some(Some(_)) => see_other(DONE),
+        Some(None) => see_other(&door.link),
+        None => page(StatusCode::GONE, pages::ended(&job.cluster)),
     }
 }
 
-fn to_done() -> Response<Full<Bytes>> {
-    let location = HeaderValue::from_static(DONE);
-    callback::reply(StatusCode::SEE_OTHER, Some(location), None)
+/// To another page of ours: the address, which may hold a good token, is replaced.
+fn see_other(path: &str) -> Response<Full<Bytes>> {
+    match HeaderValue::from_str(path) {
+        Ok(path) => callback::reply(StatusCode::SEE_OTHER, Some(path), None),
+        Err(_) => callback::reply(StatusCode::NOT_FOUND, None, None),
+    }
 }
 
 fn unreachable(door: &Door, why: &str) -> Response<Full<Bytes>> {

@@ -164,7 +164,10 @@ async fn a_login_that_ended_says_so_and_takes_nothing() {
         link.whole
     );
     let path = format!("{}?pomerium_jwt={TOKEN}", login.door.callback);
-    assert_eq!(login.visit(&path).await.status, 410);
+    let late = login.visit(&path).await;
+    assert_eq!(late.status, 303, "the token leaves the address bar");
+    let location = format!("location: {}\r\n", login.door.link);
+    assert!(late.whole.contains(&location), "{}", late.whole);
     assert!(login.events.try_recv().is_err());
 }
 
