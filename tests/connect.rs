@@ -78,10 +78,10 @@ async fn without_a_login_it_is_asked_for_and_ssh_goes_on_by_itself() {
     let signing_in = job.corp.links.sign_in(1, &job.corp.browser);
     let (output, _) = tokio::join!(job.ssh(ROUTE, "echo in"), signing_in);
     assert_eq!(text(&output.stdout), "in\n", "{output:?}");
-    assert!(
-        text(&output.stderr).contains("Logging in to corp"),
-        "{output:?}"
-    );
+    let said = text(&output.stderr);
+    let words = "pomctl: corp needs a login; your browser was opened at http://127.0.0.1:";
+    assert!(said.contains(words), "{said}");
+    assert!(!said.contains("Ctrl-C"), "{said}");
     assert_eq!(job.corp.links.all().len(), 1);
 }
 
@@ -126,7 +126,7 @@ async fn other_programs_get_bytes_or_one_line_that_says_why_not() {
         (
             "hello.elsewhere.test:80",
             2,
-            "no cluster has hello.elsewhere.test",
+            "no cluster has the host hello.elsewhere.test",
         ),
         ("x$(id).corp.test:22", 2, "x$(id).corp.test"),
         ("hello.corp.test", 2, "HOST:PORT"),
@@ -135,9 +135,10 @@ async fn other_programs_get_bytes_or_one_line_that_says_why_not() {
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{route}: {said}");
         assert!(
-            said.starts_with("error: ") && said.contains(words),
+            said.starts_with("pomctl: ") && said.contains(words),
             "{route}: {said}"
         );
+        assert_eq!(said.lines().count(), 1, "{said}");
         assert!(output.stdout.is_empty());
     }
 }

@@ -124,7 +124,8 @@ impl Screen {
 
     /// Draws over the line that the cursor is on; only for terminals.
     pub(crate) fn overwrite(&self, text: &str) {
-        let most = width().unwrap_or(80).saturating_sub(1);
+        // Room is left for the `^C` of whoever stops waiting: a line that wraps could not be taken away.
+        let most = width().unwrap_or(80).saturating_sub(3);
         let text: String = self.signs.plain(text).chars().take(most).collect();
         let mut err = io::stderr().lock();
         let _ = write!(err, "\r\x1b[2K{text}");

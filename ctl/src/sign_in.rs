@@ -30,6 +30,8 @@ pub(crate) struct Wish {
     pub(crate) no_browser: bool,
     /// A tab is opened even if a login is open already: somebody asked for it by name.
     pub(crate) anew: bool,
+    /// Told in one line that says who speaks: it stands among the words of another program.
+    pub(crate) in_passing: bool,
 }
 
 /// Logs in to a cluster, unless its session is good. `events` was subscribed before, so that no change is missed.
@@ -73,6 +75,7 @@ pub(crate) async fn sign_in(
         cluster: &name,
         expires_at: login.expires_at,
         mint,
+        in_passing: wish.in_passing,
     }
     .until_done(events)
     .await;
@@ -102,24 +105,24 @@ async fn open(
     wish: Wish,
 ) -> Result<(), String> {
     let link = &login.link;
-    let head = format!("Logging in to {cluster}:");
+    let tell = |what: &str| {
+        let link = paint(Role::Link, link);
+        cx.screen.say(&if wish.in_passing {
+            format!("pomctl: {cluster} needs a login; {what} {link}")
+        } else {
+            format!("Logging in to {cluster}: {what}\n{link}")
+        });
+    };
     if !login.fresh && !wish.anew {
-        let text = format!(
-            "{head} a login is open already, at\n{}",
-            paint(Role::Link, link)
-        );
-        cx.screen.say(&text);
+        let what = if wish.in_passing { "one" } else { "a login" };
+        tell(&format!("{what} is open already, at"));
         return Ok(());
     }
     if !is_local_page(link) {
         return Err("pomd names a link that is not on this machine".to_owned());
     }
     browser::open(plan, link).await?;
-    let text = format!(
-        "{head} your browser was opened at\n{}",
-        paint(Role::Link, link)
-    );
-    cx.screen.say(&text);
+    tell("your browser was opened at");
     Ok(())
 }
 
@@ -141,6 +144,7 @@ fn show(
     let ssh = format!("ssh -N -L {port}:127.0.0.1:{port} {}", host_name());
     if cx.screen.json() {
         let mut report = login_needed(cluster);
+        report.hint = Some("the login stays open for whoever opens its sign_in_url".to_owned());
         report.login = Some(CarriedLogin {
             cluster: cluster.to_owned(),
             sign_in_url: url.clone(),
@@ -198,12 +202,14 @@ struct Wait<'a> {
     expires_at: jiff::Timestamp,
     /// The person was given a sign-in URL, which must be renewed.
     mint: bool,
+    /// See [`Wish::in_passing`].
+    in_passing: bool,
 }
 
 impl Wait<'_> {
     async fn until_done(&self, events: &mut Lines<Status>) -> Result<Cluster, Failure> {
         let screen = &self.cx.screen;
-        if !screen.progress_is_watched() {
+        if !screen.progress_is_watched() && !self.in_passing {
             screen.say(&format!("  {DOING}{NOTE}"));
         }
         let mut line = Waiting::new(screen, DOING, NOTE);

@@ -13,6 +13,7 @@ use crate::{
     args::ConnectArgs,
     context::Context,
     failure::{Exit, Failure},
+    render::session::with_hint,
     sign_in::{Wish, sign_in},
     start,
 };
@@ -24,7 +25,19 @@ const UNATTENDED: Duration = Duration::from_secs(8);
 /// How long our input is read on after the route has ended, so that whoever writes it can read the last words first.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// A failure is one line that says who speaks: it stands among the words of ssh, git or whatever called.
 pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
+    match carry(cx, args).await {
+        Err(Failure::Told(report)) if !cx.screen.json() => {
+            let words = with_hint(&report.message, report.hint.as_deref());
+            cx.screen.say(&format!("pomctl: {words}"));
+            Ok(report.exit)
+        }
+        ended => ended,
+    }
+}
+
+async fn carry(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
     start::ensure(cx).await?;
     let stream = match cx.client.connect(&args.route, args.ssh).await {
         Err(ClientError::Api(error)) if error.code == Code::LoginNeeded => {
@@ -48,6 +61,7 @@ async fn log_in(cx: &Context, cluster: &str) -> Result<(), Failure> {
     let wish = Wish {
         no_browser: false,
         anew: false,
+        in_passing: true,
     };
     let login = sign_in(cx, cluster, &mut events, wish);
     if cx.screen.progress_is_watched() {

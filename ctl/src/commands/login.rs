@@ -1,5 +1,7 @@
 //! `pomctl login`: makes sure that somebody is logged in.
 
+use std::path::Path;
+
 use control::wire::{Cluster, ClusterState, Status};
 use serde_json::json;
 
@@ -9,7 +11,7 @@ use crate::{
     context::Context,
     failure::{Exit, Failure},
     outside,
-    render::session,
+    render::{View, session},
     sign_in::{Wish, sign_in},
     start,
 };
@@ -17,10 +19,11 @@ use crate::{
 pub(crate) async fn run(cx: &Context, args: &LoginArgs) -> Result<Exit, Failure> {
     start::ensure(cx).await?;
     let (mut events, status) = subscribe(cx).await?;
-    let names = chosen(&status, args.cluster.as_deref())?;
+    let names = chosen(&status, args.cluster.as_deref(), &cx.screen.view())?;
     let wish = Wish {
         no_browser: args.no_browser,
         anew: true,
+        in_passing: false,
     };
     let mut clusters = Vec::new();
     for name in names {
@@ -38,7 +41,7 @@ pub(crate) async fn run(cx: &Context, args: &LoginArgs) -> Result<Exit, Failure>
 }
 
 /// The cluster that is meant. Nobody named: all that need a login; if none does, all, to say so.
-fn chosen(status: &Status, said: Option<&str>) -> Result<Vec<String>, Failure> {
+fn chosen(status: &Status, said: Option<&str>, view: &View<'_>) -> Result<Vec<String>, Failure> {
     if let Some(said) = said {
         return Ok(vec![which::cluster(status, said)?.name.clone()]);
     }
@@ -53,6 +56,7 @@ fn chosen(status: &Status, said: Option<&str>) -> Result<Vec<String>, Failure> {
     };
     if found.is_empty() {
         let path = outside::line(&status.pomd.config.path);
+        let path = view.path(Path::new(&path));
         let hint = format!("write a tunnel into {path} first; to see how: pomctl status");
         let message = "there is no cluster to log in to yet";
         return Err(Failure::usage("no_such_cluster", message, Some(hint)));

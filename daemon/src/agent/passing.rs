@@ -32,7 +32,7 @@ impl Agent {
                 refusal(
                     Code::NoSuchCluster,
                     format!(
-                        "no tunnel leads to {}, and no cluster has {host}",
+                        "no tunnel leads to {}, and no cluster has the host {host}",
                         route.authority
                     ),
                 )
