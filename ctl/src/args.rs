@@ -23,7 +23,7 @@ use crate::{
     version,
     styles = STYLES,
     before_help = overview::text(),
-    help_template = "{before-help}\nCommands\n{subcommands}\n\nOptions\n{options}\n"
+    help_template = "{before-help}Commands\n{subcommands}\n\nOptions\n{options}\n"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -39,19 +39,19 @@ pub(crate) struct Globals {
     #[arg(long, global = true, help_heading = HEADING)]
     pub(crate) json: bool,
     /// Colours: auto, always or never
-    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, hide_possible_values = true, help_heading = HEADING)]
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, hide_possible_values = true, hide_short_help = true, help_heading = HEADING)]
     pub(crate) color: When,
     /// Never start pomd (also: POMD_NO_START=1)
-    #[arg(long, global = true, help_heading = HEADING)]
+    #[arg(long, global = true, hide_short_help = true, help_heading = HEADING)]
     no_start: bool,
     /// The configuration file (also: POMD_CONFIG)
-    #[arg(long, global = true, value_name = "FILE", help_heading = HEADING)]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = HEADING)]
     config: Option<PathBuf>,
     /// The control socket (also: POMD_SOCKET)
-    #[arg(long, global = true, value_name = "PATH", help_heading = HEADING)]
+    #[arg(long, global = true, value_name = "PATH", hide_short_help = true, help_heading = HEADING)]
     socket: Option<PathBuf>,
     /// The folder for tokens, chosen ports and the log (also: POMD_STATE_DIR)
-    #[arg(long, global = true, value_name = "DIR", help_heading = HEADING)]
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true, help_heading = HEADING)]
     state_dir: Option<PathBuf>,
 }
 
@@ -288,7 +288,12 @@ fn answer(error: &clap::Error, typed: &[OsString]) -> Exit {
         error.kind(),
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
     ) {
-        return match screen.answer(text.trim_end()) {
+        // `-h` is one screen, `--help` the whole.
+        let text = match typed {
+            [_, short] if short == "-h" => overview::text(),
+            _ => text.trim_end(),
+        };
+        return match screen.answer(text) {
             Ok(()) => Exit::Done,
             Err(failure) => screen.report(&failure),
         };

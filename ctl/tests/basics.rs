@@ -33,12 +33,37 @@ Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH
 fn g1_the_overview_is_also_the_top_of_the_help() {
     let world = World::new();
     let overview = String::from_utf8(world.run(&[]).stdout).unwrap();
-    for args in [&["--help"][..], &["-h"], &["help"]] {
+    for args in [&["--help"][..], &["help"]] {
         let help = world.run(args);
         assert!(help.status.success());
         let help = String::from_utf8(help.stdout).unwrap();
         assert!(help.starts_with(&overview), "{help}");
         assert!(help.contains("--state-dir"), "{help}");
+    }
+    let short = String::from_utf8(world.run(&["-h"]).stdout).unwrap();
+    assert_eq!(short, overview);
+}
+
+#[test]
+fn each_command_s_short_help_is_one_screen() {
+    let world = World::new();
+    for command in [
+        "status", "up", "down", "login", "logout", "connect", "logs", "reload", "stop", "demo",
+    ] {
+        let short = String::from_utf8(world.run(&[command, "-h"]).stdout).unwrap();
+        assert!(short.lines().count() <= 24, "{short}");
+        assert!(short.contains("see more with '--help'"), "{short}");
+        let long = String::from_utf8(world.run(&[command, "--help"]).stdout).unwrap();
+        for option in [
+            "--json",
+            "--color",
+            "--no-start",
+            "--config",
+            "--socket",
+            "--state-dir",
+        ] {
+            assert!(long.contains(option), "{long}");
+        }
     }
 }
 
