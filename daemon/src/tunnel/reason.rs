@@ -90,8 +90,10 @@ pub(super) fn facts(
             }
             _ => {}
         }
+        // Elsewhere it says no more than the sentence does.
         if let Some(detail) = &it.detail
-            && it.kind != RefusalKind::Forbidden
+            && it.kind == RefusalKind::UpstreamUnavailable
+            && !matches!(detail.as_str(), "Bad Gateway" | "Service Unavailable")
         {
             fact("answer", clean(detail, 200));
         }
