@@ -127,7 +127,7 @@ async fn pomctl_reload_reads_it_again_and_says_what_changed() {
         line.carries().await;
     }
     let expected = [
-        "Nothing changed (1 tunnel)\n",
+        "No tunnel changed (1 tunnel)\n",
         "1 added: db; 1 unchanged\n",
         "1 changed: db (route); 1 unchanged\n",
         "1 removed: kept; 1 unchanged\n1 connection of kept stays open until it ends\n",

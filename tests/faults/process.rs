@@ -94,7 +94,10 @@ async fn x1_of_twenty_started_together_one_lives_and_the_others_name_it() {
         let code = process.ended().and_then(|it| it.code());
         let words = process.words();
         assert_eq!(code, Some(1), "{words}");
-        assert_eq!(words, format!("error: pomd runs already (pid {pid})\n"));
+        assert_eq!(
+            words,
+            format!("error: pomd runs already (pid {pid}); to end it: pomctl stop\n")
+        );
     }
 }
 
@@ -113,7 +116,10 @@ async fn x1_the_same_state_folder_with_another_socket_is_refused_too() {
         .env_remove("POMD_SOCKET");
     let second = pomd::run(command, integration::PATIENCE).await;
     assert_eq!(second.status.code(), Some(1));
-    let expected = format!("error: pomd runs already (pid {})\n", pomd.pid());
+    let expected = format!(
+        "error: pomd runs already (pid {}); to end it: pomctl stop\n",
+        pomd.pid()
+    );
     assert_eq!(words(&second), expected);
 }
 
@@ -296,7 +302,10 @@ async fn daemonize_is_done_once_it_answers_and_a_second_one_names_the_first() {
     assert!(status_now.tunnels.iter().all(listening), "{status_now:#?}");
     let log = status_now.pomd.log.unwrap();
     assert!(Path::new(&log).starts_with(setup.state_dir()), "{log}");
-    let expected = format!("error: pomd runs already (pid {})\n", daemon.0);
+    let expected = format!(
+        "error: pomd runs already (pid {}); to end it: pomctl stop\n",
+        daemon.0
+    );
     for arguments in [&["--daemonize"][..], &[]] {
         let mut command = setup.command(&integration::binary::binary("pomd"));
         command.args(arguments);
@@ -333,7 +342,7 @@ async fn c1_a_broken_file_at_start_is_told_and_the_mended_one_is_obeyed() {
     let status = pomd.status().await;
     assert!(status.tunnels.is_empty() && !status.healthy);
     let error = status.pomd.config.error.unwrap();
-    assert!(error.message.contains("Line 3"), "{}", error.message);
+    assert!(error.message.contains("line 3:"), "{}", error.message);
     pomd.replace_config(&corp.config(&TUNNELS));
     pomd.wait_for_tunnel("echo", TunnelState::Login).await;
     corp.log_in(&pomd).await;
