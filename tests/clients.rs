@@ -186,8 +186,8 @@ async fn an_idle_connection_is_small() {
         kept.push(stream);
     }
     let each = (memory(&pomd) - before) / MANY;
-    println!("{each} KiB each");
-    assert!(each < 25, "{each} KiB for each idle connection");
+    // The promise is 10; a debug build on a busy machine has some more.
+    assert!(each <= 13, "{each} KiB for each idle connection");
 }
 
 /// Resident, in KiB.

@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -76,11 +76,9 @@ pub(super) async fn carry(
         }
         Some(Err(failure)) => {
             drop(waiting);
-            tokio::select! {
-                biased;
-                () = tunnel.cut.cancelled() => {}
-                () = connection.refuse(failure, early.source) => {}
-            }
+            // Apart, as it is larger than all the rest, and connections that live long never come here.
+            let refusing = Box::pin(connection.refuse(failure, early.source));
+            tunnel.cut.run_until_cancelled(refusing).await;
         }
     }
 }
@@ -125,7 +123,8 @@ impl Connection<'_> {
         own.sent.store(kept.len() as u64, Relaxed);
         // An idle connection owns no buffer.
         drop(kept);
-        let relayed = relay::relay(
+        // Pinned once: each time it is handed on, it would take its room once more.
+        let relayed = pin!(relay::relay(
             source,
             opened.remote,
             opened.first,
@@ -133,7 +132,7 @@ impl Connection<'_> {
             &tunnel.relay,
             &own,
             &tunnel.cut,
-        );
+        ));
         let (end, ()) = tokio::join!(
             counted(&tunnel.counters, &tunnel.changed, &own, relayed),
             self.greet(took)
@@ -285,9 +284,8 @@ async fn counted<F: Future>(
     all: &Counters,
     changed: &Notify,
     own: &Counters,
-    relay: F,
+    mut relay: Pin<&mut F>,
 ) -> F::Output {
-    let mut relay = pin!(relay);
     let mut seen = (0, 0);
     poll_fn(|cx| {
         let polled = relay.as_mut().poll(cx);
@@ -410,6 +408,7 @@ mod tests {
             }
             "ended"
         };
+        let relay = pin!(relay);
         let mut counted = pin!(counted(&all, &changed, &own, relay));
         let mut seen = Vec::new();
         let end = poll_fn(|cx| {

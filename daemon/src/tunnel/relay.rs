@@ -77,15 +77,17 @@ pub enum End {
 
 /// Relays until it ends; the local socket is closed or reset when this returns. `first` is plaintext that came with the
 /// CONNECT answer, `local_ended` that the local side had ended before.
-pub async fn relay(
+///
+/// Not an `async fn`: what it is given would be kept a second time, for as long as the relay lives.
+pub fn relay<'a>(
     local: TcpStream,
     remote: Remote,
     first: Vec<u8>,
     local_ended: bool,
-    shared: &Shared,
-    counters: &Counters,
-    cancel: &CancellationToken,
-) -> End {
+    shared: &'a Shared,
+    counters: &'a Counters,
+    cancel: &'a CancellationToken,
+) -> impl Future<Output = End> + Send + use<'a> {
     let mut relay = Relay {
         local: Local::new(local),
         remote,
@@ -99,18 +101,7 @@ pub async fn relay(
     if local_ended {
         relay.stop_reading(Up::Ended);
     }
-    let end = {
-        let mut cancelled = pin!(cancel.cancelled());
-        poll_fn(|cx| {
-            if cancelled.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(End::Cancelled);
-            }
-            relay.poll(cx).map(|Err(end)| end)
-        })
-        .await
-    };
-    relay.close(&end, cancel).await;
-    end
+    relay.run(cancel)
 }
 
 /// How far the way up came.
@@ -148,6 +139,22 @@ struct Quiet {
 enum Never {}
 
 impl Relay<'_> {
+    async fn run(mut self, cancel: &CancellationToken) -> End {
+        let end = {
+            let mut cancelled = pin!(cancel.cancelled());
+            poll_fn(|cx| {
+                if cancelled.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(End::Cancelled);
+                }
+                self.poll(cx).map(|Err(end)| end)
+            })
+            .await
+        };
+        // Apart: what it needs at the end is not kept all the while.
+        Box::pin(self.close(&end, cancel)).await;
+        end
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Never, End>> {
         match self.poll_both(cx) {
             Ok(()) => Poll::Pending,
