@@ -46,7 +46,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let request = request(address, path, token)
-        .map_err(|error| problem(peer, &format!("cannot ask for {path}: {error}")))?;
+        // Without the path: it may hold where a login comes back to.
+        .map_err(|error| problem(peer, &format!("cannot make a request: {error}")))?;
     match timeout(peer.limit, exchange(stream, request)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(failed(&*error, peer, late_verdict)),

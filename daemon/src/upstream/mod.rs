@@ -118,7 +118,7 @@ impl Upstream {
         let place = place(&name, &cluster);
         Self {
             dialer: Dialer::new(limits, place.clone()),
-            tls: Tls::new(&cluster, &place),
+            tls: Tls::new(&cluster, &place, limits.tls),
             name,
             spec: cluster,
             limits,

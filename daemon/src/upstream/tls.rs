@@ -7,7 +7,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use rustls::{
@@ -19,11 +19,11 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_platform_verifier::Verifier;
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use super::{
     certificate::{self, Anyone, Identity, Telling},
-    dial::reason,
+    dial::{reason, shown},
     refusal::{Step, Unreachable},
 };
 use crate::config::{ClientIdentity, ClusterSpec, Host};
@@ -35,8 +35,10 @@ const FILE: u64 = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Tls {
     files: Arc<Files>,
-    /// One at a time looks at the files; the others wait for what it found.
-    looking: Semaphore,
+    /// One at a time looks at the files; the others wait for what it found. A look whose time was over goes on holding
+    /// its thread, so no second one may join it.
+    looking: Arc<Semaphore>,
+    limit: Duration,
 }
 
 /// TLS settings, ready to use.
@@ -72,8 +74,8 @@ struct Stamp {
 }
 
 impl Tls {
-    /// Touches no file yet. `place` is where a person would change the settings.
-    pub(super) fn new(spec: &ClusterSpec, place: &str) -> Self {
+    /// Touches no file yet. `place` is where a person would change the settings, `limit` how long the files may take.
+    pub(super) fn new(spec: &ClusterSpec, place: &str, limit: Duration) -> Self {
         Self {
             files: Arc::new(Files {
                 ca_file: spec.ca_file.clone(),
@@ -82,7 +84,8 @@ impl Tls {
                 place: place.to_owned(),
                 made: Mutex::default(),
             }),
-            looking: Semaphore::new(1),
+            looking: Arc::new(Semaphore::new(1)),
+            limit,
         }
     }
 
@@ -91,17 +94,30 @@ impl Tls {
         if let Some(ready) = self.files.ready() {
             return Ok(ready);
         }
-        let gone =
-            |_| Unreachable::new(Step::Tls, "the TLS settings cannot be made: pomd is ending");
-        let _turn = self.looking.acquire().await.map_err(gone)?;
         let files = Arc::clone(&self.files);
-        let looked = spawn_blocking(move || files.look());
-        looked.await.unwrap_or_else(|_| {
-            Err(Unreachable::new(
+        let looking = Arc::clone(&self.looking);
+        let looked = async move {
+            let turn = looking.acquire_owned().await.ok()?;
+            let look = spawn_blocking(move || {
+                let _turn = turn;
+                files.look()
+            });
+            look.await.ok()
+        };
+        match timeout(self.limit, looked).await {
+            Ok(Some(found)) => found,
+            Ok(None) => Err(Unreachable::new(
                 Step::Tls,
                 "the TLS settings cannot be made",
-            ))
-        })
+            )),
+            Err(_) => {
+                let message = format!(
+                    "reading the certificates took more than {}",
+                    shown(self.limit)
+                );
+                Err(self.files.problem(&message).timed_out())
+            }
+        }
     }
 }
 
@@ -326,5 +342,27 @@ pub(super) fn server_name(host: &Host) -> Result<ServerName<'static>, Unreachabl
             let message = format!("no certificate can be for the name {name}");
             Unreachable::new(Step::Tls, &message)
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::testing::Lab;
+
+    #[tokio::test]
+    async fn f14_files_that_cannot_be_read_to_their_end_hold_nobody_for_ever() {
+        let lab = Lab::new().await;
+        let tls = Tls::new(&lab.spec(), "[cluster.corp]", Duration::from_millis(20));
+        // As a look does that does not come back.
+        let hung = Arc::clone(&tls.looking).try_acquire_owned().unwrap();
+        for _ in 0..3 {
+            let error = tls.secure().await.unwrap_err();
+            assert!(error.timed_out);
+            assert_eq!(error.step, Step::Tls);
+            assert_eq!(error.message, "reading the certificates took more than 0 s");
+        }
+        drop(hung);
+        while tls.secure().await.is_err() {}
     }
 }
