@@ -84,7 +84,7 @@ async fn e5_health_checkers_that_connect_and_close_leave_no_connection_behind() 
         let echo = tunnel(it, "echo");
         echo.connections.open == 0 && echo.connections.waiting == 0
     });
-    timeout(10 * SECOND, gone).await.unwrap();
+    timeout(20 * SECOND, gone).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

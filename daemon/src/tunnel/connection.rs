@@ -12,6 +12,7 @@ use std::{
 };
 
 use control::wire;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -49,6 +50,7 @@ pub(super) async fn carry(
     number: u64,
 ) {
     let _ = local.set_nodelay(true);
+    let _ = notice_vanishing(&local, theirs);
     let connection = Connection {
         tunnel: &tunnel,
         theirs,
@@ -266,6 +268,17 @@ fn patience(ssh: bool) -> Patience {
     }
 }
 
+/// Another machine may go without a word, which no program on this one can.
+fn notice_vanishing(local: &TcpStream, theirs: SocketAddr) -> std::io::Result<()> {
+    if theirs.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    let probes = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15));
+    SockRef::from(local).set_tcp_keepalive(&probes)
+}
+
 /// Tells an ssh client why, then reads until it ends: it drops what it was told when it is closed upon.
 async fn refuse_ssh(mut local: TcpStream, text: &str) {
     let told = async {
@@ -354,6 +367,16 @@ mod tests {
         };
         let ((), all) = tokio::join!(refuse_ssh(local, "no"), read);
         assert_eq!(all, ssh_refusal::refusal("no"));
+    }
+
+    #[tokio::test]
+    async fn clients_on_other_machines_are_probed_and_those_on_this_one_are_not() {
+        let (_client, local) = pair().await;
+        let probed = || SockRef::from(&local).keepalive().unwrap();
+        notice_vanishing(&local, local.peer_addr().unwrap()).unwrap();
+        assert!(!probed());
+        notice_vanishing(&local, "192.0.2.7:40000".parse().unwrap()).unwrap();
+        assert!(probed());
     }
 
     #[tokio::test(start_paused = true)]
