@@ -72,3 +72,24 @@ async fn the_log_tells_what_changed_and_nothing_where_nothing_did() {
     assert_eq!(log.matches("configuration read").count(), 1, "{log}");
     assert!(!log.contains("0 connections"), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_broken_from_the_start_is_told_as_such() {
+    let pomd = Pomd::start("[tunnel.a]\nrout = \"a.corp.test:22\"\n").await;
+    let (code, page) = said(&pomd, &["status"]).await;
+    assert_eq!(code, Some(1), "{page}");
+    assert!(
+        page.contains("; pomd has no tunnels until it is mended. Run: pomd check\n"),
+        "{page}"
+    );
+    assert!(!page.contains("No tunnels yet"), "{page}");
+    for arguments in [["up", "--all"].as_slice(), &["up", "a"], &["reload"]] {
+        let (code, words) = said(&pomd, arguments).await;
+        assert_eq!(code, Some(2), "{arguments:?}: {words}");
+        assert!(words.contains("did you mean `route`?"), "{words}");
+        assert!(
+            words.ends_with("2 errors; pomd has no tunnels until it is mended\n"),
+            "{words}"
+        );
+    }
+}

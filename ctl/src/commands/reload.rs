@@ -75,13 +75,13 @@ pub(super) async fn refused(cx: &Context, error: ClientError) -> Failure {
     if is_broken && !report.block.iter().any(said) {
         // Nice to know, but no reason to fail in another way.
         if let Ok(Some(status)) = status_if_running(cx).await {
-            let state = status.pomd.config;
-            let errors = state.error.map_or(1, |it| u64::from(it.count.max(1)));
-            let errors = count(errors, "error");
+            let state = &status.pomd.config;
+            let errors = state.error.as_ref().map_or(1, |it| it.count.max(1));
+            let errors = count(u64::from(errors), "error");
             let since = cx.screen.view().time(state.loaded_at);
-            report
-                .block
-                .push(format!("{errors}; pomd keeps the settings of {since}"));
+            let meanwhile =
+                page::meanwhile(&status, &format!("pomd keeps the settings of {since}"));
+            report.block.push(format!("{errors}; {meanwhile}"));
         }
     }
     Failure::Told(report)

@@ -1,6 +1,6 @@
 //! `pomctl up`: listens, logs in if needed, and ends when the tunnel works.
 
-use std::{collections::VecDeque, path::Path};
+use std::collections::VecDeque;
 
 use control::{
     client::{Client, ClientError, Lines},
@@ -50,6 +50,14 @@ pub(crate) async fn run(cx: &Context, args: &UpArgs) -> Result<Exit, Failure> {
 /// looked for once more after a reload; a broken file is told then, as that is why the name is unknown.
 async fn chosen(cx: &Context, args: &UpArgs, status: &Status) -> Result<Vec<String>, Failure> {
     let named = |tunnels: Vec<&Tunnel>| tunnels.iter().map(|it| it.name.clone()).collect();
+    if args.which.all && status.tunnels.is_empty() && status.pomd.config.error.is_some() {
+        // That there are none is no answer to who wrote some.
+        if let Err(error) = cx.client.reload().await {
+            return Err(reload::refused(cx, error).await);
+        }
+        let status = cx.client.status().await?;
+        return Ok(named(status.tunnels.iter().collect()));
+    }
     if args.which.all {
         return Ok(named(status.tunnels.iter().collect()));
     }
@@ -66,8 +74,8 @@ async fn chosen(cx: &Context, args: &UpArgs, status: &Status) -> Result<Vec<Stri
 fn warn_of_a_broken_file(cx: &Context, status: &Status) {
     let config = &status.pomd.config;
     if let Some(error) = &config.error {
-        let path = outside::line(&config.path);
-        let line = page::not_in_force(Path::new(&path), error, &cx.screen.view());
+        let status = outside::status(status.clone());
+        let line = page::not_in_force(&status, error, &cx.screen.view());
         cx.screen.warn(&line);
     }
 }

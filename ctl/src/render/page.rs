@@ -20,7 +20,8 @@ const NARROW: usize = 60;
 /// The whole page.
 pub(crate) fn status(status: &Status, view: &View<'_>) -> String {
     let mut lines = top(status, view);
-    if status.tunnels.is_empty() {
+    // Who has a broken file knows how to begin.
+    if status.tunnels.is_empty() && status.pomd.config.error.is_none() {
         if !lines.is_empty() {
             lines.push(String::new());
         }
@@ -65,7 +66,7 @@ fn top(status: &Status, view: &View<'_>) -> Vec<String> {
     let pomd = &status.pomd;
     let mut lines = Vec::new();
     if let Some(error) = &pomd.config.error {
-        lines.extend(broken_file(Path::new(&pomd.config.path), error, view));
+        lines.extend(broken_file(status, error, view));
     }
     for warning in &pomd.warnings {
         lines.push(format!("{} {warning}", paint(Role::Warn, "warning:")));
@@ -73,27 +74,38 @@ fn top(status: &Status, view: &View<'_>) -> Vec<String> {
     lines
 }
 
-fn broken_file(path: &Path, error: &ConfigError, view: &View<'_>) -> [String; 2] {
+fn broken_file(status: &Status, error: &ConfigError, view: &View<'_>) -> [String; 2] {
     let sign = paint(Role::Bad, view.signs.bad);
     [
-        format!("{sign} {}", not_in_force(path, error, view)),
+        format!("{sign} {}", not_in_force(status, error, view)),
         format!("    {}", error.message),
     ]
 }
 
 /// `pomd.toml has an error since 14:01; the old settings apply. Run: pomd check`.
-pub(crate) fn not_in_force(path: &Path, error: &ConfigError, view: &View<'_>) -> String {
+pub(crate) fn not_in_force(status: &Status, error: &ConfigError, view: &View<'_>) -> String {
+    let path = Path::new(&status.pomd.config.path);
     let name = path.file_name().unwrap_or(path.as_os_str());
     let errors = match error.count {
         0 | 1 => "an error".to_owned(),
         many => format!("{many} errors"),
     };
     format!(
-        "{} has {errors} since {}; the old settings apply. Run: {}",
+        "{} has {errors} since {}; {}. Run: {}",
         name.display(),
         view.time(error.at),
+        meanwhile(status, "the old settings apply"),
         paint(Role::Command, "pomd check"),
     )
+}
+
+/// What holds while the file is broken: `settings`, if pomd has any.
+pub(crate) fn meanwhile(status: &Status, settings: &str) -> String {
+    if status.tunnels.is_empty() {
+        "pomd has no tunnels until it is mended".to_owned()
+    } else {
+        settings.to_owned()
+    }
 }
 
 fn leaving(status: &Status) -> Vec<String> {
@@ -245,7 +257,7 @@ impl<'a> Drawn<'a> {
         let wide = self.shape == Shape::Wide;
         let clusters = self.status.clusters.iter();
         let rows: Vec<Row> = clusters
-            .map(|it| cluster_row(it, wide, self.view))
+            .map(|it| cluster_row(it, self.status, wide, self.view))
             .collect();
         if self.shape == Shape::Blocks {
             return rows.iter().flat_map(cluster_block).collect();
@@ -291,7 +303,7 @@ fn tunnel_row(of: &Tunnel, status: &Status, shape: Shape, view: &View<'_>) -> Ro
     }
 }
 
-fn cluster_row(of: &Cluster, wide: bool, view: &View<'_>) -> Row {
+fn cluster_row(of: &Cluster, status: &Status, wide: bool, view: &View<'_>) -> Row {
     let mut cells = vec![
         Cell::new(Role::Name, of.name.clone()),
         session::session(of, view),
@@ -299,10 +311,14 @@ fn cluster_row(of: &Cluster, wide: bool, view: &View<'_>) -> Row {
     if wide {
         cells.push(Cell::new(Role::Plain, of.hosts.join(", ")));
     }
+    // What stands below one of its tunnels is not said again.
+    let ours = of.reason.as_ref().map(|it| &it.message);
+    let mut reasons = status.tunnels.iter().filter_map(|it| it.reason.as_ref());
+    let told = reasons.any(|it| Some(&it.message) == ours);
     Row {
         sign: session::sign(of.state, view),
         cells,
-        below: session::trouble(of).into_iter().collect(),
+        below: session::trouble(of).filter(|_| !told).into_iter().collect(),
     }
 }
 

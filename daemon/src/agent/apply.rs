@@ -36,7 +36,12 @@ impl Agent {
         if known.is_some_and(|it| it.report == broken.report) {
             return;
         }
-        warn!("{}; the old settings apply", broken.message);
+        let meanwhile = if self.tunnels.is_empty() {
+            "there are no tunnels until it is mended"
+        } else {
+            "the old settings apply"
+        };
+        warn!("{}; {meanwhile}", broken.message);
         self.config_error = Some(wire::ConfigError {
             at: self.setup.clock.now(),
             message: broken.message,
