@@ -42,6 +42,10 @@ async fn the_fast_demo_shows_every_step_and_leaves_nothing() {
                 "{program}: {line:?} is missing in\n{said}"
             );
         }
+        // The folder's name is not the demo's own.
+        let lines = said.lines().filter(|it| !it.contains("all of it is in "));
+        let too_long: Vec<_> = lines.filter(|it| it.chars().count() > 80).collect();
+        assert!(too_long.is_empty(), "{program}: {too_long:#?}");
         let left: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().collect();
         assert!(left.is_empty(), "{program} left {left:?}");
     }

@@ -77,7 +77,7 @@ async fn demo(fast: bool) -> u8 {
         }
         (Err(error), _) => {
             complain(&format!("{error:#}"));
-            if !words.is_empty() {
+            if !words.is_empty() && !error.is::<play::NobodyCame>() {
                 complain(&format!("the last words of pomd:\n{words}"));
             }
             1

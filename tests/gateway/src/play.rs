@@ -27,6 +27,11 @@ const PERSON_TIME: Duration = Duration::from_secs(5 * 60);
 /// How much is said to the echo.
 const ECHO_BYTES: usize = 1_000_000;
 
+/// The person did not sign in. Nothing is broken.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody signed in, so the demo ends. Without hands: pomctl demo --fast")]
+pub(crate) struct NobodyCame;
+
 /// Builds the stage and plays on it; it stays in `stage` for the caller to end.
 pub(crate) async fn play(
     stage: &mut Option<Stage>,
@@ -63,10 +68,9 @@ fn a_tunnel(stage: &Stage) {
         more(&format!("    {line}"));
     }
     say("");
-    more(
-        "no certificate here would be trusted, so this one Pomerium is plain http, on this machine;",
-    );
-    more("a real one needs no more than route = \"hello.corp.example.com:80\", and TLS");
+    more("no certificate would be trusted here, so this Pomerium is");
+    more("plain http; for a real one, which has TLS, write");
+    more("    route = \"hello.corp.example.com:80\"");
     for (wanted, got) in [(8088, stage.hello), (8089, stage.echo)] {
         if wanted != got {
             more(&format!(
@@ -93,10 +97,23 @@ impl Player<'_> {
             more(&session(&status));
             Ok(())
         };
-        let (page, ()) = tokio::try_join!(page, login)?;
+        let (page, ()) = match tokio::try_join!(page, login) {
+            Err(_) if self.nobody_came().await => return Err(NobodyCame.into()),
+            both => both?,
+        };
         self.check_page(&page)?;
         more("the connection that waited for it went on by itself");
         Ok(())
+    }
+
+    /// A person was to sign in, pomd is well, and the login is still to be done.
+    async fn nobody_came(&self) -> bool {
+        let status = self.stage.client.status().await;
+        !self.fast
+            && status.is_ok_and(|status| {
+                let mut clusters = status.clusters.iter();
+                clusters.any(|it| it.name == CLUSTER && it.state != ClusterState::LoggedIn)
+            })
     }
 
     async fn bytes_flow(&self) -> anyhow::Result<()> {
@@ -133,7 +150,7 @@ impl Player<'_> {
         self.check_page(&second)?;
         let logins = self.stage.gateway.stats().sign_ins - before.sign_ins;
         ensure!(logins == 1, "two connections asked for {logins} logins");
-        more("    2 connections waited, 1 login served both, and the bytes flow again");
+        more("    2 connections waited, 1 login let both go on");
         Ok(())
     }
 
@@ -321,5 +338,5 @@ fn session(status: &Status) -> String {
 
 fn local(until: Timestamp) -> String {
     let until = until.to_zoned(TimeZone::system());
-    until.strftime(", until %H:%M").to_string()
+    until.strftime(", until %a %H:%M").to_string()
 }

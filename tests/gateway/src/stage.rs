@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use control::client::Client;
+use control::{
+    client::Client,
+    wire::{Status, TunnelState},
+};
 use gateway::{DEMO_USER, Gateway, Upstream};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -23,6 +26,8 @@ pub(crate) const ECHO: &str = "echo.demo:7";
 
 /// How long pomd may take to start or to end.
 const PROCESS_TIME: Duration = Duration::from_secs(15);
+/// How often other ports are tried when others are faster.
+const PORTS_TRIED: u32 = 20;
 /// How much of pomd's log is shown when something went wrong.
 const WORDS_MOST: usize = 2_000;
 
@@ -43,8 +48,7 @@ pub(crate) struct Stage {
 impl Stage {
     /// Builds it. With `by_hand`, pomd opens the person's browser; else it opens none.
     pub(crate) async fn build(by_hand: bool) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("pomd-demo-").tempdir();
-        let folder = folder.context("cannot make a temporary folder")?;
+        let folder = private_folder().context("cannot make a temporary folder")?;
         let gateway = Gateway::builder()
             .domain("demo")
             .user(DEMO_USER)
@@ -53,16 +57,8 @@ impl Stage {
             .start()
             .await
             .context("cannot start the make-believe Pomerium")?;
-        let hello = free_port(8088, &[])?;
-        let echo = free_port(8089, &[hello])?;
         let browser = if by_hand { "default" } else { "none" };
-        let address = gateway.address();
-        let config = format!(
-            "{}\n[cluster.{CLUSTER}]\nhosts = [\"{}\"]\nurl = \"http://{address}\"\nbrowser = \"{browser}\"\n",
-            tunnels(address, hello, echo),
-            address.ip(),
-        );
-        fs::write(folder.path().join("pomd.toml"), config)?;
+        let (hello, echo) = configure(folder.path(), gateway.address(), browser)?;
         let pomd = launch(folder.path())?;
         let mut res = Self {
             client: Client::new(folder.path().join("pomd.sock")),
@@ -72,8 +68,22 @@ impl Stage {
             pomd,
             folder,
         };
-        res.ready().await?;
-        Ok(res)
+        let mut status = res.ready().await?;
+        // A port that was free a moment ago may be somebody else's by now.
+        let is_busy = |status: &Status| {
+            let mut tunnels = status.tunnels.iter();
+            tunnels.any(|it| it.state == TunnelState::Busy)
+        };
+        for _ in 0..PORTS_TRIED {
+            if !is_busy(&status) {
+                return Ok(res);
+            }
+            (res.hello, res.echo) = configure(res.folder.path(), res.gateway.address(), browser)?;
+            let reloaded = res.client.reload().await;
+            reloaded.context("telling pomd of other ports")?;
+            status = res.client.status().await?;
+        }
+        bail!("other programs take each port before pomd can")
     }
 
     /// pomd's process id.
@@ -112,7 +122,7 @@ impl Stage {
     }
 
     /// Waits until pomd answers and both tunnels listen.
-    async fn ready(&mut self) -> anyhow::Result<()> {
+    async fn ready(&mut self) -> anyhow::Result<Status> {
         let waiting = async {
             loop {
                 if let Some(status) = self.pomd.try_wait()? {
@@ -133,8 +143,30 @@ impl Stage {
             );
         }
         ensure!(status.tunnels.len() == 2, "pomd shows no two tunnels");
-        Ok(())
+        Ok(status)
     }
+}
+
+/// A folder that only this user can look into.
+fn private_folder() -> io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("pomd-demo-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    builder.tempdir()
+}
+
+/// Writes the configuration with two ports that are free now.
+fn configure(folder: &Path, pomerium: SocketAddr, browser: &str) -> anyhow::Result<(u16, u16)> {
+    let hello = free_port(8088, &[])?;
+    let echo = free_port(8089, &[hello])?;
+    let config = format!(
+        "{}\n[cluster.{CLUSTER}]\nhosts = [\"{}\"]\nurl = \"http://{pomerium}\"\nbrowser = \"{browser}\"\n",
+        tunnels(pomerium, hello, echo),
+        pomerium.ip(),
+    );
+    fs::write(folder.join("pomd.toml"), config)?;
+    Ok((hello, echo))
 }
 
 /// The part of the configuration that a person would write. The make-believe Pomerium has no name that others know and

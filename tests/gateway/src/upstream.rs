@@ -96,7 +96,7 @@ async fn hello(mut stream: DuplexStream, caller: &Caller) -> io::Result<()> {
         }
     }
     let body = format!(
-        "Hello, {}.\nYou reached {} through Pomerium, with nothing but a local port.\n",
+        "Hello, {}.\nThis is {}, reached through Pomerium.\n",
         caller.user, caller.authority
     );
     let answer = format!(
