@@ -125,12 +125,13 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// Our own certificate, if there is one; and whether any server ever asked for it. Only a server that asked can be
-/// unhappy with the answer.
+/// Our own certificate, if there is one; whether any server ever asked for it, and whether any server answered what we
+/// asked all the same. Only a server that asked can be unhappy with the answer.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     key: Option<Arc<CertifiedKey>>,
     asked: AtomicBool,
+    answered: AtomicBool,
 }
 
 impl Identity {
@@ -138,6 +139,7 @@ impl Identity {
         Self {
             key: key.map(Arc::new),
             asked: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
         }
     }
 
@@ -145,8 +147,15 @@ impl Identity {
         self.asked.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_set(&self) -> bool {
-        self.key.is_some()
+    /// A server spoke HTTP to us.
+    pub(super) fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// A mere close may be the way in which a server says that it misses a certificate: it asked for one, got none, and
+    /// never went on without.
+    pub(super) fn may_be_missed(&self) -> bool {
+        self.was_asked() && self.key.is_none() && !self.answered.load(Ordering::Relaxed)
     }
 }
 

@@ -49,7 +49,12 @@ where
         // Without the path: it may hold where a login comes back to.
         .map_err(|error| problem(peer, &format!("cannot make a request: {error}")))?;
     match timeout(peer.limit, exchange(stream, request)).await {
-        Ok(Ok(answer)) => Ok(answer),
+        Ok(Ok(answer)) => {
+            if let Some(identity) = peer.identity {
+                identity.answered();
+            }
+            Ok(answer)
+        }
         Ok(Err(error)) => Err(failed(&*error, peer, late_verdict)),
         Err(_) => {
             let message = format!("{} did not answer within {}", peer.name, shown(peer.limit));

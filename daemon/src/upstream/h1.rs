@@ -104,6 +104,9 @@ where
         Ok(Err(stop)) => return Err(exchange.failure(stop, peer)),
         Err(_) => return Err(late(peer)),
     };
+    if let Some(identity) = peer.identity {
+        identity.answered();
+    }
     if head.status != 200 {
         let guard = head.status == 400 && exchange.sent > 0;
         let error = refused(&mut remote, head).await;
@@ -287,10 +290,8 @@ impl<R: AsyncRead + Unpin> Exchange<'_, R> {
         match error {
             RecvError::Tls(error) => handshake::certificate_wanted(error, identity),
             RecvError::Cut | RecvError::Io(_) => {
-                let late_verdict = self.is_tls13()
-                    && self.reader.is_untouched()
-                    && identity.was_asked()
-                    && !identity.is_set();
+                let late_verdict =
+                    self.is_tls13() && self.reader.is_untouched() && identity.may_be_missed();
                 late_verdict.then(|| {
                     refusal::certificate_wanted("closed right after it had asked for a certificate")
                 })

@@ -192,9 +192,8 @@ impl Upstream {
         };
         peer.identity = Some(&secure.identity);
         let version = stream.get_ref().1.protocol_version();
-        let late_verdict = version == Some(ProtocolVersion::TLSv1_3)
-            && secure.identity.was_asked()
-            && !secure.identity.is_set();
+        let late_verdict =
+            version == Some(ProtocolVersion::TLSv1_3) && secure.identity.may_be_missed();
         get::get(stream, address, path, token, peer, late_verdict).await
     }
 

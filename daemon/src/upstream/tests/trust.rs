@@ -206,6 +206,30 @@ async fn t5_a_cut_counts_as_want_of_a_certificate_only_if_one_was_asked_for() {
 }
 
 #[tokio::test]
+async fn a_cut_of_a_server_that_went_on_without_a_certificate_before_is_a_cut() {
+    let lab = Lab::new().await;
+    let server = lab.asking_server(false);
+    let upstream = lab.upstream();
+    let (route, token) = (route(), token());
+    for answers in [true, false] {
+        let mut early = early(Says(b""));
+        let (res, ()) = join!(upstream.open(&route, &token, &mut early), async {
+            let mut stream = lab.accept(&server).await.unwrap();
+            if answers {
+                head(&mut stream).await;
+                stream.write_all(OK).await.unwrap();
+            }
+        });
+        if answers {
+            res.unwrap();
+        } else {
+            let it = unreachable(res);
+            assert!(it.message.contains("closed the connection"), "{it:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn t5_a_new_client_certificate_is_used_without_a_reload() {
     let lab = Lab::new().await;
     let server = lab.asking_server(true);
