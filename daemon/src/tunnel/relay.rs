@@ -44,8 +44,11 @@ const ROUNDS: usize = 16;
 
 /// How long after the end of the local side it is looked whether anybody is still there to read.
 const LOOK: Duration = Duration::from_millis(250);
-/// The linger time where nobody is: what comes goes to nobody, and only the last bytes sent must get through Pomerium.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// The linger time where nobody is and little was sent: what comes goes to nobody, and the last bytes sent must get
+/// through Pomerium, which drops what a service has no room for.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// As much as any service has room for, even if it does not read.
+const LITTLE: u64 = 64 << 10;
 
 /// What all relays share.
 #[derive(Debug)]
@@ -254,13 +257,14 @@ impl Relay<'_> {
             quiet.since = Instant::now();
         }
         while quiet.timer.as_mut().poll(cx).is_ready() {
-            let limit = match quiet.limit {
-                Some(limit) => limit,
-                None if self.local.is_held() != Some(false) => self.linger,
-                None if self.counters.sent.load(Relaxed) == 0 => {
+            let nobody = || self.local.is_held() == Some(false);
+            let limit = match (quiet.limit, self.counters.sent.load(Relaxed)) {
+                (Some(limit), _) => limit,
+                (None, 0) if nobody() => {
                     return Err(End::LocalGone(io::ErrorKind::BrokenPipe.into()));
                 }
-                None => FAREWELL.min(self.linger),
+                (None, ..=LITTLE) if nobody() => FAREWELL.min(self.linger),
+                (None, _) => self.linger,
             };
             quiet.limit = Some(limit);
             if quiet.since.elapsed() >= limit {
