@@ -308,7 +308,7 @@ fn demo_becomes_the_program_beside_pomctl_with_the_same_flags() {
         str![[r#"
 $ pomctl demo  # exit 1
 | error: pomd-demo is not beside pomctl (looked in /DIR/bin)
-| hint: in the source tree: cargo build --workspace builds it
+| hint: in the source tree, cargo install --locked --path tests/gateway brings it
 
 "#]]
     );

@@ -46,6 +46,20 @@ fn no_secret_of_a_file_is_in_its_report() {
 }
 
 #[test]
+fn what_the_readme_gives_to_copy_is_good() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = fs::read_to_string(readme).unwrap();
+    let blocks = readme.split("\n```toml\n").skip(1);
+    let blocks: Vec<&str> = blocks.map(|it| it.split("\n```").next().unwrap()).collect();
+    assert!(blocks.len() > 1);
+    for text in blocks.iter().copied().chain([&*blocks.join("\n")]) {
+        let read = Config::read(text.as_bytes(), Path::new("/home/alice/.config/pomd"));
+        let config = read.unwrap_or_else(|it| panic!("{}", report(&it, text.as_bytes())));
+        assert!(!config.tunnels.is_empty());
+    }
+}
+
+#[test]
 fn the_room_is_pure() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config");
     for entry in fs::read_dir(folder).unwrap() {

@@ -41,7 +41,7 @@ fn become_it(mut command: Command) -> Result<std::io::Error, Failure> {
 fn missing() -> Failure {
     let folder = start::folder().map_or("its folder".to_owned(), |it| it.display().to_string());
     let message = format!("{PROGRAM} is not beside pomctl (looked in {folder})");
-    let hint = "in the source tree: cargo build --workspace builds it";
+    let hint = "in the source tree, cargo install --locked --path tests/gateway brings it";
     let report = Report::new(Exit::Failed, "failed", message);
     Failure::told(report.hint(Some(hint.to_owned())))
 }
