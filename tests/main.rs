@@ -10,6 +10,7 @@ mod demo;
 mod faults;
 mod house;
 mod main_job;
+mod page;
 mod reload;
 mod status;
 mod wire;
