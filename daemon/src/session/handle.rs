@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) view: watch::Receiver<View>,
     pub(super) standing: watch::Receiver<Standing>,
     pub(super) waiting: Arc<Waiting>,
+    /// The newest generation that is known to have opened a route.
+    pub(super) carried: AtomicU64,
 }
 
 /// What the task is asked to do. It answers when the snapshots show what came of it.
@@ -51,6 +53,8 @@ pub(super) enum Command {
         after: Option<u64>,
         done: oneshot::Sender<u64>,
     },
+    /// A route was opened with the token of this generation.
+    Carried { generation: u64 },
     /// The server refused the token of this generation.
     Refused {
         generation: u64,
@@ -170,6 +174,25 @@ impl Session {
                     return Err(self.stopping());
                 },
             }
+        }
+    }
+
+    /// A route was opened with the token of this generation: if it is refused later, that is an end like any other and
+    /// not a login that never worked. The task is told once for each.
+    pub fn carried(&self, generation: u64) {
+        if self.shared.carried.fetch_max(generation, Ordering::Relaxed) >= generation {
+            return;
+        }
+        if self
+            .shared
+            .inbox
+            .try_send(Command::Carried { generation })
+            .is_err()
+        {
+            // The next connection tells it.
+            self.shared
+                .carried
+                .fetch_min(generation - 1, Ordering::Relaxed);
         }
     }
 

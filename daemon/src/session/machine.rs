@@ -37,6 +37,8 @@ pub(super) enum Input {
     LoggedIn { job: u64 },
     /// The login ended without anybody's wish.
     Lost { job: u64 },
+    /// A route was opened with the token of this generation: it is no token that never worked.
+    Carried { generation: u64 },
     /// The server refused the token of this generation.
     Refused { generation: u64 },
     /// A person logs out.
@@ -218,6 +220,13 @@ impl Machine {
                 self.login = Login::None;
                 self.hush();
             }
+            Input::Carried { generation } if self.grant() == Some(generation) => {
+                self.fresh_refusals = 0;
+                self.grant = Some(Held {
+                    generation,
+                    made_at: None,
+                });
+            }
             Input::Refused { generation } if self.grant() == Some(generation) => {
                 res.extend(self.refused(now));
             }
@@ -225,6 +234,7 @@ impl Machine {
             Input::Failed { .. }
             | Input::LoggedIn { .. }
             | Input::Lost { .. }
+            | Input::Carried { .. }
             | Input::Refused { .. } => {}
         }
         res

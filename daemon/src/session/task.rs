@@ -144,6 +144,7 @@ impl Task {
                 self.publish();
                 let _ = done.send(self.facts.machine.dismissals());
             }
+            Command::Carried { generation } => self.feed(Input::Carried { generation }).await,
             Command::Refused { generation, done } => {
                 self.feed(Input::Refused { generation }).await;
                 self.publish();

@@ -107,9 +107,10 @@ impl Connection<'_> {
             ours: self.ours,
             is_held: &|theirs, ours| tunnel.owners.is_held(theirs, ours),
         };
-        attempt::open(tunnel, patience(tunnel.spec.ssh), &local, early)
-            .await
-            .map(|(opened, _)| opened)
+        let (opened, grant) =
+            attempt::open(tunnel, patience(tunnel.spec.ssh), &local, early).await?;
+        tunnel.session.carried(grant.generation);
+        Ok(opened)
     }
 
     async fn relay(&self, opened: Opened, early: Early<TcpStream>) {

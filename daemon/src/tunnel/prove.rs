@@ -107,6 +107,7 @@ async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
     let error = match tunnel.upstream.open(route, &grant.token, &mut early).await {
         Ok(opened) => {
             drop(opened);
+            tunnel.session.carried(grant.generation);
             tunnel.set_outcome(None);
             return Ok(start.elapsed());
         }

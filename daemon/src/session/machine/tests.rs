@@ -68,6 +68,24 @@ fn an_unanswered_prompt_sends_the_waiting_away_and_nothing_asks_until_a_person_d
 }
 
 #[test]
+fn tokens_that_carried_may_end_soon_and_often_and_each_time_somebody_is_asked() {
+    let mut machine = Machine::new(None, at(0));
+    for round in 1..=5 {
+        let now = i64::try_from(round).unwrap() * 10;
+        assert_eq!(
+            machine.on_input(DEMAND, at(now)),
+            [Action::Start { job: round }]
+        );
+        machine.on_input(Input::Opened { job: round }, at(now));
+        machine.on_input(Input::LoggedIn { job: round }, at(now + 1));
+        assert_eq!(machine.grant(), Some(round));
+        machine.on_input(Input::Carried { generation: round }, at(now + 2));
+        machine.on_input(Input::Refused { generation: round }, at(now + 3));
+        assert_eq!(machine.grant(), None);
+    }
+}
+
+#[test]
 fn an_unanswered_link_still_logs_in_within_its_hour_and_is_closed_after_it() {
     let mut machine = open(false);
     tick_until(&mut machine, 1, 3000);

@@ -1,6 +1,6 @@
 //! A session at its start: what earlier lives left of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -64,6 +64,7 @@ pub(in crate::session) fn start(house: House, inherited: Option<Grant>) -> (Sess
         view: view_out,
         standing: standing_out,
         waiting: waiting.clone(),
+        carried: AtomicU64::new(0),
     });
     let mut task = Task {
         house,
