@@ -316,7 +316,12 @@ async fn exit_codes_are_those_of_the_contract() {
     // A tunnel that is down is not wrong.
     expect(&pomd, "status", 0).await;
     expect(&pomd, "up exit-a", 0).await;
-    // The policy says no, and that is remembered.
+    // The policy says no, though it has just said yes.
+    corp.gateway.forbid(gateway::DEMO_USER, A);
+    expect(&pomd, "connect a.corp.test:7001", 1).await;
+    corp.gateway.allow(gateway::DEMO_USER, A);
+    expect(&pomd, "connect a.corp.test:7001", 0).await;
+    // It says no, and that is remembered.
     corp.gateway.forbid(gateway::DEMO_USER, B);
     expect(&pomd, "connect b.corp.test:7002", 1).await;
     corp.gateway.allow(gateway::DEMO_USER, B);

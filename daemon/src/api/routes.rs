@@ -257,7 +257,8 @@ async fn connect(
     if ssh {
         tunnel.has_grant()?;
     } else {
-        tunnel.prove().await?;
+        // What held a moment ago is no word on this connection: raw bytes could not tell that it was refused.
+        tunnel.prove_anew().await?;
     }
     let client = hyper::upgrade::on(request);
     upgrades

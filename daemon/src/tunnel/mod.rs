@@ -177,7 +177,12 @@ impl Tunnel {
     /// Shows that the route works: one CONNECT, closed at the 200; at most one in 5 s, else the last answer again.
     /// Returns how long it took. Never starts a login: without a grant it is an error with code `login_needed`.
     pub async fn prove(&self) -> Result<Duration, wire::ApiError> {
-        prove::prove(self).await
+        prove::prove(self, prove::Fresh::Enough).await
+    }
+
+    /// As [`Tunnel::prove`], but never an answer from before: for a connection that follows right away.
+    pub async fn prove_anew(&self) -> Result<Duration, wire::ApiError> {
+        prove::prove(self, prove::Fresh::Anew).await
     }
 
     /// Carries a connection that did not come in by a port, such as one end of a pair that pomd made itself.

@@ -34,16 +34,27 @@ pub(super) struct Proofs(Mutex<Option<Proof>>);
 
 #[derive(Debug)]
 struct Proof {
+    begun: Instant,
     at: Instant,
     /// The login that it was tried with: another one may get another answer.
     generation: u64,
     answer: Answer,
 }
 
-/// See [`Tunnel::prove`].
-pub(super) async fn prove(tunnel: &Tunnel) -> Answer {
+/// Which answers are good enough.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fresh {
+    /// One that was given a moment ago.
+    Enough,
+    /// One that was looked for after the question.
+    Anew,
+}
+
+/// See [`Tunnel::prove`] and [`Tunnel::prove_anew`].
+pub(super) async fn prove(tunnel: &Tunnel, fresh: Fresh) -> Answer {
     let grant = || tunnel.session.view().grant;
-    let Some(answer) = tunnel.proofs.get(grant, |it| open(tunnel, it)).await else {
+    let attempt = |it| open(tunnel, it);
+    let Some(answer) = tunnel.proofs.get(fresh, grant, attempt).await else {
         return Err(login_needed(tunnel));
     };
     // `up` has just taken the old reason away; an answer that is given again brings it back.
@@ -71,23 +82,29 @@ impl Proofs {
     /// The last answer if it is fresh and of the same login, else a new one. `None`: there is no grant.
     async fn get<F>(
         &self,
+        fresh: Fresh,
         grant: impl Fn() -> Option<Grant>,
         attempt: impl FnOnce(Grant) -> F,
     ) -> Option<Answer>
     where
         F: Future<Output = Answer>,
     {
+        let asked = Instant::now();
         let mut last = self.0.lock().await;
         let grant = grant()?;
         let generation = grant.generation;
-        if let Some(proof) = &*last
-            && proof.generation == generation
-            && proof.at.elapsed() < REST
-        {
+        let is_fresh = |it: &&Proof| match fresh {
+            Fresh::Enough => it.at.elapsed() < REST,
+            Fresh::Anew => it.begun > asked,
+        };
+        let same_login = last.as_ref().filter(|it| it.generation == generation);
+        if let Some(proof) = same_login.filter(is_fresh) {
             return Some(proof.answer.clone());
         }
+        let begun = Instant::now();
         let answer = attempt(grant).await;
         *last = Some(Proof {
+            begun,
             at: Instant::now(),
             generation,
             answer: answer.clone(),
@@ -219,13 +236,17 @@ mod tests {
                 ready(answer)
             };
             for _ in 0..3 {
-                let answer = proofs.get(|| grant(1), |_| attempt(first.clone())).await;
+                let answer = proofs
+                    .get(Fresh::Enough, || grant(1), |_| attempt(first.clone()))
+                    .await;
                 assert_eq!(answer.unwrap(), first);
                 tokio::time::advance(Duration::from_millis(1600)).await;
             }
             assert_eq!(tries.get(), 1);
             tokio::time::advance(Duration::from_millis(200)).await;
-            proofs.get(|| grant(1), |_| attempt(TOOK)).await;
+            proofs
+                .get(Fresh::Enough, || grant(1), |_| attempt(TOOK))
+                .await;
             assert_eq!(tries.get(), 2);
         }
     }
@@ -234,10 +255,17 @@ mod tests {
     async fn an_answer_is_not_given_to_another_login() {
         let proofs = Proofs::default();
         let refused: Answer = Err(failed(Code::LoginNeeded));
-        let answer = proofs.get(|| grant(1), |_| ready(refused.clone())).await;
+        let answer = proofs
+            .get(Fresh::Enough, || grant(1), |_| ready(refused.clone()))
+            .await;
         assert_eq!(answer.unwrap(), refused);
-        assert_eq!(proofs.get(|| None, |_| ready(TOOK)).await, None);
-        let answer = proofs.get(|| grant(2), |_| ready(TOOK)).await;
+        assert_eq!(
+            proofs.get(Fresh::Enough, || None, |_| ready(TOOK)).await,
+            None
+        );
+        let answer = proofs
+            .get(Fresh::Enough, || grant(2), |_| ready(TOOK))
+            .await;
         assert_eq!(answer.unwrap(), TOOK);
     }
 
@@ -247,6 +275,7 @@ mod tests {
         let tries = Cell::new(0);
         let ask = || {
             proofs.get(
+                Fresh::Enough,
                 || grant(1),
                 |_| async {
                     tries.set(tries.get() + 1);
@@ -261,15 +290,46 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn whoever_asks_anew_is_given_no_answer_from_before_and_shares_one_from_after() {
+        let proofs = Proofs::default();
+        let tries = Cell::new(0);
+        let ask = || {
+            proofs.get(
+                Fresh::Anew,
+                || grant(1),
+                |_| async {
+                    tries.set(tries.get() + 1);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    TOOK
+                },
+            )
+        };
+        ask().await;
+        let second = ask();
+        // These ask while the second attempt runs, and share the third.
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::join!(ask(), ask(), ask())
+        };
+        tokio::join!(second, others);
+        assert_eq!(tries.get(), 3);
+        // And are good for who is content with the last.
+        proofs
+            .get(Fresh::Enough, || grant(1), |_| ready(TOOK))
+            .await;
+        assert_eq!(tries.get(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn whoever_leaves_does_not_take_the_others_answer_along() {
         let proofs = Proofs::default();
-        let leaves = proofs.get(|| grant(1), |_| pending());
+        let leaves = proofs.get(Fresh::Enough, || grant(1), |_| pending());
         assert!(
             tokio::time::timeout(Duration::from_secs(1), leaves)
                 .await
                 .is_err()
         );
-        let stays = proofs.get(|| grant(1), |_| ready(TOOK));
+        let stays = proofs.get(Fresh::Enough, || grant(1), |_| ready(TOOK));
         assert_eq!(stays.await, Some(TOOK));
     }
 }
