@@ -12,6 +12,7 @@ mod house;
 mod main_job;
 mod page;
 mod reload;
+mod service;
 mod status;
 mod wire;
 mod words;

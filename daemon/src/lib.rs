@@ -18,6 +18,7 @@
 //! | [`portal`] | what a cluster says of the user | tunnels |
 //! | [`tunnel`] | one listener's connections: who connects, open, relay, refuse | the file, other tunnels |
 //! | [`api`] | the control socket: requests into commands | how anything works |
+//! | [`manager`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`system`], [`lock`], [`logging`], [`opener`], [`clock`], [`buffer`] | one fact of the machine each | everything else |
 
 pub mod agent;
@@ -29,6 +30,7 @@ pub mod config_file;
 pub mod load;
 pub mod lock;
 pub mod logging;
+pub mod manager;
 pub mod opener;
 pub mod portal;
 pub mod session;
@@ -51,7 +53,9 @@ use crate::{
     load::Loader,
     lock::{Lock, LockError},
     logging::Recent,
+    manager::Manager,
     session::Open,
+    system::service::{Pulse, Service},
 };
 
 /// What one pomd is made of.
@@ -70,6 +74,8 @@ pub struct Options {
     pub look: Arc<Notify>,
     /// Standing warnings.
     pub warnings: Vec<String>,
+    /// Who started us and wants to hear how we do.
+    pub service: Service,
 }
 
 /// Why pomd did not start, or ended by itself.
@@ -139,19 +145,28 @@ pub async fn run(
         path: socket_path,
         error,
     })?;
+    let pulse = Pulse::for_watchdog(options.service.watchdog());
     let (agent, handle) = Agent::new(agent::Setup {
         config: options.place.config.clone(),
         state: options.place.state.clone(),
         log: options.log,
-        clock: options.clock,
+        clock: options.clock.clone(),
         opener: options.opener,
         warnings: options.warnings,
+        pulse: pulse.clone(),
     });
     let (mut loader, reloads) = Loader::new(
         options.place.config.clone(),
         handle.clone(),
         options.look.clone(),
+        options.service.clone(),
     );
+    let manager = Manager {
+        service: options.service,
+        agent: handle.clone(),
+        pulse,
+        clock: options.clock,
+    };
     let api = Arc::new(Api {
         agent: handle,
         reloads,
@@ -163,13 +178,15 @@ pub async fn run(
     let agent = core.spawn(agent.run(stop.clone())).id();
     // A broken file is in the status now; pomd runs on without tunnels.
     let _ = loader.reload(true).await;
+    core.spawn(api::serve(api, socket));
+    manager.ready().await;
+    core.spawn(manager.run(stop.clone()));
     core.spawn(loader.run(stop.clone()));
     core.spawn(watch::watch(
         options.place.config,
         options.look,
         stop.clone(),
     ));
-    core.spawn(api::serve(api, socket));
     info!(
         "pomd {} runs (pid {})",
         env!("CARGO_PKG_VERSION"),

@@ -16,6 +16,7 @@ use crate::{
     agent::{AgentHandle, Broken, Loaded, Refused, refusal},
     config::{self, Config},
     config_file::{self, FileError, shown},
+    system::service::{Service, Word},
 };
 
 /// How long reading the file may take before it counts as broken: it may lie on a network that is gone.
@@ -40,6 +41,7 @@ pub struct Loader {
     path: PathBuf,
     agent: AgentHandle,
     maybe_changed: Arc<Notify>,
+    service: Service,
     requests: mpsc::Receiver<oneshot::Sender<Result<wire::ReloadAnswer, Refused>>>,
     seen: Option<Content>,
     /// The settings in force were written in a file.
@@ -55,13 +57,19 @@ enum Content {
 }
 
 impl Loader {
-    /// Reads `path` whenever `maybe_changed` is told or the handle is asked.
-    pub fn new(path: PathBuf, agent: AgentHandle, maybe_changed: Arc<Notify>) -> (Self, Reloads) {
+    /// Reads `path` whenever `maybe_changed` is told or the handle is asked, and tells `service` of it.
+    pub fn new(
+        path: PathBuf,
+        agent: AgentHandle,
+        maybe_changed: Arc<Notify>,
+        service: Service,
+    ) -> (Self, Reloads) {
         let (sender, requests) = mpsc::channel(4);
         let loader = Self {
             path,
             agent,
             maybe_changed,
+            service,
             requests,
             seen: None,
             had_text: false,
@@ -78,7 +86,7 @@ impl Loader {
                 Some(reply) = self.requests.recv() => Some(reply),
                 () = self.maybe_changed.notified() => None,
             };
-            let answer = self.reload(reply.is_some()).await;
+            let answer = self.reload_and_tell(reply.is_some()).await;
             if let (Some(reply), Some(answer)) = (reply, answer) {
                 // Whoever asked may have gone meanwhile.
                 let _ = reply.send(answer);
@@ -86,18 +94,40 @@ impl Loader {
         }
     }
 
+    async fn reload_and_tell(
+        &mut self,
+        asked: bool,
+    ) -> Option<Result<wire::ReloadAnswer, Refused>> {
+        let (content, warnings) = self.news(asked).await?;
+        self.service.say(Word::Reloading).await;
+        let answer = self.apply(content, warnings).await;
+        self.service.say(Word::Running).await;
+        Some(answer)
+    }
+
     /// Reads the file; `None` if it is as before and nobody asked.
     pub async fn reload(&mut self, asked: bool) -> Option<Result<wire::ReloadAnswer, Refused>> {
+        let (content, warnings) = self.news(asked).await?;
+        Some(self.apply(content, warnings).await)
+    }
+
+    async fn news(&self, asked: bool) -> Option<(Content, Vec<String>)> {
         let (content, warnings) = read(self.path.clone()).await;
-        if !asked && self.seen.as_ref() == Some(&content) {
-            return None;
-        }
+        let is_new = asked || self.seen.as_ref() != Some(&content);
+        is_new.then_some((content, warnings))
+    }
+
+    async fn apply(
+        &mut self,
+        content: Content,
+        warnings: Vec<String>,
+    ) -> Result<wire::ReloadAnswer, Refused> {
         let loaded = judge(&content, &self.path, self.had_text, warnings);
         if matches!(loaded, Loaded::Good(..)) {
             self.had_text = matches!(&content, Content::Text(it) if !is_blank(it));
         }
         self.seen = Some(content);
-        Some(self.agent.apply(loaded).await)
+        self.agent.apply(loaded).await
     }
 }
 

@@ -16,7 +16,8 @@ use pomd::{
     clock::Clock,
     load::load_once,
     logging::{self, Sink},
-    opener, system,
+    opener,
+    system::{self, service::Service},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -178,6 +179,8 @@ fn run(
         opener: Arc::new(opener::SystemBrowser),
         look: look.clone(),
         warnings: warnings(),
+        // One that went into the background is nobody's service.
+        service: verdict.map_or_else(Service::detect, |_| Service::none()),
     };
     let result: Result<(), RunError> = runtime.block_on(async {
         let ready = || {

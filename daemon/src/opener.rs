@@ -20,7 +20,8 @@ use control::wire::BrowserChoice;
 const WATCHED: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What is ours alone, or a promise of the service manager to us.
-const NOT_INHERITED: [&str; 10] = [
+const NOT_INHERITED: [&str; 12] = [
+    "JOURNAL_STREAM",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -30,6 +31,7 @@ const NOT_INHERITED: [&str; 10] = [
     "POMD_LOG",
     "POMD_SOCKET",
     "POMD_STATE_DIR",
+    "WATCHDOG_PID",
     "WATCHDOG_USEC",
 ];
 

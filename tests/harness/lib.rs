@@ -7,6 +7,7 @@ pub mod binary;
 pub mod client;
 pub mod corp;
 pub mod envoy;
+pub mod notify;
 pub mod person;
 pub mod pomd;
 pub mod process;

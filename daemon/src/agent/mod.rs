@@ -19,6 +19,8 @@ mod status;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use status::tests::sample;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -44,6 +46,7 @@ use crate::{
     clock::Clock,
     config::{ClusterName, ClusterSpec, Config, TunnelName},
     session::{Open, Session},
+    system::service::Pulse,
     tunnel::{Tunnel, peer::Owners, relay},
     upstream::Upstream,
 };
@@ -55,7 +58,8 @@ use showing::Showing;
 const RETRY: Duration = Duration::from_millis(500);
 /// A session that ends by itself is started again at once, but not more often than this.
 const RESTART: Duration = Duration::from_secs(1);
-/// The tick that re-reads wall-clock deadlines.
+/// The tick that re-reads wall-clock deadlines and tells a watchdog that the agent lives; more often where the watchdog
+/// is less patient.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// How long connections and sessions may take to end at stop.
 const GRACE: Duration = Duration::from_secs(4);
@@ -79,6 +83,15 @@ pub struct Setup {
     pub opener: Arc<dyn Open>,
     /// Standing warnings that hold for the life of the process.
     pub warnings: Vec<String>,
+    /// Beats while the agent does not hang.
+    pub pulse: Pulse,
+}
+
+impl Setup {
+    fn housekeeping(&self) -> Duration {
+        let every = self.pulse.every();
+        every.map_or(HOUSEKEEPING, |it| it.min(HOUSEKEEPING))
+    }
 }
 
 /// The owner of all state. See the module.
@@ -180,7 +193,7 @@ impl Agent {
             session_names: HashMap::new(),
             inbox,
             showing: Showing::new(status::empty(&setup, now), Instant::now()),
-            housekeeping_at: Instant::now() + HOUSEKEEPING,
+            housekeeping_at: Instant::now() + setup.housekeeping(),
             config,
             setup,
         };
@@ -267,7 +280,8 @@ impl Agent {
             self.restart_cluster(name).await;
         }
         if self.housekeeping_at <= now {
-            self.housekeeping_at = now + HOUSEKEEPING;
+            self.housekeeping_at = now + self.setup.housekeeping();
+            self.setup.pulse.beat();
             self.leaving.retain(|it| !it.connections.is_empty());
             self.passing.retain(passing::is_used);
         }

@@ -336,7 +336,7 @@ pub(super) mod tests {
     use super::*;
 
     /// A pomd with one tunnel that is up.
-    pub(in crate::agent) fn sample() -> wire::Status {
+    pub(crate) fn sample() -> wire::Status {
         let at = Timestamp::UNIX_EPOCH;
         let config = wire::ConfigState {
             path: "/home/alice/.config/pomd/pomd.toml".to_owned(),

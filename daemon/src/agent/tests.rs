@@ -46,6 +46,7 @@ impl World {
             clock,
             opener: Arc::new(NoBrowser),
             warnings: Vec::new(),
+            pulse: Pulse::for_watchdog(Some(Duration::from_secs(30))),
         });
         let mut res = Self {
             agent,
@@ -344,4 +345,31 @@ async fn whoever_asks_an_agent_that_stops_is_answered() {
     let (early, ()) = tokio::join!(handle.status(), agent.run(stop));
     assert_eq!(early.unwrap_err().code, Code::Stopping);
     assert_eq!(handle.status().await.unwrap_err().code, Code::Stopping);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pulse_beats_while_the_agent_runs_and_not_while_it_hangs() {
+    let world = World::new("").await;
+    let World { agent, .. } = world;
+    let pulse = agent.setup.pulse.clone();
+    let stop = CancellationToken::new();
+    let patience = Duration::from_secs(30);
+    let beaten = || tokio::time::timeout(patience, pulse.beaten());
+    {
+        // An agent that is not polled hangs.
+        let _hangs = agent.run(stop.clone());
+        assert!(beaten().await.is_err(), "it beats by itself");
+    }
+    let World { agent, .. } = World::new("").await;
+    let pulse = agent.setup.pulse.clone();
+    let beats = async {
+        for _ in 0..9 {
+            let beaten = tokio::time::timeout(patience, pulse.beaten());
+            beaten.await.expect("three in each time of patience");
+        }
+        stop.cancel();
+    };
+    let start = Instant::now();
+    tokio::join!(beats, agent.run(stop.clone()));
+    assert!(start.elapsed() <= 3 * patience + Duration::from_secs(1));
 }

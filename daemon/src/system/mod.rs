@@ -4,6 +4,7 @@
 pub mod errors;
 pub mod limits;
 pub mod process;
+pub mod service;
 pub mod sockets;
 pub mod users;
 
