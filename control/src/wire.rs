@@ -4,6 +4,8 @@
 //! `unknown`; absent facts are `null`. Times are RFC 3339 in UTC, sizes are bytes. No type here can hold a token, and
 //! only [`OpenLogin`] holds a login link.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -234,6 +236,13 @@ pub enum Code {
     /// A code of a newer pomd.
     #[serde(other)]
     Unknown,
+}
+
+/// Its word on the wire.
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// Counts of connections of one tunnel.

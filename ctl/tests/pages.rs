@@ -346,6 +346,33 @@ $ pomctl logout  # exit 2
 }
 
 #[test]
+fn g21_the_journal_of_a_service_is_named() {
+    let mut shown = samples::fine();
+    shown.pomd.log = Some("journalctl --user -u pomd".to_owned());
+    let (world, fake) = World::with(&shown);
+    fake.on("GET /v1/logs?follow=false", [Reply::lines(&[])]);
+    fake.on("GET /v1/logs?follow=true", [Reply::lines(&[])]);
+    assert_data_eq!(
+        world.transcript(&["logs"]),
+        str![[r#"
+$ pomctl logs  # exit 0
+| Reading the journal (journalctl --user -u pomd)
+
+"#]]
+    );
+    assert_data_eq!(
+        world.transcript(&["logs", "-f"]),
+        str![[r#"
+$ pomctl logs -f  # exit 3
+| Following the journal (journalctl --user -u pomd -f)
+| error: pomd ended meanwhile
+| hint: what it said last: pomctl logs
+
+"#]]
+    );
+}
+
+#[test]
 fn g21_logs_come_from_pomd_while_it_runs() {
     let mut shown = samples::fine();
     shown.pomd.log = Some("/home/alice/.local/state/pomd/pomd.log".to_owned());

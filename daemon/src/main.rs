@@ -158,10 +158,11 @@ fn run(
     verdict: Option<&daemon::Verdict>,
 ) -> anyhow::Result<()> {
     let log_file = place.log_file();
-    let sink = if verdict.is_some() {
-        Sink::File(&log_file)
-    } else {
-        Sink::Stderr
+    let journal = logging::journal_command();
+    let (sink, log) = match (verdict, journal) {
+        (Some(_), _) => (Sink::File(&log_file), Some(log_file.display().to_string())),
+        (None, Some(command)) => (Sink::Journal, Some(command)),
+        (None, None) => (Sink::Stderr, None),
     };
     let recent = logging::start(filter, sink)?;
     system::limits::raise_descriptors();
@@ -172,7 +173,7 @@ fn run(
     let stop = CancellationToken::new();
     let look = Arc::new(Notify::new());
     let options = Options {
-        log: verdict.map(|_| log_file.display().to_string()),
+        log,
         place,
         recent,
         clock: Clock::real(),

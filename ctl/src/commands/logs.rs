@@ -41,16 +41,7 @@ async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exi
         return Err(which::no_tunnel(status, name));
     }
     let mut lines = cx.client.logs(name, args.follow).await?;
-    let reads = if args.follow { "Following" } else { "Reading" };
-    let whole = status.pomd.log.as_deref().map(|it| {
-        let it = outside::line(it);
-        format!("; the whole log: {}", cx.screen.view().path(Path::new(&it)))
-    });
-    let whole = whole.unwrap_or_default();
-    cx.screen.say(&format!(
-        "{reads} the log of pomd (pid {}){whole}",
-        status.pomd.pid
-    ));
+    cx.screen.say(&what_is_read(cx, args.follow, status));
     let names = status.tunnels.iter().map(|it| outside::name(&it.name));
     let widest = names.map(|it| it.chars().count()).max().unwrap_or_default();
     while let Some(line) = lines.next().await? {
@@ -66,6 +57,24 @@ async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exi
         return Err(Failure::pomd_ended());
     }
     Ok(Exit::Done)
+}
+
+/// Where these lines come from, and where all of them are.
+fn what_is_read(cx: &Context, follow: bool, status: &Status) -> String {
+    let reads = if follow { "Following" } else { "Reading" };
+    let log = status.pomd.log.as_deref().map(outside::line);
+    match log {
+        Some(command) if command.starts_with("journalctl ") => {
+            let on = if follow { " -f" } else { "" };
+            format!("{reads} the journal ({command}{on})")
+        }
+        Some(path) => format!(
+            "{reads} the log of pomd (pid {}); the whole log: {}",
+            status.pomd.pid,
+            cx.screen.view().path(Path::new(&path))
+        ),
+        None => format!("{reads} the log of pomd (pid {})", status.pomd.pid),
+    }
 }
 
 /// `14:05:40 warn  ssh-prod  connection 42: 403 for alice@example.com`.

@@ -146,7 +146,7 @@ impl Agent {
             Err(reason) => {
                 let known = door.obstacle.as_ref();
                 if known.is_none_or(|it| it.message != reason.message) {
-                    warn!(tunnel = %name, "cannot listen: {}", reason.message);
+                    warn!(tunnel = %name, reason = %reason.code, "cannot listen: {}", reason.message);
                     door.obstacle = Some(reason);
                 }
                 door.retry_at = Some(Instant::now() + RETRY);

@@ -1,16 +1,20 @@
-//! Where log lines go: a terminal or a service's journal by stderr, or a size-capped file; and the last of them into
-//! memory for `GET /v1/logs`.
+//! Where log lines go: a terminal by stderr, a service's journal with fields, or a size-capped file; and the last of
+//! them into memory for `GET /v1/logs`.
 //!
 //! Knows tracing. Must not know what is logged: whoever logs a text from outside cleans it first, and secrets have no
 //! way to be formatted.
 
 mod capped;
+#[cfg(target_os = "linux")]
+mod journal;
 mod recent;
 
 use std::{io, path::Path};
 
+use tracing::Subscriber;
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::LevelFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+    EnvFilter, Layer, filter::LevelFilter, fmt, layer::SubscriberExt, registry::LookupSpan,
+    util::SubscriberInitExt,
 };
 
 pub use recent::{Recent, RecentReader};
@@ -18,8 +22,10 @@ pub use recent::{Recent, RecentReader};
 /// Where the log of this process goes.
 #[derive(Clone, Copy, Debug)]
 pub enum Sink<'a> {
-    /// To stderr, as a service manager or a terminal wants it.
+    /// To stderr, as a terminal wants it.
     Stderr,
+    /// To the journal that stderr leads to; to stderr itself where that cannot be had.
+    Journal,
     /// To this file, which is kept below a few megabytes.
     File(&'a Path),
 }
@@ -67,15 +73,20 @@ pub fn filter(text: &str) -> Result<EnvFilter, LoggingError> {
     Ok(filter)
 }
 
+/// The command that shows this process's log, if its stderr leads to a journal. Then [`Sink::Journal`] is the right one.
+pub fn journal_command() -> Option<String> {
+    #[cfg(target_os = "linux")]
+    return journal::command();
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
 /// Starts logging for the whole process. Call once.
 pub fn start(filter: EnvFilter, sink: Sink<'_>) -> Result<Recent, LoggingError> {
     let recent = Recent::default();
     let lines = match sink {
-        Sink::Stderr => fmt::layer()
-            .with_writer(io::stderr)
-            .with_target(false)
-            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-            .boxed(),
+        Sink::Stderr => to_stderr(),
+        Sink::Journal => to_journal(),
         Sink::File(path) => {
             let file = capped::CappedFile::open(path).map_err(|source| LoggingError::File {
                 path: path.display().to_string(),
@@ -96,4 +107,26 @@ pub fn start(filter: EnvFilter, sink: Sink<'_>) -> Result<Recent, LoggingError> 
     // A second start, as in tests that run two daemons in one process, keeps the first one's sinks.
     drop(result);
     Ok(recent)
+}
+
+fn to_stderr<S>() -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fmt::layer()
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .boxed()
+}
+
+fn to_journal<S>() -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    #[cfg(target_os = "linux")]
+    if let Ok(layer) = journal::layer() {
+        return layer.boxed();
+    }
+    to_stderr()
 }

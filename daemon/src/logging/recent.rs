@@ -187,6 +187,8 @@ impl Visit for Facts {
             "message" => self.message = format!("{value:?}"),
             "tunnel" => self.tunnel = Some(format!("{value:?}")),
             "cluster" => self.cluster = Some(format!("{value:?}")),
+            // The message says it in words.
+            "reason" => (),
             name if name.starts_with("log.") => (),
             name => {
                 let _ = write!(self.others, " {name}={value:?}");

@@ -208,7 +208,11 @@ impl Connection<'_> {
                 };
                 let id = reason.request_id.as_ref();
                 let id = id.map_or_else(String::new, |it| format!(", request id {it}"));
-                tracing::warn!("connection {number}: {}{id}", reason.message);
+                tracing::warn!(
+                    reason = %reason.code,
+                    "connection {number}: {}{id}",
+                    reason.message
+                );
                 let text = reason::for_ssh(&reason, &similar);
                 tunnel.set_outcome(Some(reason));
                 text
@@ -227,8 +231,13 @@ impl Connection<'_> {
         let noted = complaints.map(|mut it| it.note(Instant::now()));
         let number = self.number;
         match noted.ok().flatten() {
-            Some(1) => tracing::warn!("connection {number}: {}", reason.message),
+            Some(1) => tracing::warn!(
+                reason = %reason.code,
+                "connection {number}: {}",
+                reason.message
+            ),
             Some(count) => tracing::warn!(
+                reason = %reason.code,
                 "connection {number}: {}; {count} connections since the last such line",
                 reason.message
             ),

@@ -142,7 +142,11 @@ async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
     let id = reason.request_id.as_ref();
     let id = id.map_or_else(String::new, |it| format!(", request id {it}"));
     tracing::warn!(
-        tunnel = %tunnel.name, cluster = %tunnel.spec.cluster, "{}{id}", reason.message
+        tunnel = %tunnel.name,
+        cluster = %tunnel.spec.cluster,
+        reason = %reason.code,
+        "{}{id}",
+        reason.message
     );
     tunnel.set_outcome(Some(reason.clone()));
     Err(ApiError {
