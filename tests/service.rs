@@ -1,4 +1,6 @@
-//! pomd as a service: what its manager hears, and when.
+//! pomd as a service: what its manager hears, and when; becoming pomd anew.
+
+mod restart;
 
 use std::time::Duration;
 

@@ -157,6 +157,12 @@ impl Client {
             .await
     }
 
+    /// `POST /v1/restart`.
+    pub async fn restart(&self) -> Result<wire::RestartAnswer, ClientError> {
+        self.ask(Method::POST, "/v1/restart", None::<&()>, LONG_PATIENCE)
+            .await
+    }
+
     /// `POST /v1/stop`.
     pub async fn stop(&self) -> Result<wire::StopAnswer, ClientError> {
         self.ask(Method::POST, "/v1/stop", None::<&()>, PATIENCE)

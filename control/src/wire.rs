@@ -470,6 +470,18 @@ pub struct StopAnswer {
     pub connections: u64,
 }
 
+/// The answer of `POST /v1/restart`: the process ends its connections and goes on anew, under the same id. The end of
+/// `GET /v1/events` shows that the old life is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartAnswer {
+    /// The process.
+    pub pid: u32,
+    /// The release that it goes on as.
+    pub version: String,
+    /// Connections that end with it.
+    pub connections: u64,
+}
+
 /// One line of `GET /v1/logs[?follow=true][&tunnel=NAME]`, NDJSON, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {

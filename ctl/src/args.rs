@@ -149,6 +149,14 @@ Examples
 
 A broken file changes nothing: exit 2, and the report says where it is broken.")]
     Reload,
+    /// Let pomd go on anew, as the release that is installed now; its connections end
+    #[command(after_help = "\
+Examples
+  pomctl restart
+  pomctl restart --yes
+
+Tunnels keep their ports, logins stay; what up and down said is forgotten. Asks on a terminal if connections are open.")]
+    Restart(RestartArgs),
     /// Stop pomd; its connections end with it
     #[command(after_help = "\
 Examples
@@ -209,6 +217,14 @@ pub(crate) struct Which {
     /// Every tunnel
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+/// See [`Command::Restart`].
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
 }
 
 /// See [`Command::Login`].

@@ -122,6 +122,12 @@ impl Screen {
         let _ = writeln!(err, "{}", self.signs.plain(text));
     }
 
+    /// A question; the answer is typed behind it.
+    pub(crate) fn ask(&self, question: &str) {
+        let mut err = AutoStream::new(io::stderr().lock(), self.choice());
+        let _ = write!(err, "{}", self.signs.plain(question)).and_then(|()| err.flush());
+    }
+
     /// Draws over the line that the cursor is on; only for terminals.
     pub(crate) fn overwrite(&self, text: &str) {
         // Room is left for the `^C` of whoever stops waiting: a line that wraps could not be taken away.

@@ -21,7 +21,7 @@ Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  login  logout
 For programs  connect
 Look inside   logs
-The daemon    reload  stop
+The daemon    reload  restart  stop
 More          demo  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH
 
@@ -71,7 +71,7 @@ fn each_command_s_short_help_is_one_screen() {
 fn each_command_s_help_ends_with_examples() {
     let world = World::new();
     for command in [
-        "status", "up", "down", "login", "logout", "logs", "reload", "stop", "demo",
+        "status", "up", "down", "login", "logout", "logs", "reload", "restart", "stop", "demo",
     ] {
         let help = world.run(&[command, "--help"]);
         let help = String::from_utf8(help.stdout).unwrap();
@@ -243,7 +243,6 @@ fn no_message_names_what_is_not_built() {
         "pomctl routes",
         "pomctl doctor",
         "pomctl service",
-        "pomctl restart",
         "pomctl ssh",
         "pomctl wait",
         "--renew",

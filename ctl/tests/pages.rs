@@ -126,7 +126,7 @@ warning: HTTPS_PROXY is set, but not obeyed yet
 ○ lab       logged out since HH:MM
     no such name: lab.example.com
 
-pomd 0.0.9 runs, 0.1.0 is installed. When no connection matters (0 open): pomctl stop, then pomctl up --all
+pomd 0.0.9 runs, 0.1.0 is installed. When no connection matters (0 open): pomctl restart
 
 "#]]
     );

@@ -1,7 +1,7 @@
 //! Pages on a terminal: its width, its colours, and what moves.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     process::{Child, Stdio},
 };
 
@@ -11,10 +11,11 @@ use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Winsize, tcsetwinsize},
 };
+use serde_json::json;
 use snapbox::{assert_data_eq, str};
 
 use crate::{
-    fake,
+    fake::{self, Fake, Reply},
     runner::{World, start},
     samples,
 };
@@ -315,4 +316,40 @@ fn a_slow_proof_is_shown_to_be_under_way() {
     let (rest, code) = terminal.end();
     assert_eq!(code, 0);
     assert!(rest.contains("ssh-prod is up"), "{rest}");
+}
+
+#[test]
+fn a_restart_says_what_ends_and_asks_on_a_terminal() {
+    let question = "2 connections are open and end with it. Restart pomd? [y/N] ";
+    let mut used = samples::fine();
+    used.tunnels[0].connections.open = 2;
+    for answer in ["n\n", "\n", "maybe\n"] {
+        let (world, fake) = World::with(&used);
+        let mut terminal = Terminal::run(&world, 80, &["restart"]);
+        terminal.read_until(question);
+        terminal.master.write_all(answer.as_bytes()).unwrap();
+        let (rest, code) = terminal.end();
+        assert_eq!(code, 1);
+        assert!(rest.contains("Nothing was done."), "{rest}");
+        assert!(!fake.seen().iter().any(|it| it == "POST /v1/restart"));
+    }
+    for (arguments, answer) in [
+        (&["restart"][..], Some("y\n")),
+        (&["restart", "--yes"], None),
+    ] {
+        let (world, fake) = World::with(&used);
+        let reply = Reply::ok(json!({ "pid": 2811, "version": "0.1.0", "connections": 2 }));
+        fake.on("POST /v1/restart", [reply]);
+        let mut terminal = Terminal::run(&world, 80, arguments);
+        if let Some(answer) = answer {
+            terminal.read_until(question);
+            terminal.master.write_all(answer.as_bytes()).unwrap();
+        }
+        fake.wait_for("POST /v1/restart", 1);
+        fake.end();
+        let _heir = Fake::start(&world.socket(), &samples::fine());
+        let (rest, code) = terminal.end();
+        assert_eq!(code, 0, "{rest}");
+        assert!(!rest.contains("[y/N]"), "{rest}");
+    }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use snapbox::{assert_data_eq, str};
 
 use crate::{
-    fake::Reply,
+    fake::{Fake, Reply},
     runner::World,
     samples::{self, cluster, corp, grafana, login_needed, node, ssh_prod, status, up_answer},
 };
@@ -333,6 +333,44 @@ ssh-prod is down, and its connections have ended.
 
 "#]]
     );
+}
+
+#[test]
+fn restart_waits_until_pomd_is_there_again() {
+    let (world, fake) = World::with(&samples::fine());
+    let answer = Reply::ok(json!({ "pid": 2811, "version": "0.1.0", "connections": 2 }));
+    fake.on("POST /v1/restart", [answer]);
+    // Nobody is asked who does not sit at a terminal.
+    let child = world.spawn(&["restart"]);
+    fake.wait_for("POST /v1/restart", 1);
+    fake.end();
+    let _heir = Fake::start(&world.socket(), &samples::fine());
+    let output = child.wait_with_output().unwrap();
+    assert_data_eq!(
+        world.told(&["restart"], &output),
+        str![[r#"
+$ pomctl restart  # exit 0
+Restarted pomd 0.1.0 (pid 2811). 2 connections ended with it.
+
+"#]]
+    );
+}
+
+#[test]
+fn a_restart_that_pomd_refuses_is_told_and_one_of_no_pomd_too() {
+    let (world, fake) = World::with(&samples::fine());
+    let message = "pomd was not restarted and goes on as it is: /usr/bin/pomd is not pomd";
+    let error = json!({ "code": "local", "message": message });
+    fake.on("POST /v1/restart", [Reply::error(500, error)]);
+    assert_data_eq!(
+        world.transcript(&["restart"]),
+        str![[r#"
+$ pomctl restart  # exit 1
+| error: pomd was not restarted and goes on as it is: /usr/bin/pomd is not pomd
+
+"#]]
+    );
+    assert_eq!(World::new().run(&["restart"]).status.code(), Some(3));
 }
 
 #[test]

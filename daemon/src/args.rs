@@ -1,9 +1,9 @@
 //! What pomd can be told on its command line.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Parser, Subcommand};
-use control::place::Wishes;
+use control::place::{Place, Wishes};
 
 /// Makes services behind Pomerium look like plain local ports.
 #[derive(Debug, Parser)]
@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Go into the background once the control socket answers
     #[arg(long)]
     pub(crate) daemonize: bool,
+    /// It is there already: how a restart in the background begins
+    #[arg(long, hide = true, conflicts_with = "daemonize")]
+    pub(crate) in_background: bool,
     #[command(subcommand)]
     pub(crate) action: Option<Action>,
 }
@@ -54,6 +57,46 @@ impl Args {
             config: config.or_else(|| self.config.clone()),
             state: self.state_dir.clone(),
             socket: self.socket.clone(),
+        }
+    }
+}
+
+/// The arguments with which pomd starts again in the same place.
+pub(crate) fn again(place: &Place, log: &str, in_background: bool) -> Vec<OsString> {
+    let mut res = vec![
+        "--config".into(),
+        place.config.clone().into_os_string(),
+        "--state-dir".into(),
+        place.state.clone().into_os_string(),
+        "--socket".into(),
+        place.socket.clone().into_os_string(),
+        format!("--log={log}").into(),
+    ];
+    if in_background {
+        res.push("--in-background".into());
+    }
+    res
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_understood_as_the_start_was() {
+        let place = Place {
+            config: "/etc/a b.toml".into(),
+            state: "/state".into(),
+            socket: "/run/pomd.sock".into(),
+        };
+        for in_background in [false, true] {
+            let mut words = vec![OsString::from("pomd")];
+            words.extend(again(&place, "-x=debug", in_background));
+            let args = Args::try_parse_from(words).unwrap();
+            assert_eq!(args.in_background, in_background);
+            assert!(!args.daemonize);
+            assert_eq!(args.log, "-x=debug");
+            assert_eq!(Place::find(args.wishes(None)).unwrap(), place);
         }
     }
 }

@@ -19,6 +19,7 @@
 //! | [`tunnel`] | one listener's connections: who connects, open, relay, refuse | the file, other tunnels |
 //! | [`api`] | the control socket: requests into commands | how anything works |
 //! | [`manager`] | tells a service manager how things stand, and that the agent lives | how it is told |
+//! | [`restart`] | goes on as the program that is installed now | what ends before |
 //! | [`system`], [`lock`], [`logging`], [`opener`], [`clock`], [`buffer`] | one fact of the machine each | everything else |
 
 pub mod agent;
@@ -33,6 +34,7 @@ pub mod logging;
 pub mod manager;
 pub mod opener;
 pub mod portal;
+pub mod restart;
 pub mod session;
 pub mod system;
 pub mod tunnel;
@@ -54,6 +56,7 @@ use crate::{
     lock::{Lock, LockError},
     logging::Recent,
     manager::Manager,
+    restart::Restart,
     session::Open,
     system::service::{Pulse, Service},
 };
@@ -76,6 +79,8 @@ pub struct Options {
     pub warnings: Vec<String>,
     /// Who started us and wants to hear how we do.
     pub service: Service,
+    /// How to become pomd anew.
+    pub restart: Restart,
 }
 
 /// Why pomd did not start, or ended by itself.
@@ -166,12 +171,14 @@ pub async fn run(
         agent: handle.clone(),
         pulse,
         clock: options.clock,
+        restart: options.restart.clone(),
     };
     let api = Arc::new(Api {
         agent: handle,
         reloads,
         recent: options.recent,
         stop: stop.clone(),
+        restart: options.restart,
     });
 
     let mut core = JoinSet::new();

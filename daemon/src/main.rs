@@ -5,7 +5,7 @@ mod args;
 mod daemon;
 mod signals;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{ffi::OsString, process::ExitCode, sync::Arc, time::Duration};
 
 use args::{Action, Args};
 use clap::Parser;
@@ -17,6 +17,7 @@ use pomd::{
     load::load_once,
     logging::{self, Sink},
     opener,
+    restart::Restart,
     system::{self, service::Service},
 };
 use tokio::sync::Notify;
@@ -26,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 const FAILED: u8 = 1;
 /// Usage or configuration.
 const USAGE: u8 = 2;
+/// How long a signal may take from the system to us.
+const LATE_SIGNAL: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -125,6 +128,10 @@ fn start(args: Args) -> ExitCode {
         Ok(filter) => filter,
         Err(error) => return fail(USAGE, &error),
     };
+    let restart = match Restart::as_started() {
+        Ok(restart) => restart,
+        Err(error) => return fail(FAILED, &error),
+    };
     let locks = match Locks::take(&place) {
         Ok(locks) => locks,
         Err(error) => return fail(FAILED, &error),
@@ -138,7 +145,16 @@ fn start(args: Args) -> ExitCode {
     } else {
         None
     };
-    match run(place, filter, locks, verdict.as_ref()) {
+    let in_background = args.daemonize || args.in_background;
+    let start = Start {
+        again: args::again(&place, &args.log, in_background),
+        place,
+        filter,
+        locks,
+        in_background,
+        restart,
+    };
+    match run(start, verdict.as_ref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let text = format!("{error:#}");
@@ -151,20 +167,28 @@ fn start(args: Args) -> ExitCode {
     }
 }
 
-fn run(
+/// What is known before the first thread.
+struct Start {
     place: Place,
     filter: tracing_subscriber::EnvFilter,
     locks: Locks,
-    verdict: Option<&daemon::Verdict>,
-) -> anyhow::Result<()> {
-    let log_file = place.log_file();
+    /// There is no terminal and no service manager: the log goes to a file.
+    in_background: bool,
+    restart: Restart,
+    /// The arguments of a restart.
+    again: Vec<OsString>,
+}
+
+/// Returns when pomd has ended; does not return if it goes on anew.
+fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
+    let log_file = start.place.log_file();
     let journal = logging::journal_command();
-    let (sink, log) = match (verdict, journal) {
-        (Some(_), _) => (Sink::File(&log_file), Some(log_file.display().to_string())),
-        (None, Some(command)) => (Sink::Journal, Some(command)),
-        (None, None) => (Sink::Stderr, None),
+    let (sink, log) = match (start.in_background, journal) {
+        (true, _) => (Sink::File(&log_file), Some(log_file.display().to_string())),
+        (false, Some(command)) => (Sink::Journal, Some(command)),
+        (false, None) => (Sink::Stderr, None),
     };
-    let recent = logging::start(filter, sink)?;
+    let recent = logging::start(start.filter, sink)?;
     system::limits::raise_descriptors();
     system::limits::keep_memory_private();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -174,34 +198,53 @@ fn run(
     let look = Arc::new(Notify::new());
     let options = Options {
         log,
-        place,
+        place: start.place,
         recent,
         clock: Clock::real(),
         opener: Arc::new(opener::SystemBrowser),
         look: look.clone(),
         warnings: warnings(),
-        // One that went into the background is nobody's service.
-        service: verdict.map_or_else(Service::detect, |_| Service::none()),
+        service: if start.in_background {
+            Service::none()
+        } else {
+            Service::detect()
+        },
+        restart: start.restart.clone(),
     };
-    let result: Result<(), RunError> = runtime.block_on(async {
+    let result: Result<bool, RunError> = runtime.block_on(async {
         let ready = || {
             if let Some(verdict) = verdict {
                 verdict.listening();
             }
         };
         let signals = signals::obey(stop.clone(), look);
-        let run = pomd::run(options, locks, stop.clone(), ready);
-        tokio::pin!(run);
-        tokio::select! {
-            result = &mut run => result,
-            ended = signals => match ended {
-                signals::Ended::AtOnce => Ok(()),
-            },
-        }
+        let run = pomd::run(options, start.locks, stop.clone(), ready);
+        tokio::pin!(run, signals);
+        let ended = tokio::select! {
+            result = &mut run => {
+                result?;
+                if !start.restart.is_asked() {
+                    return Ok(false);
+                }
+                // A signal that came meanwhile would be lost with this life.
+                let late = tokio::time::timeout(LATE_SIGNAL, &mut signals).await;
+                late.unwrap_or(signals::Ended::OutOfTime)
+            }
+            ended = &mut signals => ended,
+        };
+        Ok(match ended {
+            signals::Ended::AtOnce => false,
+            signals::Ended::OutOfTime => start.restart.is_asked(),
+        })
     });
     // Blocking work may hang on a network disk: it does not keep the process.
     runtime.shutdown_background();
-    Ok(result?)
+    if result? {
+        let error = start.restart.go_on(&start.again);
+        tracing::error!("cannot go on anew: {error}");
+        anyhow::bail!("cannot go on anew: {error}");
+    }
+    Ok(())
 }
 
 /// What is set on this machine and not obeyed yet. Said once, loudly.

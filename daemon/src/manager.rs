@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent::AgentHandle,
     clock::Clock,
+    restart::Restart,
     system::service::{Pulse, Service, Word},
 };
 
@@ -30,6 +31,8 @@ pub struct Manager {
     pub pulse: Pulse,
     /// What time it is.
     pub clock: Clock,
+    /// Whether pomd goes on anew after it ended.
+    pub restart: Restart,
 }
 
 impl Manager {
@@ -45,11 +48,17 @@ impl Manager {
         self.service.say(Word::Ready(line)).await;
     }
 
-    /// Tells what changes until `stop`, and that pomd ends then.
+    /// Tells what changes until `stop`, and then that pomd ends; of one that goes on anew, only that it reloads: a manager
+    /// would end what says that it stops.
     pub async fn run(self, stop: CancellationToken) {
         self.follow(&stop).await;
         stop.cancelled().await;
-        self.service.say(Word::Stopping).await;
+        let last = if self.restart.is_asked() {
+            Word::Reloading
+        } else {
+            Word::Stopping
+        };
+        self.service.say(last).await;
     }
 
     async fn follow(&self, stop: &CancellationToken) {

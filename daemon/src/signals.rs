@@ -8,8 +8,10 @@ use tracing::{info, warn};
 
 /// Why obeying ended.
 pub(crate) enum Ended {
-    /// The process should end now, whatever is under way.
+    /// Somebody wants it to end now, whatever is under way.
     AtOnce,
+    /// Ending in order takes too long.
+    OutOfTime,
 }
 
 /// Obeys signals until pomd should end at once: at a second signal, or when ending in order takes too long.
@@ -26,7 +28,7 @@ pub(crate) async fn obey(stop: CancellationToken, look: Arc<Notify>) -> Ended {
             signal = signals.next() => signal,
             () = out_of_time(&stop) => {
                 warn!("ending in order took more than {} s: ends now", pomd::STOP.as_secs());
-                return Ended::AtOnce;
+                return Ended::OutOfTime;
             }
         };
         match signal {

@@ -8,6 +8,7 @@ mod logout;
 mod logs;
 pub(crate) mod overview;
 mod reload;
+mod restart;
 mod status;
 mod stop;
 mod up;
@@ -39,6 +40,7 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Exit, Failure>
         Command::Logout(args) => logout::run(cx, &args).await,
         Command::Logs(args) => logs::run(cx, &args).await,
         Command::Reload => reload::run(cx).await,
+        Command::Restart(args) => restart::run(cx, &args).await,
         Command::Stop => stop::run(cx).await,
         Command::Connect(args) => connect::run(cx, &args).await,
         Command::Demo(args) => demo::run(&args),

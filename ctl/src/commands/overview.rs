@@ -22,7 +22,7 @@ Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  login  logout
 For programs  connect
 Look inside   logs
-The daemon    reload  stop
+The daemon    reload  restart  stop
 More          demo  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH"
 }

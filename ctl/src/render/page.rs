@@ -134,7 +134,7 @@ fn other_release(status: &Status) -> Option<String> {
     }
     let open: u64 = status.tunnels.iter().map(|it| it.connections.open).sum();
     Some(format!(
-        "\npomd {theirs} runs, {ours} is installed. When no connection matters ({open} open): pomctl stop, then pomctl up --all"
+        "\npomd {theirs} runs, {ours} is installed. When no connection matters ({open} open): pomctl restart"
     ))
 }
 

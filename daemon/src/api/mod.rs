@@ -23,7 +23,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::{agent::AgentHandle, load::Reloads, logging::Recent};
+use crate::{agent::AgentHandle, load::Reloads, logging::Recent, restart::Restart};
 
 /// How many clients may be connected at once.
 const CLIENTS: usize = 64;
@@ -46,6 +46,8 @@ pub struct Api {
     pub recent: Recent,
     /// Ends pomd.
     pub stop: CancellationToken,
+    /// Lets it go on anew after that.
+    pub restart: Restart,
 }
 
 /// A control socket that is ours; its file is removed when this is dropped.

@@ -121,6 +121,7 @@ enum Route {
     Logout(String),
     Connect,
     Reload,
+    Restart,
     Stop,
 }
 
@@ -137,6 +138,7 @@ impl Route {
             ["v1", "clusters", cluster, "logout"] => Self::Logout(name(cluster)),
             ["v1", "connect"] => Self::Connect,
             ["v1", "reload"] => Self::Reload,
+            ["v1", "restart"] => Self::Restart,
             ["v1", "stop"] => Self::Stop,
             _ => return None,
         })
@@ -167,6 +169,7 @@ impl Route {
             Self::Login(cluster) => answer::json(&login(api, cluster, &body).await?),
             Self::Logout(cluster) => answer::json(&logout(api, cluster).await?),
             Self::Reload => answer::json(&api.reloads.reload().await?),
+            Self::Restart => answer::json(&restart(api).await?),
             Self::Stop => answer::json(&stop(api).await?),
             Self::Connect => {
                 return Err(Box::new(refusal(
@@ -268,18 +271,39 @@ async fn connect(
 }
 
 async fn stop(api: &Api) -> Result<wire::StopAnswer, Refused> {
-    let status = api.agent.status().await?;
-    let open = status
-        .tunnels
-        .iter()
-        .map(|it| it.connections.open)
-        .sum::<u64>();
-    let leaving = status.leaving.iter().map(|it| it.connections).sum::<u64>();
+    let connections = connections(&*api.agent.status().await?);
     api.stop.cancel();
     Ok(wire::StopAnswer {
         pid: std::process::id(),
-        connections: open + leaving,
+        connections,
     })
+}
+
+/// Nothing is ended for a program that would not run.
+async fn restart(api: &Api) -> Result<wire::RestartAnswer, Refused> {
+    let version = api.restart.check().await.map_err(|why| {
+        let message = format!("pomd was not restarted and goes on as it is: {why}");
+        Box::new(refusal(Code::Local, message))
+    })?;
+    let status = api.agent.status().await?;
+    if api.stop.is_cancelled() {
+        return Err(Box::new(refusal(Code::Stopping, "pomd is stopping")));
+    }
+    tracing::info!("asked to restart as pomd {version}");
+    api.restart.ask();
+    api.stop.cancel();
+    Ok(wire::RestartAnswer {
+        pid: status.pomd.pid,
+        version,
+        connections: connections(&status),
+    })
+}
+
+/// How many connections would end with pomd.
+fn connections(status: &wire::Status) -> u64 {
+    let open = status.tunnels.iter().map(|it| it.connections.open);
+    let leaving = status.leaving.iter().map(|it| it.connections);
+    open.chain(leaving).sum()
 }
 
 fn gone(code: Code, name: &str) -> Refused {
@@ -395,6 +419,7 @@ mod tests {
             ("v1/clusters/a/logout", Some(Method::POST)),
             ("v1/connect", Some(Method::POST)),
             ("v1/reload", Some(Method::POST)),
+            ("v1/restart", Some(Method::POST)),
             ("v1/stop", Some(Method::POST)),
             ("v1/tunnels/a", None),
             ("v1/status/", None),

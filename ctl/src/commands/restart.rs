@@ -1,0 +1,114 @@
+//! `pomctl restart`: pomd goes on anew in its place, as the program that is installed now.
+
+use std::time::Duration;
+
+use control::{
+    client::{ClientError, Lines},
+    wire::Status,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    time::Instant,
+};
+
+use super::subscribe;
+use crate::{
+    args::RestartArgs,
+    context::Context,
+    failure::{Exit, Failure, Report},
+    outside,
+    render::count,
+    waiting,
+};
+
+/// pomd ends within 5 s, whatever hangs, and begins at once.
+const LIMIT: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(20);
+
+pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, Failure> {
+    let (events, status) = subscribe(cx).await?;
+    let open = connections(&status);
+    if open > 0 && !args.yes && cx.screen.is_asked_by_a_person() && !agrees(cx, open).await? {
+        cx.screen.say("Nothing was done.");
+        return Ok(Exit::Failed);
+    }
+    let answer = cx.client.restart().await?;
+    cx.screen.goes_on("pomd goes on restarting");
+    let heir = waiting::shown(&cx.screen, "restarting pomd", heir(cx, events, answer.pid)).await?;
+    for warning in &heir.pomd.warnings {
+        cx.screen.warn(&outside::line(warning));
+    }
+    if cx.screen.json() {
+        cx.screen.answer_json(&answer)?;
+        return Ok(Exit::Done);
+    }
+    let ended = match answer.connections {
+        0 => String::new(),
+        many => format!(" {} ended with it.", count(many, "connection")),
+    };
+    let version = outside::line(&heir.pomd.version);
+    cx.screen.answer(&format!(
+        "Restarted pomd {version} (pid {}).{ended}",
+        heir.pomd.pid
+    ))?;
+    Ok(Exit::Done)
+}
+
+fn connections(status: &Status) -> u64 {
+    let open = status.tunnels.iter().map(|it| it.connections.open);
+    let leaving = status.leaving.iter().map(|it| it.connections);
+    open.chain(leaving).sum()
+}
+
+/// Asks on the terminal; whatever is no clear yes is a no.
+async fn agrees(cx: &Context, open: u64) -> Result<bool, Failure> {
+    let (are, end) = if open == 1 {
+        ("is", "ends")
+    } else {
+        ("are", "end")
+    };
+    let open = count(open, "connection");
+    cx.screen.ask(&format!(
+        "{open} {are} open and {end} with it. Restart pomd? [y/N] "
+    ));
+    let mut line = String::new();
+    let read = BufReader::new(tokio::io::stdin())
+        .read_line(&mut line)
+        .await;
+    read.map_err(|it| Failure::failed(format!("cannot read the answer: {it}")))?;
+    Ok(matches!(
+        line.trim().to_ascii_lowercase().as_str(),
+        "y" | "yes"
+    ))
+}
+
+/// The pomd of the new life, once it answers. `events` are those of the old one: they end with it.
+async fn heir(cx: &Context, mut events: Lines<Status>, pid: u32) -> Result<Status, Failure> {
+    let deadline = Instant::now() + LIMIT;
+    let ended = async { while let Ok(Some(_)) = events.next().await {} };
+    if tokio::time::timeout_at(deadline, ended).await.is_err() {
+        return Err(lost(pid));
+    }
+    loop {
+        match cx.client.status().await {
+            Ok(status) => return Ok(status),
+            // The old one may leave in the middle of a word.
+            Err(ClientError::NotRunning | ClientError::Broken { .. } | ClientError::Api(_))
+                if Instant::now() < deadline =>
+            {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(ClientError::NotRunning) => return Err(lost(pid)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn lost(pid: u32) -> Failure {
+    let message = format!(
+        "pomd (pid {pid}) does not answer {} s after its restart",
+        LIMIT.as_secs()
+    );
+    let report = Report::new(Exit::Failed, "timeout", message);
+    Failure::told(report.hint(Some("what it said last: pomctl logs".to_owned())))
+}
