@@ -56,6 +56,8 @@ have cargo || fail "cargo is missing: install Rust 1.95 or newer"
 have cc || have gcc || packages gcc libc6-dev
 if ! { have ssh && have scp && have sftp && have ssh-keygen; }; then packages openssh-client; fi
 have_daemon sshd || packages openssh-server
+# Tests of pomd as a service want a systemd; only root can give it a world of its own.
+if [ "$(id -u)" -eq 0 ] && ! [ -x /lib/systemd/systemd ] && have apt-get; then packages systemd; fi
 mkdir -p target
 if [ -z "${POMD_TEST_ENVOY:-}" ]; then install_envoy; fi
 

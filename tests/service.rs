@@ -1,6 +1,7 @@
 //! pomd as a service: what its manager hears, and when; becoming pomd anew.
 
 mod restart;
+mod systemd;
 
 use std::time::Duration;
 

@@ -194,15 +194,13 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let stop = CancellationToken::new();
-    let look = Arc::new(Notify::new());
     let options = Options {
         log,
         place: start.place,
         recent,
         clock: Clock::real(),
         opener: Arc::new(opener::SystemBrowser),
-        look: look.clone(),
+        look: Arc::new(Notify::new()),
         warnings: warnings(),
         service: if start.in_background {
             Service::none()
@@ -211,40 +209,49 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         },
         restart: start.restart.clone(),
     };
-    let result: Result<bool, RunError> = runtime.block_on(async {
-        let ready = || {
-            if let Some(verdict) = verdict {
-                verdict.listening();
-            }
-        };
-        let signals = signals::obey(stop.clone(), look);
-        let run = pomd::run(options, start.locks, stop.clone(), ready);
-        tokio::pin!(run, signals);
-        let ended = tokio::select! {
-            result = &mut run => {
-                result?;
-                if !start.restart.is_asked() {
-                    return Ok(false);
-                }
-                // A signal that came meanwhile would be lost with this life.
-                let late = tokio::time::timeout(LATE_SIGNAL, &mut signals).await;
-                late.unwrap_or(signals::Ended::OutOfTime)
-            }
-            ended = &mut signals => ended,
-        };
-        Ok(match ended {
-            signals::Ended::AtOnce => false,
-            signals::Ended::OutOfTime => start.restart.is_asked(),
-        })
-    });
+    let goes_on = runtime.block_on(live(options, start.locks, verdict));
     // Blocking work may hang on a network disk: it does not keep the process.
     runtime.shutdown_background();
-    if result? {
+    if goes_on? {
         let error = start.restart.go_on(&start.again);
         tracing::error!("cannot go on anew: {error}");
         anyhow::bail!("cannot go on anew: {error}");
     }
     Ok(())
+}
+
+/// One life, from the first listener to the last connection; whether another one is to follow.
+async fn live(
+    options: Options,
+    locks: Locks,
+    verdict: Option<&daemon::Verdict>,
+) -> Result<bool, RunError> {
+    let ready = || {
+        if let Some(verdict) = verdict {
+            verdict.listening();
+        }
+    };
+    let stop = CancellationToken::new();
+    let restart = options.restart.clone();
+    let signals = signals::obey(stop.clone(), options.look.clone());
+    let run = pomd::run(options, locks, stop, ready);
+    tokio::pin!(run, signals);
+    let ended = tokio::select! {
+        result = &mut run => {
+            result?;
+            if !restart.is_asked() {
+                return Ok(false);
+            }
+            // A signal that came meanwhile would be lost with this life.
+            let late = tokio::time::timeout(LATE_SIGNAL, &mut signals).await;
+            late.unwrap_or(signals::Ended::OutOfTime)
+        }
+        ended = &mut signals => ended,
+    };
+    Ok(match ended {
+        signals::Ended::AtOnce => false,
+        signals::Ended::OutOfTime => restart.is_asked(),
+    })
 }
 
 /// What is set on this machine and not obeyed yet. Said once, loudly.

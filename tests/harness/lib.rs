@@ -14,6 +14,7 @@ pub mod process;
 pub mod setup;
 pub mod ssh;
 pub mod stranger;
+pub mod systemd;
 
 use std::{
     io::{self, Write},

@@ -87,6 +87,12 @@ impl Process {
         }
     }
 
+    /// SIGKILL, where nothing is to be told; returns once it is gone.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        self.ended = self.child.wait().ok();
+    }
+
     /// SIGTERM, and SIGKILL if that is not enough; `Err` in the second case. Blocks, for use in `drop`.
     pub fn end(&mut self) -> io::Result<ExitStatus> {
         self.signal(Signal::TERM);
