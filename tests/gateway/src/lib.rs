@@ -9,6 +9,7 @@
 pub mod browser;
 mod builder;
 mod certificates;
+pub mod forward_proxy;
 mod head;
 mod portal;
 mod script;
