@@ -50,7 +50,7 @@ pub struct Pomd {
     /// Where its log can be read by a person: a path or a command; `null` if it goes to the terminal that started it.
     #[serde(default)]
     pub log: Option<String>,
-    /// Standing warnings in words, such as a forward proxy that is set but not obeyed.
+    /// Standing warnings in words, such as a forward proxy that is set but of no use.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
@@ -299,8 +299,20 @@ pub struct Cluster {
     /// Connections that wait for its login.
     #[serde(default)]
     pub waiting: u64,
+    /// The forward proxy on the way to it.
+    #[serde(default)]
+    pub forward_proxy: Option<ForwardProxy>,
     /// What is wrong, if something is.
     pub reason: Option<Reason>,
+}
+
+/// A forward proxy between this machine and a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardProxy {
+    /// Its address, without user and password.
+    pub url: String,
+    /// The variable in pomd's environment that names it; `null`: the configuration does.
+    pub variable: Option<String>,
 }
 
 /// Where a session stands.

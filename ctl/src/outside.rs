@@ -77,6 +77,10 @@ pub(crate) fn cluster(mut cluster: Cluster) -> Cluster {
     tidy(&mut cluster.name, name);
     tidy_all(&mut cluster.hosts, name);
     tidy_all(&mut cluster.user, name);
+    if let Some(proxy) = &mut cluster.forward_proxy {
+        tidy(&mut proxy.url, name);
+        tidy_all(&mut proxy.variable, name);
+    }
     cluster.reason = cluster.reason.map(reason);
     cluster
 }

@@ -1,6 +1,6 @@
 //! A13: whatever pomd, and Pomerium through it, puts into a string, no terminal is steered by it.
 
-use control::wire::{ClusterState, Code, ConfigError, Leaving, TunnelState};
+use control::wire::{ClusterState, Code, ConfigError, ForwardProxy, Leaving, TunnelState};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -59,6 +59,10 @@ fn evil_status(tunnel: TunnelState, session: ClusterState) -> Value {
     let mut cluster = corp();
     cluster.state = session;
     cluster.reason = Some(why);
+    cluster.forward_proxy = Some(ForwardProxy {
+        url: "x".to_owned(),
+        variable: Some("x".to_owned()),
+    });
     let mut status = samples::status(vec![tunnel], vec![cluster]);
     status.pomd.log = Some("x".to_owned());
     status.pomd.warnings = vec!["x".to_owned()];

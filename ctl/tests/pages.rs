@@ -1,6 +1,6 @@
 //! Pages without a terminal: status, reload, logout, logs.
 
-use control::wire::{ClusterState, Code, ConfigError, Leaving, Status, TunnelState};
+use control::wire::{ClusterState, Code, ConfigError, ForwardProxy, Leaving, Status, TunnelState};
 use serde_json::{Value, json};
 use snapbox::{assert_data_eq, str};
 
@@ -93,6 +93,10 @@ fn g5_all_that_can_be_wrong_is_told_in_words() {
     waits.cluster = "lab".to_owned();
     let mut lab = cluster("lab", ClusterState::LoggedOut);
     lab.reason = Some(reason(Code::Dns, "no such name: lab.example.com"));
+    lab.forward_proxy = Some(ForwardProxy {
+        url: "http://proxy.lan:3128".to_owned(),
+        variable: Some("HTTPS_PROXY".to_owned()),
+    });
     let mut shown = status(vec![refused, waits], vec![corp(), lab]);
     shown.pomd.config.error = Some(ConfigError {
         at: ago(4),
@@ -100,7 +104,7 @@ fn g5_all_that_can_be_wrong_is_told_in_words() {
         report: String::new(),
         count: 2,
     });
-    shown.pomd.warnings = vec!["HTTPS_PROXY is set, but not obeyed yet".to_owned()];
+    shown.pomd.warnings = vec!["corp takes any certificate (insecure_skip_verify)".to_owned()];
     shown.leaving = vec![Leaving {
         name: "ssh-old".to_owned(),
         connections: 1,
@@ -113,7 +117,7 @@ fn g5_all_that_can_be_wrong_is_told_in_words() {
 $ pomctl status  # exit 1
 ✗ pomd.toml has 2 errors since HH:MM; the old settings apply. Run: pomd check
     line 14: unknown key `lissten` in [tunnel.grafana]
-warning: HTTPS_PROXY is set, but not obeyed yet
+warning: corp takes any certificate (insecure_skip_verify)
   TUNNEL    STATE  LOCAL           CONN    RECV    SENT  ROUTE
 ✗ ssh-prod  error  localhost:2202     0       –       –  ssh-prod.corp.example.com:22
     alice@example.com may not use ssh-prod.corp.example.com:22 (403), HH:MM, request id 7f3a9c02-4b1e. Ask whoever runs Pomerium for access, and name the request id
@@ -124,6 +128,7 @@ warning: HTTPS_PROXY is set, but not obeyed yet
   CLUSTER   SESSION
 ● corp      alice@example.com, until HH:MM (9h 12m)
 ○ lab       logged out since HH:MM
+    through http://proxy.lan:3128 (HTTPS_PROXY)
     no such name: lab.example.com
 
 pomd 0.0.9 runs, 0.1.0 is installed. When no connection matters (0 open): pomctl restart

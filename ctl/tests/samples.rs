@@ -91,6 +91,7 @@ pub(crate) fn cluster(name: &str, state: ClusterState) -> Cluster {
         until: logged_in.then_some(until),
         until_known_by: logged_in.then_some(UntilKnownBy::Server),
         waiting: 0,
+        forward_proxy: None,
         reason: None,
     }
 }

@@ -15,7 +15,7 @@ fn g2_up_starts_the_pomd_beside_it_and_says_so() {
     world.move_program();
     let hidden = world.path("hidden.sock");
     let mut shown = samples::fine();
-    shown.pomd.warnings = vec!["HTTPS_PROXY is set, but not obeyed yet".to_owned()];
+    shown.pomd.warnings = vec!["corp takes any certificate (insecure_skip_verify)".to_owned()];
     let fake = Fake::start(&hidden, &shown);
     fake.on(
         "POST /v1/tunnels/ssh-prod/up",
@@ -39,7 +39,7 @@ ssh-prod is up: localhost:2202 → ssh-prod.corp.example.com:22 (answers in 84 m
 
     ssh -p 2202 localhost
 | Started pomd (pid 2811).
-| warning: HTTPS_PROXY is set, but not obeyed yet
+| warning: corp takes any certificate (insecure_skip_verify)
 
 "#]]
     );

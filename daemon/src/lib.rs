@@ -14,7 +14,7 @@
 //! | [`config_file`], [`load`], [`watch`] | reads the file, and again when it may have changed | what the values are for |
 //! | [`agent`] | owns tunnels, sessions, the last good configuration; shows one status | HTTP, TLS, TOML |
 //! | [`session`] | being logged in to one cluster: machine, login, token and its file | tunnels, the relay |
-//! | [`upstream`] | one route through Pomerium: dial, TLS, CONNECT, refusals | sessions, the local side |
+//! | [`upstream`] | one route through Pomerium: dial, forward proxy, TLS, CONNECT, refusals | sessions, the local side |
 //! | [`portal`] | what a cluster says of the user | tunnels |
 //! | [`tunnel`] | one listener's connections: who connects, open, relay, refuse | the file, other tunnels |
 //! | [`api`] | the control socket: requests into commands | how anything works |
@@ -59,6 +59,7 @@ use crate::{
     restart::Restart,
     session::Open,
     system::service::{Pulse, Service},
+    upstream::proxy::Environment,
 };
 
 /// What one pomd is made of.
@@ -75,6 +76,8 @@ pub struct Options {
     pub opener: Arc<dyn Open>,
     /// Told when the configuration file should be looked at, as by SIGHUP.
     pub look: Arc<Notify>,
+    /// What the environment says of forward proxies.
+    pub proxies: Arc<Environment>,
     /// Standing warnings.
     pub warnings: Vec<String>,
     /// Who started us and wants to hear how we do.
@@ -157,6 +160,7 @@ pub async fn run(
         log: options.log,
         clock: options.clock.clone(),
         opener: options.opener,
+        proxies: options.proxies,
         warnings: options.warnings,
         pulse: pulse.clone(),
     });

@@ -19,6 +19,7 @@ use pomd::{
     opener,
     restart::Restart,
     system::{self, service::Service},
+    upstream::{self, proxy::Environment},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -107,6 +108,11 @@ fn missing_files(config: &pomd::config::Config) -> Vec<String> {
                 ));
             }
         }
+        if let Some(path) = &cluster.forward_proxy_auth
+            && let Err(problem) = upstream::proxy::check(path)
+        {
+            res.push(format!("[cluster.{name}]: {problem}"));
+        }
     }
     res
 }
@@ -194,6 +200,10 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
+    let proxies = proxies();
+    if let Some(warning) = proxies.warning() {
+        tracing::warn!("{warning}");
+    }
     let options = Options {
         log,
         place: start.place,
@@ -201,7 +211,8 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         clock: Clock::real(),
         opener: Arc::new(opener::SystemBrowser),
         look: Arc::new(Notify::new()),
-        warnings: warnings(),
+        warnings: proxies.warning().into_iter().collect(),
+        proxies: Arc::new(proxies),
         service: if start.in_background {
             Service::none()
         } else {
@@ -254,18 +265,12 @@ async fn live(
     })
 }
 
-/// What is set on this machine and not obeyed yet. Said once, loudly.
-fn warnings() -> Vec<String> {
-    let names = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-    let is_set = |it: &&str| std::env::var_os(it).is_some_and(|it| !it.is_empty());
-    let Some(name) = names.into_iter().find(is_set) else {
-        return Vec::new();
-    };
-    let warning = format!(
-        "{name} is set, but this version does not go through a forward proxy: every connection is direct"
-    );
-    tracing::warn!("{warning}");
-    vec![warning]
+/// Forward proxies of the environment, which is read once: a changed one needs a restart.
+fn proxies() -> Environment {
+    Environment::read(|name| {
+        let value = std::env::var_os(name)?;
+        Some(value.to_string_lossy().into_owned())
+    })
 }
 
 #[expect(

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pomd::config::{ClusterSpec, Config, Problems, Settings, TunnelSpec};
+use pomd::config::{ClusterSpec, Config, ForwardProxy, Problems, Settings, TunnelSpec};
 
 #[test]
 fn good_files_are_read_as_they_mean() {
@@ -105,6 +105,8 @@ fn rendered(config: &Config) -> String {
             server_name,
             ca_file,
             client_identity,
+            forward_proxy,
+            forward_proxy_auth,
             browser,
             insecure_skip_verify,
             named,
@@ -124,6 +126,11 @@ fn rendered(config: &Config) -> String {
         );
         res += &format!("    connect {connect:?}\n    server_name {server_name:?}\n");
         res += &format!("    ca_file {ca_file:?}\n    client {client_identity:?}\n");
+        // Most have none: only the others say so.
+        if *forward_proxy != ForwardProxy::Environment || forward_proxy_auth.is_some() {
+            res += &format!("    forward_proxy {forward_proxy:?}\n");
+            res += &format!("    forward_proxy_auth {forward_proxy_auth:?}\n");
+        }
         res +=
             &format!("    browser {browser:?}\n    insecure_skip_verify {insecure_skip_verify}\n");
     }

@@ -318,7 +318,10 @@ fn cluster_row(of: &Cluster, status: &Status, wide: bool, view: &View<'_>) -> Ro
     Row {
         sign: session::sign(of.state, view),
         cells,
-        below: session::trouble(of).filter(|_| !told).into_iter().collect(),
+        below: session::through(of)
+            .into_iter()
+            .chain(session::trouble(of).filter(|_| !told))
+            .collect(),
     }
 }
 

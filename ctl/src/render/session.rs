@@ -70,6 +70,14 @@ pub(crate) fn session(cluster: &Cluster, view: &View<'_>) -> Cell {
     }
 }
 
+/// The forward proxy on the way to it.
+pub(crate) fn through(cluster: &Cluster) -> Option<String> {
+    let proxy = cluster.forward_proxy.as_ref()?;
+    let variable = proxy.variable.as_ref();
+    let variable = variable.map_or(String::new(), |it| format!(" ({it})"));
+    Some(format!("through {}{variable}", proxy.url))
+}
+
 /// What is wrong with it, if something is that its state does not say.
 pub(crate) fn trouble(cluster: &Cluster) -> Option<String> {
     let reason = cluster.reason.as_ref()?;

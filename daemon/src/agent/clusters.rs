@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::{Agent, Cluster, RESTART, status};
 use crate::{
@@ -111,7 +111,9 @@ impl Agent {
         if spec.insecure_skip_verify {
             warn!(cluster = %name, "{}", status::insecure(name));
         }
-        let upstream = Arc::new(Upstream::new(name.clone(), spec.clone(), Limits::default()));
+        let upstream = Upstream::new(name.clone(), spec.clone(), Limits::default())
+            .with_environment(self.setup.proxies.clone());
+        let upstream = Arc::new(upstream);
         let stop = CancellationToken::new();
         let setup = session::Setup {
             name: name.clone(),
@@ -127,7 +129,7 @@ impl Agent {
         let (session, task) = Session::new(setup, stop.clone());
         let task = self.sessions.spawn(task).id();
         self.session_names.insert(task, name.clone());
-        Cluster {
+        let cluster = Cluster {
             spec: spec.clone(),
             session,
             upstream,
@@ -135,7 +137,11 @@ impl Agent {
             stop,
             started_at: Instant::now(),
             restart_at: None,
+        };
+        if let Some(proxy) = cluster.forward_proxy() {
+            info!(cluster = %name, "goes through the forward proxy {proxy}");
         }
+        cluster
     }
 }
 

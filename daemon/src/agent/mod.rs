@@ -48,7 +48,10 @@ use crate::{
     session::{Open, Session},
     system::service::Pulse,
     tunnel::{Tunnel, peer::Owners, relay},
-    upstream::Upstream,
+    upstream::{
+        Upstream,
+        proxy::{Environment, Shown},
+    },
 };
 pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded, Refused, refusal};
 use ports::Ports;
@@ -81,6 +84,8 @@ pub struct Setup {
     pub clock: Clock,
     /// Shows login links.
     pub opener: Arc<dyn Open>,
+    /// What the environment says of forward proxies.
+    pub proxies: Arc<Environment>,
     /// Standing warnings that hold for the life of the process.
     pub warnings: Vec<String>,
     /// Beats while the agent does not hang.
@@ -155,6 +160,13 @@ struct Cluster {
     started_at: Instant,
     /// Its session ended by itself, which is a fault.
     restart_at: Option<Instant>,
+}
+
+impl Cluster {
+    /// The forward proxy on the way to where its login is made.
+    fn forward_proxy(&self) -> Option<Shown> {
+        self.upstream.forward_proxy(&self.session.address())
+    }
 }
 
 enum Event {

@@ -223,6 +223,10 @@ fn cluster(name: &ClusterName, cluster: &Cluster) -> wire::Cluster {
         until: view.until,
         until_known_by: view.until.map(|_| wire::UntilKnownBy::Server),
         waiting: view.waiting,
+        forward_proxy: cluster.forward_proxy().map(|it| wire::ForwardProxy {
+            url: it.url,
+            variable: it.variable.map(str::to_owned),
+        }),
         reason: view.reason,
     }
 }

@@ -40,6 +40,7 @@ impl World {
             Clock::from_fn(move || Timestamp::from_second(seconds.load(Relaxed) as i64).unwrap())
         };
         let (agent, handle) = Agent::new(Setup {
+            proxies: Arc::default(),
             config: state.path().join("pomd.toml"),
             state: state.path().to_owned(),
             log: None,

@@ -117,6 +117,8 @@ fn cluster_keys(old: &ClusterSpec, new: &ClusterSpec) -> Vec<&'static str> {
         server_name,
         ca_file,
         client_identity,
+        forward_proxy,
+        forward_proxy_auth,
         browser,
         insecure_skip_verify,
         named,
@@ -128,6 +130,11 @@ fn cluster_keys(old: &ClusterSpec, new: &ClusterSpec) -> Vec<&'static str> {
         ("server_name", old.server_name != *server_name),
         ("ca_file", old.ca_file != *ca_file),
         ("client_cert", old.client_identity != *client_identity),
+        ("forward_proxy", old.forward_proxy != *forward_proxy),
+        (
+            "forward_proxy_auth",
+            old.forward_proxy_auth != *forward_proxy_auth,
+        ),
         ("browser", old.browser != *browser),
         (
             "insecure_skip_verify",

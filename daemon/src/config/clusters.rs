@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BrowserChoice, ClusterName, ClusterSpec, HostPattern,
+    BrowserChoice, ClusterName, ClusterSpec, ForwardProxy, HostPattern,
     address::Address,
     check::Draft,
     file::Field,
@@ -65,6 +65,7 @@ pub(super) fn place(
     let mut res = own;
     for (mut cluster, routes) in named.into_iter().zip(addresses) {
         one_scheme(&cluster, &routes, found);
+        not_in_the_open(&cluster, &routes, found);
         cluster.spec.login_at = login_at(&cluster, &routes);
         let could_be = cluster.has_url || cluster.hosts.is_empty();
         if cluster.spec.login_at.is_empty() && !partial && !could_be {
@@ -210,6 +211,8 @@ fn of_host(address: &Address) -> ClusterSpec {
         server_name: None,
         ca_file: None,
         client_identity: None,
+        forward_proxy: ForwardProxy::Environment,
+        forward_proxy_auth: None,
         browser: BrowserChoice::Default,
         insecure_skip_verify: false,
         named: false,
@@ -235,6 +238,21 @@ fn one_scheme(cluster: &Named, routes: &[&Field<super::Route>], found: &mut Foun
             )
             .label("without TLS here: the login would be sent in the open")
             .other(with.0.clone(), "with TLS here"),
+        );
+    }
+}
+
+/// A token goes through a forward proxy inside TLS or not at all.
+fn not_in_the_open(cluster: &Named, routes: &[&Field<super::Route>], found: &mut Found) {
+    let Some(proxy) = &cluster.proxy else { return };
+    let url = cluster.url.iter().map(|it| (&it.span, it.value.tls));
+    let routes = routes.iter().map(|it| (&it.span, it.value.address.tls));
+    if let Some((open, _)) = url.chain(routes).find(|it| !it.1) {
+        found.push(
+            Problem::at(proxy.clone(), "a forward proxy without TLS behind it")
+                .section(&cluster.title)
+                .label("the proxy would see the login")
+                .other(open.clone(), "without TLS here"),
         );
     }
 }

@@ -27,10 +27,17 @@ const CLUSTER: Keys = Keys {
         "ca_file",
         "client_cert",
         "client_key",
+        "forward_proxy",
+        "forward_proxy_auth",
         "browser",
         "insecure_skip_verify",
     ],
-    later: &["forward_proxy", "forward_proxy_auth", "token", "store"],
+    later: &["token", "store"],
+};
+/// A table that says where a secret is.
+const SECRET: Keys = Keys {
+    built: &["file"],
+    later: &[],
 };
 const SETTINGS: Keys = Keys {
     built: &["read_ahead", "allow_users"],
@@ -181,6 +188,35 @@ impl<'t> Section<'t> {
             span: list.span,
             value: res,
         })
+    }
+
+    /// A table that says in which file a secret is. A secret itself does not belong here.
+    pub(super) fn secret(&self, key: &str, wants: &str, found: &mut Found) -> Option<Section<'t>> {
+        let value = self.table.get(key)?;
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                let section = Section {
+                    name: self.name,
+                    span: value.span(),
+                    title: self.title.clone(),
+                    table,
+                };
+                section.judge_keys(&SECRET, found);
+                Some(section)
+            }
+            DeValue::String(_) => {
+                found.push(
+                    Problem::at(value.span(), format!("the secret of `{key}` in the file"))
+                        .section(&self.title)
+                        .label(format!("keep it out of this file: {wants}")),
+                );
+                None
+            }
+            _ => {
+                found.push(self.wrong_kind(key, value, wants));
+                None
+            }
+        }
     }
 
     pub(super) fn is_list(&self, key: &str) -> bool {

@@ -13,6 +13,7 @@ mod listen;
 mod named;
 pub mod near;
 mod pattern;
+mod proxy;
 mod report;
 mod secrets;
 mod syntax;
@@ -29,6 +30,7 @@ pub use control::wire::{BrowserChoice, Start};
 pub use host::Host;
 pub use listen::Listen;
 pub use pattern::HostPattern;
+pub use proxy::{ForwardProxy, ProxyAddress, ProxyKind};
 pub use report::{Problem, Problems, Span, Wrong};
 
 use file::File;
@@ -90,6 +92,10 @@ pub struct ClusterSpec {
     pub ca_file: Option<PathBuf>,
     /// PEM files that prove who this machine is. Absolute.
     pub client_identity: Option<ClientIdentity>,
+    /// Through which forward proxy its hosts are reached.
+    pub forward_proxy: ForwardProxy,
+    /// The file with `user:password` for the forward proxy. Absolute.
+    pub forward_proxy_auth: Option<PathBuf>,
     /// How a browser is opened.
     pub browser: BrowserChoice,
     /// Take any certificate. A standing warning.

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    BrowserChoice, ClientIdentity, ClusterName, ClusterSpec, HostPattern, Wrong,
+    BrowserChoice, ClientIdentity, ClusterName, ClusterSpec, ForwardProxy, HostPattern, Wrong,
     address::{Address, Authority},
     check::{bad_name, parsed},
     file::{Field, Section},
     host::Host,
+    proxy::PROXY,
     report::{Found, Problem, Span, quoted},
 };
 
@@ -15,6 +16,7 @@ const HOSTS: &str = "write a list of hosts: [\"*.corp.example.com\"]";
 const URL: &str = "write \"https://HOST\"";
 const CONNECT: &str = "write \"HOST:PORT\"";
 const FILE: &str = "write the name of a PEM file";
+const PROXY_AUTH: &str = "forward_proxy_auth = { file = \"proxy-password\" }";
 const BROWSER: &str =
     "write \"default\", \"none\", or a program and its arguments: [\"firefox\", \"-P\", \"work\"]";
 
@@ -29,6 +31,8 @@ pub(super) struct Named {
     /// There is the key `url`, whether or not it could be read.
     pub(super) has_url: bool,
     pub(super) hosts: Vec<Field<HostPattern>>,
+    /// Where the forward proxy stands that the cluster has of its own.
+    pub(super) proxy: Option<Span>,
 }
 
 pub(super) fn cluster(
@@ -57,6 +61,9 @@ pub(super) fn cluster(
     let server_name = parsed(section, server_name, Host::parse, found);
     let ca_file = file(section, "ca_file", base, found);
     let client_identity = identity(section, base, partial, found);
+    let proxy = section.text("forward_proxy", PROXY, found);
+    let proxy = parsed(section, proxy, ForwardProxy::parse, found);
+    let forward_proxy_auth = proxy_auth(section, base, proxy.as_ref(), partial, found);
     let insecure = section.flag("insecure_skip_verify", found);
     let spec = ClusterSpec {
         hosts: Vec::new(),
@@ -65,6 +72,10 @@ pub(super) fn cluster(
         server_name: server_name.map(|it| it.value),
         ca_file,
         client_identity,
+        forward_proxy: proxy
+            .as_ref()
+            .map_or(ForwardProxy::Environment, |it| it.value.clone()),
+        forward_proxy_auth,
         browser: browser(section, found),
         insecure_skip_verify: insecure.is_some_and(|it| it.value),
         named: true,
@@ -77,6 +88,9 @@ pub(super) fn cluster(
         url,
         has_url: section.has("url"),
         hosts,
+        proxy: proxy
+            .filter(|it| matches!(it.value, ForwardProxy::At(_)))
+            .map(|it| it.span),
     })
 }
 
@@ -124,6 +138,35 @@ fn identity(
         certificate: certificate?,
         key: key?,
     })
+}
+
+/// The file with the user and password for the forward proxy.
+fn proxy_auth(
+    section: &Section<'_>,
+    base: &Path,
+    proxy: Option<&Field<ForwardProxy>>,
+    partial: bool,
+    found: &mut Found,
+) -> Option<PathBuf> {
+    let secret = section.secret("forward_proxy_auth", PROXY_AUTH, found)?;
+    let mut problem = |what: &str, label: &str| {
+        found.push(
+            Problem::at(secret.span.clone(), what)
+                .section(&section.title)
+                .label(label),
+        );
+    };
+    if !partial && !secret.has("file") {
+        problem("`forward_proxy_auth` names no file", PROXY_AUTH);
+    }
+    if proxy.is_some_and(|it| it.value == ForwardProxy::None) {
+        problem(
+            "a password for no proxy: `forward_proxy` is \"none\"",
+            "remove it",
+        );
+    }
+    let field = secret.text("file", "write the name of a file", found);
+    parsed(section, field, read_path, found).map(|it| base.join(it.value))
 }
 
 /// A path, absolute: relative ones start at the folder of the file.

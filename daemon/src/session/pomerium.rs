@@ -191,6 +191,7 @@ fn failure(what: &str, at: &Address, error: OpenError) -> Failure {
 
 fn unreachable(what: &str, it: Unreachable) -> Failure {
     let code = match it.step {
+        Step::ForwardProxy => Code::ForwardProxy,
         _ if it.timed_out => Code::Timeout,
         Step::Dns => Code::Dns,
         Step::Tcp => Code::Tcp,
@@ -199,7 +200,7 @@ fn unreachable(what: &str, it: Unreachable) -> Failure {
     };
     Failure {
         code,
-        message: format!("{what}: {}", it.message),
+        message: format!("{what}: {it}"),
         hint: it.hint,
         request_id: None,
     }
@@ -270,6 +271,13 @@ mod tests {
         let dns = "cannot start a login to corp: looking up corp.example.com: no such name";
         assert_eq!(told(step(Step::Dns, false)), (Code::Dns, dns.to_owned()));
         assert_eq!(told(step(Step::Tcp, true)).0, Code::Timeout);
+        let proxy = told(step(Step::ForwardProxy, true));
+        assert_eq!(proxy.0, Code::ForwardProxy);
+        assert!(
+            proxy.1.contains("corp: forward proxy: looking"),
+            "{}",
+            proxy.1
+        );
         assert_eq!(
             told(refusal(RefusalKind::Other, 500, Some("Internal Server Error"))),
             (

@@ -3,6 +3,7 @@
 
 pub mod errors;
 pub mod limits;
+pub mod private_file;
 pub mod process;
 pub mod service;
 pub mod sockets;

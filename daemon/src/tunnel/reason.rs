@@ -46,7 +46,7 @@ pub(super) fn reason(error: &OpenError, context: &Context<'_>) -> Option<wire::R
         OpenError::Refused(it) => refused(it, context),
         OpenError::Unreachable(it) => (
             unreachable_code(it),
-            clean(&it.message, 400),
+            clean(&it.to_string(), 400),
             it.hint.as_ref().map(|it| clean(it, 400)),
         ),
     };
@@ -229,6 +229,7 @@ fn unavailable_hint(detail: &str) -> String {
 
 fn unreachable_code(failure: &Unreachable) -> Code {
     match failure.step {
+        Step::ForwardProxy => Code::ForwardProxy,
         _ if failure.timed_out => Code::Timeout,
         Step::Dns => Code::Dns,
         Step::Tcp => Code::Tcp,
@@ -410,6 +411,8 @@ mod tests {
             (Step::Tls, false, Code::Tls),
             (Step::Http, false, Code::Http),
             (Step::Tcp, true, Code::Timeout),
+            (Step::ForwardProxy, false, Code::ForwardProxy),
+            (Step::ForwardProxy, true, Code::ForwardProxy),
         ] {
             let error = OpenError::Unreachable(Unreachable {
                 step,

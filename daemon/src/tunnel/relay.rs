@@ -227,7 +227,7 @@ impl Relay<'_> {
         let Some(silence) = &mut self.silence else {
             return Ok(());
         };
-        match silence.poll(&self.remote.socket, cx) {
+        match silence.poll(self.remote.socket.socket(), cx) {
             Poll::Pending | Poll::Ready(Shown::Waits) => Ok(()),
             Poll::Ready(Shown::Answered) => {
                 self.silence = None;
@@ -268,7 +268,7 @@ impl Relay<'_> {
             };
             quiet.limit = Some(limit);
             if quiet.since.elapsed() >= limit {
-                if !silence::is_sending(&self.remote.socket) {
+                if !silence::is_sending(self.remote.socket.socket()) {
                     return Err(End::Lingered);
                 }
                 quiet.since = Instant::now();

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::Semaphore,
     time::{sleep, timeout},
@@ -121,22 +121,6 @@ impl Dialer {
         }
     }
 
-    /// What speaks at `target` where TLS should (T3): asked on a connection of its own, without any secret.
-    pub(super) async fn greeting(&self, target: &Authority) -> Option<&'static str> {
-        let look = async {
-            let mut socket = self.dial(target).await.ok()?;
-            socket.write_all(b"HEAD / HTTP/1.0\r\n\r\n").await.ok()?;
-            let mut first = [0; 5];
-            socket.read_exact(&mut first).await.ok()?;
-            match &first {
-                b"HTTP/" => Some("HTTP"),
-                b"SSH-2" => Some("SSH"),
-                _ => None,
-            }
-        };
-        timeout(LOOK, look).await.ok()?
-    }
-
     fn lookup_failed(&self, target: &Authority, error: &io::Error) -> Unreachable {
         let error = error.to_string();
         // There is no kind for these: the words of the C libraries, and of Windows.
@@ -166,6 +150,28 @@ impl Dialer {
         );
         Unreachable::new(Step::Dns, &message).hint(&hint)
     }
+}
+
+/// What speaks where TLS should (T3): asked on a connection of its own, without any secret.
+pub(super) async fn greeting<S>(
+    dialling: impl Future<Output = Result<S, Unreachable>>,
+) -> Option<&'static str>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let look = async {
+        let mut stream = dialling.await.ok()?;
+        stream.write_all(b"HEAD / HTTP/1.0\r\n\r\n").await.ok()?;
+        stream.flush().await.ok()?;
+        let mut first = [0; 5];
+        stream.read_exact(&mut first).await.ok()?;
+        match &first {
+            b"HTTP/" => Some("HTTP"),
+            b"SSH-2" => Some("SSH"),
+            _ => None,
+        }
+    };
+    timeout(LOOK, look).await.ok()?
 }
 
 /// The families in turn, IPv6 first, each in the order the system gave.

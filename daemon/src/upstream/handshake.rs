@@ -11,6 +11,15 @@ use super::{
     refusal::{self, OpenError, Step, Unreachable},
 };
 
+/// What a stream of tokio-rustls says of a failed handshake.
+pub(super) fn error(error: io::Error) -> HandshakeError {
+    let tls = error.get_ref().and_then(|it| it.downcast_ref());
+    match tls.cloned() {
+        Some(it) => HandshakeError::Tls(it),
+        None => HandshakeError::Io(error),
+    }
+}
+
 /// Why the handshake with `peer` failed. `another` is what speaks there instead of TLS, where somebody looked.
 pub(super) fn failed(
     error: &HandshakeError,

@@ -3,18 +3,23 @@
 //! The transport policy is here in one place. Knows one route, one token, one connection. Must not know sessions, what
 //! happens after a refusal, or the local side beyond "a stream of early bytes".
 
+pub mod carrier;
 mod certificate;
 mod dial;
 mod get;
 mod h1;
 mod handshake;
 mod head;
+pub mod proxy;
 pub mod record;
 pub mod refusal;
 mod tls;
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,8 +32,10 @@ use crate::{
     session::token::Token,
 };
 
+use carrier::Carrier;
 use dial::{Dialer, shown};
 use h1::{Failure, Peer};
+use proxy::{Environment, Proxies};
 use record::{HandshakeError, Remote};
 pub use refusal::OpenError;
 use refusal::{Step, Unreachable};
@@ -44,6 +51,7 @@ pub struct Upstream {
     /// Where a person would change this cluster's settings.
     place: String,
     dialer: Dialer,
+    proxies: Proxies,
     tls: Tls,
     /// A server of this cluster refused with early bytes what it accepted without: they wait for its answer.
     guarded: AtomicBool,
@@ -56,6 +64,8 @@ pub struct Limits {
     pub name: Duration,
     /// A TCP connection to any of the addresses.
     pub tcp: Duration,
+    /// The answer of a forward proxy, which has to do the same meanwhile.
+    pub proxy: Duration,
     /// The TLS handshake.
     pub tls: Duration,
     /// The answer to a CONNECT: longer than the 10 s after which Pomerium gives a silent service up.
@@ -69,6 +79,7 @@ impl Default for Limits {
         Self {
             name: Duration::from_secs(5),
             tcp: Duration::from_secs(10),
+            proxy: Duration::from_secs(20),
             tls: Duration::from_secs(10),
             answer: Duration::from_secs(20),
             get: Duration::from_secs(10),
@@ -118,6 +129,7 @@ impl Upstream {
         let place = place(&name, &cluster);
         Self {
             dialer: Dialer::new(limits, place.clone()),
+            proxies: Proxies::new(&cluster, limits, &place),
             tls: Tls::new(&cluster, &place, limits.tls),
             name,
             spec: cluster,
@@ -125,6 +137,18 @@ impl Upstream {
             place,
             guarded: AtomicBool::new(false),
         }
+    }
+
+    /// Where the configuration names no forward proxy, this says whether there is one.
+    pub fn with_environment(mut self, environment: Arc<Environment>) -> Self {
+        self.proxies.set_environment(environment);
+        self
+    }
+
+    /// The forward proxy on the way to `address`.
+    pub fn forward_proxy(&self, address: &Address) -> Option<proxy::Shown> {
+        let proxy = self.proxies.proxy(address, &self.target(address));
+        Some(proxy.ok()??.shown())
     }
 
     /// Opens `route` with `token`. The first bytes follow the CONNECT head in the same flight; on a refusal none of
@@ -166,7 +190,7 @@ impl Upstream {
             self.check(address)?;
         }
         let name = address.host_and_port();
-        let socket = self.dialer.dial(&self.target(address)).await?;
+        let socket = self.dial(address).await?;
         let mut peer = Peer {
             name: &name,
             identity: None,
@@ -181,11 +205,7 @@ impl Upstream {
         let stream = match timeout(self.limits.tls, shaking).await {
             Ok(Ok(it)) => it,
             Ok(Err(error)) => {
-                let tls = error.get_ref().and_then(|it| it.downcast_ref());
-                let error = match tls.cloned() {
-                    Some(it) => HandshakeError::Tls(it),
-                    None => HandshakeError::Io(error),
-                };
+                let error = handshake::error(error);
                 return Err(self.handshake_failed(error, address, &secure).await);
             }
             Err(_) => return Err(self.handshake_late(address).into()),
@@ -238,7 +258,7 @@ impl Upstream {
 
     /// A handshaken connection. The place of the stock of spares: now each is made when it is asked for.
     async fn connection(&self, address: &Address) -> Result<(Remote, Option<Secure>), OpenError> {
-        let socket = self.dialer.dial(&self.target(address)).await?;
+        let socket = self.dial(address).await?;
         if !address.tls {
             return Ok((Remote::plain(socket), None));
         }
@@ -249,6 +269,15 @@ impl Upstream {
             Ok(Ok(remote)) => Ok((remote, Some(secure))),
             Ok(Err(error)) => Err(self.handshake_failed(error, address, &secure).await),
             Err(_) => Err(self.handshake_late(address).into()),
+        }
+    }
+
+    /// A connection to `address` that has said nothing yet, through the forward proxy where there is one.
+    async fn dial(&self, address: &Address) -> Result<Carrier, Unreachable> {
+        let target = self.target(address);
+        match self.proxies.proxy(address, &target)? {
+            Some(proxy) => proxy.open(&self.dialer, &target).await,
+            None => Ok(Carrier::Tcp(self.dialer.dial(&target).await?)),
         }
     }
 
@@ -271,12 +300,24 @@ impl Upstream {
     ) -> OpenError {
         let another = match &error {
             HandshakeError::Tls(it) if handshake::speaks_no_tls(it) => {
-                self.dialer.greeting(&self.target(address)).await
+                dial::greeting(self.dial(address)).await
             }
             _ => None,
         };
         let name = address.host_and_port();
-        handshake::failed(&error, &name, &secure.identity, &self.place, another)
+        let error = handshake::failed(&error, &name, &secure.identity, &self.place, another);
+        self.with_proxy(error, address)
+    }
+
+    /// A forward proxy that says it connected us may have lied: whoever looks for the cause has to know of it.
+    fn with_proxy(&self, error: OpenError, address: &Address) -> OpenError {
+        match (error, self.forward_proxy(address)) {
+            (OpenError::Unreachable(mut it), Some(proxy)) => {
+                it.message = format!("{} (through {})", it.message, proxy.url);
+                it.into()
+            }
+            (error, _) => error,
+        }
     }
 
     fn handshake_late(&self, address: &Address) -> Unreachable {

@@ -14,6 +14,7 @@ use std::{
     fmt,
     future::poll_fn,
     io,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -24,8 +25,9 @@ use rustls::{
     pki_types::ServerName,
     unbuffered::{ConnectionState, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic},
 };
-use tokio::net::TcpStream;
+use tokio::io::AsyncWrite;
 
+use super::carrier::Carrier;
 use crate::buffer::{self, Buffer, Queue};
 
 /// The most plaintext that one record carries.
@@ -36,8 +38,8 @@ const SLACK: usize = 112;
 /// A connection past its handshake: socket, record layer and what is on its way through them. Idle, it owns no buffer.
 #[derive(Debug)]
 pub struct Remote {
-    /// The socket.
-    pub socket: TcpStream,
+    /// The socket, or what else carries it.
+    pub socket: Carrier,
     /// The record layer, without any buffer of its own.
     pub records: Records,
     /// Ciphertext that was read and not opened yet: the start of a record, or of a handshake message.
@@ -89,12 +91,12 @@ pub enum RecvError {
 impl Remote {
     /// Shakes hands over `socket`. No limit of its own.
     pub async fn handshake(
-        socket: TcpStream,
+        socket: impl Into<Carrier>,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, HandshakeError> {
         let tls = Box::new(UnbufferedClientConnection::new(config, name)?);
-        let mut remote = Self::new(socket, Records::Tls(tls));
+        let mut remote = Self::new(socket.into(), Records::Tls(tls));
         remote.start()?;
         loop {
             poll_fn(|cx| remote.poll_flush(cx)).await?;
@@ -118,8 +120,8 @@ impl Remote {
     }
 
     /// Over a socket without TLS.
-    pub fn plain(socket: TcpStream) -> Self {
-        Self::new(socket, Records::Plain)
+    pub fn plain(socket: impl Into<Carrier>) -> Self {
+        Self::new(socket.into(), Records::Plain)
     }
 
     /// Seals `plain` behind what is not written yet. The caller flushes before it queues more than some 64 KiB in all.
@@ -160,7 +162,7 @@ impl Remote {
                 return Poll::Ready(Err(e));
             }
         }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     /// The next plaintext, at least one byte. Cancel-safe.
@@ -205,7 +207,7 @@ impl Remote {
         Poll::Ready(read)
     }
 
-    fn new(socket: TcpStream, records: Records) -> Self {
+    fn new(socket: Carrier, records: Records) -> Self {
         Self {
             socket,
             records,

@@ -78,6 +78,8 @@ pub struct Unreachable {
 pub enum Step {
     /// Looking the name up.
     Dns,
+    /// The way to the forward proxy, and what it answered.
+    ForwardProxy,
     /// Connecting.
     Tcp,
     /// The TLS handshake.
@@ -179,6 +181,10 @@ impl fmt::Display for Refusal {
 
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Of the other steps the message itself says enough.
+        if self.step == Step::ForwardProxy {
+            write!(f, "{}: ", self.step)?;
+        }
         f.write_str(&self.message)
     }
 }
@@ -187,6 +193,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Dns => "DNS",
+            Self::ForwardProxy => "forward proxy",
             Self::Tcp => "TCP",
             Self::Tls => "TLS",
             Self::Http => "HTTP",

@@ -22,8 +22,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{Early, Limits, Upstream};
 use crate::{
     config::{
-        Address, Authority, BrowserChoice, ClientIdentity, ClusterName, ClusterSpec, Host,
-        HostPattern, Route,
+        Address, Authority, BrowserChoice, ClientIdentity, ClusterName, ClusterSpec, ForwardProxy,
+        Host, HostPattern, Route,
     },
     session::token::Token,
 };
@@ -85,6 +85,8 @@ impl Lab {
             server_name: None,
             ca_file: Some(self.path("ca.pem")),
             client_identity: None,
+            forward_proxy: ForwardProxy::Environment,
+            forward_proxy_auth: None,
             browser: BrowserChoice::None,
             insecure_skip_verify: false,
             named: true,
@@ -160,6 +162,12 @@ impl Lab {
         acceptor(self.leaf(&[HOST], |_| {}), Some(verifier.build().unwrap()))
     }
 
+    /// TLS for a proxy on loopback that asks for a client certificate, and breaks off if it gets one.
+    pub(crate) fn asking_proxy(&self) -> TlsAcceptor {
+        let verifier = Arc::new(Nobody);
+        acceptor(self.leaf(&["127.0.0.1"], |_| {}), Some(verifier))
+    }
+
     /// The next connection, without TLS.
     pub(crate) async fn accept_plain(&self) -> TcpStream {
         let socket = self.listener.accept().await.unwrap().0;
@@ -171,6 +179,54 @@ impl Lab {
     /// The next connection, past its handshake.
     pub(crate) async fn accept(&self, tls: &TlsAcceptor) -> io::Result<TlsStream<TcpStream>> {
         tls.accept(self.accept_plain().await).await
+    }
+}
+
+/// Asks for a client certificate and takes none.
+#[derive(Debug)]
+struct Nobody;
+
+impl rustls::server::danger::ClientCertVerifier for Nobody {
+    fn root_hint_subjects(&self) -> &[rustls::DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::server::danger::ClientCertVerified, rustls::Error> {
+        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::CertificateError::BadSignature.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::CertificateError::BadSignature.into())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        let provider = aws_lc_rs::default_provider();
+        provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod connect;
 mod get;
+mod proxy;
 mod trust;
 
 use std::{

@@ -3,7 +3,10 @@
 use std::io::{Read as _, Write as _};
 
 use rustls::{HandshakeKind, ServerConnection, crypto::aws_lc_rs::kx_group::SECP256R1};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -236,7 +239,9 @@ async fn bytes_are_sealed_while_half_a_ticket_has_arrived() {
         // Between any two records, and in the middle of one.
         for half in record.chunks(record.len() / 2) {
             server.socket.write_all(half).await.unwrap();
-            remote.socket.readable().await.unwrap();
+            poll_fn(|cx| remote.socket.poll_read_ready(cx))
+                .await
+                .unwrap();
             let read = poll_fn(|cx| Poll::Ready(remote.poll_recv(cx))).await;
             if let Poll::Ready(answer) = read {
                 said.extend_from_slice(answer.unwrap().bytes());

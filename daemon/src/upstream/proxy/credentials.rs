@@ -1,0 +1,97 @@
+//! The user and password for a forward proxy. Pure.
+
+use std::fmt;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use zeroize::Zeroizing;
+
+/// The most that either part takes: SOCKS counts it in a byte, and nobody types more.
+const PART: usize = 255;
+
+/// Who we are to a forward proxy: sent to it and shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Credentials {
+    pub(super) user: Zeroizing<String>,
+    pub(super) password: Zeroizing<String>,
+}
+
+impl Credentials {
+    /// `None` where no proxy could be told so.
+    pub(super) fn new(user: &str, password: &str) -> Option<Self> {
+        let fits = |it: &str| it.len() <= PART && !it.contains(char::is_control);
+        let good = !user.is_empty() && fits(user) && fits(password);
+        good.then(|| Self {
+            user: Zeroizing::new(user.to_owned()),
+            password: Zeroizing::new(password.to_owned()),
+        })
+    }
+
+    /// `user:password`, and perhaps the end of the line.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let line = text.strip_suffix('\n').unwrap_or(text);
+        let (user, password) = line.strip_suffix('\r').unwrap_or(line).split_once(':')?;
+        Self::new(user, password)
+    }
+
+    /// What stands behind `Basic ` in a header.
+    pub(super) fn from_basic(encoded: &[u8]) -> Option<Self> {
+        let plain = Zeroizing::new(BASE64_STANDARD.decode(encoded).ok()?);
+        let (user, password) = std::str::from_utf8(&plain).ok()?.split_once(':')?;
+        Self::new(user, password)
+    }
+
+    /// For behind `Basic ` in a header.
+    pub(super) fn basic(&self) -> Zeroizing<String> {
+        let mut plain = Zeroizing::new(String::with_capacity(2 * PART + 1));
+        plain.push_str(&self.user);
+        plain.push(':');
+        plain.push_str(&self.password);
+        Zeroizing::new(BASE64_STANDARD.encode(&*plain))
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_holds_one_line_with_a_user_and_a_password() {
+        let parsed = |text: &str| {
+            let it = Credentials::parse(text)?;
+            Some((it.user.to_string(), it.password.to_string()))
+        };
+        let pair = |user: &str, password: &str| Some((user.to_owned(), password.to_owned()));
+        assert_eq!(parsed("alice:s3:cret"), pair("alice", "s3:cret"));
+        assert_eq!(parsed("alice: p w \r\n"), pair("alice", " p w "));
+        assert_eq!(parsed("älice:\n"), pair("älice", ""));
+        for bad in [
+            "",
+            "\n",
+            "alice",
+            ":x",
+            "a:b\nc:d\n",
+            "a:b\0",
+            "a:b\r\nX: y",
+            &format!("a:{}", "x".repeat(256)),
+        ] {
+            assert_eq!(parsed(bad), None, "{bad:.20}");
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_again_and_never_printed() {
+        let it = Credentials::parse("Aladdin:open sesame").unwrap();
+        assert_eq!(&*it.basic(), "QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert_eq!(
+            Credentials::from_basic(it.basic().as_bytes()),
+            Some(it.clone())
+        );
+        assert_eq!(format!("{it:?}"), "Credentials(…)");
+    }
+}
