@@ -8,6 +8,7 @@ mod clients;
 mod connect;
 mod demo;
 mod faults;
+mod forward_proxy;
 mod house;
 mod main_job;
 mod page;
