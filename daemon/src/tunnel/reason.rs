@@ -422,7 +422,15 @@ mod tests {
             });
             let reason = said(&error, |_| {});
             assert_eq!(reason.code, code);
-            assert_eq!(reason.message, "cannot reach a:443: refused");
+            // Whether it is about the cluster or about a proxy is not to be guessed from the address.
+            let prefix = match step {
+                Step::ForwardProxy => "forward proxy: ",
+                _ => "",
+            };
+            assert_eq!(
+                reason.message,
+                format!("{prefix}cannot reach a:443: refused")
+            );
             assert_eq!(reason.hint.as_deref(), Some("look"));
         }
     }
