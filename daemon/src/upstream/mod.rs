@@ -276,7 +276,8 @@ impl Upstream {
     async fn dial(&self, address: &Address) -> Result<Carrier, Unreachable> {
         let target = self.target(address);
         match self.proxies.proxy(address, &target)? {
-            Some(proxy) => proxy.open(&self.dialer, &target).await,
+            // Apart, as it is large, and whoever waits for it would keep that room for as long as the route is open.
+            Some(proxy) => Box::pin(proxy.open(&self.dialer, &target)).await,
             None => Ok(Carrier::Tcp(self.dialer.dial(&target).await?)),
         }
     }
