@@ -163,6 +163,7 @@ mod tests {
             until: until.map(|it| it.parse().unwrap()),
             until_known_by: None,
             waiting: 0,
+            forward_proxy: None,
             reason: None,
         }
     }
