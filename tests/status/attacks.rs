@@ -227,12 +227,13 @@ async fn who_is_slow_or_idle_loses_his_place_and_the_others_never_notice() {
 async fn when_all_places_are_taken_the_next_one_waits_until_the_idle_are_sent_away() {
     let corp = corp().await;
     let pomd = corp.logged_in(&[("crowded", A)]).await;
+    let tunnel = pomd.address("crowded").await;
     let mut idle = Vec::new();
     for _ in 0..64 {
         idle.push(socket(&pomd).await);
     }
     // Tunnels never notice.
-    echo(&mut pomd.connect("crowded").await).await;
+    echo(&mut tokio::net::TcpStream::connect(tunnel).await.unwrap()).await;
     let answer = send(&pomd, get("/v1/status", "")).await;
     assert_eq!(code(&answer), 200, "{answer}");
     for stream in &mut idle {

@@ -6,6 +6,7 @@
 mod answer;
 mod connect;
 mod door;
+mod query;
 mod routes;
 
 use std::{convert::Infallible, io, path::PathBuf, sync::Arc, time::Duration};

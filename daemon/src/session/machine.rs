@@ -222,10 +222,7 @@ impl Machine {
             }
             Input::Carried { generation } if self.grant() == Some(generation) => {
                 self.fresh_refusals = 0;
-                self.grant = Some(Held {
-                    generation,
-                    made_at: None,
-                });
+                self.grant.iter_mut().for_each(|it| it.made_at = None);
             }
             Input::Refused { generation } if self.grant() == Some(generation) => {
                 res.extend(self.refused(now));
@@ -374,11 +371,7 @@ impl Machine {
         let fresh = held
             .and_then(|it| it.made_at)
             .is_some_and(|it| now.duration_since(it) < FRESH);
-        self.fresh_refusals = if fresh {
-            self.fresh_refusals.saturating_add(1)
-        } else {
-            0
-        };
+        self.fresh_refusals = u32::from(fresh) * self.fresh_refusals.saturating_add(1);
         let mut res = vec![Action::Forget];
         if self.fresh_refusals >= 2 {
             self.hush();
