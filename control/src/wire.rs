@@ -53,6 +53,22 @@ pub struct Pomd {
     /// Standing warnings in words, such as a forward proxy that is set but of no use.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What it takes of the machine; only where it was asked for the status, never in events.
+    #[serde(default)]
+    pub usage: Option<Usage>,
+}
+
+/// What the daemon takes of the machine, as far as the system tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Open descriptors.
+    pub descriptors: Option<u64>,
+    /// The most of them that it may open.
+    pub descriptors_most: Option<u64>,
+    /// Tasks that have not ended.
+    pub tasks: u64,
+    /// Memory that is resident.
+    pub memory: Option<u64>,
 }
 
 /// The configuration file and what became of it.

@@ -43,6 +43,7 @@ pub(crate) fn status(tunnels: Vec<Tunnel>, clusters: Vec<Cluster>) -> Status {
             },
             log: None,
             warnings: Vec::new(),
+            usage: None,
         },
         tunnels,
         clusters,

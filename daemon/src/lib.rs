@@ -20,7 +20,7 @@
 //! | [`api`] | the control socket: requests into commands | how anything works |
 //! | [`manager`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`restart`] | goes on as the program that is installed now | what ends before |
-//! | [`system`], [`lock`], [`logging`], [`opener`], [`clock`], [`buffer`] | one fact of the machine each | everything else |
+//! | [`system`], [`disk`], [`lock`], [`logging`], [`opener`], [`clock`], [`points`], [`buffer`] | one fact of the machine each | everything else |
 
 pub mod agent;
 pub mod api;
@@ -28,11 +28,13 @@ pub mod buffer;
 pub mod clock;
 pub mod config;
 pub mod config_file;
+pub mod disk;
 pub mod load;
 pub mod lock;
 pub mod logging;
 pub mod manager;
 pub mod opener;
+pub mod points;
 pub mod portal;
 pub mod restart;
 pub mod session;
@@ -52,10 +54,12 @@ use crate::{
     agent::Agent,
     api::{Api, Socket},
     clock::Clock,
+    disk::Fs,
     load::Loader,
     lock::{Lock, LockError},
     logging::Recent,
     manager::Manager,
+    points::Points,
     restart::Restart,
     session::Open,
     system::service::{Pulse, Service},
@@ -72,6 +76,10 @@ pub struct Options {
     pub recent: Recent,
     /// What time it is.
     pub clock: Clock,
+    /// How state reaches the disk.
+    pub fs: Arc<dyn Fs>,
+    /// Where tests step in.
+    pub points: Points,
     /// Shows login links.
     pub opener: Arc<dyn Open>,
     /// Told when the configuration file should be looked at, as by SIGHUP.
@@ -157,6 +165,8 @@ pub async fn run(
     let (agent, handle) = Agent::new(agent::Setup {
         config: options.place.config.clone(),
         state: options.place.state.clone(),
+        fs: options.fs,
+        points: options.points.clone(),
         log: options.log,
         clock: options.clock.clone(),
         opener: options.opener,
@@ -181,6 +191,7 @@ pub async fn run(
         agent: handle,
         reloads,
         recent: options.recent,
+        points: options.points,
         stop: stop.clone(),
         restart: options.restart,
     });

@@ -55,6 +55,7 @@ impl Agent {
         let old = std::mem::replace(&mut self.config, new.clone());
         let changes = config::changes(&old, &new);
         self.loaded_at = self.setup.clock.now();
+        self.ports.retry();
         self.config_error = None;
         self.config_warnings = warnings;
 
@@ -181,6 +182,7 @@ impl Agent {
             relay: self.relay.clone(),
             owners: self.owners.clone(),
             clock: self.setup.clock.clone(),
+            points: self.setup.points.clone(),
             changed: self.changed.clone(),
             numbers: self.numbers.clone(),
         }))

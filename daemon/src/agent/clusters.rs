@@ -112,7 +112,8 @@ impl Agent {
             warn!(cluster = %name, "{}", status::insecure(name));
         }
         let upstream = Upstream::new(name.clone(), spec.clone(), Limits::default())
-            .with_environment(self.setup.proxies.clone());
+            .with_environment(self.setup.proxies.clone())
+            .with_points(self.setup.points.clone());
         let upstream = Arc::new(upstream);
         let stop = CancellationToken::new();
         let setup = session::Setup {
@@ -120,6 +121,8 @@ impl Agent {
             spec: spec.clone(),
             upstream: upstream.clone(),
             state: self.setup.state.clone(),
+            fs: self.setup.fs.clone(),
+            points: self.setup.points.clone(),
             clock: self.setup.clock.clone(),
             opener: self.setup.opener.clone(),
             owners: self.owners.clone(),

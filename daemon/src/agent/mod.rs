@@ -45,6 +45,8 @@ use tracing::error;
 use crate::{
     clock::Clock,
     config::{ClusterName, ClusterSpec, Config, TunnelName},
+    disk::Fs,
+    points::Points,
     session::{Open, Session},
     system::service::Pulse,
     tunnel::{Tunnel, peer::Owners, relay},
@@ -78,6 +80,10 @@ pub struct Setup {
     pub config: PathBuf,
     /// The folder for tokens and chosen ports; it exists.
     pub state: PathBuf,
+    /// How they get there.
+    pub fs: Arc<dyn Fs>,
+    /// Where tests step in.
+    pub points: Points,
     /// Where a person finds the log, for the status.
     pub log: Option<String>,
     /// What time it is.
@@ -194,7 +200,7 @@ impl Agent {
             clusters: BTreeMap::new(),
             leaving: Vec::new(),
             passing: Vec::new(),
-            ports: Ports::load(&setup.state),
+            ports: Ports::load(&setup.state, setup.fs.clone()),
             owners: Arc::new(owners),
             relay: Arc::new(shared_by_relays(config.settings.read_ahead)),
             numbers: Arc::default(),
@@ -294,6 +300,7 @@ impl Agent {
         if self.housekeeping_at <= now {
             self.housekeeping_at = now + self.setup.housekeeping();
             self.setup.pulse.beat();
+            self.ports.retry();
             self.leaving.retain(|it| !it.connections.is_empty());
             self.passing.retain(passing::is_used);
         }

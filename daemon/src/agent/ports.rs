@@ -2,24 +2,33 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    io::Write,
+    io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::{config::TunnelName, tunnel::bind};
+use crate::{
+    config::TunnelName,
+    disk::{self, Folder, Fs, Opened, words},
+    tunnel::bind,
+};
 
+const NAME: &str = "ports.json";
+const ASIDE: &str = "ports.json.broken";
 /// A file with more is not ours.
-const FILE_MOST: u64 = 1 << 20;
+const FILE_MOST: usize = 1 << 20;
 
 /// Which port belongs to which tunnel.
 #[derive(Debug)]
 pub(super) struct Ports {
-    path: PathBuf,
+    state: PathBuf,
+    fs: Arc<dyn Fs>,
     kept: BTreeMap<String, u16>,
+    /// Why the file does not know all of it.
+    unsaved: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -30,25 +39,24 @@ struct Shape {
 
 impl Ports {
     /// Reads the file in the folder `state`. A file that cannot be understood is set aside, not overwritten.
-    pub(super) fn load(state: &Path) -> Self {
-        let path = state.join("ports.json");
-        let kept = match read(&path) {
-            Ok(kept) => kept,
+    pub(super) fn load(state: &Path, fs: Arc<dyn Fs>) -> Self {
+        let kept = match fs.open_folder(state, None, false) {
+            Ok(folder) => load(&*fs, &folder),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => {
-                let aside = state.join("ports.json.broken");
-                let moved = fs::rename(&path, &aside);
                 warn!(
-                    "cannot read the chosen ports in {}: {error}; {}",
-                    path.display(),
-                    match moved {
-                        Ok(()) => format!("set aside as {}", aside.display()),
-                        Err(error) => format!("and it cannot be set aside: {error}"),
-                    }
+                    "cannot open the folder of the chosen ports: {}",
+                    words(&error)
                 );
                 BTreeMap::new()
             }
         };
-        Self { path, kept }
+        Self {
+            state: state.to_owned(),
+            fs,
+            kept,
+            unsaved: None,
+        }
     }
 
     /// The port that was chosen for `tunnel`.
@@ -74,62 +82,95 @@ impl Ports {
         self.kept.values().copied().collect()
     }
 
-    /// In memory at once, and in the file if that can be written.
+    /// In memory at once, and in the file as soon as that can be written.
     fn keep(&mut self, tunnel: &TunnelName, port: u16) {
         self.kept.insert(tunnel.as_str().to_owned(), port);
-        if let Err(error) = self.write() {
-            warn!(
-                "cannot keep the chosen port of {tunnel} in {}: {error}",
-                self.path.display()
-            );
+        self.write();
+    }
+
+    /// Tries again what could not be written.
+    pub(super) fn retry(&mut self) {
+        if self.unsaved.is_some() {
+            self.write();
         }
     }
 
-    /// The old file or the new one is there, whole, whenever the power goes.
-    fn write(&self) -> io::Result<()> {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
+    /// What a person should know: that the file does not know all ports.
+    pub(super) fn warning(&self) -> Option<&str> {
+        self.unsaved.as_deref()
+    }
+
+    fn write(&mut self) {
+        let trouble = self.try_write().err();
+        let trouble = trouble.map(|it| format!("cannot save the chosen ports: {}", words(&it)));
+        if let Some(trouble) = trouble
+            .as_ref()
+            .filter(|it| self.unsaved.as_ref() != Some(*it))
+        {
+            warn!("{trouble}");
+        }
+        self.unsaved = trouble;
+    }
+
+    fn try_write(&self) -> io::Result<()> {
         let shape = Shape {
             version: 1,
             ports: self.kept.clone(),
         };
-        let mut file = tempfile::Builder::new()
-            .prefix(".ports.")
-            .tempfile_in(folder)?;
-        file.write_all(&serde_json::to_vec_pretty(&shape)?)?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path)?;
-        fs::File::open(folder)?.sync_all()
+        let bytes = serde_json::to_vec_pretty(&shape)?;
+        let folder = self.fs.open_folder(&self.state, None, true)?;
+        disk::replace(&*self.fs, &folder, NAME, &bytes)
     }
 }
 
-fn read(path: &Path) -> io::Result<BTreeMap<String, u16>> {
-    let meta = match fs::symlink_metadata(path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error),
+fn load(fs: &dyn Fs, folder: &Folder) -> BTreeMap<String, u16> {
+    disk::clear_half_written(fs, folder, &[NAME.to_owned()]);
+    let why = match read(fs, folder) {
+        Ok(Ok(kept)) => return kept,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return BTreeMap::new(),
+        Ok(Err(why)) => why,
+        Err(error) => words(&error),
     };
-    if !meta.is_file() || meta.len() > FILE_MOST {
-        return Err(io::Error::other("it is not a file of pomd's"));
+    // Also where the disk only fails to read it now: the next choice would overwrite it.
+    match fs.rename(folder, NAME, ASIDE) {
+        Ok(()) => warn!("cannot read the chosen ports, set aside as {ASIDE}: {why}"),
+        Err(error) => warn!(
+            "cannot read the chosen ports: {why}; {NAME} cannot be set aside: {}",
+            words(&error)
+        ),
     }
-    let shape: Shape = serde_json::from_slice(&fs::read(path)?)?;
-    if shape.version != 1 {
-        return Err(io::Error::other(format!(
-            "its version is {}",
-            shape.version
-        )));
+    BTreeMap::new()
+}
+
+/// `Ok(Err)`: why the file is none of ours.
+fn read(fs: &dyn Fs, folder: &Folder) -> io::Result<Result<BTreeMap<String, u16>, String>> {
+    let file = match fs.open(folder, NAME)? {
+        Opened::File(file) => file,
+        Opened::Suspect(why) => return Ok(Err(why)),
+    };
+    let bytes = fs.read(file, FILE_MOST)?;
+    if bytes.len() > FILE_MOST {
+        return Ok(Err("it is too large".to_owned()));
     }
-    Ok(shape.ports)
+    Ok(match serde_json::from_slice::<Shape>(&bytes) {
+        Err(error) => Err(format!("line {} is broken", error.line())),
+        Ok(it) if it.version != 1 => Err(format!("it is of version {}", it.version)),
+        Ok(it) => Ok(it.ports),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::disk::Disk;
 
     #[test]
     fn a_kept_port_is_there_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        Ports::load(dir.path()).keep(&name("db"), 20_017);
-        assert_eq!(Ports::load(dir.path()).get(&name("db")), Some(20_017));
+        load(dir.path()).keep(&name("db"), 20_017);
+        assert_eq!(load(dir.path()).get(&name("db")), Some(20_017));
     }
 
     #[test]
@@ -137,24 +178,24 @@ mod tests {
         for text in ["", "{", r#"{"version":9,"ports":{}}"#, "\0\0"] {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join("ports.json"), text).unwrap();
-            let mut ports = Ports::load(dir.path());
+            let mut ports = load(dir.path());
             assert_eq!(ports.get(&name("db")), None);
             ports.keep(&name("db"), 20_000);
             assert_eq!(
                 fs::read_to_string(dir.path().join("ports.json.broken")).unwrap(),
                 text
             );
-            assert_eq!(Ports::load(dir.path()).get(&name("db")), Some(20_000));
+            assert_eq!(load(dir.path()).get(&name("db")), Some(20_000));
         }
     }
 
     #[test]
     fn ports_of_tunnels_that_are_gone_are_given_away_only_when_no_other_is_left() {
         let dir = tempfile::tempdir().unwrap();
-        let mut ports = Ports::load(dir.path());
+        let mut ports = load(dir.path());
         ports.kept = bind::CHOICE.map(|it| (format!("t{it}"), it)).collect();
         let gone = |it: &str| it != "t20005";
-        let mut one_gone = Ports::load(dir.path());
+        let mut one_gone = load(dir.path());
         one_gone.kept = ports.kept.clone();
         assert_eq!(one_gone.choose(&name("new"), |_| true), None);
         assert_eq!(one_gone.kept.len(), bind::CHOICE.len());
@@ -163,6 +204,10 @@ mod tests {
         assert!(given.is_none_or(|it| it == 20_005), "{given:?}");
         assert_eq!(one_gone.get(&name("t20005")), None);
         assert_eq!(one_gone.get(&name("t20006")), Some(20_006));
+    }
+
+    fn load(state: &Path) -> Ports {
+        Ports::load(state, Arc::new(Disk))
     }
 
     fn name(text: &str) -> TunnelName {

@@ -68,6 +68,7 @@ impl Agent {
         let mut res = self.setup.warnings.clone();
         res.extend(self.config_warnings.iter().cloned());
         res.extend(self.settings_warnings.iter().cloned());
+        res.extend(self.ports.warning().map(str::to_owned));
         for (name, cluster) in &self.clusters {
             if cluster.spec.insecure_skip_verify {
                 res.push(insecure(name));
@@ -148,6 +149,7 @@ fn empty_with(
             config,
             log: setup.log.clone(),
             warnings,
+            usage: None,
         },
         tunnels: Vec::new(),
         clusters: Vec::new(),
@@ -358,6 +360,7 @@ pub(super) mod tests {
                 config,
                 log: None,
                 warnings: Vec::new(),
+                usage: None,
             },
             tunnels: vec![wire::Tunnel {
                 name: "db".to_owned(),

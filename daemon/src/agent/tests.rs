@@ -10,7 +10,10 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, time::advance};
 
 use super::*;
-use crate::session::{Grant, token::Token};
+use crate::{
+    disk::Disk,
+    session::{Grant, token::Token},
+};
 
 struct NoBrowser;
 
@@ -43,6 +46,8 @@ impl World {
             proxies: Arc::default(),
             config: state.path().join("pomd.toml"),
             state: state.path().to_owned(),
+            fs: Arc::new(Disk),
+            points: Points::none(),
             log: None,
             clock,
             opener: Arc::new(NoBrowser),

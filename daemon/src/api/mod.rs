@@ -24,7 +24,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::{agent::AgentHandle, load::Reloads, logging::Recent, restart::Restart};
+use crate::{agent::AgentHandle, load::Reloads, logging::Recent, points::Points, restart::Restart};
 
 /// How many clients may be connected at once.
 const CLIENTS: usize = 64;
@@ -45,6 +45,8 @@ pub struct Api {
     pub reloads: Reloads,
     /// The newest log lines.
     pub recent: Recent,
+    /// Where tests step in.
+    pub points: Points,
     /// Ends pomd.
     pub stop: CancellationToken,
     /// Lets it go on anew after that.

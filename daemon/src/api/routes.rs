@@ -23,7 +23,9 @@ use super::{
 use crate::{
     agent::{Refused, refusal},
     logging::RecentReader,
+    points::Point,
     session::LoginOutcome,
+    system::usage,
 };
 
 /// The most that the body of a request may hold.
@@ -49,6 +51,10 @@ async fn answer_whatever(
     mut request: Request<Incoming>,
     upgrades: &mpsc::Sender<Upgraded>,
 ) -> Response<Body> {
+    if let Err(error) = api.points.pass(Point::Request) {
+        let error = refusal(Code::Internal, error.to_string());
+        return answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error);
+    }
     if door::is_from_web_page(request.uri(), request.headers()) {
         let error = refusal(Code::BadRequest, "requests of web pages get no answer here");
         return answer::error(StatusCode::FORBIDDEN, &error);
@@ -154,7 +160,11 @@ impl Route {
 
     async fn run(self, api: &Api, query: &str, body: Bytes) -> Result<Response<Body>, Refused> {
         Ok(match self {
-            Self::Status => answer::json(&*api.agent.status().await?),
+            Self::Status => {
+                let mut status = Arc::unwrap_or_clone(api.agent.status().await?);
+                status.pomd.usage = Some(usage::now());
+                answer::json(&status)
+            }
             Self::Events => answer::ndjson(events(api.agent.watch().await?, api.stop.clone())),
             Self::Logs => {
                 let follow = parameter(query, "follow").as_deref() == Some("true");

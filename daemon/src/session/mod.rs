@@ -1,15 +1,14 @@
 //! Being logged in to one cluster.
 //!
 //! `machine` decides, `task` drives it, `facts` puts it into words, `handle` is what others hold. `browser`, `callback`
-//! and `pages` make one browser login, `pomerium` is what it asks of the server. `token` is the secret; `store` and `fs`
-//! keep it on disk. Knows logins, tokens and one cluster. Must not know tunnels, the relay or the configuration's syntax.
+//! and `pages` make one browser login, `pomerium` is what it asks of the server. `token` is the secret; `store`
+//! keeps it on disk. Knows logins, tokens and one cluster. Must not know tunnels, the relay or the configuration's syntax.
 
 mod browser;
 mod callback;
 mod facts;
 #[cfg(test)]
 mod fakes;
-mod fs;
 mod handle;
 mod machine;
 mod pages;
@@ -28,12 +27,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     config::{ClusterName, ClusterSpec},
+    disk::Fs,
+    points::Points,
     tunnel::peer::Owners,
     upstream::Upstream,
 };
 pub use handle::Session;
 
-use fs::Disk;
 use pomerium::Server;
 use store::Store;
 use task::House;
@@ -78,6 +78,10 @@ pub struct Setup {
     pub upstream: Arc<Upstream>,
     /// The folder where tokens rest; made with mode 0700 when first needed.
     pub state: PathBuf,
+    /// How it gets there.
+    pub fs: Arc<dyn Fs>,
+    /// Where tests step in.
+    pub points: Points,
     /// What time it is.
     pub clock: Clock,
     /// Shows a link to the person.
@@ -142,7 +146,8 @@ impl Session {
                 upstream: setup.upstream,
             }),
             doorman: Arc::new(move |theirs, ours| owners.judge(theirs, ours)),
-            store: Store::new(setup.state, Arc::new(Disk)),
+            store: Store::new(setup.state, setup.fs),
+            points: setup.points,
             changed: setup.changed,
             stop,
         };

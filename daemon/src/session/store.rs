@@ -1,7 +1,7 @@
 //! Where tokens rest between two lives of pomd: one file for each address where a login was made.
 //!
-//! A file appears whole or not at all (written beside, synced, renamed), and one that cannot be understood is set aside,
-//! never deleted. Knows names and contents; the calls themselves are [`Fs`].
+//! A file appears whole or not at all, and one that cannot be understood is set aside, never deleted. Knows names and
+//! contents; the calls themselves are [`Fs`].
 
 use std::{borrow::Cow, io, path::PathBuf, sync::Arc};
 
@@ -9,14 +9,18 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{
-    fs::{FILE_MOST, Folder, Fs, Opened},
-    token::{Login, Token},
+use super::token::{Login, Token};
+use crate::{
+    config::{Address, Host},
+    disk::{self, Folder, Fs, Opened, words},
 };
-use crate::config::{Address, Host};
 
+/// The folder of the files, inside of the state folder.
+const FOLDER: &str = "tokens";
 /// Counts changes after which an older pomd cannot read the file.
 const VERSION: u32 = 1;
+/// The largest file that is read.
+const FILE_MOST: usize = 64 << 10;
 /// Longer names are cut and told apart by a hash; the system takes 255 bytes, and we put words around ours.
 const STEM_MOST: usize = 180;
 
@@ -48,7 +52,7 @@ impl Store {
     /// The first login that rests under one of `addresses`. Clears away what a killed pomd left half-written. Trouble
     /// is logged and costs a login, never the start.
     pub(super) fn load(&self, addresses: &[Address]) -> Option<Login> {
-        let folder = match self.fs.open_folder(&self.state, false) {
+        let folder = match self.fs.open_folder(&self.state, Some(FOLDER), false) {
             Ok(folder) => folder,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
@@ -56,53 +60,30 @@ impl Store {
                 return None;
             }
         };
-        self.clear_half_written(&folder, addresses);
+        let names: Vec<String> = addresses.iter().map(file_name).collect();
+        disk::clear_half_written(&*self.fs, &folder, &names);
         addresses.iter().find_map(|it| self.read(&folder, it))
     }
 
     /// Makes `login` the one that rests under its address. On an error the older one is whole.
     pub(super) fn save(&self, login: &Login) -> io::Result<()> {
         let bytes = encode(login)?;
-        let folder = self.fs.open_folder(&self.state, true)?;
-        let name = file_name(&login.address);
-        let fresh = format!("{}{}", half_written(&name), random()?);
-        let written = self
-            .fs
-            .create(&folder, &fresh)
-            .and_then(|mut file| {
-                self.fs.write(&mut file, &bytes)?;
-                self.fs.sync(&file)
-            })
-            .and_then(|()| self.fs.rename(&folder, &fresh, &name));
-        if let Err(error) = written {
-            let _ = self.fs.remove(&folder, &fresh);
-            return Err(error);
-        }
-        self.fs.sync_folder(&folder)
+        let folder = self.fs.open_folder(&self.state, Some(FOLDER), true)?;
+        disk::replace(&*self.fs, &folder, &file_name(&login.address), &bytes)
     }
 
     /// No login rests under `address` afterwards.
     pub(super) fn forget(&self, address: &Address) -> io::Result<()> {
-        let gone = self.fs.open_folder(&self.state, false).and_then(|folder| {
-            self.fs.remove(&folder, &file_name(address))?;
-            self.fs.sync_folder(&folder)
-        });
+        let gone = self
+            .fs
+            .open_folder(&self.state, Some(FOLDER), false)
+            .and_then(|folder| {
+                self.fs.remove(&folder, &file_name(address))?;
+                self.fs.sync_folder(&folder)
+            });
         match gone {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
-        }
-    }
-
-    fn clear_half_written(&self, folder: &Folder, addresses: &[Address]) {
-        let ours: Vec<_> = addresses
-            .iter()
-            .map(|it| half_written(&file_name(it)))
-            .collect();
-        let names = self.fs.names(folder).unwrap_or_default();
-        for name in names {
-            if ours.iter().any(|it| name.starts_with(it)) {
-                let _ = self.fs.remove(folder, &name);
-            }
         }
     }
 
@@ -138,21 +119,8 @@ impl Store {
         address: &Address,
     ) -> io::Result<Result<Login, String>> {
         match self.fs.open(folder, name)? {
-            Opened::File(file) => Ok(decode(&self.fs.read(file)?, address)),
+            Opened::File(file) => Ok(decode(&self.fs.read(file, FILE_MOST)?, address)),
             Opened::Suspect(why) => Ok(Err(why)),
-        }
-    }
-}
-
-/// An error of the disk in few words.
-pub(super) fn words(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no space left".to_owned(),
-        io::ErrorKind::ReadOnlyFilesystem => "the disk is read-only".to_owned(),
-        _ => {
-            let text = error.to_string();
-            let end = text.find(" (os error").unwrap_or(text.len());
-            control::text::clean(&text[..end].to_lowercase(), 200)
         }
     }
 }
@@ -222,17 +190,6 @@ fn file_name(address: &Address) -> String {
         Some(start) if stem.len() > STEM_MOST => format!("{start}~{:016x}.json", hash(&stem)),
         _ => format!("{stem}.json"),
     }
-}
-
-/// How the name of a file begins that is not whole yet.
-fn half_written(name: &str) -> String {
-    format!(".{name}.new-")
-}
-
-fn random() -> io::Result<String> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
 }
 
 /// FNV-1a: the same in every release, which the standard library's does not promise.

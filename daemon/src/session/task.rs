@@ -27,7 +27,11 @@ use super::{
     pomerium::{Failure, Pomerium},
     store::Store,
 };
-use crate::{clock::Clock, config::Address};
+use crate::{
+    clock::Clock,
+    config::Address,
+    points::{Point, Points},
+};
 
 use keeping::Unsaved;
 pub(super) use start::start;
@@ -47,6 +51,7 @@ pub(super) struct House {
     pub(super) pomerium: Arc<dyn Pomerium>,
     pub(super) doorman: Doorman,
     pub(super) store: Store,
+    pub(super) points: Points,
     pub(super) changed: Arc<Notify>,
     pub(super) stop: CancellationToken,
 }
@@ -104,6 +109,9 @@ impl Task {
                 Some(it) = self.inbox.recv() => Happening::Command(it),
                 () = sleep(rest) => Happening::Tick,
             };
+            if self.house.points.pass(Point::Session).is_err() {
+                return;
+            }
             self.on(happening).await;
         }
         self.retire().await;

@@ -7,6 +7,7 @@ pub mod private_file;
 pub mod process;
 pub mod service;
 pub mod sockets;
+pub mod usage;
 pub mod users;
 
 #[cfg(target_os = "linux")]

@@ -15,6 +15,10 @@ use crate::system::errors::{self, AcceptTrouble};
 
 /// What the accept loop needs to know, and whom it tells.
 pub(super) trait Door {
+    /// May fail as an accept does.
+    fn try_to_accept(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// Judges a connection before anything else.
     fn judge(&mut self, theirs: SocketAddr, ours: SocketAddr) -> Verdict;
     /// A connection that may come in.
@@ -47,10 +51,13 @@ pub(super) async fn accept(
     let mut failures = 0_u32;
     let mut exhausted = false;
     loop {
-        let accepted = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            it = next(listeners, &mut turn) => it,
+        let accepted = match door.try_to_accept() {
+            Ok(()) => tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                it = next(listeners, &mut turn) => it,
+            },
+            Err(error) => Err(error),
         };
         let error = match accepted {
             Ok((local, theirs)) => {

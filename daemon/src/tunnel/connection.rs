@@ -29,6 +29,7 @@ use super::{
     ssh_refusal, words,
 };
 use crate::{
+    points::Point,
     session::{Grant, NoGrant, Patience},
     upstream::{Early, OpenError, Opened},
 };
@@ -64,6 +65,9 @@ pub(super) async fn carry(
         ended: false,
     };
     let waiting = Count::up(&tunnel.counters.waiting, &tunnel.changed);
+    if tunnel.points.pass(Point::Connection).is_err() {
+        return reset(early.source);
+    }
     let opened = tokio::select! {
         biased;
         () = tunnel.cut.cancelled() => None,

@@ -41,6 +41,7 @@ use tracing::Instrument;
 use crate::{
     clock::Clock,
     config::{Authority, ClusterSpec, TunnelName, TunnelSpec},
+    points::{Point, Points},
     portal,
     session::{Grant, Session},
     system::{errors, limits},
@@ -69,6 +70,8 @@ pub struct Tunnel {
     pub owners: Arc<peer::Owners>,
     /// What time it is.
     pub clock: Clock,
+    /// Where tests step in.
+    pub points: Points,
     /// Told when `counters` or `outcome` changed.
     pub changed: Arc<Notify>,
     /// The number of the newest connection of all tunnels.
@@ -105,6 +108,8 @@ pub struct Parts {
     pub owners: Arc<peer::Owners>,
     /// What time it is.
     pub clock: Clock,
+    /// Where tests step in.
+    pub points: Points,
     /// Told when the tunnel's counters or outcome changed.
     pub changed: Arc<Notify>,
     /// The number of the newest connection of all tunnels; the same for all.
@@ -163,6 +168,7 @@ impl Tunnel {
             relay: parts.relay,
             owners: parts.owners,
             clock: parts.clock,
+            points: parts.points,
             changed: parts.changed,
             numbers: parts.numbers,
             counters: Counters::default(),
@@ -211,6 +217,7 @@ impl Tunnel {
             relay: self.relay.clone(),
             owners: self.owners.clone(),
             clock: self.clock.clone(),
+            points: self.points.clone(),
             changed: self.changed.clone(),
             numbers: self.numbers.clone(),
         });
@@ -324,6 +331,10 @@ struct Entrance {
 }
 
 impl accept::Door for Entrance {
+    fn try_to_accept(&mut self) -> io::Result<()> {
+        self.tunnel.points.pass(Point::Accept)
+    }
+
     fn judge(&mut self, theirs: SocketAddr, ours: SocketAddr) -> peer::Verdict {
         let verdict = self.tunnel.owners.judge(theirs, ours);
         admit(verdict, self.tunnel.spec.expose, theirs)

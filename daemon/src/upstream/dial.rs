@@ -21,7 +21,10 @@ use super::{
     Limits,
     refusal::{Step, Unreachable},
 };
-use crate::config::{Authority, Host};
+use crate::{
+    config::{Authority, Host},
+    points::{Point, Points},
+};
 
 /// How long an address may stay silent before the next one is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -41,6 +44,7 @@ pub(super) struct Dialer {
     lookups: Arc<Semaphore>,
     /// Where a person would set `connect`.
     place: String,
+    points: Points,
 }
 
 impl Dialer {
@@ -49,7 +53,12 @@ impl Dialer {
             limits,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             place,
+            points: Points::none(),
         }
+    }
+
+    pub(super) fn set_points(&mut self, points: Points) {
+        self.points = points;
     }
 
     /// A connection to `target`, ready for small writes and silent deaths.
@@ -98,7 +107,11 @@ impl Dialer {
     ) -> Result<TcpStream, Unreachable> {
         let limit = self.limits.tcp;
         let mut failed = Vec::new();
-        let racing = race(&addresses, STAGGER, &mut failed, TcpStream::connect);
+        let connect = async |address: SocketAddr| {
+            self.points.pass(Point::Dial)?;
+            TcpStream::connect(address).await
+        };
+        let racing = race(&addresses, STAGGER, &mut failed, connect);
         match timeout(limit, racing).await {
             Ok(Some(stream)) => {
                 prepare(&stream);

@@ -29,6 +29,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     config::{Address, Authority, ClusterName, ClusterSpec, Host, Route},
+    points::Points,
     session::token::Token,
 };
 
@@ -142,6 +143,12 @@ impl Upstream {
     /// Where the configuration names no forward proxy, this says whether there is one.
     pub fn with_environment(mut self, environment: Arc<Environment>) -> Self {
         self.proxies.set_environment(environment);
+        self
+    }
+
+    /// Where tests step in.
+    pub fn with_points(mut self, points: Points) -> Self {
+        self.dialer.set_points(points);
         self
     }
 

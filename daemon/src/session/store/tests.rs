@@ -4,7 +4,8 @@ use std::{
     sync::Mutex,
 };
 
-use super::{super::fs::Disk, *};
+use super::*;
+use crate::disk::Disk;
 
 #[test]
 fn a_saved_login_is_found_again() {
@@ -392,9 +393,9 @@ impl Faulty {
 }
 
 impl Fs for Faulty {
-    fn open_folder(&self, state: &Path, make: bool) -> io::Result<Folder> {
+    fn open_folder(&self, state: &Path, inner: Option<&str>, make: bool) -> io::Result<Folder> {
         self.step("open_folder")?;
-        Disk.open_folder(state, make)
+        Disk.open_folder(state, inner, make)
     }
 
     fn names(&self, folder: &Folder) -> io::Result<Vec<String>> {
@@ -407,9 +408,9 @@ impl Fs for Faulty {
         Disk.open(folder, name)
     }
 
-    fn read(&self, file: File) -> io::Result<Zeroizing<Vec<u8>>> {
+    fn read(&self, file: File, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
         self.step("read")?;
-        Disk.read(file)
+        Disk.read(file, most)
     }
 
     fn create(&self, folder: &Folder, name: &str) -> io::Result<File> {

@@ -8,10 +8,11 @@ use tokio::time::Instant;
 use super::{TICK, Task};
 use crate::{
     config::Address,
+    disk,
     session::{
         browser::Answer,
         pages::{self, Success},
-        store::{self, Store},
+        store::Store,
         token::Login,
     },
 };
@@ -143,11 +144,11 @@ impl Task {
 fn write(store: &Store, save: Option<&Login>, remove: &BTreeSet<Address>) -> Result<(), String> {
     if let Some(login) = save {
         let saved = store.save(login);
-        saved.map_err(|it| format!("cannot save the login: {}", store::words(&it)))?;
+        saved.map_err(|it| format!("cannot save the login: {}", disk::words(&it)))?;
     }
     for address in remove {
         let gone = store.forget(address);
-        gone.map_err(|it| format!("cannot remove the saved login: {}", store::words(&it)))?;
+        gone.map_err(|it| format!("cannot remove the saved login: {}", disk::words(&it)))?;
     }
     Ok(())
 }

@@ -11,10 +11,11 @@ use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    disk::Disk,
+    points::Points,
     session::{
         Grant, LoginOutcome, Session, View,
         fakes::{FakeBrowser, FakeServer, FakeTime, Reply, address, path_of, visit},
-        fs::Disk,
         store::Store,
         task::{House, start},
     },
@@ -58,6 +59,7 @@ impl World {
             pomerium: server.clone(),
             doorman: Arc::new(|_, _| Verdict::Welcome),
             store: Store::new(state_in(home.path()), Arc::new(Disk)),
+            points: Points::none(),
             changed: changed.clone(),
             stop: stop.clone(),
         };

@@ -1,7 +1,8 @@
-//! The calls by which tokens reach the disk: a value, so that tests can watch them and make each fail.
+//! The calls by which state reaches the disk: a value, so that tests can watch them and make each fail.
 //!
 //! A folder is opened once for each operation, looked at, and then only names inside of it are used (A11): nobody can
-//! exchange it for another in between. Must not know what a token is.
+//! exchange it for another in between. A file appears whole or not at all: written beside, synced, renamed. Must not
+//! know what stands in the files.
 
 use std::{
     fmt,
@@ -12,21 +13,19 @@ use std::{
 
 use zeroize::Zeroizing;
 
-pub(super) use platform::Folder;
-
-/// The largest file that is read.
-pub(super) const FILE_MOST: usize = 64 << 10;
+pub use platform::Folder;
 
 /// One method for each step that can fail.
-pub(super) trait Fs: Send + Sync + fmt::Debug {
-    /// Opens the folder `tokens` under `state`, ours and open to nobody else; with `make`, makes what is missing.
-    fn open_folder(&self, state: &Path, make: bool) -> io::Result<Folder>;
+pub trait Fs: Send + Sync + fmt::Debug {
+    /// Opens the folder `state`, or `inner` inside of it, ours and open to nobody else; with `make`, makes what is
+    /// missing.
+    fn open_folder(&self, state: &Path, inner: Option<&str>, make: bool) -> io::Result<Folder>;
     /// The names in it.
     fn names(&self, folder: &Folder) -> io::Result<Vec<String>>;
     /// Opens an existing file for reading, without following a link or waiting for a pipe.
     fn open(&self, folder: &Folder, name: &str) -> io::Result<Opened>;
-    /// Reads the whole of it.
-    fn read(&self, file: File) -> io::Result<Zeroizing<Vec<u8>>>;
+    /// Reads the whole of it, or one byte more than `most`.
+    fn read(&self, file: File, most: usize) -> io::Result<Zeroizing<Vec<u8>>>;
     /// Makes a file that was not there, readable by us alone.
     fn create(&self, folder: &Folder, name: &str) -> io::Result<File>;
     /// Writes the whole of it.
@@ -43,7 +42,7 @@ pub(super) trait Fs: Send + Sync + fmt::Debug {
 
 /// What opening found.
 #[derive(Debug)]
-pub(super) enum Opened {
+pub enum Opened {
     /// A file that may be read.
     File(File),
     /// Something that must not be believed; why.
@@ -52,11 +51,63 @@ pub(super) enum Opened {
 
 /// The machine's own.
 #[derive(Debug)]
-pub(super) struct Disk;
+pub struct Disk;
+
+/// Puts `bytes` in the place of the file `name`. On an error the older file is there, whole; only where the last step
+/// failed it may be the new one.
+pub fn replace(fs: &dyn Fs, folder: &Folder, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let fresh = format!("{}{}", half_written(name), random()?);
+    let written = fs
+        .create(folder, &fresh)
+        .and_then(|mut file| {
+            fs.write(&mut file, bytes)?;
+            fs.sync(&file)
+        })
+        .and_then(|()| fs.rename(folder, &fresh, name));
+    if let Err(error) = written {
+        let _ = fs.remove(folder, &fresh);
+        return Err(error);
+    }
+    fs.sync_folder(folder)
+}
+
+/// Clears away what a killed pomd left of these files, half-written.
+pub fn clear_half_written(fs: &dyn Fs, folder: &Folder, names: &[String]) {
+    let ours: Vec<_> = names.iter().map(|it| half_written(it)).collect();
+    for name in fs.names(folder).unwrap_or_default() {
+        if ours.iter().any(|it| name.starts_with(it)) {
+            let _ = fs.remove(folder, &name);
+        }
+    }
+}
+
+/// An error of the disk in few words.
+pub fn words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no space left".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => "the disk is read-only".to_owned(),
+        _ => {
+            let text = error.to_string();
+            let end = text.find(" (os error").unwrap_or(text.len());
+            control::text::clean(&text[..end].to_lowercase(), 200)
+        }
+    }
+}
+
+/// How the name of a file begins that is not whole yet.
+fn half_written(name: &str) -> String {
+    format!(".{name}.new-")
+}
+
+fn random() -> io::Result<String> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
+}
 
 impl Fs for Disk {
-    fn open_folder(&self, state: &Path, make: bool) -> io::Result<Folder> {
-        platform::open_folder(state, make)
+    fn open_folder(&self, state: &Path, inner: Option<&str>, make: bool) -> io::Result<Folder> {
+        platform::open_folder(state, inner, make)
     }
 
     fn names(&self, folder: &Folder) -> io::Result<Vec<String>> {
@@ -67,10 +118,10 @@ impl Fs for Disk {
         platform::open(folder, name)
     }
 
-    fn read(&self, file: File) -> io::Result<Zeroizing<Vec<u8>>> {
-        // Room for all of it at once: growing would leave copies behind.
-        let mut res = Zeroizing::new(Vec::with_capacity(FILE_MOST + 1));
-        file.take(FILE_MOST as u64 + 1).read_to_end(&mut res)?;
+    fn read(&self, file: File, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+        // Room for all of it at once: growing would leave copies of a secret behind.
+        let mut res = Zeroizing::new(Vec::with_capacity(most + 1));
+        file.take(most as u64 + 1).read_to_end(&mut res)?;
         Ok(res)
     }
 
@@ -112,30 +163,33 @@ mod platform {
 
     use super::Opened;
 
-    pub(in super::super) type Folder = OwnedFd;
+    /// A folder that was looked at.
+    pub type Folder = OwnedFd;
 
-    const TOKENS: &str = "tokens";
     const OTHERS: Mode = Mode::RWXG.union(Mode::RWXO);
 
-    pub(super) fn open_folder(state: &Path, make: bool) -> io::Result<Folder> {
+    pub(super) fn open_folder(state: &Path, inner: Option<&str>, make: bool) -> io::Result<Folder> {
         if make {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(state)?;
         }
-        // The person may have put the state folder elsewhere by a link; the folder inside of it is made by us.
+        // The person may have put the state folder elsewhere by a link; a folder inside of it is made by us.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let parent = rustix::fs::openat(CWD, state, flags, Mode::empty())?;
         keep_ours(&parent, state, Mode::WGRP | Mode::WOTH)?;
+        let Some(inner) = inner else {
+            return Ok(parent);
+        };
         if make {
-            match rustix::fs::mkdirat(&parent, TOKENS, Mode::RWXU) {
+            match rustix::fs::mkdirat(&parent, inner, Mode::RWXU) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        let res = rustix::fs::openat(&parent, TOKENS, flags | OFlags::NOFOLLOW, Mode::empty())?;
-        keep_ours(&res, &state.join(TOKENS), OTHERS)?;
+        let res = rustix::fs::openat(&parent, inner, flags | OFlags::NOFOLLOW, Mode::empty())?;
+        keep_ours(&res, &state.join(inner), OTHERS)?;
         Ok(res)
     }
 
@@ -229,10 +283,11 @@ mod platform {
 
     use super::Opened;
 
-    pub(in super::super) type Folder = PathBuf;
+    /// A folder that was looked at.
+    pub type Folder = PathBuf;
 
-    pub(super) fn open_folder(state: &Path, make: bool) -> io::Result<Folder> {
-        let res = state.join("tokens");
+    pub(super) fn open_folder(state: &Path, inner: Option<&str>, make: bool) -> io::Result<Folder> {
+        let res = inner.map_or_else(|| state.to_owned(), |it| state.join(it));
         if make {
             fs::create_dir_all(&res)?;
         }
