@@ -15,6 +15,8 @@ pub mod setup;
 pub mod ssh;
 pub mod stranger;
 pub mod systemd;
+pub mod trial;
+pub mod witness;
 
 use std::{
     io::{self, Write},

@@ -20,6 +20,8 @@ pub struct Setup {
     arguments: Vec<String>,
     /// Shell words before `exec pomd`, such as `ulimit -Sn 1024`.
     before: Option<String>,
+    /// What the shell is started by, such as `unshare -m`.
+    inside: Vec<String>,
     program: Option<PathBuf>,
 }
 
@@ -33,6 +35,7 @@ impl Setup {
             environment: Vec::new(),
             arguments: Vec::new(),
             before: None,
+            inside: Vec::new(),
             program: None,
         };
         let made = fs::DirBuilder::new().mode(0o700).create(res.runtime());
@@ -64,6 +67,14 @@ impl Setup {
     pub fn before(mut self, words: &str) -> Self {
         self.before = Some(words.to_owned());
         self
+    }
+
+    /// In namespaces of its own: `flags` are those of `unshare`, `words` the shell words that furnish them. Its process
+    /// id stays the one of its start.
+    pub fn inside(mut self, flags: &[&str], words: &str) -> Self {
+        self.inside = vec!["unshare".to_owned()];
+        self.inside.extend(flags.iter().map(|it| (*it).to_owned()));
+        self.before(words)
     }
 
     /// This binary instead of the workspace's.
@@ -101,7 +112,12 @@ impl Setup {
     pub fn command(&self, program: &Path) -> Command {
         let mut command = match &self.before {
             Some(words) => {
-                let mut shell = Command::new("/bin/sh");
+                let mut start = self.inside.iter().map(String::as_str);
+                let mut shell = Command::new(start.next().unwrap_or("/bin/sh"));
+                shell.args(start);
+                if !self.inside.is_empty() {
+                    shell.arg("/bin/sh");
+                }
                 shell.args(["-c", &format!("{words}\nexec \"$@\""), "sh"]);
                 shell.arg(program);
                 shell
