@@ -2,6 +2,7 @@
 
 mod login;
 mod process;
+mod state;
 mod token;
 
 use std::{net::SocketAddr, process::Command};
@@ -12,12 +13,12 @@ use integration::{
     binary::system,
     corp::CLUSTER,
     pomd::{self, Pomd, cluster},
+    witness::echoes,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::timeout,
 };
 
 /// Refusals on it are told in ssh's own words.
@@ -26,20 +27,6 @@ const SSH: &str = "ssh.corp.test:22";
 const ECHO: &str = "echo.corp.test:7000";
 const TUNNELS: [(&str, &str); 2] = [("ssh", SSH), ("echo", ECHO)];
 const LOGIN_NEEDED: &str = "corp needs a login. Run: pomctl login corp";
-
-/// Says `words` to an echo and hears them back.
-async fn echoes(stream: &mut TcpStream, words: &[u8]) {
-    let talking = async {
-        stream.write_all(words).await?;
-        let mut heard = vec![0; words.len()];
-        stream.read_exact(&mut heard).await?;
-        std::io::Result::Ok(heard)
-    };
-    let heard = timeout(PATIENCE, talking).await;
-    let heard = heard.unwrap_or_else(|_| panic!("no echo within {PATIENCE:?}"));
-    let heard = heard.unwrap_or_else(|error| panic!("no echo: {error}"));
-    assert!(heard == words, "the echo differs: {heard:?}");
-}
 
 /// A new connection to the tunnel carries bytes.
 async fn carries(pomd: &Pomd, tunnel: &str) {
