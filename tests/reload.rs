@@ -180,7 +180,7 @@ async fn connections_of_changed_and_removed_tunnels_live_on_as_leaving() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_tunnels_swap_their_ports_in_one_reload() {
+async fn c5_two_tunnels_swap_their_ports_in_one_reload() {
     let corp = corp().await;
     let ports = [free_port(), free_port()];
     let config = |a: u16, b: u16| {
@@ -214,7 +214,7 @@ async fn two_tunnels_swap_their_ports_in_one_reload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tunnel_that_moves_to_another_cluster_takes_no_token_along() {
+async fn c5_a15_a_tunnel_that_moves_to_another_cluster_takes_no_token_along() {
     let corp = corp().await;
     let lab = Gateway::builder()
         .domain("a.corp.test")
@@ -354,7 +354,7 @@ async fn what_persons_said_outlives_unrelated_reloads_and_no_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_during_a_login_leaves_link_and_waiting_connections_alone() {
+async fn c4_a_reload_during_a_login_leaves_link_and_waiting_connections_alone() {
     let corp = corp().await;
     let pomd = corp.pomd(&[("db", A)]).await;
     let mut stream = pomd.connect("db").await;

@@ -154,7 +154,7 @@ async fn watching_an_idle_connection_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_stops_costs_no_memory_and_reads_the_newest_state_later() {
+async fn q1_a_reader_that_stops_costs_no_memory_and_reads_the_newest_state_later() {
     let corp = corp().await;
     let mut config = corp.cluster("") + &tunnel("stalled", A, "");
     for n in 0..100 {

@@ -17,7 +17,7 @@ async fn check(pomd: &Pomd) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_file_changes_nothing_and_says_where_and_a_mended_one_is_taken() {
+async fn c1_a_broken_file_changes_nothing_and_says_where_and_a_mended_one_is_taken() {
     let corp = corp().await;
     let pomd = corp.logged_in(&[("kept", A)]).await;
     let mut line = Line::open(&pomd, "kept").await;
@@ -106,7 +106,7 @@ async fn a_pomd_that_finds_a_broken_file_at_its_start_runs_and_takes_the_mended_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_hundred_saves_in_a_second_the_last_one_wins_in_few_reads() {
+async fn c2_of_a_hundred_saves_in_a_second_the_last_one_wins_in_few_reads() {
     let corp = corp().await;
     let pomd = corp.logged_in(&[("kept", A)]).await;
     let mut line = Line::open(&pomd, "kept").await;

@@ -54,7 +54,7 @@ impl Drop for Holder {
 const SOON: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_port_names_its_holder_and_is_taken_when_it_is_free() {
+async fn e4_a_busy_port_names_its_holder_and_is_taken_when_it_is_free() {
     let corp = corp().await;
     let port = free_port();
     let holder = Holder::new(port).await;
@@ -93,7 +93,7 @@ async fn a_busy_port_names_its_holder_and_is_taken_when_it_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chosen_port_is_kept_and_waited_for_if_somebody_takes_it() {
+async fn s7_a_chosen_port_is_kept_and_waited_for_if_somebody_takes_it() {
     let corp = corp().await;
     let mut pomd = corp.logged_in(&[("chosen", A), ("chosen-too", B)]).await;
     let addresses = [

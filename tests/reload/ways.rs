@@ -47,7 +47,7 @@ async fn every_change_is_seen(path: &str, way: Way) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_written_in_place_is_taken() {
+async fn c2_a_file_written_in_place_is_taken() {
     every_change_is_seen("pomd.toml", |folder, _, text| {
         write(&folder.join("pomd.toml"), text);
     })
@@ -55,7 +55,7 @@ async fn a_file_written_in_place_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_renamed_over_the_old_one_is_taken() {
+async fn c2_a_file_renamed_over_the_old_one_is_taken() {
     every_change_is_seen("pomd.toml", |folder, _, text| {
         write(&folder.join(".pomd.toml.tmp"), text);
         fs::rename(folder.join(".pomd.toml.tmp"), folder.join("pomd.toml")).unwrap();
@@ -64,7 +64,7 @@ async fn a_file_renamed_over_the_old_one_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_moved_away_and_written_anew_is_taken() {
+async fn c2_a_file_moved_away_and_written_anew_is_taken() {
     every_change_is_seen("pomd.toml", |folder, n, text| {
         if n > 0 {
             fs::rename(folder.join("pomd.toml"), folder.join("pomd.toml~")).unwrap();
@@ -76,7 +76,7 @@ async fn a_file_moved_away_and_written_anew_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edit_of_what_a_symlink_leads_to_is_taken() {
+async fn c2_an_edit_of_what_a_symlink_leads_to_is_taken() {
     every_change_is_seen("pomd.toml", |folder, n, text| {
         let dotfiles = folder.join("dotfiles");
         if n == 0 {
@@ -89,7 +89,7 @@ async fn an_edit_of_what_a_symlink_leads_to_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_farm_of_symlinks_that_leads_to_another_generation_is_taken() {
+async fn c2_a_farm_of_symlinks_that_leads_to_another_generation_is_taken() {
     // home-manager: each file is a link into one generation, and the link is replaced.
     every_change_is_seen("config/pomd/pomd.toml", |folder, n, text| {
         let generation = folder.join(format!("store/{n}-home-files/pomd"));
@@ -107,7 +107,7 @@ async fn a_farm_of_symlinks_that_leads_to_another_generation_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mounted_config_map_is_taken() {
+async fn c2_a_mounted_config_map_is_taken() {
     every_change_is_seen("mount/pomd.toml", |folder, n, text| {
         let mount = folder.join("mount");
         fs::create_dir_all(mount.join(format!("..{n}"))).unwrap();

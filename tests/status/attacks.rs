@@ -51,7 +51,7 @@ fn code(answer: &str) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_of_web_pages_get_no_answer() {
+async fn a9_requests_of_web_pages_get_no_answer() {
     let pomd = Pomd::start("").await;
     for (headers, expected) in [
         ("", 200),
@@ -82,7 +82,7 @@ async fn requests_of_web_pages_get_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_a_small_well_formed_one_with_the_method_of_its_path() {
+async fn q2_a9_a_request_is_a_small_well_formed_one_with_the_method_of_its_path() {
     let pomd = Pomd::start("").await;
     let post = |path: &str, body: usize| {
         let head = format!(
@@ -151,7 +151,7 @@ async fn a_request_is_a_small_well_formed_one_with_the_method_of_its_path() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_in_a_row_are_answered_in_a_row() {
+async fn q2_requests_in_a_row_are_answered_in_a_row() {
     let pomd = Pomd::start("").await;
     let one = "GET /v1/status HTTP/1.1\r\nhost: pomd\r\n\r\n";
     let bad = "GET /v1/nothing HTTP/1.1\r\nhost: pomd\r\n\r\n";
@@ -165,7 +165,7 @@ async fn requests_in_a_row_are_answered_in_a_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_slow_or_idle_loses_his_place_and_the_others_never_notice() {
+async fn q2_who_is_slow_or_idle_loses_his_place_and_the_others_never_notice() {
     let pomd = Pomd::start("").await;
     // One sends his request byte by byte, one half of it, one a head and no body, one nothing; each for ever.
     let begun = Instant::now();
@@ -224,7 +224,7 @@ async fn who_is_slow_or_idle_loses_his_place_and_the_others_never_notice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_all_places_are_taken_the_next_one_waits_until_the_idle_are_sent_away() {
+async fn q2_when_all_places_are_taken_the_next_one_waits_until_the_idle_are_sent_away() {
     let corp = corp().await;
     let pomd = corp.logged_in(&[("crowded", A)]).await;
     let tunnel = pomd.address("crowded").await;
@@ -243,8 +243,8 @@ async fn when_all_places_are_taken_the_next_one_waits_until_the_idle_are_sent_aw
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_of_another_user_gets_no_answer_and_none_of_our_bytes() {
-    let name = "a_program_of_another_user_gets_no_answer_and_none_of_our_bytes";
+async fn a9_a_program_of_another_user_gets_no_answer_and_none_of_our_bytes() {
+    let name = "a9_a_program_of_another_user_gets_no_answer_and_none_of_our_bytes";
     let Some(stranger) = Stranger::new(name, &binary("stranger")) else {
         return;
     };
