@@ -15,5 +15,6 @@ mod page;
 mod reload;
 mod service;
 mod status;
+mod unix_sockets;
 mod wire;
 mod words;

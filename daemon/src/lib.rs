@@ -167,6 +167,7 @@ pub async fn run(
         state: options.place.state.clone(),
         fs: options.fs,
         points: options.points.clone(),
+        socket: options.place.socket.clone(),
         log: options.log,
         clock: options.clock.clone(),
         opener: options.opener,

@@ -131,7 +131,7 @@ fn pid(file: &mut File) -> Option<u32> {
 
 /// Makes `folder` if it is missing, for its owner only. One of ours with a wider mode is put right, and that is
 /// returned in words; one of somebody else's is refused (A11).
-fn private_folder(folder: &Path) -> Result<Option<String>, LockError> {
+pub fn private_folder(folder: &Path) -> Result<Option<String>, LockError> {
     let fault = |fault: String| LockError::Folder {
         folder: folder.to_owned(),
         fault,

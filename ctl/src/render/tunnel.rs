@@ -44,10 +44,19 @@ pub(crate) fn local(tunnel: &Tunnel, signs: &Signs) -> String {
     let Some(first) = listen.first() else {
         return signs.none.to_owned();
     };
+    if let Some(path) = socket(tunnel) {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        return format!("unix:{name}");
+    }
     match listen.iter().find_map(|it| it.strip_prefix("127.0.0.1:")) {
         Some(port) => format!("localhost:{port}"),
         None => first.clone(),
     }
+}
+
+/// The path of its Unix socket, if that is where it listens.
+fn socket(tunnel: &Tunnel) -> Option<&str> {
+    tunnel.listen.iter().find_map(|it| it.strip_prefix("unix:"))
 }
 
 /// The route, with its protocol where that is not TCP.
@@ -152,6 +161,9 @@ pub(crate) fn ready(tunnel: &Tunnel, answers_in_ms: u64, signs: &Signs) -> Strin
 
 /// What a person types to use it, where the route's port tells.
 fn usage(tunnel: &Tunnel, signs: &Signs) -> String {
+    if let Some(path) = socket(tunnel) {
+        return usage_of_socket(tunnel, path);
+    }
     let local = local(tunnel, signs);
     let Some((host, port)) = local.rsplit_once(':') else {
         return local;
@@ -160,11 +172,10 @@ fn usage(tunnel: &Tunnel, signs: &Signs) -> String {
         "0.0.0.0" | "::" => "localhost",
         host => host,
     };
-    if local.starts_with("unix:") || port.parse::<u16>().is_err() {
+    if port.parse::<u16>().is_err() {
         return local;
     }
-    let to = tunnel.route.rsplit_once(':').map_or("", |it| it.1);
-    match to {
+    match port_of_route(tunnel) {
         "22" => format!("ssh -p {port} {host}"),
         _ if tunnel.ssh => format!("ssh -p {port} {host}"),
         "5432" => format!("psql -h {host} -p {port}"),
@@ -175,6 +186,30 @@ fn usage(tunnel: &Tunnel, signs: &Signs) -> String {
         "443" => format!("https://{}/", web(host, port)),
         _ => web(host, port),
     }
+}
+
+/// The same for a Unix socket.
+fn usage_of_socket(tunnel: &Tunnel, path: &str) -> String {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || "/._-".contains(it);
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let quoted = |text: &str| match text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    };
+    let at = quoted(path);
+    match port_of_route(tunnel) {
+        // psql takes the folder, and looks for this name in it.
+        "5432" if name == ".s.PGSQL.5432" => format!("psql -h {}", quoted(folder)),
+        "3306" => format!("mysql --socket={at}"),
+        "6379" => format!("redis-cli -s {at}"),
+        "80" => format!("curl --unix-socket {at} http://localhost/"),
+        "443" => format!("curl --unix-socket {at} https://localhost/"),
+        _ => at,
+    }
+}
+
+fn port_of_route(tunnel: &Tunnel) -> &str {
+    tunnel.route.rsplit_once(':').map_or("", |it| it.1)
 }
 
 fn web(host: &str, port: &str) -> String {
@@ -227,16 +262,26 @@ mod tests {
             ("a:80", &["[::1]:4000"][..], "http://[::1]:4000/"),
             ("a:22", &["0.0.0.0:4000"][..], "ssh -p 4000 localhost"),
             ("a:22", &["127.0.0.2:4000"][..], "ssh -p 4000 127.0.0.2"),
+            ("a:5432", &["unix:/run/x.sock"][..], "/run/x.sock"),
+            ("a:5432", &["unix:/run/.s.PGSQL.5432"][..], "psql -h /run"),
+            ("a:3306", &["unix:/run/x"][..], "mysql --socket=/run/x"),
             (
-                "a:5432",
-                &["unix:/run/user/1/pomd/x.sock"][..],
-                "unix:/run/user/1/pomd/x.sock",
+                "a:6379",
+                &["unix:/a b/it's"][..],
+                r"redis-cli -s '/a b/it'\''s'",
+            ),
+            (
+                "a:80",
+                &["unix:/run/x"][..],
+                "curl --unix-socket /run/x http://localhost/",
             ),
             ("a:22", &[][..], "–"),
         ];
         for (route, listen, command) in table {
             assert_eq!(usage(&tunnel(route, listen), unicode()), command);
         }
+        let on_socket = tunnel("a:22", &["unix:/run/user/1/pomd/x.sock"]);
+        assert_eq!(local(&on_socket, unicode()), "unix:x.sock");
         let ssh = Tunnel {
             ssh: true,
             ..tunnel("a:2222", &both)

@@ -15,7 +15,7 @@ use crate::{
     config::{Listen, TunnelName},
     tunnel::{
         self, Tunnel,
-        bind::{self, Bound},
+        bind::{self, Bound, Known},
     },
 };
 
@@ -102,7 +102,7 @@ impl Agent {
     /// A door that nobody has opened yet.
     pub(super) fn door(&self, tunnel: Arc<Tunnel>) -> Door {
         Door {
-            addresses: status::addresses(tunnel.spec.listen, self.ports.get(&tunnel.name)),
+            addresses: self.addresses(&tunnel.spec.listen, self.ports.get(&tunnel.name)),
             tunnel,
             wanted: false,
             overridden: false,
@@ -110,6 +110,10 @@ impl Agent {
             obstacle: None,
             retry_at: None,
         }
+    }
+
+    fn addresses(&self, listen: &Listen, chosen: Option<u16>) -> Vec<String> {
+        status::addresses(listen, chosen, &self.setup.socket)
     }
 
     fn tunnel_name(&self, name: &str) -> Result<TunnelName, Refused> {
@@ -123,20 +127,21 @@ impl Agent {
         let Some(door) = self.tunnels.get(name) else {
             return;
         };
-        let listen = door.tunnel.spec.listen;
+        let listen = door.tunnel.spec.listen.clone();
         let before = door.obstacle.as_ref().and_then(|it| it.holder.clone());
-        let (chosen, bound) = self.bind(name, listen, before.as_ref());
+        let (chosen, bound) = self.bind(name, &listen, before.as_ref());
+        let addresses = self.addresses(&listen, chosen);
         let Some(door) = self.tunnels.get_mut(name) else {
             return;
         };
-        door.addresses = status::addresses(listen, chosen);
+        door.addresses = addresses;
         match bound {
             Ok(bound) => {
                 if door.obstacle.take().is_some() {
                     info!(tunnel = %name, "listens at last");
                 }
                 door.retry_at = None;
-                door.addresses = bound.addresses.iter().map(ToString::to_string).collect();
+                door.addresses = bound.addresses;
                 let stop = CancellationToken::new();
                 let accept = tunnel::serve(door.tunnel.clone(), bound.listeners, stop.clone());
                 let task = self.listeners.spawn(accept).id();
@@ -159,19 +164,24 @@ impl Agent {
     fn bind(
         &mut self,
         name: &TunnelName,
-        listen: Listen,
+        listen: &Listen,
         before: Option<&wire::Holder>,
     ) -> (Option<u16>, Result<Bound, wire::Reason>) {
         let clock = &self.setup.clock;
+        let known = |chosen| Known {
+            chosen,
+            control: &self.setup.socket,
+            before,
+        };
         let kept = self.ports.get(name);
-        if listen != Listen::Chosen || kept.is_some() {
-            return (kept, bind::bind(listen, kept, before, clock));
+        if *listen != Listen::Chosen || kept.is_some() {
+            return (kept, bind::bind(listen, known(kept), clock));
         }
         let in_use = |it: &str| self.config.tunnels.keys().any(|name| name.as_str() == it);
         let mut left = CHOICES;
         loop {
             let chosen = self.ports.choose(name, in_use);
-            let bound = bind::bind(listen, chosen, None, clock);
+            let bound = bind::bind(listen, known(chosen), clock);
             left -= 1;
             match &bound {
                 Err(reason) if reason.code == Code::AddressInUse && left > 0 => {}

@@ -84,6 +84,8 @@ pub struct Setup {
     pub fs: Arc<dyn Fs>,
     /// Where tests step in.
     pub points: Points,
+    /// The control socket: the sockets of tunnels lie beside it.
+    pub socket: PathBuf,
     /// Where a person finds the log, for the status.
     pub log: Option<String>,
     /// What time it is.

@@ -1,6 +1,6 @@
 //! What the agent shows: its state as a snapshot for the wire.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{path::Path, sync::atomic::Ordering::Relaxed};
 
 use control::wire::{self, Code, TunnelState};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
@@ -9,7 +9,7 @@ use super::{Agent, Cluster, Door, Setup, refusal};
 use crate::{
     config::{ClusterName, Listen},
     session,
-    tunnel::{Counters, Tunnel},
+    tunnel::{Counters, Tunnel, bind},
 };
 
 /// How long a tunnel shows that its last connection failed.
@@ -75,7 +75,7 @@ impl Agent {
             }
         }
         for door in self.tunnels.values() {
-            if is_exposed(door.tunnel.spec.listen) {
+            if door.tunnel.spec.listen.is_exposed() {
                 res.push(format!(
                     "{} is open to your network: whoever reaches {} uses it as you",
                     door.tunnel.name,
@@ -109,7 +109,7 @@ pub(super) fn tunnel(door: &Door, now: Timestamp) -> wire::Tunnel {
         route: spec.route.authority.to_string(),
         listen: door.addresses.clone(),
         ssh: spec.ssh,
-        exposed: spec.expose && is_exposed(spec.listen),
+        exposed: spec.expose && spec.listen.is_exposed(),
         reason,
         connections: connections(&tunnel.counters),
         bytes: wire::Bytes {
@@ -242,17 +242,14 @@ fn connections(counters: &Counters) -> wire::Connections {
     }
 }
 
-fn is_exposed(listen: Listen) -> bool {
-    matches!(listen, Listen::Address(it) if !it.ip().to_canonical().is_loopback())
-}
-
 /// Where a tunnel listens, or would if it could.
-pub(super) fn addresses(listen: Listen, chosen: Option<u16>) -> Vec<String> {
+pub(super) fn addresses(listen: &Listen, chosen: Option<u16>, control: &Path) -> Vec<String> {
     let both = |port: u16| vec![format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
     match listen {
-        Listen::Loopback(port) => both(port),
+        Listen::Loopback(port) => both(*port),
         Listen::Chosen => chosen.map(both).unwrap_or_default(),
         Listen::Address(address) => vec![address.to_string()],
+        Listen::Unix(name) => vec![bind::file_address(name, control)],
     }
 }
 
@@ -277,26 +274,32 @@ pub(super) fn insecure(cluster: &ClusterName) -> String {
 /// Why `up` failed: the tunnel cannot listen.
 pub(super) fn obstacle_error(tunnel: &Tunnel, reason: wire::Reason) -> wire::ApiError {
     let name = &tunnel.name;
-    let port = match tunnel.spec.listen {
-        Listen::Loopback(port) => Some(port),
-        Listen::Address(address) => Some(address.port()),
-        Listen::Chosen => None,
+    let of_port = |port: u16| (Some(format!("port {port}")), port.checked_add(1));
+    let (place, next) = match &tunnel.spec.listen {
+        Listen::Loopback(port) => of_port(*port),
+        Listen::Address(address) => of_port(address.port()),
+        Listen::Unix(socket) => (Some(format!("socket {socket}")), None),
+        Listen::Chosen => (None, None),
     };
     let in_use = reason.code == Code::AddressInUse;
-    let message = match port {
-        Some(port) if in_use => format!("port {port} is in use, so {name} can't listen yet"),
+    let message = match place {
+        Some(place) if in_use => format!("{place} is in use, so {name} can't listen yet"),
         _ => format!("{name} can't listen: {}", reason.message),
     };
     let mut facts = Vec::new();
     if in_use {
+        let it = match tunnel.spec.listen {
+            Listen::Unix(_) => "socket",
+            _ => "port",
+        };
         facts.push(("held by".to_owned(), held_by(&reason)));
         facts.push((
             "waiting".to_owned(),
-            "pomd takes the port as soon as it is free".to_owned(),
+            format!("pomd takes the {it} as soon as it is free"),
         ));
     }
     let hint = reason.hint.clone().or_else(|| {
-        let next = port?.checked_add(1)?;
+        let next = next?;
         in_use.then(|| format!("to use another port, set listen = {next} in [tunnel.{name}]"))
     });
     wire::ApiError {
@@ -433,6 +436,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_tunnel_without_a_chosen_port_has_no_address_yet() {
+        let addresses =
+            |listen, chosen| addresses(&listen, chosen, Path::new("/run/user/1000/pomd/pomd.sock"));
         assert_eq!(addresses(Listen::Chosen, None), Vec::<String>::new());
         assert_eq!(
             addresses(Listen::Chosen, Some(20_000)),
@@ -442,22 +447,10 @@ pub(super) mod tests {
             addresses(Listen::Loopback(1), Some(2)),
             ["127.0.0.1:1", "[::1]:1"]
         );
-    }
-
-    #[test]
-    fn only_addresses_that_others_reach_are_exposed() {
-        for (address, expected) in [
-            ("127.0.0.1:1", false),
-            ("127.9.9.9:1", false),
-            ("[::1]:1", false),
-            ("[::ffff:127.0.0.1]:1", false),
-            ("0.0.0.0:1", true),
-            ("192.0.2.1:1", true),
-            ("[::]:1", true),
-        ] {
-            let listen = Listen::Address(address.parse().unwrap());
-            assert_eq!(is_exposed(listen), expected, "{address}");
-        }
-        assert!(!is_exposed(Listen::Chosen));
+        let socket = Listen::parse("unix:db.sock").unwrap();
+        assert_eq!(
+            addresses(socket, None),
+            ["unix:/run/user/1000/pomd/db.sock"]
+        );
     }
 }

@@ -48,6 +48,7 @@ impl World {
             state: state.path().to_owned(),
             fs: Arc::new(Disk),
             points: Points::none(),
+            socket: state.path().join("pomd.sock"),
             log: None,
             clock,
             opener: Arc::new(NoBrowser),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Config, Listen, Route, Settings, Start, TunnelName, TunnelSpec, Wrong, clusters,
+    Config, Listen, Route, Settings, SocketName, Start, TunnelName, TunnelSpec, Wrong, clusters,
     file::{Either, Field, File, Section},
     named,
     report::{Found, Problem, Span, quoted},
@@ -182,11 +182,17 @@ fn listeners(drafts: &[Draft], found: &mut Found) {
     let mut taken: BTreeMap<SocketAddr, &Span> = BTreeMap::new();
     // Some address of a family and port: what an unspecified address of that family is in the way of.
     let mut some: BTreeMap<SocketAddr, &Span> = BTreeMap::new();
+    let mut sockets: BTreeMap<&SocketName, &Span> = BTreeMap::new();
     for (draft, listen) in in_order {
         let addresses = listen.value.addresses();
+        let socket = match &listen.value {
+            Listen::Unix(name) => Some(name),
+            _ => None,
+        };
         let earlier = addresses
             .iter()
-            .find_map(|it| in_the_way(*it, &taken, &some));
+            .find_map(|it| in_the_way(*it, &taken, &some))
+            .or_else(|| socket.and_then(|it| sockets.get(it).copied()));
         if let Some(earlier) = earlier {
             found.push(
                 Problem::at(listen.span.clone(), "two tunnels on one address")
@@ -196,6 +202,9 @@ fn listeners(drafts: &[Draft], found: &mut Found) {
                     .help("leave listen out to get a free port"),
             );
             continue;
+        }
+        if let Some(socket) = socket {
+            sockets.insert(socket, &listen.span);
         }
         for address in addresses {
             taken.entry(address).or_insert(&listen.span);

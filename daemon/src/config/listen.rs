@@ -1,17 +1,19 @@
 //! Where a tunnel listens: text or number → [`Listen`], and which listeners are in each other's way.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-use super::{
-    Wrong,
-    address::port,
-    report::{not_yet, quoted},
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use super::{Wrong, address::port, report::quoted};
+
 const EXAMPLES: &str = "a port on loopback: 2202, or an address: \"127.0.0.1:2202\"";
+const SOCKET: &str = "a name in pomd's runtime folder: \"unix:reports.sock\"";
+/// What pomd itself keeps in the folder begins with this: its control socket, its lock, its log.
+const OURS: &str = "pomd.";
 
 /// Where a tunnel listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// A free port from 20000–29999 on both loopback addresses, chosen once and kept.
     Chosen,
@@ -19,13 +21,21 @@ pub enum Listen {
     Loopback(u16),
     /// Exactly this address.
     Address(SocketAddr),
+    /// A Unix socket in the runtime folder.
+    Unix(SocketName),
 }
 
+/// The name of a Unix socket in the runtime folder: one part of a path, made of ASCII letters, digits, `.`, `_` and `-`,
+/// at most 64, and none that pomd uses itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SocketName(String);
+
 impl Listen {
-    /// `127.0.0.1:PORT`, `[::1]:PORT`, another address of this machine; `localhost:PORT` and `:PORT` are the bare port.
+    /// `127.0.0.1:PORT`, `[::1]:PORT`, another address of this machine; `localhost:PORT` and `:PORT` are the bare port;
+    /// `unix:NAME`.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
-        if text.starts_with("unix:") {
-            return Err(Wrong::new(not_yet("a `unix:` listener"), EXAMPLES));
+        if let Some(name) = text.strip_prefix("unix:") {
+            return SocketName::parse(name).map(Self::Unix);
         }
         if !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit()) {
             return Err(match text.trim_start_matches('0') {
@@ -80,15 +90,15 @@ impl Listen {
     /// Whether other machines could reach it.
     pub fn is_exposed(&self) -> bool {
         match self {
-            Self::Chosen | Self::Loopback(_) => false,
+            Self::Chosen | Self::Loopback(_) | Self::Unix(_) => false,
             Self::Address(it) => !it.ip().to_canonical().is_loopback(),
         }
     }
 
-    /// The addresses it takes; none that are known yet if its port is chosen later.
+    /// The addresses of networks that it takes; none that are known yet if its port is chosen later.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         match *self {
-            Self::Chosen => Vec::new(),
+            Self::Chosen | Self::Unix(_) => Vec::new(),
             Self::Loopback(port) => vec![
                 (Ipv4Addr::LOCALHOST, port).into(),
                 (Ipv6Addr::LOCALHOST, port).into(),
@@ -109,6 +119,64 @@ impl Listen {
                 EXAMPLES,
             )),
         }
+    }
+}
+
+impl SocketName {
+    /// The name, as it stands behind `unix:`.
+    pub fn parse(text: &str) -> Result<Self, Wrong> {
+        const MOST: usize = 64;
+        let is_part = |it: char| it.is_ascii_alphanumeric() || "._-".contains(it);
+        if text.is_empty() {
+            return Err(Wrong::new("a `unix:` listener without a name", SOCKET));
+        }
+        if text.contains(['/', '\\']) || matches!(text, "." | "..") {
+            return Err(Wrong::new(
+                "a `unix:` listener outside of pomd's runtime folder",
+                format!("the socket is made there: {}", Self::instead_of(text)),
+            ));
+        }
+        if text.to_ascii_lowercase().starts_with(OURS) {
+            return Err(Wrong::new(
+                format!("{} is a name that pomd keeps for itself", quoted(text)),
+                format!("one that does not begin with `{OURS}`: \"unix:reports.sock\""),
+            ));
+        }
+        if text.len() > MOST {
+            return Err(Wrong::new(
+                format!("a socket name of {} bytes", text.len()),
+                format!("the system takes short paths only: at most {MOST}"),
+            ));
+        }
+        if !text.chars().all(is_part) {
+            return Err(Wrong::new(
+                format!("bad socket name {}", quoted(text)),
+                "a name is made of letters, digits, `.`, `_` and `-`: \"unix:reports.sock\"",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// As it stands behind `unix:`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What to write where a path was given.
+    fn instead_of(path: &str) -> String {
+        let last = path.rsplit(['/', '\\']).next().unwrap_or_default();
+        // A part of a path holds no `/` to ask for another.
+        let name = Some(last).filter(|it| !matches!(*it, "." | ".."));
+        match name.and_then(|it| Self::parse(it).ok()) {
+            Some(name) => format!("\"unix:{name}\""),
+            None => "\"unix:reports.sock\"".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for SocketName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -141,6 +209,46 @@ mod tests {
     }
 
     #[test]
+    fn a_unix_socket_is_one_name_in_the_runtime_folder() {
+        let long = "x".repeat(64);
+        for name in ["reports.sock", ".s.PGSQL.5432", "a", "...", "pomd", &long] {
+            let Ok(Listen::Unix(it)) = Listen::parse(&format!("unix:{name}")) else {
+                panic!("{name}");
+            };
+            assert_eq!(it.as_str(), name);
+        }
+        let too_long = "x".repeat(65);
+        for name in [
+            "",
+            ".",
+            "..",
+            "/",
+            "/run/x.sock",
+            "a/b.sock",
+            "../x.sock",
+            "a\\b",
+            "./a",
+            "a b",
+            "a\0b",
+            "a\u{1b}b",
+            "ä.sock",
+            "pomd.sock",
+            "pomd.lock",
+            "POMD.Sock",
+            "pomd.",
+            "a:b",
+            "@a",
+            &too_long,
+        ] {
+            assert!(Listen::parse(&format!("unix:{name}")).is_err(), "{name:?}");
+        }
+        let wrong = Listen::parse("unix:/run/user/1000/db.sock").unwrap_err();
+        assert!(wrong.instead.ends_with("\"unix:db.sock\""), "{wrong}");
+        let wrong = Listen::parse("unix:/run/..").unwrap_err();
+        assert!(wrong.instead.ends_with("\"unix:reports.sock\""), "{wrong}");
+    }
+
+    #[test]
     fn what_is_no_listener_is_refused() {
         for text in [
             "",
@@ -157,7 +265,6 @@ mod tests {
             "::1",
             "*:2202",
             "example.com:2202",
-            "unix:x.sock",
             "127.0.0.1:70000",
             "127.0.0.1:2202 ",
             "[::1]",

@@ -28,7 +28,7 @@ pub use address::{Address, Authority, Route};
 pub use changes::{Change, Changes, changes};
 pub use control::wire::{BrowserChoice, Start};
 pub use host::Host;
-pub use listen::Listen;
+pub use listen::{Listen, SocketName};
 pub use pattern::HostPattern;
 pub use proxy::{ForwardProxy, ProxyAddress, ProxyKind};
 pub use report::{Problem, Problems, Span, Wrong};

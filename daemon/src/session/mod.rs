@@ -29,7 +29,7 @@ use crate::{
     config::{ClusterName, ClusterSpec},
     disk::Fs,
     points::Points,
-    tunnel::peer::Owners,
+    tunnel::{local::Ends, peer::Owners},
     upstream::Upstream,
 };
 pub use handle::Session;
@@ -145,9 +145,9 @@ impl Session {
                 login_at: setup.spec.login_at,
                 upstream: setup.upstream,
             }),
-            doorman: Arc::new(move |theirs, ours| owners.judge(theirs, ours)),
             store: Store::new(setup.state, setup.fs),
             points: setup.points,
+            doorman: Arc::new(move |theirs, ours| owners.judge(Ends::Tcp { theirs, ours })),
             changed: setup.changed,
             stop,
         };

@@ -2,15 +2,16 @@
 //!
 //! Knows listeners and a [`Door`]. Must not know what happens to a connection that came in.
 
-use std::{future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
+use std::{future::poll_fn, io, task::Poll, time::Duration};
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::Instant,
-};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::peer::Verdict;
+use super::{
+    bind::Listener,
+    local::{Ends, Local},
+    peer::Verdict,
+};
 use crate::system::errors::{self, AcceptTrouble};
 
 /// What the accept loop needs to know, and whom it tells.
@@ -20,9 +21,9 @@ pub(super) trait Door {
         Ok(())
     }
     /// Judges a connection before anything else.
-    fn judge(&mut self, theirs: SocketAddr, ours: SocketAddr) -> Verdict;
+    fn judge(&mut self, ends: Ends) -> Verdict;
     /// A connection that may come in.
-    fn enter(&mut self, local: TcpStream, theirs: SocketAddr, ours: SocketAddr);
+    fn enter(&mut self, local: Local, ends: Ends);
     /// A connection was turned away.
     fn turned_away(&mut self, uid: Option<u32>);
     /// Nothing can be accepted for now, for lack of descriptors or memory.
@@ -44,7 +45,7 @@ const PATIENCE: u32 = 16;
 /// Accepts until `stop`. `Err`: a listener is broken.
 pub(super) async fn accept(
     door: &mut impl Door,
-    listeners: &[TcpListener],
+    listeners: &[Listener],
     stop: &CancellationToken,
 ) -> io::Result<()> {
     let mut turn = 0;
@@ -60,12 +61,12 @@ pub(super) async fn accept(
             Err(error) => Err(error),
         };
         let error = match accepted {
-            Ok((local, theirs)) => {
+            Ok((local, ends)) => {
                 failures = 0;
                 if std::mem::take(&mut exhausted) {
                     door.relieved();
                 }
-                receive(door, local, theirs);
+                receive(door, local, ends);
                 continue;
             }
             Err(error) => error,
@@ -90,28 +91,23 @@ pub(super) async fn accept(
     }
 }
 
-fn receive(door: &mut impl Door, local: TcpStream, theirs: SocketAddr) {
-    // Fails only if the connection is gone.
-    let Ok(ours) = local.local_addr() else {
+fn receive(door: &mut impl Door, local: Local, ends: Option<Ends>) {
+    // The system names no ends only if the connection is gone.
+    let Some(ends) = ends else {
         return;
     };
-    match door.judge(theirs, ours) {
-        Verdict::Welcome => door.enter(local, theirs, ours),
+    match door.judge(ends) {
+        Verdict::Welcome => door.enter(local, ends),
         Verdict::TurnAway { uid } => {
-            reset(local);
+            // The other side sees an error and no empty answer.
+            local.reset();
             door.turned_away(uid);
         }
     }
 }
 
-/// Closes with a reset, so that the other side sees an error and no empty answer.
-pub(super) fn reset(local: TcpStream) {
-    let _ = local.set_zero_linger();
-    drop(local);
-}
-
 /// The next connection of any listener, each in its turn. Cancel-safe.
-async fn next(listeners: &[TcpListener], turn: &mut usize) -> io::Result<(TcpStream, SocketAddr)> {
+async fn next(listeners: &[Listener], turn: &mut usize) -> io::Result<(Local, Option<Ends>)> {
     poll_fn(|cx| {
         for _ in 0..listeners.len() {
             *turn = (*turn + 1) % listeners.len();
@@ -150,12 +146,19 @@ impl Once {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+    use std::{
+        net::SocketAddr,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
     };
 
-    use tokio::{io::AsyncReadExt, sync::Notify};
+    use tokio::{
+        io::AsyncReadExt,
+        net::{TcpListener, TcpStream},
+        sync::Notify,
+    };
 
     use super::*;
 
@@ -188,15 +191,15 @@ mod tests {
 
     struct Fake {
         seen: Seen,
-        verdict: fn(SocketAddr) -> Verdict,
-        kept: Vec<TcpStream>,
+        verdict: fn(Ends) -> Verdict,
+        kept: Vec<Local>,
     }
 
     impl Door for Fake {
-        fn judge(&mut self, theirs: SocketAddr, _: SocketAddr) -> Verdict {
-            (self.verdict)(theirs)
+        fn judge(&mut self, ends: Ends) -> Verdict {
+            (self.verdict)(ends)
         }
-        fn enter(&mut self, local: TcpStream, _: SocketAddr, _: SocketAddr) {
+        fn enter(&mut self, local: Local, _: Ends) {
             self.kept.push(local);
             self.seen.count(&self.seen.entered);
         }
@@ -218,12 +221,13 @@ mod tests {
         task: tokio::task::JoinSet<io::Result<()>>,
     }
 
-    async fn house(verdict: fn(SocketAddr) -> Verdict, listeners: usize) -> House {
+    async fn house(verdict: fn(Ends) -> Verdict, listeners: usize) -> House {
         let mut all = Vec::new();
         for _ in 0..listeners {
             all.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
         let addresses = all.iter().map(|it| it.local_addr().unwrap()).collect();
+        let all: Vec<Listener> = all.into_iter().map(Listener::Tcp).collect();
         let (seen, stop) = (Seen::default(), CancellationToken::new());
         let mut door = Fake {
             seen: seen.clone(),

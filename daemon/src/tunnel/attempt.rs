@@ -1,14 +1,12 @@
 //! Opening a route for one connection: a grant, the route, and once more after a login. Where a decision needs the
 //! local side it looks at the socket without taking a byte from it.
 
-use std::{mem::MaybeUninit, net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::{
-    io::{AsyncRead, Interest},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, Interest};
 
+use super::local::Local;
 use crate::{
     session::{Grant, NoGrant, Patience},
     upstream::{Early, OpenError},
@@ -61,24 +59,20 @@ pub(super) enum Sign {
     Gone,
 }
 
-/// What is known of the local side.
-pub(super) struct Local<'a> {
+/// What is known of the client.
+pub(super) struct Client<'a> {
     /// Refusals are told in ssh's words; an ssh client that closed wants nothing any more.
     pub(super) ssh: bool,
-    /// Their address.
-    pub(super) theirs: SocketAddr,
-    /// Ours.
-    pub(super) ours: SocketAddr,
     /// Tells whether some process still has the other end open, if the system can.
-    pub(super) is_held: &'a (dyn Fn(SocketAddr, SocketAddr) -> Option<bool> + Sync),
+    pub(super) is_held: &'a (dyn Fn(&Local) -> Option<bool> + Sync),
 }
 
 /// How often a waiting client is looked at; an error is noticed at once.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Waits for the first byte, for at most `patience`. Takes nothing.
-pub(super) async fn first_sign(local: &TcpStream, patience: Duration) -> Sign {
-    match tokio::time::timeout(patience, local.peek(&mut [0])).await {
+pub(super) async fn first_sign(local: &Local, patience: Duration) -> Sign {
+    match tokio::time::timeout(patience, local.peek()).await {
         Ok(Ok(0) | Err(_)) => Sign::Gone,
         Ok(Ok(_)) => Sign::Bytes,
         Err(_) => Sign::Stayed,
@@ -90,8 +84,8 @@ pub(super) async fn first_sign(local: &TcpStream, patience: Duration) -> Sign {
 pub(super) async fn open<W: Way>(
     way: &W,
     patience: Patience,
-    local: &Local<'_>,
-    early: &mut Early<TcpStream>,
+    client: &Client<'_>,
+    early: &mut Early<Local>,
 ) -> Result<(W::Opened, Grant), Failure> {
     let mut after = None;
     loop {
@@ -102,7 +96,7 @@ pub(super) async fn open<W: Way>(
         let grant = tokio::select! {
             biased;
             it = way.grant(after, patience) => it.map_err(Failure::NoGrant)?,
-            () = gone(&early.source, sent, local) => return Err(Failure::Gone),
+            () = gone(&early.source, sent, client) => return Err(Failure::Gone),
         };
         let error = match way.open(&grant, early).await {
             Ok(it) => return Ok((it, grant)),
@@ -122,7 +116,7 @@ pub(super) async fn open<W: Way>(
 
 /// Returns once nobody is there any more who could be served. A client that sent something and then ended its side is
 /// still there, unless it is ssh and the system says that no process has the socket open.
-async fn gone(socket: &TcpStream, sent: bool, local: &Local<'_>) {
+async fn gone(socket: &Local, sent: bool, client: &Client<'_>) {
     loop {
         let failed = socket.ready(Interest::ERROR);
         if tokio::time::timeout(LOOK, failed).await.is_ok() {
@@ -135,16 +129,11 @@ async fn gone(socket: &TcpStream, sent: bool, local: &Local<'_>) {
         if !ready.is_read_closed() {
             continue;
         }
-        let sent = sent || has_unread(socket);
-        if !sent || (local.ssh && (local.is_held)(local.theirs, local.ours) == Some(false)) {
+        let sent = sent || socket.has_unread();
+        if !sent || (client.ssh && (client.is_held)(socket) == Some(false)) {
             return;
         }
     }
-}
-
-fn has_unread(socket: &TcpStream) -> bool {
-    let mut byte = [MaybeUninit::uninit()];
-    matches!(socket2::SockRef::from(socket).peek(&mut byte), Ok(1))
 }
 
 #[cfg(test)]
@@ -155,7 +144,7 @@ mod tests {
     use jiff::Timestamp;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
@@ -234,23 +223,21 @@ mod tests {
         Err(OpenError::Unauthenticated { request_id: None })
     }
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    async fn pair() -> (TcpStream, Local) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, accepted) = tokio::join!(client, listener.accept());
-        (client.unwrap(), accepted.unwrap().0)
+        (client.unwrap(), accepted.unwrap().0.into())
     }
 
-    async fn open_on(fake: &Fake, ssh: bool, source: TcpStream, held: bool) -> Result<(), Failure> {
+    async fn open_on(fake: &Fake, ssh: bool, source: Local, held: bool) -> Result<(), Failure> {
         let patience = Patience {
             unasked: Duration::ZERO,
             asked: Duration::from_secs(300),
         };
-        let local = Local {
+        let client = Client {
             ssh,
-            theirs: source.peer_addr().unwrap_or(([127, 0, 0, 1], 1).into()),
-            ours: source.local_addr().unwrap(),
-            is_held: &|_, _| Some(held),
+            is_held: &|_| Some(held),
         };
         let mut early = Early {
             source,
@@ -258,7 +245,7 @@ mod tests {
             ended: false,
         };
         let limit = Duration::from_secs(10);
-        tokio::time::timeout(limit, open(fake, patience, &local, &mut early))
+        tokio::time::timeout(limit, open(fake, patience, &client, &mut early))
             .await
             .unwrap()
             .map(|_| ())
@@ -391,17 +378,17 @@ mod tests {
             kept: Vec::new(),
             ended: true,
         };
-        let local = Local {
+        let client = Client {
             ssh: false,
-            theirs: ([127, 0, 0, 1], 1).into(),
-            ours: ([127, 0, 0, 1], 2).into(),
-            is_held: &|_, _| None,
+            is_held: &|_| None,
         };
         let patience = Patience {
             unasked: Duration::ZERO,
             asked: Duration::ZERO,
         };
-        let failure = open(&fake, patience, &local, &mut early).await.unwrap_err();
+        let failure = open(&fake, patience, &client, &mut early)
+            .await
+            .unwrap_err();
         assert!(matches!(failure, Failure::Gone));
         assert!(fake.log.lock().unwrap().is_empty());
     }

@@ -1,10 +1,15 @@
 //! Which address a tunnel listens on, and who holds it if we cannot.
 
+#[cfg(unix)]
+mod unix;
+
 use std::{
     collections::BTreeSet,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
+    path::Path,
+    task::{Context, Poll, ready},
 };
 
 use control::wire::{Code, Holder, Reason};
@@ -12,10 +17,13 @@ use jiff::Timestamp;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-use super::holder;
+use super::{
+    holder,
+    local::{Ends, Local},
+};
 use crate::{
     clock::Clock,
-    config::Listen,
+    config::{Listen, SocketName},
     system::{errors, limits},
 };
 
@@ -26,44 +34,105 @@ const BACKLOG: i32 = 1024;
 /// Ports below this need a privilege on most systems.
 const PRIVILEGED: u16 = 1024;
 
+/// A socket that a tunnel accepts on.
+#[derive(Debug)]
+pub enum Listener {
+    /// A port.
+    Tcp(TcpListener),
+    /// A socket in the file system; its file is removed when this is dropped.
+    #[cfg(unix)]
+    Unix(unix::Socket),
+}
+
 /// The sockets of one tunnel.
 #[derive(Debug)]
 pub struct Bound {
-    /// One for each address.
-    pub listeners: Vec<TcpListener>,
-    /// The addresses, IPv4 first.
-    pub addresses: Vec<SocketAddr>,
+    /// One for each address, IPv4 first.
+    pub listeners: Vec<Listener>,
+    /// The addresses as people write them.
+    pub addresses: Vec<String>,
 }
 
-/// Binds `listen` on all its addresses or on none. `chosen` is the port kept for [`Listen::Chosen`]. Never
-/// `SO_REUSEPORT`. On failure `before`, the holder of the last failure, is looked at first, which makes trying again
-/// cheap.
+/// What is known before an address is bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The port kept for [`Listen::Chosen`].
+    pub chosen: Option<u16>,
+    /// The control socket: Unix sockets lie beside it.
+    pub control: &'a Path,
+    /// Who held it when it failed the last time: looked at first, which makes trying again cheap.
+    pub before: Option<&'a Holder>,
+}
+
+/// Binds `listen` on all its addresses or on none. Never `SO_REUSEPORT`.
 #[expect(
     clippy::result_large_err,
     reason = "a failure is rare and becomes the status as it is"
 )]
-pub fn bind(
-    listen: Listen,
-    chosen: Option<u16>,
-    before: Option<&Holder>,
-    clock: &Clock,
-) -> Result<Bound, Reason> {
-    let bound = match (listen, chosen) {
-        (Listen::Loopback(port), _) | (Listen::Chosen, Some(port)) => loopback(port),
-        (Listen::Address(address), _) => open(address)
+pub fn bind(listen: &Listen, known: Known<'_>, clock: &Clock) -> Result<Bound, Reason> {
+    let at = clock.now();
+    let bound = match (listen, known.chosen) {
+        (Listen::Unix(name), _) => return bind_file(name, known, at),
+        (Listen::Loopback(port), _) => loopback(*port),
+        (Listen::Chosen, Some(port)) => loopback(port),
+        (Listen::Address(address), _) => open(*address)
             .and_then(|it| Ok(vec![TcpListener::from_std(it)?]))
-            .map_err(|error| Failure::alone(address, error)),
+            .map_err(|error| Failure::alone(*address, error)),
         (Listen::Chosen, None) => Err(Failure::NoPort),
     };
-    let at = clock.now();
-    let listeners = bound.map_err(|it| it.reason(before, at))?;
-    let addresses: io::Result<_> = listeners.iter().map(TcpListener::local_addr).collect();
+    let listeners = bound.map_err(|it| it.reason(known.before, at))?;
+    let addresses: io::Result<Vec<SocketAddr>> =
+        listeners.iter().map(TcpListener::local_addr).collect();
     match addresses {
         Ok(addresses) => Ok(Bound {
-            listeners,
-            addresses,
+            listeners: listeners.into_iter().map(Listener::Tcp).collect(),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
         }),
         Err(error) => Err(reason(Code::Local, format!("cannot listen: {error}"), at)),
+    }
+}
+
+#[cfg(unix)]
+#[expect(clippy::result_large_err, reason = "as `bind`")]
+fn bind_file(name: &SocketName, known: Known<'_>, at: Timestamp) -> Result<Bound, Reason> {
+    let socket = unix::Socket::bind(name, known.control).map_err(|it| it.reason(at))?;
+    Ok(Bound {
+        addresses: vec![file_address(name, known.control)],
+        listeners: vec![Listener::Unix(socket)],
+    })
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::result_large_err, reason = "as `bind`")]
+fn bind_file(_: &SocketName, _: Known<'_>, at: Timestamp) -> Result<Bound, Reason> {
+    let message = "this system has no sockets in the file system that pomd can listen on";
+    Err(Reason {
+        hint: Some("give the tunnel a port, or leave listen out to get a free one".to_owned()),
+        ..reason(Code::AddressNotAvailable, message.to_owned(), at)
+    })
+}
+
+/// How the address of a Unix socket is written: `unix:` and its path.
+pub fn file_address(name: &SocketName, control: &Path) -> String {
+    format!("unix:{}", control.with_file_name(name.as_str()).display())
+}
+
+impl Listener {
+    /// The next connection, and its ends unless it is gone already.
+    pub(super) fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Local, Option<Ends>)>> {
+        match self {
+            Self::Tcp(it) => {
+                let (local, theirs) = ready!(it.poll_accept(cx))?;
+                let ours = local.local_addr().ok();
+                let ends = ours.map(|ours| Ends::Tcp { theirs, ours });
+                Poll::Ready(Ok((local.into(), ends)))
+            }
+            #[cfg(unix)]
+            Self::Unix(it) => it.poll_accept(cx),
+        }
     }
 }
 
@@ -203,8 +272,7 @@ impl Failure {
 fn refused(address: SocketAddr, error: &io::Error, at: Timestamp) -> Reason {
     let port = address.port();
     if errors::is_out_of_descriptors(error) {
-        let limit = limits::descriptors().map_or_else(String::new, |it| format!(" of {it}"));
-        let message = format!("cannot listen on {address}: at the limit{limit} descriptors");
+        let message = format!("cannot listen on {address}: {}", limits_reached());
         return reason(Code::Local, message, at);
     }
     if errors::is_absent_address(error) {
@@ -220,6 +288,13 @@ fn refused(address: SocketAddr, error: &io::Error, at: Timestamp) -> Reason {
     }
     let message = format!("cannot listen on {address}: {error}");
     reason(Code::AddressNotAvailable, message, at)
+}
+
+fn limits_reached() -> String {
+    match limits::descriptors() {
+        Some(limit) => format!("at the limit of {limit} descriptors"),
+        None => "at the limit of descriptors".to_owned(),
+    }
 }
 
 fn reason(code: Code, message: String, at: Timestamp) -> Reason {
@@ -260,7 +335,26 @@ mod tests {
 
     #[expect(clippy::result_large_err, reason = "as the function itself")]
     fn bind(listen: Listen, chosen: Option<u16>) -> Result<Bound, Reason> {
-        super::bind(listen, chosen, None, &Clock::real())
+        bind_known(&listen, chosen, None)
+    }
+
+    #[expect(clippy::result_large_err, reason = "as the function itself")]
+    fn bind_known(
+        listen: &Listen,
+        chosen: Option<u16>,
+        before: Option<&Holder>,
+    ) -> Result<Bound, Reason> {
+        let control = Path::new("/nowhere/pomd.sock");
+        let known = Known {
+            chosen,
+            control,
+            before,
+        };
+        super::bind(listen, known, &Clock::real())
+    }
+
+    fn address(bound: &Bound, at: usize) -> SocketAddr {
+        bound.addresses[at].parse().unwrap()
     }
 
     /// Binds a port that was just given up. A child of another test, between its fork and its exec, may still hold it.
@@ -288,10 +382,13 @@ mod tests {
             return;
         }
         let bound = bind(Listen::Loopback(0), None).unwrap();
-        let port = bound.addresses[0].port();
-        assert_eq!(bound.addresses, [v4(port), v6(port)]);
+        let port = address(&bound, 0).port();
+        assert_eq!(
+            bound.addresses,
+            [v4(port), v6(port)].map(|it| it.to_string())
+        );
         assert_eq!(bound.listeners.len(), 2);
-        for address in bound.addresses {
+        for address in [v4(port), v6(port)] {
             assert!(TcpStream::connect(address).is_ok());
             assert!(open(address).is_err());
         }
@@ -336,12 +433,7 @@ mod tests {
         std::io::BufRead::read_line(&mut output, &mut line).unwrap();
         let port = line.trim().parse().unwrap();
         let reason = bind(Listen::Address(v4(port)), None).unwrap_err();
-        let again = super::bind(
-            Listen::Address(v4(port)),
-            None,
-            reason.holder.as_ref(),
-            &Clock::real(),
-        );
+        let again = bind_known(&Listen::Address(v4(port)), None, reason.holder.as_ref());
         drop(child.stdin.take());
         child.wait().unwrap();
         let holder = reason.holder.clone().unwrap();
@@ -373,9 +465,10 @@ mod tests {
     #[tokio::test]
     async fn a_port_is_taken_again_beside_its_own_connections() {
         let bound = bind(Listen::Loopback(0), None).unwrap();
-        let address = bound.addresses[0];
+        let address = address(&bound, 0);
         let client = TcpStream::connect(address).unwrap();
-        let (living, _) = bound.listeners[0].accept().await.unwrap();
+        let accepted = std::future::poll_fn(|cx| bound.listeners[0].poll_accept(cx));
+        let (living, _) = accepted.await.unwrap();
         drop(bound);
         let again = bind_again(address.port());
         drop((client, living, again));
@@ -420,6 +513,9 @@ mod tests {
     async fn listeners_do_not_pass_to_children() {
         let bound = bind(Listen::Loopback(0), None).unwrap();
         for listener in &bound.listeners {
+            let Listener::Tcp(listener) = listener else {
+                unreachable!();
+            };
             let flags = rustix::io::fcntl_getfd(listener).unwrap();
             assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
         }

@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -15,15 +14,14 @@ use control::wire;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     sync::Notify,
     time::Instant,
 };
 
 use super::{
     Counters, Tunnel,
-    accept::reset,
-    attempt::{self, Failure, Local, Sign, Way, first_sign},
+    attempt::{self, Client, Failure, Sign, Way, first_sign},
+    local::{Ends, Local},
     reason,
     relay::{self, End},
     ssh_refusal, words,
@@ -43,19 +41,12 @@ const GLANCE: Duration = Duration::from_millis(20);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Carries `local` until it ends. Ends by itself when `tunnel.cut` is cancelled.
-pub(super) async fn carry(
-    tunnel: Arc<Tunnel>,
-    local: TcpStream,
-    theirs: SocketAddr,
-    ours: SocketAddr,
-    number: u64,
-) {
-    let _ = local.set_nodelay(true);
-    let _ = notice_vanishing(&local, theirs);
+pub(super) async fn carry(tunnel: Arc<Tunnel>, local: Local, ends: Ends, number: u64) {
+    local.hasten();
+    let _ = notice_vanishing(&local, ends);
     let connection = Connection {
         tunnel: &tunnel,
-        theirs,
-        ours,
+        ends,
         number,
         started: Instant::now(),
     };
@@ -66,7 +57,7 @@ pub(super) async fn carry(
     };
     let waiting = Count::up(&tunnel.counters.waiting, &tunnel.changed);
     if tunnel.points.pass(Point::Connection).is_err() {
-        return reset(early.source);
+        return early.source.reset();
     }
     let opened = tokio::select! {
         biased;
@@ -74,7 +65,7 @@ pub(super) async fn carry(
         it = connection.open(&mut early) => Some(it),
     };
     match opened {
-        None => reset(early.source),
+        None => early.source.reset(),
         Some(Ok(opened)) => {
             let _open = Count::up(&tunnel.counters.open, &tunnel.changed);
             drop(waiting);
@@ -91,33 +82,30 @@ pub(super) async fn carry(
 
 struct Connection<'a> {
     tunnel: &'a Tunnel,
-    theirs: SocketAddr,
-    ours: SocketAddr,
+    ends: Ends,
     number: u64,
     started: Instant,
 }
 
 impl Connection<'_> {
-    async fn open(&self, early: &mut Early<TcpStream>) -> Result<Opened, Failure> {
+    async fn open(&self, early: &mut Early<Local>) -> Result<Opened, Failure> {
         let tunnel = self.tunnel;
         let logged_in = tunnel.session.view().grant.is_some();
         let stay = if logged_in { GLANCE } else { STAY };
         if first_sign(&early.source, stay).await == Sign::Gone {
             return Err(Failure::Gone);
         }
-        let local = Local {
+        let client = Client {
             ssh: tunnel.spec.ssh,
-            theirs: self.theirs,
-            ours: self.ours,
-            is_held: &|theirs, ours| tunnel.owners.is_held(theirs, ours),
+            is_held: &|local| tunnel.owners.is_held(local, self.ends),
         };
         let (opened, grant) =
-            attempt::open(tunnel, patience(tunnel.spec.ssh), &local, early).await?;
+            attempt::open(tunnel, patience(tunnel.spec.ssh), &client, early).await?;
         tunnel.session.carried(grant.generation);
         Ok(opened)
     }
 
-    async fn relay(&self, opened: Opened, early: Early<TcpStream>) {
+    async fn relay(&self, opened: Opened, early: Early<Local>) {
         let tunnel = self.tunnel;
         tunnel.set_outcome(None);
         let took = self.started.elapsed();
@@ -153,10 +141,10 @@ impl Connection<'_> {
             return;
         }
         let owners = self.tunnel.owners.clone();
-        let (theirs, ours) = (self.theirs, self.ours);
+        let ends = self.ends;
         let mut who = None;
         if owners.rested() {
-            let look = tokio::task::spawn_blocking(move || owners.look(theirs, ours));
+            let look = tokio::task::spawn_blocking(move || owners.look(ends));
             who = look.await.ok().flatten();
         }
         let number = self.number;
@@ -193,7 +181,7 @@ impl Connection<'_> {
         }
     }
 
-    async fn refuse(&self, failure: Failure, local: TcpStream) {
+    async fn refuse(&self, failure: Failure, local: Local) {
         let (tunnel, number) = (self.tunnel, self.number);
         let text = match failure {
             Failure::Gone => {
@@ -225,7 +213,7 @@ impl Connection<'_> {
         if tunnel.spec.ssh {
             refuse_ssh(local, &text).await;
         } else {
-            reset(local);
+            local.reset();
         }
     }
 
@@ -283,7 +271,10 @@ fn patience(ssh: bool) -> Patience {
 }
 
 /// Another machine may go without a word, which no program on this one can.
-fn notice_vanishing(local: &TcpStream, theirs: SocketAddr) -> std::io::Result<()> {
+fn notice_vanishing(local: &Local, ends: Ends) -> std::io::Result<()> {
+    let (Local::Tcp(local), Ends::Tcp { theirs, .. }) = (local, ends) else {
+        return Ok(());
+    };
     if theirs.ip().to_canonical().is_loopback() {
         return Ok(());
     }
@@ -294,7 +285,7 @@ fn notice_vanishing(local: &TcpStream, theirs: SocketAddr) -> std::io::Result<()
 }
 
 /// Tells an ssh client why, then reads until it ends: it drops what it was told when it is closed upon.
-async fn refuse_ssh(mut local: TcpStream, text: &str) {
+async fn refuse_ssh(mut local: Local, text: &str) {
     let told = async {
         local.write_all(&ssh_refusal::refusal(text)).await?;
         local.shutdown().await?;
@@ -356,7 +347,7 @@ impl Drop for Count<'_> {
 mod tests {
     use std::process::{Command, Stdio};
 
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -379,17 +370,30 @@ mod tests {
             drop(client);
             all
         };
-        let ((), all) = tokio::join!(refuse_ssh(local, "no"), read);
+        let ((), all) = tokio::join!(refuse_ssh(local.into(), "no"), read);
         assert_eq!(all, ssh_refusal::refusal("no"));
     }
 
     #[tokio::test]
     async fn clients_on_other_machines_are_probed_and_those_on_this_one_are_not() {
         let (_client, local) = pair().await;
-        let probed = || SockRef::from(&local).keepalive().unwrap();
-        notice_vanishing(&local, local.peer_addr().unwrap()).unwrap();
+        let ours = local.local_addr().unwrap();
+        let near = Ends::Tcp {
+            theirs: local.peer_addr().unwrap(),
+            ours,
+        };
+        let far = Ends::Tcp {
+            theirs: "192.0.2.7:40000".parse().unwrap(),
+            ours,
+        };
+        let local = Local::from(local);
+        let probed = || match &local {
+            Local::Tcp(it) => SockRef::from(it).keepalive().unwrap(),
+            Local::Unix(_) => unreachable!(),
+        };
+        notice_vanishing(&local, near).unwrap();
         assert!(!probed());
-        notice_vanishing(&local, "192.0.2.7:40000".parse().unwrap()).unwrap();
+        notice_vanishing(&local, far).unwrap();
         assert!(probed());
     }
 
@@ -397,7 +401,7 @@ mod tests {
     async fn a_refused_client_that_stays_is_closed_upon_after_two_seconds() {
         let (_client, local) = pair().await;
         let start = Instant::now();
-        refuse_ssh(local, "no").await;
+        refuse_ssh(local.into(), "no").await;
         assert!((DRAIN..DRAIN * 2).contains(&start.elapsed()));
     }
 
@@ -424,7 +428,7 @@ mod tests {
             return;
         };
         let (local, _) = listener.accept().await.unwrap();
-        refuse_ssh(local, "corp needs a login. Run: pomctl login corp").await;
+        refuse_ssh(local.into(), "corp needs a login. Run: pomctl login corp").await;
         let output = child.wait_with_output().unwrap();
         let printed = String::from_utf8_lossy(&output.stderr).into_owned();
         let expected = format!(

@@ -129,7 +129,7 @@ fn words(use_: &Use, holder: Option<&Holder>, place: &str, port: u16) -> (String
 }
 
 /// `node (pid 4242)`, `pomd itself`, `a program of another user (uid 0)`.
-fn name(holder: &Holder) -> String {
+pub(super) fn name(holder: &Holder) -> String {
     match (holder.pid, &holder.program, holder.uid) {
         (Some(pid), _, _) if pid == std::process::id() => "pomd itself".to_owned(),
         (Some(pid), Some(program), _) => format!("{program} (pid {pid})"),

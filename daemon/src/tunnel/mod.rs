@@ -3,10 +3,11 @@
 //! Knows its listeners, a [`Session`] and an [`Upstream`]. Must not know the configuration file, other tunnels or the
 //! control protocol's routes.
 //!
-//! `accept` lets in, `connection` carries one, `attempt` decides when to try again, `prove` shows that the route works.
+//! `accept` lets in from either kind of socket (`local`), `connection` carries one, `attempt` decides when to try again, `prove` shows that the route works.
 //! Pure: `reason`, `ssh_refusal`, `words`.
 
 pub mod bind;
+pub mod local;
 pub mod peer;
 pub mod relay;
 
@@ -21,7 +22,6 @@ mod words;
 
 use std::{
     fmt, io,
-    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -31,12 +31,14 @@ use std::{
 
 use control::wire::{self, Code};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{Notify, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
+
+use local::{Ends, Local};
 
 use crate::{
     clock::Clock,
@@ -139,7 +141,7 @@ pub struct Counters {
 /// `tunnel.connections` and are not ended. `Err`: a listener is broken and must be bound again.
 pub async fn serve(
     tunnel: Arc<Tunnel>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<bind::Listener>,
     stop: CancellationToken,
 ) -> Result<(), wire::Reason> {
     let span = tracing::error_span!(
@@ -193,8 +195,11 @@ impl Tunnel {
 
     /// Carries a connection that did not come in by a port, such as one end of a pair that pomd made itself.
     pub fn adopt(self: &Arc<Self>, local: TcpStream) -> io::Result<()> {
-        let (theirs, ours) = (local.peer_addr()?, local.local_addr()?);
-        self.enter(local, theirs, ours);
+        let ends = Ends::Tcp {
+            theirs: local.peer_addr()?,
+            ours: local.local_addr()?,
+        };
+        self.enter(local.into(), ends);
         Ok(())
     }
 
@@ -237,7 +242,7 @@ impl Tunnel {
         res
     }
 
-    fn enter(self: &Arc<Self>, local: TcpStream, theirs: SocketAddr, ours: SocketAddr) {
+    fn enter(self: &Arc<Self>, local: Local, ends: Ends) {
         let number = self.numbers.fetch_add(1, Relaxed) + 1;
         let now = u64::try_from(self.clock.now().as_second()).unwrap_or(0);
         self.counters.total.fetch_add(1, Relaxed);
@@ -251,7 +256,7 @@ impl Tunnel {
             cluster = %self.spec.cluster,
             connection = number
         );
-        let carried = connection::carry(self.clone(), local, theirs, ours, number);
+        let carried = connection::carry(self.clone(), local, ends, number);
         self.connections.spawn(carried.instrument(span));
     }
 
@@ -335,13 +340,13 @@ impl accept::Door for Entrance {
         self.tunnel.points.pass(Point::Accept)
     }
 
-    fn judge(&mut self, theirs: SocketAddr, ours: SocketAddr) -> peer::Verdict {
-        let verdict = self.tunnel.owners.judge(theirs, ours);
-        admit(verdict, self.tunnel.spec.expose, theirs)
+    fn judge(&mut self, ends: Ends) -> peer::Verdict {
+        let verdict = self.tunnel.owners.judge(ends);
+        admit(verdict, self.tunnel.spec.expose, ends)
     }
 
-    fn enter(&mut self, local: TcpStream, theirs: SocketAddr, ours: SocketAddr) {
-        self.tunnel.enter(local, theirs, ours);
+    fn enter(&mut self, local: Local, ends: Ends) {
+        self.tunnel.enter(local, ends);
     }
 
     fn turned_away(&mut self, uid: Option<u32>) {
@@ -382,9 +387,13 @@ impl accept::Door for Entrance {
 }
 
 /// The verdict, for a tunnel that a person may have exposed: who cannot be told may then be another machine, and come.
-fn admit(verdict: peer::Verdict, exposed: bool, theirs: SocketAddr) -> peer::Verdict {
+fn admit(verdict: peer::Verdict, exposed: bool, ends: Ends) -> peer::Verdict {
     let untold = verdict == peer::Verdict::TurnAway { uid: None };
-    let from_here = theirs.ip().to_canonical().is_loopback();
+    let from_here = match ends {
+        Ends::Tcp { theirs, .. } => theirs.ip().to_canonical().is_loopback(),
+        #[cfg(unix)]
+        Ends::Unix { .. } => true,
+    };
     if exposed && untold && !from_here {
         peer::Verdict::Welcome
     } else {
@@ -409,8 +418,14 @@ mod tests {
             (told, true, "192.0.2.7:1", told),
             (Verdict::Welcome, false, "127.0.0.1:1", Verdict::Welcome),
         ] {
-            let theirs = theirs.parse().unwrap();
-            assert_eq!(admit(verdict, exposed, theirs), expected, "{theirs}");
+            let ends = Ends::Tcp {
+                theirs: theirs.parse().unwrap(),
+                ours: ([127, 0, 0, 1], 2).into(),
+            };
+            assert_eq!(admit(verdict, exposed, ends), expected, "{theirs}");
         }
+        let ends = Ends::Unix { uid: 7, pid: None };
+        assert_eq!(admit(told, true, ends), told);
+        assert_eq!(admit(untold, true, ends), untold);
     }
 }

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::local::{Ends, Local};
 use crate::system::{
     process,
     sockets::{Row, Sockets},
@@ -75,8 +76,19 @@ impl Owners {
         self.sockets.is_some()
     }
 
-    /// Judges the connection that we accepted on `ours` from `theirs`. Takes microseconds; call it before anything else.
-    pub fn judge(&self, theirs: SocketAddr, ours: SocketAddr) -> Verdict {
+    /// Judges a connection that we accepted. Takes microseconds; call it before anything else.
+    pub fn judge(&self, ends: Ends) -> Verdict {
+        match ends {
+            Ends::Tcp { theirs, ours } => self.judge_addresses(theirs, ours),
+            // Root may open what is ours anyway.
+            #[cfg(unix)]
+            Ends::Unix { uid, .. } if uid == 0 || self.uids.contains(&uid) => Verdict::Welcome,
+            #[cfg(unix)]
+            Ends::Unix { uid, .. } => Verdict::TurnAway { uid: Some(uid) },
+        }
+    }
+
+    fn judge_addresses(&self, theirs: SocketAddr, ours: SocketAddr) -> Verdict {
         match &self.sockets {
             None => Verdict::Welcome,
             Some(it) => match it.connected(theirs, ours) {
@@ -88,25 +100,43 @@ impl Owners {
 
     /// The uid and, if it is ours to see, the process at the other end: for the log. Takes about a millisecond; `None`
     /// also if it was asked a moment ago.
-    pub fn describe(&self, theirs: SocketAddr, ours: SocketAddr) -> Option<String> {
-        self.rested().then(|| self.look(theirs, ours)).flatten()
+    pub fn describe(&self, ends: Ends) -> Option<String> {
+        self.rested().then(|| self.look(ends)).flatten()
     }
 
     /// As `describe`, at any time.
-    pub(super) fn look(&self, theirs: SocketAddr, ours: SocketAddr) -> Option<String> {
-        let row = self.sockets.as_ref()?.connected(theirs, ours).ok()??;
-        if row.inode == 0 {
-            return None; // closed already
-        }
-        let pid = process::holding(row.inode, row.uid, None, EFFORT);
+    pub(super) fn look(&self, ends: Ends) -> Option<String> {
+        let (uid, pid) = match ends {
+            Ends::Tcp { theirs, ours } => {
+                let row = self.sockets.as_ref()?.connected(theirs, ours).ok()??;
+                if row.inode == 0 {
+                    return None; // closed already
+                }
+                let pid = process::holding(row.inode, row.uid, None, EFFORT);
+                (row.uid, pid)
+            }
+            #[cfg(unix)]
+            Ends::Unix { uid, pid } => (uid, pid),
+        };
         Some(match pid.and_then(|it| Some((process::program(it)?, it))) {
             Some((program, pid)) => format!("{program} (pid {pid})"),
-            None => format!("uid {}", row.uid),
+            None => format!("uid {uid}"),
         })
     }
 
     /// Some process still has the other end open. `None`: this system cannot tell.
-    pub(super) fn is_held(&self, theirs: SocketAddr, ours: SocketAddr) -> Option<bool> {
+    pub(super) fn is_held(&self, local: &Local, ends: Ends) -> Option<bool> {
+        let (theirs, ours) = match (local, ends) {
+            (_, Ends::Tcp { theirs, ours }) => (theirs, ours),
+            #[cfg(unix)]
+            (Local::Unix(it), _) => return Some(Local::is_held(it)),
+            #[cfg(unix)]
+            (Local::Tcp(_), _) => return None,
+        };
+        self.is_held_at(theirs, ours)
+    }
+
+    fn is_held_at(&self, theirs: SocketAddr, ours: SocketAddr) -> Option<bool> {
         match self.sockets.as_ref()?.connected(theirs, ours) {
             Ok(Some(row)) => Some(row.inode != 0),
             Ok(None) => Some(false),
@@ -271,6 +301,26 @@ mod tests {
     }
 
     #[test]
+    fn on_a_unix_socket_owners_and_root_are_welcome() {
+        let me = own_uid().unwrap();
+        let (owners, _) = Owners::new(&[(me + 1).to_string()]);
+        for (uid, welcome) in [(me, true), (me + 1, true), (0, true), (me + 2, false)] {
+            let verdict = owners.judge(Ends::Unix { uid, pid: None });
+            let expected = match welcome {
+                true => Verdict::Welcome,
+                false => Verdict::TurnAway { uid: Some(uid) },
+            };
+            assert_eq!(verdict, expected, "{uid}");
+        }
+        let pid = Some(std::process::id());
+        let text = owners.look(Ends::Unix { uid: me, pid }).unwrap();
+        assert!(
+            text.ends_with(&format!("(pid {})", std::process::id())),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn a_socket_that_only_lingers_is_nobodys_although_it_reads_as_roots() {
         let mut row = row(0, 0);
         row.state = 5;
@@ -308,12 +358,12 @@ mod tests {
             };
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (_local, theirs, ours) = accept(&listener);
-            assert_eq!(owners.judge(theirs, ours), Verdict::Welcome);
+            assert_eq!(owners.judge_addresses(theirs, ours), Verdict::Welcome);
             client.shutdown(Shutdown::Write).unwrap();
-            assert_eq!(owners.judge(theirs, ours), Verdict::Welcome);
-            assert_eq!(owners.is_held(theirs, ours), Some(true));
+            assert_eq!(owners.judge_addresses(theirs, ours), Verdict::Welcome);
+            assert_eq!(owners.is_held_at(theirs, ours), Some(true));
             drop(client);
-            assert_eq!(owners.is_held(theirs, ours), Some(false));
+            assert_eq!(owners.is_held_at(theirs, ours), Some(false));
         }
     }
 
@@ -323,10 +373,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (_local, theirs, ours) = accept(&listener);
-        let text = owners.describe(theirs, ours).unwrap();
+        let text = owners.describe(Ends::Tcp { theirs, ours }).unwrap();
         let me = format!("(pid {})", std::process::id());
         assert!(text.contains(&me) || text.starts_with("uid "), "{text}");
-        assert_eq!(owners.describe(theirs, ours), None);
+        assert_eq!(owners.describe(Ends::Tcp { theirs, ours }), None);
     }
 
     /// A stranger runs `script` of Python with the port as its argument; prints a line when it may be judged.
@@ -371,11 +421,11 @@ mod tests {
             let (_local, theirs, ours) = accept(&listener);
             let uid = Some(STRANGER);
             assert_eq!(
-                owners.judge(theirs, ours),
+                owners.judge_addresses(theirs, ours),
                 Verdict::TurnAway { uid },
                 "{bind} {client}"
             );
-            assert_eq!(allowing.judge(theirs, ours), Verdict::Welcome);
+            assert_eq!(allowing.judge_addresses(theirs, ours), Verdict::Welcome);
             drop(child.stdin.take());
             child.wait().unwrap();
         }
@@ -393,7 +443,7 @@ mod tests {
         let mut kept = Vec::new();
         for _ in 0..200 {
             let (local, theirs, ours) = accept(&listener);
-            assert_ne!(owners.judge(theirs, ours), Verdict::Welcome);
+            assert_ne!(owners.judge_addresses(theirs, ours), Verdict::Welcome);
             kept.push((local, theirs, ours));
         }
         child.wait().unwrap();
@@ -410,7 +460,7 @@ mod tests {
                 assert!(start.elapsed() < Duration::from_secs(10), "{row:?}");
                 std::thread::yield_now();
             }
-            assert_ne!(owners.judge(*theirs, *ours), Verdict::Welcome);
+            assert_ne!(owners.judge_addresses(*theirs, *ours), Verdict::Welcome);
         }
         assert!(lingering > 0);
     }
@@ -429,7 +479,7 @@ mod tests {
             let client = TcpStream::connect(ours).unwrap();
             let theirs = client.local_addr().unwrap();
             drop(client);
-            welcome += usize::from(owners.judge(theirs, ours) == Verdict::Welcome);
+            welcome += usize::from(owners.judge_addresses(theirs, ours) == Verdict::Welcome);
         }
         assert!(welcome > 25, "{welcome} of 50");
     }

@@ -22,13 +22,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep, sleep, timeout},
-};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Counters;
+use super::{Counters, local::Local as Socket};
 use crate::{
     buffer::Buffer,
     upstream::record::{Records, Remote},
@@ -83,7 +80,7 @@ pub enum End {
 ///
 /// Not an `async fn`: what it is given would be kept a second time, for as long as the relay lives.
 pub fn relay<'a>(
-    local: TcpStream,
+    local: Socket,
     remote: Remote,
     first: Vec<u8>,
     local_ended: bool,

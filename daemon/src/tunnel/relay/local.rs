@@ -12,19 +12,20 @@ use tokio::{io::AsyncWrite, net::TcpStream};
 use crate::{
     buffer::{Buffer, Queue, SIZE},
     system::sockets,
+    tunnel::local,
 };
 
 /// One accepted connection.
-pub(super) struct Local(TcpStream);
+pub(super) struct Local(local::Local);
 
 impl Local {
-    pub(super) fn new(socket: TcpStream) -> Self {
-        Self(socket)
+    pub(super) fn new(socket: impl Into<local::Local>) -> Self {
+        Self(socket.into())
     }
 
     /// Ready once a read would bring bytes, an end or an error.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_read_ready(cx)
+        self.0.poll_readable(cx)
     }
 
     /// Reads once.
@@ -50,7 +51,7 @@ impl Local {
     pub(super) async fn finish(&mut self) -> io::Result<()> {
         poll_fn(|cx| Pin::new(&mut self.0).poll_shutdown(cx)).await?;
         loop {
-            self.0.readable().await?;
+            poll_fn(|cx| self.0.poll_readable(cx)).await?;
             let mut unwanted = Buffer::default();
             if poll_fn(|cx| unwanted.poll_fill(&mut self.0, SIZE, cx)).await? == 0 {
                 return Ok(());
@@ -61,23 +62,36 @@ impl Local {
     /// Waits until what was written is in the other end's hands as far as this system can tell: a reset throws away
     /// what still waits in our kernel.
     pub(super) async fn deliver(&mut self) -> io::Result<()> {
-        sent::all(&self.0).await
+        match &self.0 {
+            local::Local::Tcp(it) => sent::all(it).await,
+            // It is there as soon as it is written.
+            #[cfg(unix)]
+            local::Local::Unix(_) => Ok(()),
+        }
     }
 
     /// Some process still has the other end open. `None`: the system cannot tell, or it is on another machine.
     pub(super) fn is_held(&self) -> Option<bool> {
-        let (ours, theirs) = (self.0.local_addr().ok()?, self.0.peer_addr().ok()?);
-        if !theirs.ip().to_canonical().is_loopback() {
-            return None;
+        match &self.0 {
+            local::Local::Tcp(it) => is_held(it),
+            #[cfg(unix)]
+            local::Local::Unix(it) => Some(local::Local::is_held(it)),
         }
-        let row = sockets::connected(theirs, ours).ok()?;
-        Some(row.is_some_and(|it| it.inode != 0))
     }
 
     /// Closes it so that the other end sees an error.
     pub(super) fn reset(self) {
-        let _ = self.0.set_zero_linger();
+        self.0.reset();
     }
+}
+
+fn is_held(socket: &TcpStream) -> Option<bool> {
+    let (ours, theirs) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
+    if !theirs.ip().to_canonical().is_loopback() {
+        return None;
+    }
+    let row = sockets::connected(theirs, ours).ok()?;
+    Some(row.is_some_and(|it| it.inode != 0))
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -14,6 +14,7 @@ use std::{
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
     task::JoinSet,
 };
 use tokio_rustls::server::TlsStream;
@@ -102,7 +103,7 @@ impl Rig {
         rig.tasks.spawn(async move {
             let first = want.first.to_vec();
             let mut relaying = pin!(relay(
-                local,
+                local.into(),
                 remote,
                 first,
                 want.local_ended,
