@@ -30,9 +30,14 @@ fn built() -> &'static Path {
         if let Some(given) = env::var_os("POMD_TEST_BINARIES") {
             return given.into();
         }
-        let test = env::current_exe().unwrap_or_default();
-        let Some(profile) = test.parent().and_then(Path::parent) else {
-            panic!("no target folder above {}", test.display());
+        let program = env::current_exe().unwrap_or_default();
+        // A test is one folder further down than a program.
+        let folder = program.parent().map(|it| match it.ends_with("deps") {
+            true => it.parent().unwrap_or(it),
+            false => it,
+        });
+        let Some(profile) = folder else {
+            panic!("no target folder above {}", program.display());
         };
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--workspace", "--bins"]);

@@ -1,0 +1,121 @@
+//! The processes that pomd is measured against; each is this program once more, so that only its own CPU counts.
+
+use std::{fs, io::Read, net::SocketAddr, path::Path, process::Command, time::Duration};
+
+use integration::{
+    binary::binary,
+    client::Front,
+    corp::Corp,
+    eventually,
+    pomd::{folder, run_with_input},
+    process::Process,
+};
+use tokio::{
+    io::copy_bidirectional_with_sizes,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use crate::{lab, measure};
+
+/// As much as pomd reads and writes at once.
+const BUFFER: usize = 64 << 10;
+/// How long a client by hand may take in all.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Plays a role until it is over, or for ever.
+pub(crate) async fn play(role: &str, arguments: &[String]) {
+    let address = arguments.first().and_then(|it| it.parse().ok());
+    match (role, address, arguments.get(1..)) {
+        ("relay", Some(to), _) => relay(to).await,
+        ("by-hand", Some(server), Some([ca, count])) => {
+            by_hand(server, Path::new(ca), count.parse().unwrap()).await;
+        }
+        _ => panic!("nobody plays {role} with {arguments:?}"),
+    }
+}
+
+/// A plain TCP relay in a process of its own.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    process: Process,
+    address: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Relay {
+    /// Relays to `to`.
+    pub(crate) async fn start(to: SocketAddr) -> Self {
+        let folder = folder();
+        let mut command = Command::new(binary("bench"));
+        command.args(["--play", "relay", &to.to_string()]);
+        let mut process = Process::start("relay", &mut command, &folder.path().join("words"));
+        let address = eventually("the relay listens", async || {
+            process.assert_runs();
+            let words = process.words();
+            words.strip_suffix('\n')?.parse().ok()
+        })
+        .await;
+        Self {
+            process,
+            address,
+            _folder: folder,
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+}
+
+async fn relay(to: SocketAddr) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    let mut connections = JoinSet::new();
+    loop {
+        let (near, _) = listener.accept().await.unwrap();
+        connections.spawn(carry(near, to));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn carry(mut near: TcpStream, to: SocketAddr) {
+    let Ok(mut far) = TcpStream::connect(to).await else {
+        return;
+    };
+    let _ = near.set_nodelay(true).and(far.set_nodelay(true));
+    // How it ends is for its two sides to judge.
+    let _ = copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER, BUFFER).await;
+}
+
+/// Opens so many connections one after the other by hand, in a process of its own; the CPU time it took for them.
+pub(crate) async fn connects_by_hand(corp: &Corp, count: usize) -> Duration {
+    let mut command = Command::new(binary("bench"));
+    command
+        .args(["--play", "by-hand", &corp.address().to_string()])
+        .arg(corp.ca_file())
+        .arg(count.to_string());
+    let output = run_with_input(command, lab::token(corp).as_bytes(), LIMIT).await;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let took = said.trim().parse().map(Duration::from_millis);
+    took.unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// The token comes on standard input.
+async fn by_hand(server: SocketAddr, ca: &Path, count: usize) {
+    let mut token = String::new();
+    std::io::stdin().read_to_string(&mut token).unwrap();
+    let front = Front::new(server, &fs::read_to_string(ca).unwrap());
+    let me = std::process::id();
+    let before = measure::cpu(me);
+    for _ in 0..count {
+        let mut tunnel = front.open(lab::ROUTE, &token, b"").await;
+        assert_eq!(tunnel.status(), 200, "{}", tunnel.head);
+        lab::first_byte(&mut tunnel.tls).await;
+    }
+    println!("{}", (measure::cpu(me) - before).as_millis());
+}
