@@ -31,7 +31,7 @@ enum Direction {
 /// Measures both directions in turn, with pomd and the plain relay in turn.
 pub(crate) async fn run(size: Size, envoy: bool) -> Vec<Table> {
     let rounds = size.pick(1, 7, 15);
-    let bytes: u64 = size.pick(1, 512, 2048) << 20;
+    let bytes: u64 = size.pick(64, 512, 2048) << 20;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let service = listener.local_addr().unwrap();
     let mut services = JoinSet::new();
