@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::MOST_BYTES;
+use crate::{config::MOST_BYTES, system::plain_file};
 
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub fn read(path: &Path) -> Result<Text, FileError> {
             source,
         },
     };
-    let file = platform::open(path).map_err(failed)?;
+    let file = plain_file::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() {
@@ -166,22 +166,13 @@ mod platform {
     use std::{
         fs::{self, File, Metadata},
         io,
-        os::unix::fs::{MetadataExt, OpenOptionsExt},
+        os::unix::fs::MetadataExt,
         path::Path,
     };
 
-    use rustix::fs::{OFlags, StatVfs, StatVfsMountFlags, fstatvfs, statvfs};
+    use rustix::fs::{StatVfs, StatVfsMountFlags, fstatvfs, statvfs};
 
     use super::Verdict;
-
-    /// Not blocking: opening a pipe would wait for its writer.
-    pub(super) fn open(path: &Path) -> io::Result<File> {
-        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        File::options()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(path)
-    }
 
     pub(super) fn judge(file: &File) -> io::Result<Verdict> {
         Ok(verdict(&file.metadata()?, &fstatvfs(file)?))
@@ -213,11 +204,6 @@ mod platform {
     use std::{fs::File, io, path::Path};
 
     use super::Verdict;
-
-    pub(super) fn open(path: &Path) -> io::Result<File> {
-        // Windows opens no folder as a file: it would only say that access is denied.
-        File::open(path)
-    }
 
     /// Who may write there is a matter of access lists, which keep a profile's folders to their owner.
     pub(super) fn judge(_file: &File) -> io::Result<Verdict> {

@@ -3,6 +3,7 @@
 
 pub mod errors;
 pub mod limits;
+pub mod plain_file;
 pub mod private_file;
 pub mod process;
 pub mod service;

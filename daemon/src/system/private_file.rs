@@ -4,6 +4,8 @@ use std::{fs::File, io, io::Read, path::Path};
 
 use zeroize::Zeroizing;
 
+use super::plain_file;
+
 /// Why a secret was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateFileError {
@@ -26,7 +28,7 @@ pub enum PrivateFileError {
 
 /// The contents of `path`, at most `most` bytes of them.
 pub fn read(path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, PrivateFileError> {
-    let file = platform::open(path)?;
+    let file = plain_file::open(path)?;
     let found = file.metadata()?;
     if !found.is_file() {
         return Err(PrivateFileError::NotAFile);
@@ -52,23 +54,12 @@ fn read_all(file: File, most: u64) -> Result<Zeroizing<Vec<u8>>, PrivateFileErro
 mod platform {
     use std::{
         fs::{File, Metadata},
-        io,
-        os::unix::fs::{MetadataExt, OpenOptionsExt},
-        path::Path,
+        os::unix::fs::MetadataExt,
     };
 
-    use rustix::fs::{OFlags, StatVfsMountFlags, fstatvfs};
+    use rustix::fs::{StatVfsMountFlags, fstatvfs};
 
     use super::PrivateFileError;
-
-    /// Not blocking: opening a pipe would wait for its writer.
-    pub(super) fn open(path: &Path) -> io::Result<File> {
-        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        File::options()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(path)
-    }
 
     pub(super) fn judge(file: &File, found: &Metadata) -> Result<(), PrivateFileError> {
         let owner = found.uid();
@@ -87,17 +78,9 @@ mod platform {
 
 #[cfg(not(unix))]
 mod platform {
-    use std::{
-        fs::{File, Metadata},
-        io,
-        path::Path,
-    };
+    use std::fs::{File, Metadata};
 
     use super::PrivateFileError;
-
-    pub(super) fn open(path: &Path) -> io::Result<File> {
-        File::open(path)
-    }
 
     /// Who may read there is a matter of access lists, which keep a profile's folders to their owner.
     pub(super) fn judge(_: &File, _: &Metadata) -> Result<(), PrivateFileError> {
