@@ -25,6 +25,7 @@ use crate::{
     args::Command,
     context::Context,
     failure::{Exit, Failure},
+    render::count,
 };
 
 /// How long pomd may take to say how things stand.
@@ -44,6 +45,14 @@ pub(crate) async fn run(cx: &Context, command: Command) -> Result<Exit, Failure>
         Command::Stop => stop::run(cx).await,
         Command::Connect(args) => connect::run(cx, &args).await,
         Command::Demo(args) => demo::run(&args),
+    }
+}
+
+/// What a pomd that ended took with it, behind a sentence.
+fn ended_with_it(connections: u64) -> String {
+    match connections {
+        0 => String::new(),
+        many => format!(" {} ended with it.", count(many, "connection")),
     }
 }
 

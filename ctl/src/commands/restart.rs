@@ -11,7 +11,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::subscribe;
+use super::{ended_with_it, subscribe};
 use crate::{
     args::RestartArgs,
     context::Context,
@@ -42,10 +42,7 @@ pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, Failur
         cx.screen.answer_json(&answer)?;
         return Ok(Exit::Done);
     }
-    let ended = match answer.connections {
-        0 => String::new(),
-        many => format!(" {} ended with it.", count(many, "connection")),
-    };
+    let ended = ended_with_it(answer.connections);
     let version = outside::line(&heir.pomd.version);
     cx.screen.answer(&format!(
         "Restarted pomd {version} (pid {}).{ended}",

@@ -6,10 +6,10 @@ use control::client::ClientError;
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::ended_with_it;
 use crate::{
     context::Context,
     failure::{Exit, Failure, Report},
-    render::count,
 };
 
 /// pomd ends within 5 s, whatever hangs.
@@ -38,10 +38,7 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit, Failure> {
         cx.screen.answer_json(&answer)?;
         return Ok(Exit::Done);
     }
-    let ended = match answer.connections {
-        0 => String::new(),
-        many => format!(" {} ended with it.", count(many, "connection")),
-    };
+    let ended = ended_with_it(answer.connections);
     cx.screen
         .answer(&format!("Stopped pomd (pid {}).{ended}", answer.pid))?;
     Ok(Exit::Done)
