@@ -134,7 +134,7 @@ async fn f12_a_log_at_trace_holds_neither_token_nor_callback() {
         .await
         .unwrap();
     pomd.pomctl(&["status"]).await;
-    let token = token_of(&pomd);
+    let token = pomd.setup().saved_token();
     let words = pomd.words();
     assert!(words.contains("TRACE"), "{words:.400}");
     for (what, secret) in [
@@ -146,26 +146,6 @@ async fn f12_a_log_at_trace_holds_neither_token_nor_callback() {
         let lines: Vec<_> = words.lines().filter(|it| it.contains(secret)).collect();
         assert!(lines.is_empty(), "{what} is in {lines:#?}");
     }
-}
-
-fn token_of(pomd: &Pomd) -> String {
-    let mut found = None;
-    let mut folders = vec![pomd.setup().state_dir()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let text = fs::read_to_string(path).unwrap_or_default();
-            let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
-            if let Some(token) = json.and_then(|it| Some(it.get("token")?.as_str()?.to_owned())) {
-                found = Some(token);
-            }
-        }
-    }
-    found.expect("a stored token")
 }
 
 #[tokio::test(flavor = "multi_thread")]

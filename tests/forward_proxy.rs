@@ -38,29 +38,6 @@ fn password_file(setup: &Setup) -> PathBuf {
     file
 }
 
-/// The token that rests in the state folder.
-fn token(pomd: &Pomd) -> String {
-    let folder = pomd.setup().state_dir();
-    let mut folders = vec![folder];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            if let Some(at) = text.find("eyJ") {
-                let rest = text[at..].chars();
-                return rest
-                    .take_while(|it| it.is_ascii_alphanumeric() || "-_.".contains(*it))
-                    .collect();
-            }
-        }
-    }
-    panic!("no token");
-}
-
 /// The proxy heard where to go and TLS: no token, no head of a request, and no password behind the asking.
 fn told_nothing_more(proxy: &ForwardProxy, token: &str) {
     for word in [token, "Pomerium ", "GET /", "Host: ssh.corp.test:22"] {
@@ -119,7 +96,7 @@ async fn a17_ssh_goes_through_a_proxy_with_a_password_through_envoy() {
         "{said}"
     );
 
-    told_nothing_more(&proxy, &token(&pomd));
+    told_nothing_more(&proxy, &pomd.setup().saved_token());
     let asked = proxy.heard()[0].asked.clone();
     assert!(String::from_utf8_lossy(&asked).contains(&format!("Basic {BASIC}")));
 
@@ -153,7 +130,7 @@ async fn a17_a_socks_proxy_of_the_environment_carries_ssh_and_is_named_in_the_st
     corp.log_in(&pomd).await;
     let ssh = sshd.through(pomd.address("ssh").await);
     assert_eq!(ssh.output("echo $((6 * 7))").await, "42\n");
-    told_nothing_more(&proxy, &token(&pomd));
+    told_nothing_more(&proxy, &pomd.setup().saved_token());
     let page = String::from_utf8(pomd.pomctl(&["status"]).await.stdout).unwrap();
     let line = format!("    through socks5://{} (all_proxy)\n", proxy.address());
     assert!(page.contains(&line), "{page}");
@@ -201,7 +178,7 @@ async fn b1_a_proxy_inside_tls_carries_every_byte_both_ways() {
     let both = tokio::time::timeout(PATIENCE, both).await;
     both.expect("16 MiB both ways").1.unwrap();
     assert!(heard == sent);
-    told_nothing_more(&proxy, &token(&pomd));
+    told_nothing_more(&proxy, &pomd.setup().saved_token());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,6 +98,17 @@ impl Setup {
         self.folder().join("state")
     }
 
+    /// The token that rests in the state folder.
+    pub fn saved_token(&self) -> String {
+        let tokens = fs::read_dir(self.state_dir().join("tokens")).expect("saved tokens");
+        let mut found = tokens.filter_map(|it| {
+            let json: serde_json::Value =
+                serde_json::from_slice(&fs::read(it.ok()?.path()).ok()?).ok()?;
+            Some(json.get("token")?.as_str()?.to_owned())
+        });
+        found.next().expect("a saved token")
+    }
+
     /// The folder of socket and lock.
     pub fn runtime(&self) -> PathBuf {
         self.folder().join("run")
