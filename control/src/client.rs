@@ -14,17 +14,14 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use interprocess::local_socket::{
-    GenericFilePath, ToFsName,
-    tokio::{Stream, prelude::*},
-};
+use interprocess::local_socket::tokio::Stream;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use stream::{Lines, RawStream};
 
 use stream::Connection;
 
-use crate::socket::socket;
+use crate::socket::{self, socket};
 use crate::wire::{self, ApiError, ErrorAnswer, PROTOCOL, PROTOCOL_HEADER};
 
 /// How long pomd may take to take a connection and start its answer to a question that needs no network.
@@ -45,12 +42,12 @@ pub enum ClientError {
     #[error("pomd is not running")]
     NotRunning,
     /// Somebody else's pomd, or something that pretends to be ours.
-    #[error("{} belongs to another user (uid {uid}), so nothing was sent to it", path.display())]
+    #[error("{} belongs to another user ({user}), so nothing was sent to it", path.display())]
     NotOurs {
         /// The socket.
         path: PathBuf,
-        /// Who listens on it.
-        uid: u32,
+        /// Who listens on it, as the system names users.
+        user: String,
     },
     /// It speaks another protocol.
     #[error("pomd {theirs} speaks another protocol than this pomctl ({PROTOCOL})")]
@@ -250,27 +247,18 @@ impl Client {
 
     /// Connects, and makes sure that the socket belongs to this user.
     async fn open_socket(&self) -> Result<Stream, ClientError> {
-        let name = self
-            .socket
-            .as_path()
-            .to_fs_name::<GenericFilePath>()
-            .map_err(|it| self.broken(it))?;
-        let stream = match tokio::time::timeout(PATIENCE, Stream::connect(name)).await {
+        let connecting = socket::connect(&self.socket);
+        let stream = match tokio::time::timeout(PATIENCE, connecting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if is_absence(&error) => return Err(ClientError::NotRunning),
             Ok(Err(error)) => return Err(self.broken(error)),
             Err(_) => return Err(self.broken("it does not take connections")),
         };
-        #[cfg(unix)]
-        {
-            let credentials = stream.peer_creds().map_err(|it| self.broken(it))?;
-            let ours = rustix::process::geteuid().as_raw();
-            if let Some(uid) = credentials.euid().filter(|uid| *uid != ours) {
-                return Err(ClientError::NotOurs {
-                    path: self.socket.clone(),
-                    uid,
-                });
-            }
+        if let Some(user) = socket::stranger(&stream).map_err(|it| self.broken(it))? {
+            return Err(ClientError::NotOurs {
+                path: self.socket.clone(),
+                user,
+            });
         }
         Ok(stream)
     }

@@ -9,4 +9,6 @@ pub mod near;
 pub mod place;
 pub mod socket;
 pub mod text;
+#[cfg(windows)]
+pub mod user;
 pub mod wire;

@@ -6,8 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The longest socket path that every Unix takes, in bytes (`sun_path` of macOS, less its end).
-const SOCKET_PATH_MOST: usize = 103;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(unix)]
+use unix as platform;
+#[cfg(windows)]
+use windows as platform;
 
 /// What a person may say about the places; each wins over its environment variable and its default.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +34,7 @@ pub struct Place {
     pub config: PathBuf,
     /// The folder for tokens, chosen ports and the log.
     pub state: PathBuf,
-    /// The control socket. Its folder also holds the lock.
+    /// The control socket; on Windows the named pipe.
     pub socket: PathBuf,
 }
 
@@ -35,18 +42,22 @@ pub struct Place {
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// Neither the system nor the environment names a home folder.
-    #[error("no home folder is known: set HOME, or give --config, --state-dir and --socket")]
+    #[error("no home folder is known: set {home}, or give --config, --state-dir and --socket", home = platform::HOME)]
     NoHome,
-    /// The socket's path does not fit into a socket address.
-    #[error(
-        "the socket path is {length} bytes long, the system takes {SOCKET_PATH_MOST}: {path}\nGive a shorter one: --socket PATH, or POMD_SOCKET"
-    )]
-    SocketPathTooLong {
+    /// No control socket can be at this path; why, and what to do.
+    #[error("{fault}: {path}\nGive another: {example}, or POMD_SOCKET", example = platform::SOCKET_EXAMPLE)]
+    NoSocketThere {
         /// The path.
         path: String,
-        /// Its length in bytes.
-        length: usize,
+        /// What is wrong with it.
+        fault: String,
     },
+    /// Windows does not say whose this process is.
+    #[cfg(windows)]
+    #[error(
+        "cannot tell which user this is, so the control pipe has no name; give one: --socket PATH, or POMD_SOCKET"
+    )]
+    NoUser,
     /// A relative path was given, and the current folder is gone.
     #[error("cannot tell the current folder, and {0} is relative")]
     NoCurrentFolder(String),
@@ -70,12 +81,11 @@ impl Place {
         let socket = wish(wishes.socket, "POMD_SOCKET")?;
         let config = config.map_or_else(|| platform::config(&var), Ok)?;
         let state = state.map_or_else(|| platform::state(&var), Ok)?;
-        let socket = socket.unwrap_or_else(|| platform::socket(&var, &state));
-        let length = socket.as_os_str().len();
-        if length > SOCKET_PATH_MOST {
-            return Err(PlaceError::SocketPathTooLong {
+        let socket = socket.map_or_else(|| platform::socket(&var, &state), Ok)?;
+        if let Some(fault) = platform::socket_fault(&socket) {
+            return Err(PlaceError::NoSocketThere {
                 path: socket.display().to_string(),
-                length,
+                fault,
             });
         }
         Ok(Self {
@@ -90,123 +100,19 @@ impl Place {
         self.state.join("pomd.log")
     }
 
-    /// The folder that holds socket and lock.
+    /// The folder that holds the lock of the socket, and the socket itself where that is a file.
     pub fn runtime(&self) -> &Path {
-        self.socket.parent().unwrap_or(Path::new("/"))
+        platform::runtime(&self.socket, &self.state)
     }
+}
+
+/// A socket of its own for each `folder`: in it where sockets are files.
+pub fn socket_of(folder: &Path) -> PathBuf {
+    platform::socket_of(folder)
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, PlaceError> {
     std::path::absolute(&path).map_err(|_| PlaceError::NoCurrentFolder(path.display().to_string()))
-}
-
-#[cfg(unix)]
-mod platform {
-    use std::{
-        ffi::OsString,
-        fs,
-        os::unix::fs::MetadataExt,
-        path::{Path, PathBuf},
-    };
-
-    use super::PlaceError;
-
-    type Var<'a> = &'a dyn Fn(&str) -> Option<OsString>;
-
-    fn home(var: Var<'_>) -> Result<PathBuf, PlaceError> {
-        var("HOME")
-            .map(PathBuf::from)
-            .or_else(|| etcetera::home_dir().ok())
-            .filter(|it| it.is_absolute())
-            .ok_or(PlaceError::NoHome)
-    }
-
-    /// A relative value in an XDG variable is to be ignored (XDG base directory specification).
-    fn folder(var: Var<'_>, name: &str) -> Option<PathBuf> {
-        var(name).map(PathBuf::from).filter(|it| it.is_absolute())
-    }
-
-    #[cfg(not(target_os = "macos"))]
-    pub(super) fn config(var: Var<'_>) -> Result<PathBuf, PlaceError> {
-        let base = folder(var, "XDG_CONFIG_HOME")
-            .map_or_else(|| home(var).map(|it| it.join(".config")), Ok)?;
-        Ok(base.join("pomd/pomd.toml"))
-    }
-
-    #[cfg(not(target_os = "macos"))]
-    pub(super) fn state(var: Var<'_>) -> Result<PathBuf, PlaceError> {
-        let base = folder(var, "XDG_STATE_HOME")
-            .map_or_else(|| home(var).map(|it| it.join(".local/state")), Ok)?;
-        Ok(base.join("pomd"))
-    }
-
-    /// Without a runtime folder of ours the state folder is used, never /tmp: others could stand in for us there (A10).
-    #[cfg(not(target_os = "macos"))]
-    pub(super) fn socket(var: Var<'_>, state: &Path) -> PathBuf {
-        let usual = PathBuf::from(format!("/run/user/{}", rustix::process::getuid().as_raw()));
-        let runtime = folder(var, "XDG_RUNTIME_DIR")
-            .filter(|it| is_ours(it))
-            .or_else(|| is_ours(&usual).then_some(usual));
-        runtime.map_or_else(|| state.join("pomd.sock"), |it| it.join("pomd/pomd.sock"))
-    }
-
-    #[cfg(target_os = "macos")]
-    fn support(var: Var<'_>) -> Result<PathBuf, PlaceError> {
-        Ok(home(var)?.join("Library/Application Support/pomd"))
-    }
-
-    #[cfg(target_os = "macos")]
-    pub(super) fn config(var: Var<'_>) -> Result<PathBuf, PlaceError> {
-        Ok(support(var)?.join("pomd.toml"))
-    }
-
-    #[cfg(target_os = "macos")]
-    pub(super) fn state(var: Var<'_>) -> Result<PathBuf, PlaceError> {
-        Ok(support(var)?.join("state"))
-    }
-
-    #[cfg(target_os = "macos")]
-    pub(super) fn socket(var: Var<'_>, state: &Path) -> PathBuf {
-        folder(var, "TMPDIR")
-            .filter(|it| is_ours(it))
-            .map_or_else(|| state.join("pomd.sock"), |it| it.join("pomd/pomd.sock"))
-    }
-
-    fn is_ours(folder: &Path) -> bool {
-        fs::metadata(folder)
-            .is_ok_and(|it| it.is_dir() && it.uid() == rustix::process::getuid().as_raw())
-    }
-}
-
-#[cfg(windows)]
-mod platform {
-    use std::{
-        ffi::OsString,
-        path::{Path, PathBuf},
-    };
-
-    use super::PlaceError;
-
-    type Var<'a> = &'a dyn Fn(&str) -> Option<OsString>;
-
-    pub(super) fn config(var: Var<'_>) -> Result<PathBuf, PlaceError> {
-        let base = var("APPDATA")
-            .map(PathBuf::from)
-            .ok_or(PlaceError::NoHome)?;
-        Ok(base.join("pomd").join("pomd.toml"))
-    }
-
-    pub(super) fn state(var: Var<'_>) -> Result<PathBuf, PlaceError> {
-        let base = var("LOCALAPPDATA")
-            .map(PathBuf::from)
-            .ok_or(PlaceError::NoHome)?;
-        Ok(base.join("pomd"))
-    }
-
-    pub(super) fn socket(var: Var<'_>, _state: &Path) -> PathBuf {
-        let user = var("USERNAME").unwrap_or_default();
-        PathBuf::from(format!(r"\\.\pipe\pomd-{}", user.to_string_lossy()))
-    }
 }
 
 #[cfg(all(test, target_os = "linux"))]

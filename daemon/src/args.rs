@@ -37,6 +37,10 @@ pub(crate) struct Args {
     /// It is there already: how a restart in the background begins
     #[arg(long, hide = true, conflicts_with = "daemonize")]
     pub(crate) in_background: bool,
+    /// Whoever started it waits there for word: how --daemonize goes on in a new process
+    #[cfg(windows)]
+    #[arg(long, hide = true, requires = "in_background")]
+    pub(crate) verdict_to_stdout: bool,
     #[command(subcommand)]
     pub(crate) action: Option<Action>,
 }

@@ -52,7 +52,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     agent::Agent,
-    api::{Api, Socket},
+    api::Api,
     clock::Clock,
     disk::Fs,
     load::Loader,
@@ -62,7 +62,10 @@ use crate::{
     points::Points,
     restart::Restart,
     session::Open,
-    system::service::{Pulse, Service},
+    system::{
+        channel::Channel,
+        service::{Pulse, Service},
+    },
     upstream::proxy::Environment,
 };
 
@@ -157,7 +160,7 @@ pub async fn run(
     // Whoever finds the lock held is told less then; nothing else depends on it.
     let _ = locks.name_holder();
     let socket_path = options.place.socket.clone();
-    let socket = Socket::bind(socket_path.clone()).map_err(|error| RunError::Socket {
+    let socket = Channel::bind(socket_path.clone()).map_err(|error| RunError::Socket {
         path: socket_path,
         error,
     })?;

@@ -1,12 +1,14 @@
 //! One pomd for one state folder and one socket: a lock of the kernel's, which a crash cannot leave behind.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
+
+use crate::system::private_folder;
 
 /// How long a holder that has only just started may take to say who it is.
 const NAMING: Duration = Duration::from_secs(2);
@@ -61,7 +63,10 @@ impl LockError {
 impl Lock {
     /// Locks `folder`, which is made (0700) if it is missing.
     pub fn take(folder: &Path) -> Result<Self, LockError> {
-        let put_right = private_folder(folder)?;
+        let put_right = private_folder::make(folder).map_err(|fault| LockError::Folder {
+            folder: folder.to_owned(),
+            fault,
+        })?;
         let path = folder.join("pomd.lock");
         let io = |source| LockError::Io {
             path: path.clone(),
@@ -110,11 +115,12 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Who holds the lock. Waits for a moment for one that has not said so yet.
+/// Who holds the lock. Waits for a moment for one that has not said so yet. On Windows a file that is locked cannot be
+/// read either, and nobody is named.
 fn holder(file: &mut File) -> Option<u32> {
     let mut left = NAMING;
     loop {
-        if let Some(pid) = pid(file) {
+        if let Some(pid) = pid(file).ok()? {
             return Some(pid);
         }
         left = left.checked_sub(LOOK_EVERY)?;
@@ -122,63 +128,18 @@ fn holder(file: &mut File) -> Option<u32> {
     }
 }
 
-fn pid(file: &mut File) -> Option<u32> {
-    let mut text = String::new();
-    file.rewind().ok()?;
-    file.take(20).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
-}
-
-/// Makes `folder` if it is missing, for its owner only. One of ours with a wider mode is put right, and that is
-/// returned in words; one of somebody else's is refused (A11).
-pub fn private_folder(folder: &Path) -> Result<Option<String>, LockError> {
-    let fault = |fault: String| LockError::Folder {
-        folder: folder.to_owned(),
-        fault,
-    };
-    if let Some(parent) = folder.parent() {
-        fs::create_dir_all(parent).map_err(|it| fault(format!("cannot be made: {it}")))?;
-    }
-    let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    match builder.create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(fault(format!("cannot be made: {error}")));
-        }
-        _ => (),
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{MetadataExt, PermissionsExt};
-        let meta = fs::symlink_metadata(folder)
-            .map_err(|it| fault(format!("cannot be looked at: {it}")))?;
-        if !meta.is_dir() {
-            return Err(fault("is not a folder; move it away".to_owned()));
-        }
-        let ours = rustix::process::geteuid().as_raw();
-        if meta.uid() != ours {
-            let owner = if meta.uid() == 0 {
-                "root".to_owned()
-            } else {
-                format!("uid {}", meta.uid())
-            };
-            return Err(fault(format!("belongs to {owner}")));
-        }
-        if meta.mode() & 0o077 != 0 {
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-                .map_err(|it| fault(format!("is open to others and cannot be closed: {it}")))?;
-            return Ok(Some(format!(
-                "{} was open to other users; it is closed now",
-                folder.display()
-            )));
-        }
-    }
-    Ok(None)
+fn pid(file: &mut File) -> io::Result<Option<u32>> {
+    let mut text = Vec::new();
+    file.rewind()?;
+    file.take(20).read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.trim().parse().ok())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -230,10 +191,7 @@ mod tests {
 
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&folder, &link).unwrap();
-        assert!(matches!(
-            private_folder(&link),
-            Err(LockError::Folder { .. })
-        ));
+        assert!(matches!(Lock::take(&link), Err(LockError::Folder { .. })));
     }
 
     #[cfg(unix)]

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match args.action {
         Some(Action::Check { ref file }) => check(&args, file.clone()),
-        None => start(args),
+        None => start(&args),
     }
 }
 
@@ -127,52 +127,53 @@ fn readable(path: &std::path::Path) -> std::io::Result<()> {
     std::fs::File::open(path).map(|_| ())
 }
 
-fn start(args: Args) -> ExitCode {
-    let place = match Place::find(args.wishes(None)) {
-        Ok(place) => place,
-        Err(error) => return fail(USAGE, &error),
-    };
-    let filter = match logging::filter(&args.log) {
-        Ok(filter) => filter,
-        Err(error) => return fail(USAGE, &error),
-    };
-    let restart = match Restart::as_started() {
-        Ok(restart) => restart,
+fn start(args: &Args) -> ExitCode {
+    let mut verdict = match daemon::verdict_owed(args) {
+        Ok(verdict) => verdict,
         Err(error) => return fail(FAILED, &error),
     };
-    let locks = match Locks::take(&place) {
-        Ok(locks) => locks,
-        Err(error) => return fail(FAILED, &error),
-    };
-    let verdict = if args.daemonize {
-        match daemon::detach() {
-            Ok(daemon::Side::Parent(code)) => return code,
-            Ok(daemon::Side::Child(verdict)) => Some(verdict),
-            Err(error) => return fail(FAILED, &error),
-        }
-    } else {
-        None
-    };
+    match begin(args, &mut verdict) {
+        Ok(code) => code,
+        Err((code, error)) => match verdict {
+            Some(verdict) => {
+                verdict.failed(&format!("{error:#}"));
+                ExitCode::from(code)
+            }
+            None => fail(code, &format!("{error:#}")),
+        },
+    }
+}
+
+/// Everything from the first look at the place to the end; a fork makes a `verdict` owed.
+fn begin(
+    args: &Args,
+    verdict: &mut Option<daemon::Verdict>,
+) -> Result<ExitCode, (u8, anyhow::Error)> {
+    let place = Place::find(args.wishes(None)).map_err(|it| (USAGE, it.into()))?;
+    let filter = logging::filter(&args.log).map_err(|it| (USAGE, it.into()))?;
+    let restart = Restart::as_started().map_err(|it| (FAILED, it.into()))?;
+    let mut locks = Locks::take(&place).map_err(|it| (FAILED, it.into()))?;
     let in_background = args.daemonize || args.in_background;
+    let again = args::again(&place, &args.log, in_background);
+    if args.daemonize {
+        match daemon::detach(locks, &again).map_err(|it| (FAILED, it.into()))? {
+            daemon::Side::Parent(code) => return Ok(code),
+            daemon::Side::Child(passed_on, owed) => {
+                locks = passed_on;
+                *verdict = Some(owed);
+            }
+        }
+    }
     let start = Start {
-        again: args::again(&place, &args.log, in_background),
+        again,
         place,
         filter,
         locks,
         in_background,
         restart,
     };
-    match run(start, verdict.as_ref()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let text = format!("{error:#}");
-            match verdict {
-                Some(verdict) => verdict.failed(&text),
-                None => return fail(FAILED, &text),
-            }
-            ExitCode::from(FAILED)
-        }
-    }
+    let ended = run(start, verdict.as_ref());
+    ended.map(|()| ExitCode::SUCCESS).map_err(|it| (FAILED, it))
 }
 
 /// What is known before the first thread.

@@ -52,6 +52,13 @@ async fn out_of_time(stop: &CancellationToken) {
 
 enum Signal {
     Stop,
+    #[cfg_attr(
+        windows,
+        expect(
+            dead_code,
+            reason = "there is no such signal; `pomctl reload` asks for the same"
+        )
+    )]
     Look,
 }
 

@@ -1,23 +1,6 @@
-//! Who gets an answer on the control socket: programs of the user who owns pomd, and no web page (A9).
+//! Which requests get an answer on the control socket: no web page's (A9).
 
 use hyper::{HeaderMap, Uri, header};
-use interprocess::local_socket::tokio::Stream;
-#[cfg(unix)]
-use interprocess::local_socket::tokio::prelude::*;
-
-/// The socket's mode lets only its owner connect; this is the second lock on the same door.
-#[cfg(unix)]
-pub(super) fn is_owner(stream: &Stream) -> bool {
-    let ours = rustix::process::geteuid().as_raw();
-    let theirs = stream.peer_creds().ok().and_then(|it| it.euid());
-    theirs.is_some_and(|it| it == ours || it == 0)
-}
-
-/// The pipe's security descriptor lets only its owner connect.
-#[cfg(windows)]
-pub(super) fn is_owner(_stream: &Stream) -> bool {
-    true
-}
 
 /// What a browser adds to requests of web pages, or a name that a web page could have pointed at this machine, in the
 /// headers or in the target.

@@ -9,22 +9,22 @@ mod door;
 mod query;
 mod routes;
 
-use std::{convert::Infallible, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use connect::Upgraded;
 use control::socket::socket;
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use interprocess::local_socket::{
-    GenericFilePath, ListenerOptions, ToFsName,
-    tokio::{Listener, Stream, prelude::*},
-};
+use interprocess::local_socket::tokio::Stream;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::{agent::AgentHandle, load::Reloads, logging::Recent, points::Points, restart::Restart};
+use crate::{
+    agent::AgentHandle, load::Reloads, logging::Recent, points::Points, restart::Restart,
+    system::channel::Channel,
+};
 
 /// How many clients may be connected at once.
 const CLIENTS: usize = 64;
@@ -53,43 +53,8 @@ pub struct Api {
     pub restart: Restart,
 }
 
-/// A control socket that is ours; its file is removed when this is dropped.
-pub struct Socket {
-    listener: Listener,
-    _file: SocketFile,
-}
-
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Nothing to do about a file that cannot be removed: the next start removes it.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-impl Socket {
-    /// Binds `path`. The caller holds the lock beside it, so a file that is there already is a dead daemon's.
-    pub fn bind(path: PathBuf) -> io::Result<Self> {
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => (),
-        }
-        let options = ListenerOptions::new()
-            .name(path.as_path().to_fs_name::<GenericFilePath>()?)
-            .reclaim_name(false);
-        #[cfg(target_os = "linux")]
-        let options =
-            interprocess::os::unix::local_socket::ListenerOptionsExt::mode(options, 0o600);
-        Ok(Self {
-            listener: options.create_tokio()?,
-            _file: SocketFile(path),
-        })
-    }
-}
-
 /// Answers clients until `api.stop`, then lets answers under way end.
-pub async fn serve(api: Arc<Api>, bound: Socket) {
+pub async fn serve(api: Arc<Api>, bound: Channel) {
     let mut clients = JoinSet::new();
     // Clients that were handed a route: they may stay for days, and do not count among those that ask.
     let mut carried = JoinSet::new();
@@ -104,13 +69,13 @@ pub async fn serve(api: Arc<Api>, bound: Socket) {
                 }
                 continue;
             }
-            accepted = bound.listener.accept(), if clients.len() < CLIENTS => accepted,
+            accepted = bound.accept(), if clients.len() < CLIENTS => accepted,
         };
         match accepted {
-            Ok(stream) if door::is_owner(&stream) => {
+            Ok(Some(stream)) => {
                 clients.spawn(serve_client(api.clone(), stream));
             }
-            Ok(_) => {
+            Ok(None) => {
                 warn!("somebody else's program connected to the control socket and was turned away")
             }
             Err(error) => {

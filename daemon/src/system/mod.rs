@@ -1,10 +1,12 @@
 //! One small module for each thing that the platforms do differently. Each knows one fact of the system and nothing of
 //! the rest of the house; where a platform cannot tell, it says so.
 
+pub mod channel;
 pub mod errors;
 pub mod limits;
 pub mod plain_file;
 pub mod private_file;
+pub mod private_folder;
 pub mod process;
 pub mod service;
 pub mod sockets;

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use control::{
     client::Client,
+    place::socket_of,
     wire::{Status, TunnelState},
 };
 use gateway::{DEMO_USER, Gateway, Upstream};
@@ -61,7 +62,7 @@ impl Stage {
         let (hello, echo) = configure(folder.path(), gateway.address(), browser)?;
         let pomd = launch(folder.path())?;
         let mut res = Self {
-            client: Client::new(folder.path().join("pomd.sock")),
+            client: Client::new(socket_of(folder.path())),
             gateway,
             hello,
             echo,
@@ -220,7 +221,7 @@ fn launch(folder: &Path) -> anyhow::Result<Child> {
         .arg("--state-dir")
         .arg(folder.join("state"))
         .arg("--socket")
-        .arg(folder.join("pomd.sock"))
+        .arg(socket_of(folder))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -18,8 +18,7 @@ use tokio::net::UnixListener;
 use super::{BACKLOG, holder, limits_reached, reason};
 use crate::{
     config::SocketName,
-    lock,
-    system::{errors, process},
+    system::{errors, private_folder, process},
     tunnel::local::{Ends, Local},
 };
 
@@ -77,7 +76,8 @@ impl Socket {
         };
         if let Some(folder) = path.parent() {
             // It may have been removed since the start.
-            lock::private_folder(folder).map_err(|it| Failure::Folder(it.to_string()))?;
+            private_folder::make(folder)
+                .map_err(|it| Failure::Folder(format!("{} {it}", folder.display())))?;
         }
         make_room(&path, &address)?;
         listen(&path, &address).map_err(|error| Failure::Io { path, error })

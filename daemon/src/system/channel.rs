@@ -1,0 +1,148 @@
+//! The listening end of the control channel: a Unix socket of mode 0600, or a named pipe that only its owner may open.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use interprocess::local_socket::{
+    GenericFilePath, ListenerOptions, ToFsName,
+    tokio::{Listener, Stream, prelude::*},
+};
+
+/// A control channel that is ours; what it leaves in the file system is removed when this is dropped.
+pub struct Channel {
+    listener: Listener,
+    _rest: imp::Rest,
+}
+
+impl Channel {
+    /// Listens at `path`. The caller holds the lock beside it, so a file that is there already is a dead daemon's.
+    pub fn bind(path: PathBuf) -> io::Result<Self> {
+        imp::clear(&path)?;
+        let options = ListenerOptions::new()
+            .name(path.as_path().to_fs_name::<GenericFilePath>()?)
+            .reclaim_name(false);
+        Ok(Self {
+            listener: imp::closed_to_others(options)?.create_tokio()?,
+            _rest: imp::rest(path),
+        })
+    }
+
+    /// The next client; `None`: it was somebody else's and is turned away. To be tried again after an error.
+    pub async fn accept(&self) -> io::Result<Option<Stream>> {
+        let stream = self.listener.accept().await?;
+        Ok(imp::is_owner(&stream).then_some(stream))
+    }
+}
+
+#[cfg(unix)]
+mod imp {
+    use super::*;
+
+    /// The socket's file.
+    pub(super) struct Rest(PathBuf);
+
+    pub(super) fn rest(path: PathBuf) -> Rest {
+        Rest(path)
+    }
+
+    impl Drop for Rest {
+        fn drop(&mut self) {
+            // Nothing to do about a file that cannot be removed: the next start removes it.
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    pub(super) fn clear(path: &Path) -> io::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn closed_to_others(
+        options: ListenerOptions<'_>,
+    ) -> io::Result<ListenerOptions<'_>> {
+        use interprocess::os::unix::local_socket::ListenerOptionsExt;
+        Ok(options.mode(0o600))
+    }
+
+    /// A socket takes no mode there before others can reach it; its folder, which is 0700, keeps them away.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn closed_to_others(
+        options: ListenerOptions<'_>,
+    ) -> io::Result<ListenerOptions<'_>> {
+        Ok(options)
+    }
+
+    /// The socket's mode lets only its owner connect; this is the second lock on the same door.
+    pub(super) fn is_owner(stream: &Stream) -> bool {
+        let ours = rustix::process::geteuid().as_raw();
+        let theirs = stream.peer_creds().ok().and_then(|it| it.euid());
+        theirs.is_some_and(|it| it == ours || it == 0)
+    }
+}
+
+#[cfg(windows)]
+mod imp {
+    use control::user;
+    use interprocess::os::windows::{
+        local_socket::ListenerOptionsExt, security_descriptor::SecurityDescriptor,
+    };
+    use widestring::U16CString;
+
+    use super::*;
+
+    /// A pipe is gone with its last handle.
+    pub(super) struct Rest;
+
+    pub(super) fn rest(_: PathBuf) -> Rest {
+        Rest
+    }
+
+    /// A pipe of that name that is there already is somebody's who lives: to be the first is asked for by the library,
+    /// as is that no other machine may connect.
+    pub(super) fn clear(_: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// A list (DACL) that inherits nothing and lets this user do everything: every instance of the pipe gets it.
+    pub(super) fn closed_to_others(
+        options: ListenerOptions<'_>,
+    ) -> io::Result<ListenerOptions<'_>> {
+        let user =
+            user::own_sid().ok_or_else(|| io::Error::other("cannot tell which user this is"))?;
+        let list =
+            U16CString::from_str(format!("D:P(A;;GA;;;{user})")).map_err(io::Error::other)?;
+        Ok(options.security_descriptor(SecurityDescriptor::deserialize(&list)?))
+    }
+
+    /// Nobody else comes as far as here.
+    pub(super) fn is_owner(_: &Stream) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use control::place::socket_of;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_of_ours_comes_in_and_nothing_is_left_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = socket_of(folder.path());
+        let channel = Channel::bind(path.clone()).unwrap();
+        let (client, accepted) = tokio::join!(control::socket::connect(&path), channel.accept());
+        let client = client.unwrap();
+        assert!(accepted.unwrap().is_some());
+        assert_eq!(control::socket::stranger(&client).unwrap(), None);
+        drop((client, channel));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        // The name is free again.
+        Channel::bind(path).unwrap();
+    }
+}
