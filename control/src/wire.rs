@@ -190,6 +190,20 @@ pub struct Reason {
     pub holder: Option<Holder>,
 }
 
+impl Reason {
+    /// One of which there is no more to say than `message`.
+    pub fn new(code: Code, message: impl Into<String>, at: Timestamp) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            at,
+            hint: None,
+            request_id: None,
+            holder: None,
+        }
+    }
+}
+
 /// A program that holds an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {

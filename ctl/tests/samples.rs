@@ -102,14 +102,7 @@ pub(crate) fn corp() -> Cluster {
 }
 
 pub(crate) fn reason(code: Code, message: &str) -> Reason {
-    Reason {
-        code,
-        message: message.to_owned(),
-        at: ago(1),
-        hint: None,
-        request_id: None,
-        holder: None,
-    }
+    Reason::new(code, message, ago(1))
 }
 
 /// In pomd's own words.

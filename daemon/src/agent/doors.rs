@@ -217,7 +217,7 @@ impl Agent {
             Ok((id, Err(reason))) => (id, Some(reason)),
             Err(panic) => {
                 let (at, id) = (self.setup.clock.now(), panic.id());
-                let reason = status::reason(wire::Code::Internal, panic.to_string(), at);
+                let reason = wire::Reason::new(wire::Code::Internal, panic.to_string(), at);
                 (id, Some(reason))
             }
         };

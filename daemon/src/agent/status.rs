@@ -206,7 +206,7 @@ fn login_reason(
         "{who} for a login to {cluster}{}. Run: pomctl login {cluster}",
         since.unwrap_or_default()
     );
-    Some(reason(
+    Some(wire::Reason::new(
         Code::LoginNeeded,
         message,
         view.since.unwrap_or(now),
@@ -254,17 +254,6 @@ pub(super) fn addresses(listen: &Listen, chosen: Option<u16>, control: &Path) ->
 }
 
 /// A reason without further facts.
-pub(super) fn reason(code: Code, message: impl Into<String>, at: Timestamp) -> wire::Reason {
-    wire::Reason {
-        code,
-        message: message.into(),
-        at,
-        hint: None,
-        request_id: None,
-        holder: None,
-    }
-}
-
 pub(super) fn insecure(cluster: &ClusterName) -> String {
     format!(
         "{cluster} takes any certificate (insecure_skip_verify): whoever is in between reads and changes everything"
@@ -419,7 +408,7 @@ pub(super) mod tests {
                 program: program.map(str::to_owned),
                 uid,
             }),
-            ..reason(Code::AddressInUse, "as it was said", Timestamp::UNIX_EPOCH)
+            ..wire::Reason::new(Code::AddressInUse, "as it was said", Timestamp::UNIX_EPOCH)
         };
         assert_eq!(
             held_by(&holder(Some(7), Some("node"), Some(1))),
@@ -430,7 +419,8 @@ pub(super) mod tests {
             "a program of another user (uid 5)"
         );
         assert_eq!(held_by(&holder(None, None, None)), "as it was said");
-        let unknown = reason(Code::AddressInUse, "as it was said", Timestamp::UNIX_EPOCH);
+        let unknown =
+            wire::Reason::new(Code::AddressInUse, "as it was said", Timestamp::UNIX_EPOCH);
         assert_eq!(held_by(&unknown), "as it was said");
     }
 

@@ -183,7 +183,7 @@ async fn listening_comes_before_the_login_and_the_login_before_the_last_failure(
     let (holder, port) = holder().await;
     let mut world = World::new(&tunnel("db", "db.test", port)).await;
     let at = world.agent.setup.clock.now();
-    let failed = Some(status::reason(Code::Forbidden, "no", at));
+    let failed = Some(wire::Reason::new(Code::Forbidden, "no", at));
     world.door("db").tunnel.outcome.send_replace(failed.clone());
     assert_eq!(world.tunnel("db").state, TunnelState::Busy);
     drop(holder);

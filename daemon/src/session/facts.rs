@@ -55,7 +55,7 @@ impl Facts {
             until: login.and_then(|it| it.until).filter(|it| *it > now),
             waiting,
             reason: if login.is_some() {
-                unsaved.map(|(message, at)| plain(Code::Local, message.clone(), *at))
+                unsaved.map(|(message, at)| Reason::new(Code::Local, message.clone(), *at))
             } else {
                 Some(self.reason())
             },
@@ -87,7 +87,7 @@ impl Facts {
         if self.machine.distrusts() {
             let message =
                 format!("{cluster} refuses the token it just gave. Run: pomctl login {cluster}");
-            return plain(Code::LoginFailed, message, self.since);
+            return Reason::new(Code::LoginFailed, message, self.since);
         }
         if let Some((failure, at)) = &self.failure
             && self.machine.tries_in_vain()
@@ -102,7 +102,7 @@ impl Facts {
             hint: not_shown
                 .map(|why| format!("the browser did not open: {why}"))
                 .or_else(|| self.unsaved.as_ref().map(|(message, _)| message.clone())),
-            ..plain(Code::LoginNeeded, message, self.since)
+            ..Reason::new(Code::LoginNeeded, message, self.since)
         }
     }
 
@@ -112,16 +112,5 @@ impl Facts {
         Some(format!(
             "pomd tries again for the next connection after {pause} s; to try now: pomctl login {cluster}"
         ))
-    }
-}
-
-fn plain(code: Code, message: String, at: Timestamp) -> Reason {
-    Reason {
-        code,
-        message,
-        at,
-        hint: None,
-        request_id: None,
-        holder: None,
     }
 }

@@ -148,12 +148,9 @@ impl Failure {
 
     pub(super) fn into_reason(self, at: Timestamp) -> Reason {
         Reason {
-            code: self.code,
-            message: self.message,
-            at,
             hint: self.hint,
             request_id: self.request_id,
-            holder: None,
+            ..Reason::new(self.code, self.message, at)
         }
     }
 

@@ -173,14 +173,8 @@ mod tests {
         async fn grant(&self, after: Option<u64>, _: Patience) -> Result<Grant, NoGrant> {
             self.log(format!("grant {after:?}"));
             if self.denies {
-                let reason = Reason {
-                    code: Code::LoginNeeded,
-                    message: "corp needs a login".to_owned(),
-                    at: Timestamp::UNIX_EPOCH,
-                    hint: None,
-                    request_id: None,
-                    holder: None,
-                };
+                let (code, at) = (Code::LoginNeeded, Timestamp::UNIX_EPOCH);
+                let reason = Reason::new(code, "corp needs a login", at);
                 return Err(NoGrant { reason });
             }
             let generation = after.unwrap_or(0) + 1;

@@ -88,7 +88,11 @@ pub fn bind(listen: &Listen, known: Known<'_>, clock: &Clock) -> Result<Bound, R
             listeners: listeners.into_iter().map(Listener::Tcp).collect(),
             addresses: addresses.iter().map(ToString::to_string).collect(),
         }),
-        Err(error) => Err(reason(Code::Local, format!("cannot listen: {error}"), at)),
+        Err(error) => Err(Reason::new(
+            Code::Local,
+            format!("cannot listen: {error}"),
+            at,
+        )),
     }
 }
 
@@ -108,7 +112,7 @@ fn bind_file(_: &SocketName, _: Known<'_>, at: Timestamp) -> Result<Bound, Reaso
     let message = "this system has no sockets in the file system that pomd can listen on";
     Err(Reason {
         hint: Some("give the tunnel a port, or leave listen out to get a free one".to_owned()),
-        ..reason(Code::AddressNotAvailable, message.to_owned(), at)
+        ..Reason::new(Code::AddressNotAvailable, message.to_owned(), at)
     })
 }
 
@@ -255,12 +259,12 @@ impl Failure {
                 holder::reason(address, partly, before, at)
             }
             Self::At { address, error, .. } => refused(address, &error, at),
-            Self::NoLoopback => reason(
+            Self::NoLoopback => Reason::new(
                 Code::AddressNotAvailable,
                 "this machine has no loopback address now".to_owned(),
                 at,
             ),
-            Self::NoPort => reason(
+            Self::NoPort => Reason::new(
                 Code::AddressNotAvailable,
                 format!("no port from {}–{} is free", CHOICE.start(), CHOICE.end()),
                 at,
@@ -273,38 +277,27 @@ fn refused(address: SocketAddr, error: &io::Error, at: Timestamp) -> Reason {
     let port = address.port();
     if errors::is_out_of_descriptors(error) {
         let message = format!("cannot listen on {address}: {}", limits_reached());
-        return reason(Code::Local, message, at);
+        return Reason::new(Code::Local, message, at);
     }
     if errors::is_absent_address(error) {
         let message = format!("{} is no address of this machine", address.ip());
-        return reason(Code::AddressNotAvailable, message, at);
+        return Reason::new(Code::AddressNotAvailable, message, at);
     }
     if error.kind() == io::ErrorKind::PermissionDenied && port < PRIVILEGED {
         let message = format!("port {port} needs a privilege that pomd doesn't have");
         return Reason {
             hint: Some(format!("choose a port from {PRIVILEGED} up")),
-            ..reason(Code::AddressNotAvailable, message, at)
+            ..Reason::new(Code::AddressNotAvailable, message, at)
         };
     }
     let message = format!("cannot listen on {address}: {error}");
-    reason(Code::AddressNotAvailable, message, at)
+    Reason::new(Code::AddressNotAvailable, message, at)
 }
 
 fn limits_reached() -> String {
     match limits::descriptors() {
         Some(limit) => format!("at the limit of {limit} descriptors"),
         None => "at the limit of descriptors".to_owned(),
-    }
-}
-
-fn reason(code: Code, message: String, at: Timestamp) -> Reason {
-    Reason {
-        code,
-        message,
-        at,
-        hint: None,
-        request_id: None,
-        holder: None,
     }
 }
 

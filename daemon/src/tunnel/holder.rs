@@ -31,12 +31,9 @@ pub(super) fn reason(
     };
     let (message, hint) = words(&use_, holder.as_ref(), &place, port);
     Reason {
-        code: Code::AddressInUse,
-        message,
-        at,
         hint,
-        request_id: None,
         holder,
+        ..Reason::new(Code::AddressInUse, message, at)
     }
 }
 

@@ -69,12 +69,9 @@ pub(super) async fn prove(tunnel: &Tunnel, fresh: Fresh) -> Answer {
 
 fn as_reason(error: &ApiError, at: Timestamp) -> Reason {
     Reason {
-        code: error.code,
-        message: error.message.clone(),
-        at,
         hint: error.hint.clone(),
         request_id: error.request_id.clone(),
-        holder: None,
+        ..Reason::new(error.code, error.message.clone(), at)
     }
 }
 

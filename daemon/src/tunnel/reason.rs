@@ -51,12 +51,9 @@ pub(super) fn reason(error: &OpenError, context: &Context<'_>) -> Option<wire::R
         ),
     };
     Some(wire::Reason {
-        code,
-        message,
-        at: context.at,
         hint,
         request_id: request_id(error),
-        holder: None,
+        ..wire::Reason::new(code, message, context.at)
     })
 }
 

@@ -15,7 +15,7 @@ use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::UnixListener;
 
-use super::{BACKLOG, holder, limits_reached, reason};
+use super::{BACKLOG, holder, limits_reached};
 use crate::{
     config::SocketName,
     system::{errors, private_folder, process},
@@ -185,14 +185,14 @@ impl Failure {
     pub(super) fn reason(self, at: Timestamp) -> Reason {
         let unavailable = |message, hint: &str| Reason {
             hint: Some(hint.to_owned()),
-            ..reason(Code::AddressNotAvailable, message, at)
+            ..Reason::new(Code::AddressNotAvailable, message, at)
         };
         match self {
             Self::Held { path, holder } => {
                 let message = format!("{} listens on {}", holder::name(&holder), path.display());
                 Reason {
                     holder: Some(holder),
-                    ..reason(Code::AddressInUse, message, at)
+                    ..Reason::new(Code::AddressInUse, message, at)
                 }
             }
             Self::Foreign { path, what } => unavailable(
@@ -211,15 +211,15 @@ impl Failure {
                 ),
                 "give the socket a shorter name, or pomd's own a shorter path: --socket PATH",
             ),
-            Self::Folder(message) => reason(Code::AddressNotAvailable, message, at),
-            Self::Io { error, .. } if errors::is_out_of_descriptors(&error) => reason(
+            Self::Folder(message) => Reason::new(Code::AddressNotAvailable, message, at),
+            Self::Io { error, .. } if errors::is_out_of_descriptors(&error) => Reason::new(
                 Code::Local,
                 format!("cannot listen: {}", limits_reached()),
                 at,
             ),
             Self::Io { path, error } => {
                 let message = format!("cannot listen on {}: {error}", path.display());
-                reason(Code::AddressNotAvailable, message, at)
+                Reason::new(Code::AddressNotAvailable, message, at)
             }
         }
     }
