@@ -66,9 +66,12 @@ impl Agent {
         // Everything that ends its listener does so before anything is bound: two tunnels may swap their ports.
         let mut leaving = Vec::new();
         let overrides = self.overrides();
+        let mut before = BTreeMap::new();
         for (name, change) in &changes.tunnels {
             if !matches!(change, Change::Added(_)) {
                 self.close(name).await;
+                let door = self.tunnels.get(name);
+                before.extend(door.map(|it| (name, it.tunnel.clone())));
                 leaving.extend(self.take_leave(name));
             }
         }
@@ -91,7 +94,10 @@ impl Agent {
                 _ => false,
             };
             let kept = overrides.get(name).filter(|_| !start_is_said_anew);
-            self.open(name, kept.copied().unwrap_or(spec.start == Start::Auto));
+            let wanted = kept.copied().unwrap_or(spec.start == Start::Auto);
+            // Another route begins to count anew.
+            let before = before.get(name).filter(|it| it.spec.route == spec.route);
+            self.open(name, wanted, before.map(|it| &**it));
             if let (Some(_), Some(door)) = (kept, self.tunnels.get_mut(name)) {
                 door.overridden = true;
             }
@@ -139,25 +145,27 @@ impl Agent {
         self.relay = Arc::new(super::shared_by_relays(settings.read_ahead));
     }
 
-    /// Makes the tunnel anew from the settings in force; it listens again if it did, its connections live on.
+    /// Makes the tunnel anew from the settings in force; it listens again if it did and counts on, its connections live
+    /// on.
     pub(super) async fn rebuild_tunnel(&mut self, name: &TunnelName) -> Option<wire::Leaving> {
         self.close(name).await;
-        let before = self.tunnels.get(name)?;
-        let (wanted, overridden) = (before.wanted, before.overridden);
+        let door = self.tunnels.get(name)?;
+        let (wanted, overridden) = (door.wanted, door.overridden);
+        let before = door.tunnel.clone();
         let leaving = self.take_leave(name);
-        self.open(name, wanted);
+        self.open(name, wanted, Some(&before));
         if let Some(door) = self.tunnels.get_mut(name) {
             door.overridden = overridden;
         }
         leaving
     }
 
-    /// Adds the tunnel `name` of the settings in force.
-    fn open(&mut self, name: &TunnelName, wanted: bool) {
+    /// Adds the tunnel `name` of the settings in force, in place of `before`.
+    fn open(&mut self, name: &TunnelName, wanted: bool, before: Option<&Tunnel>) {
         let Some(spec) = self.config.tunnels.get(name) else {
             return;
         };
-        let Some(tunnel) = self.make_tunnel(name, spec) else {
+        let Some(tunnel) = self.make_tunnel(name, spec, before) else {
             return;
         };
         let door = Door {
@@ -171,9 +179,14 @@ impl Agent {
     }
 
     /// A tunnel that does not listen yet; `None` if its cluster is gone.
-    pub(super) fn make_tunnel(&self, name: &TunnelName, spec: &TunnelSpec) -> Option<Tunnel> {
+    pub(super) fn make_tunnel(
+        &self,
+        name: &TunnelName,
+        spec: &TunnelSpec,
+        before: Option<&Tunnel>,
+    ) -> Option<Tunnel> {
         let cluster = self.clusters.get(&spec.cluster)?;
-        Some(Tunnel::new(Parts {
+        let parts = Parts {
             name: name.clone(),
             spec: spec.clone(),
             cluster: cluster.spec.clone(),
@@ -185,7 +198,8 @@ impl Agent {
             points: self.setup.points.clone(),
             changed: self.changed.clone(),
             numbers: self.numbers.clone(),
-        }))
+        };
+        Some(Tunnel::new(parts, before))
     }
 }
 

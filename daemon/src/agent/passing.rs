@@ -56,7 +56,7 @@ impl Agent {
             ssh,
             expose: false,
         };
-        let tunnel = self.make_tunnel(&name, &spec).ok_or_else(|| {
+        let tunnel = self.make_tunnel(&name, &spec, None).ok_or_else(|| {
             refusal(
                 Code::NoSuchCluster,
                 format!("{} was removed meanwhile", spec.cluster),

@@ -294,6 +294,26 @@ async fn what_persons_said_holds_until_the_start_of_a_tunnel_is_said_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tunnel_counts_on_through_settings_and_its_cluster() {
+    let file = tunnel("db", "db.corp.test", 0);
+    let mut world = World::new(&file).await;
+    let counters = &world.door("db").tunnel.counters;
+    counters.open.store(1, Relaxed);
+    counters.total.store(7, Relaxed);
+    counters.received.store(1 << 20, Relaxed);
+    let read_ahead = "[settings]\nread_ahead = \"1 MiB\"\n";
+    let cluster = "[cluster.corp]\nhosts = [\"*.corp.test\"]\n";
+    for more in [read_ahead, cluster] {
+        world.apply(&format!("{more}{file}")).await;
+        let shown = world.tunnel("db");
+        assert_eq!((shown.connections.open, shown.connections.total), (0, 7));
+        assert_eq!(shown.bytes.received, 1 << 20);
+    }
+    world.apply(&tunnel("db", "other.corp.test", 0)).await;
+    assert_eq!(world.tunnel("db").connections.total, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_connection_wakes_nobody_though_somebody_watches() {
     let mut world = World::new(&tunnel("db", "db.test", 0)).await;
     let present = world.agent.build_status();

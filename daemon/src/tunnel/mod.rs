@@ -22,6 +22,7 @@ mod words;
 
 use std::{
     fmt, io,
+    ops::Deref,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -56,28 +57,7 @@ use crate::{
 /// One tunnel of the configuration, from the reload that brought it to the one that takes it away. Its connections hold
 /// it, so that they outlive its listeners.
 pub struct Tunnel {
-    /// What people call it.
-    pub name: TunnelName,
-    /// Its settings.
-    pub spec: TunnelSpec,
-    /// The settings of its cluster: for hints that name them.
-    pub cluster: ClusterSpec,
-    /// Its cluster's session.
-    pub session: Session,
-    /// How its cluster is reached.
-    pub upstream: Arc<Upstream>,
-    /// What all relays share.
-    pub relay: Arc<relay::Shared>,
-    /// Who may connect.
-    pub owners: Arc<peer::Owners>,
-    /// What time it is.
-    pub clock: Clock,
-    /// Where tests step in.
-    pub points: Points,
-    /// Told when `counters` or `outcome` changed.
-    pub changed: Arc<Notify>,
-    /// The number of the newest connection of all tunnels.
-    pub numbers: Arc<AtomicU64>,
+    parts: Parts,
     /// Its counts.
     pub counters: Counters,
     /// How the newest attempt ended: `None` is fine, or no attempt yet. That a login is missing is no outcome: the
@@ -92,13 +72,14 @@ pub struct Tunnel {
     complaints: Mutex<accept::Once>,
 }
 
-/// What a [`Tunnel`] is made of.
+/// What a [`Tunnel`] is made of, and reads as its own.
+#[derive(Clone)]
 pub struct Parts {
     /// What people call it.
     pub name: TunnelName,
     /// Its settings.
     pub spec: TunnelSpec,
-    /// The settings of its cluster.
+    /// The settings of its cluster: for hints that name them.
     pub cluster: ClusterSpec,
     /// Its cluster's session.
     pub session: Session,
@@ -118,6 +99,14 @@ pub struct Parts {
     pub numbers: Arc<AtomicU64>,
 }
 
+impl Deref for Tunnel {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
 /// Counts of one tunnel, readable at any time.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -135,6 +124,22 @@ pub struct Counters {
     pub sent: AtomicU64,
     /// Unix seconds of the newest accept; 0: none yet.
     pub last_connection_at: AtomicU64,
+}
+
+impl Counters {
+    /// What is counted for good; connections that are there now stay with their tunnel.
+    fn carried_over(&self) -> Self {
+        let copy = |it: &AtomicU64| AtomicU64::new(it.load(Relaxed));
+        Self {
+            open: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            total: copy(&self.total),
+            turned_away: copy(&self.turned_away),
+            received: copy(&self.received),
+            sent: copy(&self.sent),
+            last_connection_at: copy(&self.last_connection_at),
+        }
+    }
 }
 
 /// Accepts on `listeners` until `stop`; the addresses are free when this returns. Connections run on
@@ -159,21 +164,11 @@ pub async fn serve(
 }
 
 impl Tunnel {
-    /// A tunnel without connections.
-    pub fn new(parts: Parts) -> Self {
+    /// A tunnel without connections, which counts on from where the one before it was.
+    pub fn new(parts: Parts, before: Option<&Self>) -> Self {
         Self {
-            name: parts.name,
-            spec: parts.spec,
-            cluster: parts.cluster,
-            session: parts.session,
-            upstream: parts.upstream,
-            relay: parts.relay,
-            owners: parts.owners,
-            clock: parts.clock,
-            points: parts.points,
-            changed: parts.changed,
-            numbers: parts.numbers,
-            counters: Counters::default(),
+            parts,
+            counters: before.map_or_else(Counters::default, |it| it.counters.carried_over()),
             outcome: watch::Sender::new(None),
             connections: TaskTracker::new(),
             cut: CancellationToken::new(),
@@ -213,33 +208,7 @@ impl Tunnel {
 
     /// The same tunnel for new connections: the old ones can be ended without them. Keeps what was counted.
     pub fn renewed(&self) -> Self {
-        let res = Self::new(Parts {
-            name: self.name.clone(),
-            spec: self.spec.clone(),
-            cluster: self.cluster.clone(),
-            session: self.session.clone(),
-            upstream: self.upstream.clone(),
-            relay: self.relay.clone(),
-            owners: self.owners.clone(),
-            clock: self.clock.clone(),
-            points: self.points.clone(),
-            changed: self.changed.clone(),
-            numbers: self.numbers.clone(),
-        });
-        let pairs = [
-            (&res.counters.total, &self.counters.total),
-            (&res.counters.turned_away, &self.counters.turned_away),
-            (&res.counters.received, &self.counters.received),
-            (&res.counters.sent, &self.counters.sent),
-            (
-                &res.counters.last_connection_at,
-                &self.counters.last_connection_at,
-            ),
-        ];
-        for (new, old) in pairs {
-            new.store(old.load(Relaxed), Relaxed);
-        }
-        res
+        Self::new(self.parts.clone(), Some(self))
     }
 
     fn enter(self: &Arc<Self>, local: Local, ends: Ends) {
@@ -310,14 +279,7 @@ impl Tunnel {
     }
 
     fn local_trouble(&self, message: String) -> wire::Reason {
-        wire::Reason {
-            code: Code::Local,
-            message,
-            at: self.clock.now(),
-            hint: None,
-            request_id: None,
-            holder: None,
-        }
+        wire::Reason::new(Code::Local, message, self.clock.now())
     }
 }
 
