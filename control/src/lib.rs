@@ -12,3 +12,6 @@ pub mod text;
 #[cfg(windows)]
 pub mod user;
 pub mod wire;
+
+/// The version that both programs say: that of the release, and the commit where a release is built from a checkout.
+pub const VERSION: &str = env!("POMD_VERSION");

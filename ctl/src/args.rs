@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(
     name = "pomctl",
-    version,
+    version = control::VERSION,
     styles = STYLES,
     before_help = overview::text(),
     help_template = "{before-help}Commands\n{subcommands}\n\nOptions\n{options}\n"

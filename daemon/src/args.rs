@@ -8,7 +8,7 @@ use control::place::{Place, Wishes};
 /// Makes services behind Pomerium look like plain local ports.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = control::VERSION,
     about,
     after_help = "Examples:\n  pomd                 run in the foreground, as a service manager wants it\n  pomd --daemonize     run in the background; the log is in the state folder\n  pomd check           judge the configuration file, exit 2 if it has problems\n\npomctl talks to a running pomd: pomctl status"
 )]

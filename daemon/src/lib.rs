@@ -215,7 +215,7 @@ pub async fn run(
     ));
     info!(
         "pomd {} runs (pid {})",
-        env!("CARGO_PKG_VERSION"),
+        control::VERSION,
         std::process::id()
     );
     ready();
