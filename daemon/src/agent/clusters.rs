@@ -32,6 +32,7 @@ impl Agent {
             {
                 self.clusters.insert(name, cluster);
             } else {
+                cluster.session.give_way();
                 cluster.stop.cancel();
                 ended.push(cluster);
             }

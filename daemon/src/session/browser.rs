@@ -108,6 +108,11 @@ impl Over {
         self.told.cancel();
     }
 
+    /// The verdict is out.
+    pub(super) fn is_decided(&self) -> bool {
+        self.how.get().is_some()
+    }
+
     fn how(&self) -> Option<&Option<Success>> {
         self.how.get()
     }

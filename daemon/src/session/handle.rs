@@ -6,16 +6,17 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use control::wire::{self, ApiError, Code, OpenLogin, Opener, Reason};
+use control::wire::{self, ApiError, Code, OpenLogin, Opener};
 use jiff::Timestamp;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Grant, LoginOutcome, NoGrant, Patience, View,
@@ -44,6 +45,10 @@ pub(super) struct Shared {
     pub(super) waiting: Arc<Waiting>,
     /// The newest generation that is known to have opened a route.
     pub(super) carried: AtomicU64,
+    /// Ends the task.
+    pub(super) stop: CancellationToken,
+    /// It ends because another session takes over.
+    pub(super) gives_way: AtomicBool,
 }
 
 /// What the task is asked to do. It answers when the snapshots show what came of it.
@@ -150,7 +155,7 @@ impl Session {
         let _waiter = Waiter::new(&self.shared.waiting);
         let demanded = self.ask(|done| Command::Demand { after, done }).await;
         let Some(dismissals) = demanded else {
-            return Err(self.stopping());
+            return Err(self.gone());
         };
         let unasked_ends = Instant::now() + patience.unasked;
         let mut asked_ends = None;
@@ -171,7 +176,7 @@ impl Session {
                     return Err(NoGrant { reason: now.reason });
                 }
                 changed = standing.changed() => if changed.is_err() {
-                    return Err(self.stopping());
+                    return Err(self.gone());
                 },
             }
         }
@@ -221,7 +226,7 @@ impl Session {
                 Some(Asked::Granted) => {}
                 Some(Asked::Open(door)) => return self.tell(door, request.mint).await,
                 Some(Asked::Failed(failure)) => return Err(self.error(failure)),
-                None => return Err(self.error(stopping())),
+                None => return Err(self.error(self.ended())),
             }
         }
         let cluster = &self.shared.cluster;
@@ -237,6 +242,11 @@ impl Session {
     /// until a person does. Returns who was logged in (`None` if nobody).
     pub async fn logout(&self) -> Option<Grant> {
         self.ask(|reply| Command::Logout { reply }).await.flatten()
+    }
+
+    /// Another session takes over: whoever waits for this one is told so once it ends.
+    pub fn give_way(&self) {
+        self.shared.gives_way.store(true, Ordering::Relaxed);
     }
 
     /// Where its login was made, or would be.
@@ -282,12 +292,30 @@ impl Session {
         failure.into_api_error(&self.shared.cluster)
     }
 
-    fn stopping(&self) -> NoGrant {
-        NoGrant {
-            reason: Reason {
-                at: self.shared.clock.now(),
-                ..stopping().into_reason(Timestamp::UNIX_EPOCH)
-            },
+    fn gone(&self) -> NoGrant {
+        let reason = self.ended().into_reason(self.shared.clock.now());
+        NoGrant { reason }
+    }
+
+    /// Why the task is no more.
+    fn ended(&self) -> Failure {
+        let cluster = &self.shared.cluster;
+        let (code, message) = if !self.shared.stop.is_cancelled() {
+            (
+                Code::Internal,
+                format!("the session of {cluster} broke; connect again"),
+            )
+        } else if self.shared.gives_way.load(Ordering::Relaxed) {
+            let message = format!("the settings of {cluster} changed meanwhile; connect again");
+            (Code::LoginFailed, message)
+        } else {
+            (Code::Stopping, "pomd is stopping".to_owned())
+        };
+        Failure {
+            code,
+            message,
+            hint: None,
+            request_id: None,
         }
     }
 }
@@ -314,13 +342,4 @@ fn host_of(url: &str) -> Option<String> {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     })
-}
-
-fn stopping() -> Failure {
-    Failure {
-        code: Code::Stopping,
-        message: "pomd is stopping".to_owned(),
-        hint: None,
-        request_id: None,
-    }
 }

@@ -8,7 +8,7 @@
 mod keeping;
 mod start;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use control::wire::{BrowserChoice, Code};
 use tokio::{
@@ -39,6 +39,8 @@ pub(super) use start::start;
 /// No deadline is further from a look at the clock than this, so that sleep cannot freeze it; and how often what could
 /// not be written is tried again.
 const TICK: Duration = Duration::from_secs(30);
+/// Logins that are over and whose last pages can still be read, beside the newest; the oldest gives way.
+const LINGERING: usize = 3;
 
 /// What one session lives on.
 pub(super) struct House {
@@ -63,6 +65,8 @@ pub(super) struct Task {
     last: Option<(String, Option<String>)>,
     unsaved: Unsaved,
     running: Option<Running>,
+    /// What ends each of the logins before that show their last pages.
+    lingering: VecDeque<CancellationToken>,
     /// Persons who wait for the link of the login that is being made.
     askers: Vec<oneshot::Sender<Asked>>,
     jobs: JoinSet<()>,
@@ -114,28 +118,28 @@ impl Task {
             }
             self.on(happening).await;
         }
-        self.retire().await;
+        while self.jobs.join_next().await.is_some() {}
     }
 
     async fn on(&mut self, happening: Happening) {
         match happening {
             Happening::Event(it) => self.on_event(it).await,
-            Happening::JobEnded(it) => self.on_job_ended(it).await,
+            Happening::JobEnded(it) => self.on_job_ended(it),
             Happening::Shown(Ok((job, Err(why)))) => {
                 tracing::warn!(
                     cluster = self.house.cluster,
                     "the browser did not open: {why}"
                 );
                 self.facts.not_shown = Some(control::text::clean(&why, 200));
-                self.feed(Input::NotShown { job }).await;
+                self.feed(Input::NotShown { job });
             }
             Happening::Shown(_) => {}
-            Happening::WaitersChanged if self.waiting.count() == 0 => self.feed(Input::Left).await,
+            Happening::WaitersChanged if self.waiting.count() == 0 => self.feed(Input::Left),
             Happening::WaitersChanged => {}
             Happening::Command(it) => self.on_command(it).await,
             Happening::Tick => {
                 let actions = self.facts.machine.on_timeout(self.house.clock.now());
-                self.perform(actions).await;
+                self.perform(actions);
             }
         }
     }
@@ -147,27 +151,27 @@ impl Task {
                 let newest = self.facts.machine.grant();
                 if newest.is_none() || newest <= after {
                     let browser = self.house.opener.available(&self.house.browser);
-                    self.feed(Input::Demand { browser }).await;
+                    self.feed(Input::Demand { browser });
                 }
                 self.publish();
                 let _ = done.send(self.facts.machine.dismissals());
             }
-            Command::Carried { generation } => self.feed(Input::Carried { generation }).await,
+            Command::Carried { generation } => self.feed(Input::Carried { generation }),
             Command::Refused { generation, done } => {
-                self.feed(Input::Refused { generation }).await;
+                self.feed(Input::Refused { generation });
                 self.publish();
                 let _ = done.send(());
             }
             Command::Ask {
                 shown_by_pomd,
                 reply,
-            } => self.on_ask(shown_by_pomd, reply).await,
+            } => self.on_ask(shown_by_pomd, reply),
             Command::Logout { reply } => {
                 let grant = self.facts.standing().grant;
                 self.unsaved
                     .remove
                     .extend(self.house.login_at.iter().cloned());
-                self.feed(Input::Logout).await;
+                self.feed(Input::Logout);
                 self.publish();
                 self.flush().await;
                 tracing::info!(cluster = self.house.cluster, "logged out");
@@ -176,13 +180,13 @@ impl Task {
         }
     }
 
-    async fn on_ask(&mut self, shown_by_pomd: bool, reply: oneshot::Sender<Asked>) {
+    fn on_ask(&mut self, shown_by_pomd: bool, reply: oneshot::Sender<Asked>) {
         if self.facts.login.is_some() {
             let _ = reply.send(Asked::Granted);
             return;
         }
         let unseen = self.facts.machine.unseen();
-        self.feed(Input::Ask { shown_by_pomd }).await;
+        self.feed(Input::Ask { shown_by_pomd });
         self.publish();
         match self.open_door(None, unseen) {
             Some(door) => {
@@ -204,7 +208,7 @@ impl Task {
                 };
                 running.opened = Some(door);
                 self.facts.failure = None;
-                self.feed(Input::Opened { job }).await;
+                self.feed(Input::Opened { job });
                 self.publish();
                 let mut url = Some(sign_in_url);
                 for asker in std::mem::take(&mut self.askers) {
@@ -218,13 +222,13 @@ impl Task {
                 if self.running.take_if(|it| it.job == job).is_some() {
                     tracing::warn!(cluster = self.house.cluster, "{}", failure.message);
                     self.facts.failure = Some((failure.clone(), self.house.clock.now()));
-                    self.feed(Input::Failed { job }).await;
+                    self.feed(Input::Failed { job });
                     self.disappoint(&failure);
                 }
             }
             Event::LoggedIn { job, answer, done } => {
                 let before = self.facts.machine.grant();
-                self.feed(Input::LoggedIn { job }).await;
+                self.feed(Input::LoggedIn { job });
                 if self.facts.machine.grant() != before {
                     self.keep(answer);
                     self.publish();
@@ -235,7 +239,7 @@ impl Task {
         }
     }
 
-    async fn on_job_ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+    fn on_job_ended(&mut self, ended: Result<(Id, ()), JoinError>) {
         let id = match &ended {
             Ok((id, ())) => *id,
             Err(error) => {
@@ -244,20 +248,20 @@ impl Task {
             }
         };
         if let Some(it) = self.running.take_if(|it| it.task == id) {
-            self.feed(Input::Lost { job: it.job }).await;
+            self.feed(Input::Lost { job: it.job });
             self.disappoint(&broke_off(&self.house.cluster));
         }
     }
 
-    async fn feed(&mut self, input: Input) {
+    fn feed(&mut self, input: Input) {
         let actions = self.facts.machine.on_input(input, self.house.clock.now());
-        self.perform(actions).await;
+        self.perform(actions);
     }
 
-    async fn perform(&mut self, actions: Vec<Action>) {
+    fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Start { job } => self.start_job(job).await,
+                Action::Start { job } => self.start_job(job),
                 Action::Show { job } => self.show(job),
                 Action::End { job } => self.end(job),
                 Action::Forget => self.forget(),
@@ -265,8 +269,8 @@ impl Task {
         }
     }
 
-    async fn start_job(&mut self, id: u64) {
-        self.retire().await;
+    fn start_job(&mut self, id: u64) {
+        self.retire();
         self.facts.not_shown = None;
         let over = Over::default();
         let stop = self.house.stop.child_token();
@@ -289,12 +293,21 @@ impl Task {
         });
     }
 
-    /// Closes what is left of an older login.
-    async fn retire(&mut self) {
-        if let Some(old) = self.running.take() {
+    /// Makes room for another login. The last pages of one that is over can be read to their end.
+    fn retire(&mut self) {
+        let Some(old) = self.running.take() else {
+            return;
+        };
+        if !old.over.is_decided() {
             old.stop.cancel();
+            return;
         }
-        while self.jobs.join_next().await.is_some() {}
+        self.lingering.push_back(old.stop);
+        if self.lingering.len() > LINGERING
+            && let Some(oldest) = self.lingering.pop_front()
+        {
+            oldest.cancel();
+        }
     }
 
     fn show(&mut self, job: u64) {

@@ -1,6 +1,12 @@
 //! A session at its start: what earlier lives left of it.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -65,6 +71,8 @@ pub(in crate::session) fn start(house: House, inherited: Option<Grant>) -> (Sess
         standing: standing_out,
         waiting: waiting.clone(),
         carried: AtomicU64::new(0),
+        stop: house.stop.clone(),
+        gives_way: AtomicBool::new(false),
     });
     let mut task = Task {
         house,
@@ -75,6 +83,7 @@ pub(in crate::session) fn start(house: House, inherited: Option<Grant>) -> (Sess
             ..Unsaved::default()
         },
         running: None,
+        lingering: VecDeque::new(),
         askers: Vec::new(),
         jobs: JoinSet::new(),
         shows: JoinSet::new(),

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{
     super::{
         Grant, LoginOutcome, NoGrant, Patience,
+        callback::DONE,
         fakes::{path_of, visit},
         token::Token,
     },
@@ -224,6 +225,63 @@ async fn l8_a_late_refusal_does_not_harm_a_newer_token() {
     world.session.refused(1).await;
     let grant = world.session.grant(Some(1), SSH).await.unwrap();
     assert_eq!((grant.generation, grant.token.reveal()), (2, "two"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_asked_for_anew_leaves_the_last_page_of_the_one_before() {
+    let mut world = World::new().await;
+    let mut ports = Vec::new();
+    for generation in 1..=LINGERING as u64 + 1 {
+        let open = world.login(Opener::Caller).await;
+        let answered = world.answer_at(&open, "one").await;
+        assert_eq!(answered.header("location"), Some(DONE));
+        world.session.carried(generation);
+        world.session.refused(generation).await;
+        ports.push(open.port);
+    }
+    let open = world.login(Opener::Caller).await;
+    assert!(!ports.contains(&open.port));
+    let (oldest, newer) = ports.split_at(1);
+    for port in newer {
+        assert_eq!(visit(*port, DONE).await.unwrap().status, 200);
+    }
+    // There is an end to it.
+    while visit(oldest[0], DONE).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_is_told_what_became_of_the_session() {
+    for (gives_way, code, words) in [
+        (
+            true,
+            Code::LoginFailed,
+            "the settings of corp changed meanwhile; connect again",
+        ),
+        (false, Code::Stopping, "pomd is stopping"),
+    ] {
+        let mut world = World::new().await;
+        let session = world.session.clone();
+        let waiting = JoinSet::from_iter([async move { session.grant(None, SSH).await }]);
+        world
+            .wait_for(|it| it.state == ClusterState::LoginRunning)
+            .await;
+        if gives_way {
+            world.session.give_way();
+        }
+        world.stop.cancel();
+        while world.tasks.join_next().await.is_some() {}
+        let refused = waiting.join_all().await.remove(0).unwrap_err();
+        assert_eq!(
+            (refused.reason.code, refused.reason.message.as_str()),
+            (code, words)
+        );
+    }
+    let mut world = World::new().await;
+    world.tasks.shutdown().await;
+    let refused = world.session.grant(None, SSH).await.unwrap_err();
+    assert_eq!(refused.reason.code, Code::Internal);
 }
 
 #[tokio::test(start_paused = true)]
