@@ -14,6 +14,7 @@ mod browser;
 mod commands;
 mod context;
 mod failure;
+mod log_file;
 mod near;
 mod outside;
 mod render;

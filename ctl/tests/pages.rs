@@ -436,15 +436,23 @@ $ pomctl logs ssh-prd  # exit 2
 fn g21_logs_of_a_pomd_that_has_ended_come_from_its_file() {
     let world = World::new();
     let log = world.path("home/.local/state/pomd/pomd.log");
-    let text = "INFO ready\nWARN conn{tunnel=ssh-prod id=1}: \u{1b}[31m403\nINFO conn{tunnel=ssh id=2}: open\n";
+    let line = |rest: &str| format!("2026-11-28T14:05:40.123456Z {rest}\n");
+    let text = [
+        line(" INFO ready"),
+        line(" WARN connection{tunnel=ssh-prod cluster=corp connection=1}: \u{1b}[31m403"),
+        line(" INFO connection{tunnel=ssh cluster=corp connection=2}: open"),
+        "thread 'main' panicked, and ssh knows why\n".to_owned(),
+    ]
+    .concat();
     std::fs::write(log, text).unwrap();
     assert_data_eq!(
         world.transcript(&["logs"]),
         str![[r#"
 $ pomctl logs  # exit 0
-INFO ready
-WARN conn{tunnel=ssh-prod id=1}: /u{1b}[31m403
-INFO conn{tunnel=ssh id=2}: open
+HH:MM:SS info            ready
+HH:MM:SS warn  ssh-prod  connection 1: /u{1b}[31m403
+HH:MM:SS info  ssh       connection 2: open
+thread 'main' panicked, and ssh knows why
 | Reading ~/.local/state/pomd/pomd.log (pomd is not running)
 
 "#]]
@@ -453,7 +461,8 @@ INFO conn{tunnel=ssh id=2}: open
         world.transcript(&["logs", "ssh", "--json"]),
         str![[r#"
 $ pomctl logs ssh --json  # exit 0
-{"at":null,"cluster":null,"connection":null,"level":null,"message":"INFO conn{tunnel=ssh id=2}: open","tunnel":null}
+{"at":"2026-11-28THH:MM:SS.123456Z","level":"info","tunnel":"ssh","cluster":"corp","connection":2,"message":"open"}
+{"at":null,"cluster":null,"connection":null,"level":null,"message":"thread 'main' panicked, and ssh knows why","tunnel":null}
 | Reading ~/.local/state/pomd/pomd.log (pomd is not running)
 
 "#]]

@@ -321,6 +321,40 @@ async fn daemonize_is_done_once_it_answers_and_a_second_one_names_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_pomd_that_has_ended_reads_as_while_it_lived() {
+    let corp = corp().await;
+    let setup = Setup::new(&corp.config(&TUNNELS)).arg("--daemonize");
+    let started = pomd::run(setup.pomd_command(), integration::PATIENCE).await;
+    assert!(started.status.success(), "{}", words(&started));
+    let daemon = Detached(status(&setup).await.pomd.pid);
+    let client = Client::new(setup.socket());
+    client.down("echo", false).await.unwrap();
+    let said = async |arguments: &[&str]| {
+        let mut command = setup.command(&integration::binary::binary("pomctl"));
+        command.args(arguments);
+        let output = pomd::run(command, integration::PATIENCE).await;
+        assert!(output.status.success(), "{}", words(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines = text.lines().map(|it| {
+            let mut line: serde_json::Value = serde_json::from_str(it).unwrap();
+            // Each of the two ways looks at the clock by itself.
+            assert!(line["at"].take().is_string(), "{it}");
+            line
+        });
+        lines.collect::<Vec<_>>()
+    };
+    let alive = said(&["logs", "--json"]).await;
+    let about_echo = said(&["logs", "--json", "echo"]).await;
+    assert!(alive.iter().any(|it| it["message"] == "down"), "{alive:#?}");
+    client.stop().await.unwrap();
+    eventually("it has ended", async || (!daemon.runs()).then_some(())).await;
+    let dead = said(&["logs", "--json"]).await;
+    assert_eq!(dead[..alive.len()], alive);
+    let dead = said(&["logs", "--json", "echo"]).await;
+    assert_eq!(dead[..about_echo.len()], about_echo);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn daemonize_says_why_it_did_not_come_to_it() {
     let setup = Setup::new("").arg("--daemonize");
     // The socket's place is taken by something that is no socket.

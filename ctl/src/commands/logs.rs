@@ -14,7 +14,7 @@ use crate::{
     args::LogsArgs,
     context::Context,
     failure::{Exit, Failure},
-    outside,
+    log_file, outside,
     render::{
         View,
         paint::{Role, paint},
@@ -42,15 +42,13 @@ async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exi
     }
     let mut lines = cx.client.logs(name, args.follow).await?;
     cx.screen.say(&what_is_read(cx, args.follow, status));
-    let names = status.tunnels.iter().map(|it| outside::name(&it.name));
-    let widest = names.map(|it| it.chars().count()).max().unwrap_or_default();
+    let widest = widest(status.tunnels.iter().map(|it| it.name.as_str()));
     while let Some(line) = lines.next().await? {
         if cx.screen.json() {
             cx.screen.answer_json_line(&line)?;
         } else {
             let line = outside::log(line);
-            cx.screen
-                .answer(&drawn(&line, widest.min(30), &cx.screen.view()))?;
+            cx.screen.answer(&drawn(&line, widest, &cx.screen.view()))?;
         }
     }
     if args.follow {
@@ -86,8 +84,7 @@ fn drawn(line: &LogLine, widest: usize, view: &View<'_>) -> String {
         _ => Role::Muted,
     };
     let pad = " ".repeat(5_usize.saturating_sub(line.level.chars().count()));
-    let about = line.tunnel.as_ref().or(line.cluster.as_ref());
-    let about = about.map_or("", String::as_str);
+    let about = about(line).unwrap_or_default();
     let connection = line
         .connection
         .filter(|_| !line.message.starts_with("connection "))
@@ -97,6 +94,16 @@ fn drawn(line: &LogLine, widest: usize, view: &View<'_>) -> String {
         "{time} {level}{pad} {about:<widest$}  {connection}{}",
         line.message
     )
+}
+
+fn about(line: &LogLine) -> Option<&str> {
+    line.tunnel.as_deref().or(line.cluster.as_deref())
+}
+
+/// The room for names.
+fn widest<'a>(names: impl Iterator<Item = &'a str>) -> usize {
+    let names = names.map(|it| outside::name(it).chars().count());
+    names.max().unwrap_or_default().min(30)
 }
 
 fn from_file(cx: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
@@ -113,17 +120,23 @@ fn from_file(cx: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
         cx.screen.view().path(&path)
     ));
     let lines = tail(&mut file).map_err(|it| unreadable(cx, &path, &it))?;
+    let lines: Vec<_> = lines
+        .into_iter()
+        .map(|it| log_file::parse(&it).ok_or(it))
+        .filter(|it| args.name.as_deref().is_none_or(|name| is_about(it, name)))
+        .collect();
+    let widest = widest(lines.iter().flatten().filter_map(about));
     for line in lines {
-        if args.name.as_deref().is_some_and(|it| !mentions(&line, it)) {
-            continue;
-        }
-        if cx.screen.json() {
-            let line = json!({
-                "at": null, "level": null, "tunnel": null, "cluster": null, "connection": null, "message": line,
-            });
-            cx.screen.answer_json_line(&line)?;
-        } else {
-            cx.screen.answer(&outside::line(&line))?;
+        match line {
+            Ok(line) if cx.screen.json() => cx.screen.answer_json_line(&line)?,
+            Ok(line) => {
+                let line = outside::log(line);
+                cx.screen.answer(&drawn(&line, widest, &cx.screen.view()))?;
+            }
+            Err(words) if cx.screen.json() => cx.screen.answer_json_line(&json!({
+                "at": null, "level": null, "tunnel": null, "cluster": null, "connection": null, "message": words,
+            }))?,
+            Err(words) => cx.screen.answer(&outside::line(&words))?,
         }
     }
     if args.follow {
@@ -154,6 +167,14 @@ fn tail(file: &mut File) -> io::Result<Vec<String>> {
         lines.remove(0);
     }
     Ok(lines)
+}
+
+/// The line is about the tunnel `name`; words that are no line of pomd's must name it.
+fn is_about(line: &Result<LogLine, String>, name: &str) -> bool {
+    match line {
+        Ok(line) => line.tunnel.as_deref() == Some(name),
+        Err(words) => mentions(words, name),
+    }
 }
 
 /// The name stands in the line by itself, not as a part of another.
