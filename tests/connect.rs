@@ -1,15 +1,16 @@
 //! `pomctl connect`: a whole domain reached without a port for each host, by a real ssh's ProxyCommand.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use control::wire::ClusterState;
-use gateway::Upstream;
+use gateway::{End, Upstream};
 use integration::{
     binary::binary,
     corp::{CLUSTER, Corp},
     pomd::{self, Pomd},
     ssh::{Ssh, Sshd},
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const ROUTE: &str = "web-1.corp.test:22";
 
@@ -141,6 +142,40 @@ async fn other_programs_get_bytes_or_one_line_that_says_why_not() {
         assert_eq!(said.lines().count(), 1, "{said}");
         assert!(output.stdout.is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_is_told_apart_from_an_end() {
+    let route = "late.corp.test:80";
+    let says_and_stays = Upstream::service(|mut stream, _| async move {
+        let _ = stream.write_all(b"half of it").await;
+        std::future::pending().await
+    });
+    let corp = Corp::gateway(|it| it.domain("corp.test").route(route, says_and_stays)).await;
+    let pomd = corp.logged_in(&[]).await;
+    let mut command = pomd.setup().command(&binary("pomctl"));
+    command.args(["connect", route]);
+    let mut command = tokio::process::Command::from(command);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut got = [0; 10];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"half of it");
+    corp.gateway.sever(End::Reset);
+    let said = child.wait_with_output();
+    let said = tokio::time::timeout(integration::PATIENCE, said);
+    let said = said.await.unwrap().unwrap();
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    assert_eq!(
+        text(&said.stderr),
+        "pomctl: the connection to late.corp.test:80 was cut. Why is in the log: pomctl logs\n"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

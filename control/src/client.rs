@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use interprocess::local_socket::tokio::Stream;
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use stream::{Lines, RawStream};
+pub use stream::{Lines, RouteStream};
 
 use stream::Connection;
 
@@ -128,24 +128,28 @@ impl Client {
         self.ask(Method::POST, &path, None::<&()>, PATIENCE).await
     }
 
-    /// `POST /v1/connect`: the route as raw bytes. With `ssh` a refusal is told to ssh in its own words on the stream;
-    /// else it is the error here.
-    pub async fn connect(&self, route: &str, ssh: bool) -> Result<RawStream, ClientError> {
+    /// `POST /v1/connect`: the route as a stream, whose reading fails where the route was cut. With `ssh` a refusal is
+    /// told to ssh in its own words on the stream; else it is the error here.
+    pub async fn connect(&self, route: &str, ssh: bool) -> Result<RouteStream, ClientError> {
         let path = format!("/v1/connect?route={}&ssh={ssh}", segment(route));
         let request = self
             .request(Method::POST, &path)
             .header("connection", "upgrade")
-            .header("upgrade", "pomd-connect")
+            .header("upgrade", wire::CONNECT_FRAMED)
             .body(Full::new(Bytes::new()))
             .map_err(|it| self.broken(it))?;
         let (response, connection) = self.send_request(request, LONG_PATIENCE).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.error(response).await);
         }
+        let spoken = response.headers().get(hyper::header::UPGRADE);
+        if spoken.is_none_or(|it| it != wire::CONNECT_FRAMED) {
+            return Err(self.broken("it does not speak of the route's end"));
+        }
         let upgraded = hyper::upgrade::on(response)
             .await
             .map_err(|it| self.broken(it))?;
-        Ok(RawStream::new(upgraded, connection))
+        Ok(RouteStream::new(upgraded, connection))
     }
 
     /// `POST /v1/reload`.

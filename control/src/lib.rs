@@ -5,6 +5,7 @@
 //! Nothing here knows how pomd works inside or how pomctl draws its answers.
 
 pub mod client;
+pub mod frames;
 pub mod near;
 pub mod place;
 pub mod socket;

@@ -173,6 +173,11 @@ pub enum Protocol {
     Unknown,
 }
 
+/// The word of the `Upgrade` header of `POST /v1/connect`: the route's bytes as they are follow.
+pub const CONNECT_RAW: &str = "pomd-connect";
+/// As [`CONNECT_RAW`], but what comes from the route comes in [`crate::frames`], which tell a cut from an end.
+pub const CONNECT_FRAMED: &str = "pomd-connect-framed";
+
 /// Something a person must learn: what happened, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {

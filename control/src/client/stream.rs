@@ -1,4 +1,4 @@
-//! What goes on after the head of an answer: NDJSON, or raw bytes.
+//! What goes on after the head of an answer: NDJSON, or the bytes of a route.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{ClientError, broken};
-use crate::socket::Socket;
+use crate::{frames::Frames, socket::Socket};
 
 /// The most that one line of a stream may hold.
 const LINE_MOST: usize = 16 << 20;
@@ -69,33 +69,36 @@ impl<T: DeserializeOwned> Lines<T> {
     }
 }
 
-/// A route as raw bytes.
+/// A route. Reading fails with [`io::ErrorKind::ConnectionReset`] where it was cut.
 #[derive(Debug)]
-pub struct RawStream {
+pub struct RouteStream {
     stream: TokioIo<Upgraded>,
+    frames: Frames,
     _connection: Connection,
 }
 
-impl RawStream {
+impl RouteStream {
     pub(super) fn new(upgraded: Upgraded, connection: Connection) -> Self {
         Self {
             stream: TokioIo::new(upgraded),
+            frames: Frames::default(),
             _connection: connection,
         }
     }
 }
 
-impl AsyncRead for RawStream {
+impl AsyncRead for RouteStream {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let Self { stream, frames, .. } = self.get_mut();
+        frames.poll_read(stream, cx, buf)
     }
 }
 
-impl AsyncWrite for RawStream {
+impl AsyncWrite for RouteStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use control::{
-    client::{ClientError, RawStream},
+    client::{ClientError, RouteStream},
     wire::Code,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -12,7 +12,7 @@ use super::subscribe;
 use crate::{
     args::ConnectArgs,
     context::Context,
-    failure::{Exit, Failure},
+    failure::{Exit, Failure, Report},
     render::session::with_hint,
     sign_in::{Wish, sign_in},
     start,
@@ -49,9 +49,15 @@ async fn carry(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
         }
         other => other?,
     };
-    relay(stream, tokio::io::stdin(), tokio::io::stdout())
-        .await
-        .map_err(|it| Failure::failed(format!("the connection broke: {it}")))?;
+    let relayed = relay(stream, tokio::io::stdin(), tokio::io::stdout()).await;
+    relayed.map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionReset => {
+            let hint = "why is in the log: pomctl logs";
+            let message = format!("the connection to {} was cut", args.route);
+            Failure::told(Report::new(Exit::Failed, "failed", message).hint(Some(hint.to_owned())))
+        }
+        _ => Failure::failed(format!("the connection broke: {error}")),
+    })?;
     Ok(Exit::Done)
 }
 
@@ -75,7 +81,7 @@ async fn log_in(cx: &Context, cluster: &str) -> Result<(), Failure> {
 
 /// Until the route ends. That our input ends is told to the route, whose answer may still come.
 async fn relay(
-    stream: RawStream,
+    stream: RouteStream,
     mut input: impl AsyncRead + Unpin,
     mut output: impl AsyncWrite + Unpin,
 ) -> io::Result<()> {

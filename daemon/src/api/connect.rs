@@ -4,6 +4,7 @@
 
 use std::{io, net::Ipv4Addr, sync::Arc};
 
+use control::frames;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -15,13 +16,12 @@ use tracing::debug;
 
 use crate::tunnel::Tunnel;
 
-/// The word of the `Upgrade` header.
-pub(super) const UPGRADE: &str = "pomd-connect";
-
 /// A client that was told 101: what it sends from now on goes through `tunnel`.
 pub(super) struct Upgraded {
     pub(super) client: OnUpgrade,
     pub(super) tunnel: Arc<Tunnel>,
+    /// What comes from the route goes to it in frames.
+    pub(super) framed: bool,
 }
 
 impl Upgraded {
@@ -47,7 +47,11 @@ impl Upgraded {
             to_route.shutdown().await
         };
         let down = async {
-            tokio::io::copy(&mut from_route, &mut to_client).await?;
+            if self.framed {
+                frames::send(&mut from_route, &mut to_client).await?;
+            } else {
+                tokio::io::copy(&mut from_route, &mut to_client).await?;
+            }
             to_client.shutdown().await
         };
         tokio::pin!(up, down);

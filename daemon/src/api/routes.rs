@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Api, REQUEST,
     answer::{self, Body, cluster_of},
-    connect::{self, Upgraded},
+    connect::Upgraded,
     door,
     query::{decode, parameter},
 };
@@ -253,18 +253,19 @@ async fn connect(
     request: &mut Request<Incoming>,
     upgrades: &mpsc::Sender<Upgraded>,
 ) -> Result<Response<Body>, Refused> {
-    let asked = request
-        .headers()
-        .get(header::UPGRADE)
-        .map(|it| it.as_bytes().to_vec());
-    let can_upgrade = request.version() == Version::HTTP_11;
-    if !can_upgrade || asked.as_deref() != Some(connect::UPGRADE.as_bytes()) {
+    let asked = request.headers().get(header::UPGRADE);
+    let spoken = [wire::CONNECT_RAW, wire::CONNECT_FRAMED];
+    let upgrade = spoken
+        .into_iter()
+        .find(|it| asked.is_some_and(|asked| asked == it));
+    let upgrade = upgrade.filter(|_| request.version() == Version::HTTP_11);
+    let Some(upgrade) = upgrade else {
         let message = format!(
             "this path wants HTTP/1.1 and the header Upgrade: {}",
-            connect::UPGRADE
+            spoken.join(" or ")
         );
         return Err(Box::new(refusal(Code::BadRequest, message)));
-    }
+    };
     let route = parameter(query, "route").unwrap_or_default();
     let ssh = parameter(query, "ssh").as_deref() == Some("true");
     let tunnel = api.agent.connect(route, ssh).await?;
@@ -276,9 +277,13 @@ async fn connect(
     }
     let client = hyper::upgrade::on(request);
     upgrades
-        .try_send(Upgraded { client, tunnel })
+        .try_send(Upgraded {
+            client,
+            tunnel,
+            framed: upgrade == wire::CONNECT_FRAMED,
+        })
         .map_err(|_| refusal(Code::BadRequest, "one upgrade for each connection"))?;
-    Ok(answer::switching_protocols(connect::UPGRADE))
+    Ok(answer::switching_protocols(upgrade))
 }
 
 async fn stop(api: &Api) -> Result<wire::StopAnswer, Refused> {
