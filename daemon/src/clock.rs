@@ -1,12 +1,39 @@
 //! What time it is: a value, so that tests bring their own.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
-/// The wall clock.
+/// The wall clock, and one that counts on while the machine sleeps.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+pub struct Clock {
+    wall: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    boot: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// From here on the time awake is counted.
+    origin: Instant,
+}
+
+/// A moment, told by two clocks that part while the machine sleeps. Only differences mean something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Time since the machine was started.
+    pub boot: Duration,
+    /// The same without the time it slept.
+    pub awake: Duration,
+}
+
+/// The two clocks are not read at once: what they part less is no sleep.
+const APART: Duration = Duration::from_secs(1);
+
+impl Moment {
+    /// The machine slept between `earlier` and now. Never so where the system has one clock only.
+    pub fn slept_since(self, earlier: Self) -> bool {
+        let passed = self.boot.saturating_sub(earlier.boot);
+        let awake = self.awake.saturating_sub(earlier.awake);
+        passed.saturating_sub(awake) > APART
+    }
+}
 
 impl Clock {
     /// The machine's.
@@ -15,23 +42,90 @@ impl Clock {
         reason = "the one place that asks the machine"
     )]
     pub fn real() -> Self {
-        Self(Arc::new(Timestamp::now))
+        Self::from_fn(Timestamp::now)
     }
 
-    /// One that a test turns.
+    /// One whose wall clock a test turns.
     pub fn from_fn(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
+        let origin = Instant::now();
+        Self {
+            wall: Arc::new(now),
+            boot: Arc::new(move || boot(origin)),
+            origin,
+        }
+    }
+
+    /// The same, but what counts on in sleep is `boot`.
+    pub fn with_boot(mut self, boot: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        self.boot = Arc::new(boot);
+        self
     }
 
     /// Now, in whole seconds: what people and files see.
     pub fn now(&self) -> Timestamp {
-        let now = (self.0)();
+        let now = (self.wall)();
         Timestamp::from_second(now.as_second()).unwrap_or(now)
     }
+
+    /// Now, for what must know of sleep.
+    pub fn moment(&self) -> Moment {
+        Moment {
+            boot: (self.boot)(),
+            awake: self.origin.elapsed(),
+        }
+    }
+}
+
+/// A clock that counts on in sleep. Windows' only monotonic clock does so itself; where there is none, it is the other.
+fn boot(origin: Instant) -> Duration {
+    #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+    {
+        #[cfg(target_os = "linux")]
+        let clock = rustix::time::ClockId::Boottime;
+        // This one counts on, unlike the one of the same name elsewhere.
+        #[cfg(target_vendor = "apple")]
+        let clock = rustix::time::ClockId::Monotonic;
+        let now = rustix::time::clock_gettime(clock);
+        Duration::try_from(now).unwrap_or_else(|_| origin.elapsed())
+    }
+    #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+    origin.elapsed()
 }
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Clock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(boot: u64, awake: u64) -> Moment {
+        Moment {
+            boot: Duration::from_secs(boot),
+            awake: Duration::from_secs(awake),
+        }
+    }
+
+    #[test]
+    fn k1_a_sleep_is_what_only_one_of_the_clocks_counted() {
+        let before = moment(100, 40);
+        assert!(!moment(100, 40).slept_since(before));
+        assert!(!moment(4_000, 3_940).slept_since(before), "a long day");
+        assert!(!moment(161, 100).slept_since(before), "read a little apart");
+        assert!(moment(162, 100).slept_since(before));
+        assert!(moment(100 + 8 * 3600, 41).slept_since(before));
+        assert!(!before.slept_since(moment(4_000, 100)), "backwards");
+    }
+
+    #[test]
+    fn the_machine_is_awake_while_this_runs() {
+        let clock = Clock::real();
+        let before = clock.moment();
+        let after = clock.moment();
+        assert!(after.boot >= before.boot && after.awake >= before.awake);
+        assert!(!after.slept_since(before));
     }
 }

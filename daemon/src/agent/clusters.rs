@@ -114,7 +114,8 @@ impl Agent {
         }
         let upstream = Upstream::new(name.clone(), spec.clone(), Limits::default())
             .with_environment(self.setup.proxies.clone())
-            .with_points(self.setup.points.clone());
+            .with_points(self.setup.points.clone())
+            .with_spares(self.spares.clone(), self.setup.clock.clone());
         let upstream = Arc::new(upstream);
         let stop = CancellationToken::new();
         let setup = session::Setup {
@@ -131,6 +132,13 @@ impl Agent {
             inherited,
         };
         let (session, task) = Session::new(setup, stop.clone());
+        let keeping = {
+            let (upstream, stop) = (upstream.clone(), stop.clone());
+            async move { upstream.keep_spares(stop).await }
+        };
+        let task = async move {
+            tokio::join!(task, keeping);
+        };
         let task = self.sessions.spawn(task).id();
         self.session_names.insert(task, name.clone());
         let cluster = Cluster {

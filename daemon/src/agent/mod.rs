@@ -53,6 +53,7 @@ use crate::{
     upstream::{
         Upstream,
         proxy::{Environment, Shown},
+        spares::Budget,
     },
 };
 pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded, Refused, refusal};
@@ -127,6 +128,8 @@ pub struct Agent {
     ports: Ports,
     owners: Arc<Owners>,
     relay: Arc<relay::Shared>,
+    /// For the connections that all clusters keep ready.
+    spares: Budget,
     /// The number of the newest connection.
     numbers: Arc<AtomicU64>,
     changed: Arc<Notify>,
@@ -205,6 +208,7 @@ impl Agent {
             ports: Ports::load(&setup.state, setup.fs.clone()),
             owners: Arc::new(owners),
             relay: Arc::new(shared_by_relays(config.settings.read_ahead)),
+            spares: Budget::of_process(),
             numbers: Arc::default(),
             changed: Arc::new(Notify::new()),
             listeners: JoinSet::new(),
@@ -305,6 +309,9 @@ impl Agent {
             self.ports.retry();
             self.leaving.retain(|it| !it.connections.is_empty());
             self.passing.retain(passing::is_used);
+            for cluster in self.clusters.values() {
+                cluster.upstream.look_at_spares();
+            }
         }
         self.look();
     }

@@ -39,6 +39,8 @@ pub(super) struct FakeServer {
     pub(super) until: Mutex<Option<Timestamp>>,
     pub(super) minted: AtomicUsize,
     pub(super) asked: AtomicUsize,
+    /// How often somebody logged out of it.
+    pub(super) left: AtomicUsize,
 }
 
 impl FakeServer {
@@ -102,6 +104,10 @@ impl Pomerium for FakeServer {
 
     fn until<'a>(&'a self, _: &'a Address, _: &'a Token) -> BoxFuture<'a, Option<Timestamp>> {
         Box::pin(async move { *self.until.lock().unwrap() })
+    }
+
+    fn leave(&self) {
+        self.left.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) trait Pomerium: Send + Sync {
     fn user<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Result<Vouched, NotGood>>;
     /// Until when it lasts at most.
     fn until<'a>(&'a self, at: &'a Address, token: &'a Token) -> BoxFuture<'a, Option<Timestamp>>;
+    /// A person logged out: whatever was kept ready to reach it goes.
+    fn leave(&self);
 }
 
 /// A good token's user, where the server says who, and the address that said so.
@@ -104,6 +106,10 @@ impl Pomerium for Server {
             let answer = tokio::time::timeout(UNTIL_LIMIT, asked).await;
             answer.ok().flatten()
         })
+    }
+
+    fn leave(&self) {
+        self.upstream.forget_spares();
     }
 }
 

@@ -172,6 +172,7 @@ impl Task {
                     .remove
                     .extend(self.house.login_at.iter().cloned());
                 self.feed(Input::Logout);
+                self.house.pomerium.leave();
                 self.publish();
                 self.flush().await;
                 tracing::info!(cluster = self.house.cluster, "logged out");

@@ -3,7 +3,10 @@
 //! Requests ask for one connection by its two ends, or for all sockets on a port. An answer counts only if it is about
 //! what was asked: the kernel falls back to a listener on the same port, and reports sockets that already ended.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 /// One TCP socket, seen from its own end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,10 @@ pub struct Progress {
     pub unanswered: u32,
     /// Bytes that were acknowledged so far.
     pub acknowledged: u64,
+    /// How long ago the other end acknowledged something, be it a probe.
+    pub heard: Duration,
+    /// The shortest round trip so far; zero where it is not known.
+    pub round_trip: Duration,
 }
 
 /// The state of a socket that listens.
@@ -155,10 +162,19 @@ pub fn progress(
                 waiting: u32::from_ne_bytes(array(payload, 60)?),
                 unanswered: u32::from_ne_bytes(array(value, 24)?),
                 acknowledged: u64::from_ne_bytes(array(value, 120)?),
+                heard: Duration::from_millis(u32::from_ne_bytes(array(value, 56)?).into()),
+                round_trip: round_trip(value),
             });
         }
         rest = rest.get(length.next_multiple_of(4)..)?;
     }
+}
+
+/// Older kernels do not tell it, and it is at its highest before there was any.
+fn round_trip(info: &[u8]) -> Duration {
+    let micros = array(info, 148).map(u32::from_ne_bytes);
+    let known = micros.filter(|it| *it != u32::MAX);
+    Duration::from_micros(known.unwrap_or(0).into())
 }
 
 /// `address`, as IPv4 if it is IPv4 mapped into IPv6.
@@ -384,7 +400,9 @@ mod tests {
         let (local, remote) = ("127.0.0.1:40000", "127.0.0.1:2202");
         let mut info = vec![0; 232];
         info[24..28].copy_from_slice(&3_u32.to_ne_bytes());
+        info[56..60].copy_from_slice(&1_500_u32.to_ne_bytes());
         info[120..128].copy_from_slice(&70_000_u64.to_ne_bytes());
+        info[148..152].copy_from_slice(&20_250_u32.to_ne_bytes());
         let told = |attributes: &[Vec<u8>]| {
             let mut datagram = about(local, remote, 7, 1000, 42);
             datagram[HEADER + 60..HEADER + 64].copy_from_slice(&4_321_u32.to_ne_bytes());
@@ -397,9 +415,17 @@ mod tests {
             waiting: 4_321,
             unanswered: 3,
             acknowledged: 70_000,
+            heard: Duration::from_millis(1_500),
+            round_trip: Duration::from_micros(20_250),
+        };
+        let older = Progress {
+            round_trip: Duration::ZERO,
+            ..expected
         };
         let (shutdown, info) = (attribute(8, &[0]), attribute(INFO, &info));
-        assert_eq!(told(&[shutdown.clone(), info]), Some(expected));
+        assert_eq!(told(&[shutdown.clone(), info.clone()]), Some(expected));
+        let before = attribute(INFO, &info[4..4 + 128]);
+        assert_eq!(told(&[before]), Some(older), "of an older kernel");
         assert_eq!(told(&[]), None);
         assert_eq!(told(&[shutdown]), None);
         assert_eq!(told(&[attribute(INFO, &[0; 100])]), None);

@@ -1,5 +1,7 @@
 //! Whose a TCP socket is and how far it came, asked of the system.
 
+use tokio::net::TcpStream;
+
 #[cfg(not(target_os = "linux"))]
 pub use imp::{Progress, Row, Sockets, connected, on_port, progress};
 #[cfg(target_os = "linux")]
@@ -7,6 +9,12 @@ pub use imp::{Sockets, connected, on_port, progress};
 
 #[cfg(target_os = "linux")]
 pub use super::sock_diag::{LISTEN, Progress, Row, canonical};
+
+/// How far what was written to `socket` came; `None` where the system cannot tell, or has closed the connection.
+pub fn progress_of(socket: &TcpStream) -> Option<Progress> {
+    let (local, remote) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
+    progress(local, remote).ok().flatten()
+}
 
 #[cfg(target_os = "linux")]
 mod imp {
@@ -228,7 +236,7 @@ mod imp {
 // macOS and Windows can tell only through calls that need `unsafe` or a foreign crate; until then they do not tell.
 #[cfg(not(target_os = "linux"))]
 mod imp {
-    use std::{io, net::SocketAddr};
+    use std::{io, net::SocketAddr, time::Duration};
 
     /// One TCP socket, seen from its own end.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,6 +269,10 @@ mod imp {
         pub unanswered: u32,
         /// Bytes that were acknowledged so far.
         pub acknowledged: u64,
+        /// How long ago the other end acknowledged something.
+        pub heard: Duration,
+        /// The shortest round trip so far.
+        pub round_trip: Duration,
     }
 
     /// A way to ask.

@@ -14,6 +14,7 @@ use control::text::clean;
 use rustls::ProtocolVersion;
 use tokio::{
     io::{AsyncRead, ReadBuf},
+    net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 use zeroize::Zeroizing;
@@ -26,6 +27,7 @@ use super::{
     head::{Body, Framing, Head, HeadError, HeadReader},
     record::{Records, RecvError, Remote},
     refusal::{self, OpenError, Step, Unreachable},
+    spares::{Said, Waited},
 };
 use crate::{config::Authority, session::token::Token};
 
@@ -46,15 +48,26 @@ pub(super) struct Peer<'a> {
     pub(super) identity: Option<&'a Identity>,
     /// How long the answer may take.
     pub(super) limit: Duration,
+    /// What was known of the connection, if it is a spare.
+    pub(super) waited: Option<Waited>,
 }
 
 /// Why there is no open route.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: OpenError,
-    /// Early bytes were sent, and a guard of the server against them would look like this. A mere close is none: the
-    /// service may have heard them already, and hearing them twice is worse than a reset.
-    pub(super) guard: bool,
+    pub(super) again: Again,
+}
+
+/// Whether the same may be said on another connection. A service that hears bytes twice is worse than a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// No: the service may have heard some of it.
+    No,
+    /// Without early bytes: some were sent, and a guard of the server against them would look like this.
+    Patiently,
+    /// Yes: it was said on a spare that had ended, and nobody can have heard it.
+    Unheard,
 }
 
 /// The head of a CONNECT. Holds the token.
@@ -88,7 +101,6 @@ pub(super) async fn connect<R>(
 where
     R: AsyncRead + Unpin,
 {
-    let deadline = Instant::now() + peer.limit;
     let mut exchange = Exchange {
         remote: &mut remote,
         early,
@@ -98,19 +110,23 @@ where
         broken: None,
         reader: HeadReader::default(),
     };
-    let answered = timeout_at(deadline, poll_fn(|cx| exchange.poll(cx))).await;
-    let head = match answered {
-        Ok(Ok(head)) => head,
-        Ok(Err(stop)) => return Err(exchange.failure(stop, peer)),
-        Err(_) => return Err(late(peer)),
+    let head = match exchange.answer(peer).await {
+        Ok(Some(head)) => head,
+        Ok(None) => return Err(late(&exchange, peer)),
+        Err(stop) => return Err(exchange.failure(stop, peer)),
     };
     if let Some(identity) = peer.identity {
         identity.answered();
     }
     if head.status != 200 {
-        let guard = head.status == 400 && exchange.sent > 0;
+        let again = match head.status {
+            400 if exchange.sent > 0 => Again::Patiently,
+            // It had waited too long for a request.
+            408 if peer.waited.is_some() => Again::Unheard,
+            _ => Again::No,
+        };
         let error = refused(&mut remote, head).await;
-        return Err(Failure { error, guard });
+        return Err(Failure { error, again });
     }
     // Whatever the head says of a body: the bytes behind it are the service's.
     match exchange.finish().await {
@@ -144,11 +160,11 @@ async fn refused(remote: &mut Remote, head: Head) -> OpenError {
     refusal::from(head.status, head.request_id.as_deref(), bytes)
 }
 
-fn late(peer: Peer<'_>) -> Failure {
+fn late<R>(exchange: &Exchange<'_, R>, peer: Peer<'_>) -> Failure {
     let message = format!("{} did not answer within {}", peer.name, shown(peer.limit));
     Failure {
         error: Unreachable::new(Step::Http, &message).timed_out().into(),
-        guard: false,
+        again: exchange.again(peer, Waited::is_silent),
     }
 }
 
@@ -166,6 +182,25 @@ struct Exchange<'a, R> {
     reader: HeadReader,
 }
 
+impl<R> Exchange<'_, R> {
+    /// Whether the spare that this is said on is of the kind that `unheard` means.
+    fn again(&self, peer: Peer<'_>, unheard: fn(&Waited, &TcpStream, Said) -> bool) -> Again {
+        let said = Said {
+            written: self.remote.written(),
+            early: self.sent > 0,
+        };
+        let socket = self.remote.socket.socket();
+        match peer.waited {
+            Some(it) if self.reader.is_untouched() && unheard(&it, socket, said) => {
+                // What the system still holds of it is not to leave later.
+                let _ = self.remote.socket.set_zero_linger();
+                Again::Unheard
+            }
+            _ => Again::No,
+        }
+    }
+}
+
 /// Why there is no answer.
 enum Stop {
     Local(io::Error),
@@ -174,6 +209,22 @@ enum Stop {
 }
 
 impl<R: AsyncRead + Unpin> Exchange<'_, R> {
+    /// `None`: its time is over; for a spare that nobody seems to hear that comes soon.
+    async fn answer(&mut self, peer: Peer<'_>) -> Result<Option<Head>, Stop> {
+        let deadline = Instant::now() + peer.limit;
+        if let Some(waited) = peer.waited {
+            let patience = waited.patience().min(peer.limit);
+            if let Ok(answered) = timeout(patience, poll_fn(|cx| self.poll(cx))).await {
+                return answered.map(Some);
+            }
+            if self.again(peer, Waited::is_silent) == Again::Unheard {
+                return Ok(None);
+            }
+        }
+        let answered = timeout_at(deadline, poll_fn(|cx| self.poll(cx))).await;
+        answered.ok().transpose()
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Stop>> {
         if self.eager
             && let Err(error) = self.hear_local(cx)
@@ -260,6 +311,10 @@ impl<R: AsyncRead + Unpin> Exchange<'_, R> {
     }
 
     fn failure(&self, stop: Stop, peer: Peer<'_>) -> Failure {
+        let again = match stop {
+            Stop::Remote(_) => self.again(peer, Waited::is_unheard),
+            Stop::Local(_) | Stop::Head(_) => Again::No,
+        };
         let error = match stop {
             Stop::Local(error) => OpenError::LocalGone(error),
             Stop::Head(error) => self.not_an_answer(error, peer).into(),
@@ -268,10 +323,7 @@ impl<R: AsyncRead + Unpin> Exchange<'_, R> {
                 None => self.broke_off(&error, peer).into(),
             },
         };
-        Failure {
-            error,
-            guard: false,
-        }
+        Failure { error, again }
     }
 
     fn not_an_answer(&self, error: HeadError, peer: Peer<'_>) -> Unreachable {

@@ -13,6 +13,7 @@ mod head;
 pub mod proxy;
 pub mod record;
 pub mod refusal;
+pub mod spares;
 mod tls;
 
 use std::{
@@ -26,8 +27,10 @@ use std::{
 use rustls::ProtocolVersion;
 use tokio::{io::AsyncRead, time::timeout};
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     config::{Address, Authority, ClusterName, ClusterSpec, Host, Route},
     points::Points,
     session::token::Token,
@@ -35,11 +38,12 @@ use crate::{
 
 use carrier::Carrier;
 use dial::{Dialer, shown};
-use h1::{Failure, Peer};
+use h1::{Again, Failure, Peer};
 use proxy::{Environment, Proxies};
 use record::{HandshakeError, Remote};
 pub use refusal::OpenError;
 use refusal::{Step, Unreachable};
+use spares::{Budget, Spares, Waited, Way};
 use tls::{Secure, Tls};
 
 /// How to reach one cluster. Cheap to make: certificates and keys are read when first needed, and again when their
@@ -54,6 +58,8 @@ pub struct Upstream {
     dialer: Dialer,
     proxies: Proxies,
     tls: Tls,
+    /// `None`: each connection is made when it is asked for.
+    spares: Option<Spares>,
     /// A server of this cluster refused with early bytes what it accepted without: they wait for its answer.
     guarded: AtomicBool,
 }
@@ -124,6 +130,24 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+/// A handshaken connection on which nothing was said.
+struct Connection {
+    remote: Remote,
+    secure: Option<Secure>,
+    /// What was known of it, if it comes from the stock.
+    waited: Option<Waited>,
+}
+
+impl From<(Remote, Option<Secure>)> for Connection {
+    fn from((remote, secure): (Remote, Option<Secure>)) -> Self {
+        Self {
+            remote,
+            secure,
+            waited: None,
+        }
+    }
+}
+
 impl Upstream {
     /// For the cluster `name`. Never touches a file or the network yet.
     pub fn new(name: ClusterName, cluster: ClusterSpec, limits: Limits) -> Self {
@@ -136,6 +160,7 @@ impl Upstream {
             spec: cluster,
             limits,
             place,
+            spares: None,
             guarded: AtomicBool::new(false),
         }
     }
@@ -150,6 +175,43 @@ impl Upstream {
     pub fn with_points(mut self, points: Points) -> Self {
         self.dialer.set_points(points);
         self
+    }
+
+    /// Connections that are ready may be kept, within `budget`.
+    pub fn with_spares(mut self, budget: Budget, clock: Clock) -> Self {
+        self.spares = Some(Spares::new(budget, clock));
+        self
+    }
+
+    /// Keeps connections ready until `stop`, where somebody was answered lately. Looks at the time when told to, by
+    /// [`Upstream::look_at_spares`], and has no timer of its own.
+    pub async fn keep_spares(&self, stop: CancellationToken) {
+        match &self.spares {
+            // Apart, as its size would be that of every future around it.
+            Some(it) => Box::pin(it.keep(stop, |at| async move { self.fresh(&at).await })).await,
+            None => stop.cancelled().await,
+        }
+    }
+
+    /// To be called each half minute: ready connections that are too old go, and others are made.
+    pub fn look_at_spares(&self) {
+        if let Some(it) = &self.spares {
+            it.look();
+        }
+    }
+
+    /// The network is another one, or the machine slept: none of the ready connections is worth trying.
+    pub fn discard_spares(&self) {
+        if let Some(it) = &self.spares {
+            it.discard();
+        }
+    }
+
+    /// Nobody is logged in any more: no connection is kept ready until one is used again.
+    pub fn forget_spares(&self) {
+        if let Some(it) = &self.spares {
+            it.forget();
+        }
     }
 
     /// The forward proxy on the way to `address`.
@@ -170,18 +232,53 @@ impl Upstream {
         R: AsyncRead + Unpin + Send,
     {
         self.check(&route.address)?;
-        let eager = !self.guarded.load(Ordering::Relaxed);
-        match self.attempt(route, token, early, eager).await {
-            Err(failure) if failure.guard => {
-                // An Envoy may be told not to take early bytes; none of them reached the service.
-                let opened = self.attempt(route, token, early, false).await;
-                if opened.is_ok() {
-                    self.guarded.store(true, Ordering::Relaxed);
-                    tracing::debug!(cluster = %self.name, "opened only without early bytes");
+        // Apart, as it is large, and whoever waits for it would keep that room for as long as the route is open.
+        let opened = Box::pin(self.open_somehow(route, token, early)).await;
+        let answered = matches!(
+            opened,
+            Ok(_) | Err(OpenError::Refused(_) | OpenError::Unauthenticated { .. })
+        );
+        if let Some(spares) = &self.spares
+            && answered
+            && route.address.tls
+        {
+            spares.used(self.way(&route.address), &route.address);
+        }
+        opened
+    }
+
+    /// With a spare if there is one; what was said on it in vain is said once more on a fresh connection.
+    async fn open_somehow<R>(
+        &self,
+        route: &Route,
+        token: &Token,
+        early: &mut Early<R>,
+    ) -> Result<Opened, OpenError>
+    where
+        R: AsyncRead + Unpin + Send,
+    {
+        let mut eager = !self.guarded.load(Ordering::Relaxed);
+        let mut ready = self.spare(&route.address).await;
+        loop {
+            let connection = match ready.take() {
+                Some(it) => it,
+                None => self.fresh(&route.address).await?.into(),
+            };
+            let opened = self.attempt(connection, route, token, early, eager).await;
+            match opened.as_ref().map_err(|it| it.again) {
+                Err(Again::Unheard) => {
+                    if let Some(spares) = &self.spares {
+                        spares.doubt(&self.way(&route.address));
+                    }
                 }
-                opened.map_err(|it| it.error)
+                // An Envoy may be told not to take early bytes; none of them reached the service.
+                Err(Again::Patiently) if eager => eager = false,
+                Ok(_) if !eager && !self.guarded.swap(true, Ordering::Relaxed) => {
+                    tracing::debug!(cluster = %self.name, "opened only without early bytes");
+                    return opened.map_err(|it| it.error);
+                }
+                _ => return opened.map_err(|it| it.error),
             }
-            other => other.map_err(|it| it.error),
         }
     }
 
@@ -202,6 +299,7 @@ impl Upstream {
             name: &name,
             identity: None,
             limit: self.limits.get,
+            waited: None,
         };
         if !address.tls {
             return get::get(socket, address, path, token, peer, false).await;
@@ -240,6 +338,7 @@ impl Upstream {
 
     async fn attempt<R>(
         &self,
+        connection: Connection,
         route: &Route,
         token: &Token,
         early: &mut Early<R>,
@@ -248,23 +347,52 @@ impl Upstream {
     where
         R: AsyncRead + Unpin + Send,
     {
-        let address = &route.address;
-        let name = address.host_and_port();
-        let (remote, secure) = self.connection(address).await.map_err(|error| Failure {
-            error,
-            guard: false,
-        })?;
+        let name = route.address.host_and_port();
         let request = h1::request(&route.authority, token);
         let peer = Peer {
             name: &name,
-            identity: secure.as_ref().map(|it| &*it.identity),
+            identity: connection.secure.as_ref().map(|it| &*it.identity),
             limit: self.limits.answer,
+            waited: connection.waited,
         };
-        h1::connect(remote, request, early, eager, peer).await
+        h1::connect(connection.remote, request, early, eager, peer).await
     }
 
-    /// A handshaken connection. The place of the stock of spares: now each is made when it is asked for.
-    async fn connection(&self, address: &Address) -> Result<(Remote, Option<Secure>), OpenError> {
+    /// One from the stock that is alive, and was made with the certificates that hold now.
+    async fn spare(&self, address: &Address) -> Option<Connection> {
+        let spares = self.spares.as_ref().filter(|_| address.tls)?;
+        let way = self.way(address);
+        let mut secure: Option<Secure> = None;
+        loop {
+            let mut spare = spares.take(&way)?;
+            let current = match secure.take() {
+                Some(it) => it,
+                None => self.tls.secure().await.ok()?,
+            };
+            let is_current = Arc::ptr_eq(&spare.secure.config, &current.config);
+            if is_current && let Some(waited) = spare.look().await {
+                spares.worked(&way);
+                return Some(Connection {
+                    remote: spare.remote,
+                    secure: Some(spare.secure),
+                    waited: Some(waited),
+                });
+            }
+            secure = Some(current);
+        }
+    }
+
+    /// What one spare for `address` is good for.
+    fn way(&self, address: &Address) -> Way {
+        Way {
+            target: self.target(address),
+            name: self.verified(address).clone(),
+            proxy: self.forward_proxy(address).map(|it| it.url),
+        }
+    }
+
+    /// A handshaken connection, made now.
+    async fn fresh(&self, address: &Address) -> Result<(Remote, Option<Secure>), OpenError> {
         let socket = self.dial(address).await?;
         if !address.tls {
             return Ok((Remote::plain(socket), None));

@@ -50,6 +50,7 @@ pub struct Remote {
     closed: bool,
     /// What was sealed and not written yet.
     unsent: Queue,
+    written: u64,
 }
 
 /// The record layer of one connection.
@@ -154,12 +155,20 @@ impl Remote {
         !self.unsent.is_empty()
     }
 
+    /// How many bytes the socket took so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Writes what was queued; ready when nothing is left. Cancel-safe.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
-            if let Err(e) = ready!(self.unsent.poll_drain(&mut self.socket, cx)) {
-                self.unsent = Queue::default(); // it will never go out
-                return Poll::Ready(Err(e));
+            match ready!(self.unsent.poll_drain(&mut self.socket, cx)) {
+                Ok(n) => self.written += n as u64,
+                Err(e) => {
+                    self.unsent = Queue::default(); // it will never go out
+                    return Poll::Ready(Err(e));
+                }
             }
         }
         Pin::new(&mut self.socket).poll_flush(cx)
@@ -215,6 +224,7 @@ impl Remote {
             opened: Queue::default(),
             closed: false,
             unsent: Queue::default(),
+            written: 0,
         }
     }
 

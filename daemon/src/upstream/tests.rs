@@ -3,6 +3,7 @@
 mod connect;
 mod get;
 mod proxy;
+mod spares;
 mod trust;
 
 use std::{

@@ -414,6 +414,7 @@ async fn a_logout_forgets_the_token_and_its_file_and_is_quiet() {
     );
     let gone = world.session.logout().await.unwrap();
     assert_eq!(gone.token.reveal(), "one");
+    assert_eq!(world.server.left.load(SeqCst), 1);
     assert_eq!(world.saved(), Vec::<String>::new());
     assert_eq!(world.view().state, ClusterState::LoggedOut);
     let refused = world.session.grant(None, OTHER).await.unwrap_err();

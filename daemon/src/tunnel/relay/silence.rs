@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use crate::system::sockets::{self, Progress};
+use crate::system::sockets::{Progress, progress_of};
 
 /// How long after a write the system is asked, and how often as long as something is unanswered.
 const LOOK: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ impl Silence {
     /// Pending while something may be on its way.
     pub(super) fn poll(&mut self, socket: &TcpStream, cx: &mut Context<'_>) -> Poll<Shown> {
         while self.timer.as_mut().poll(cx).is_ready() {
-            match self.waits.look(progress(socket), Instant::now()) {
+            match self.waits.look(progress_of(socket), Instant::now()) {
                 Shown::Waits => self.timer.as_mut().reset(Instant::now() + LOOK),
                 shown => return Poll::Ready(shown),
             }
@@ -86,12 +86,7 @@ impl Waits {
 
 /// Something that was written is still here or on its way, as far as the system can tell.
 pub(super) fn is_sending(socket: &TcpStream) -> bool {
-    progress(socket).is_some_and(|it| it.waiting > 0)
-}
-
-fn progress(socket: &TcpStream) -> Option<Progress> {
-    let (local, remote) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
-    sockets::progress(local, remote).ok().flatten()
+    progress_of(socket).is_some_and(|it| it.waiting > 0)
 }
 
 #[cfg(test)]
@@ -108,6 +103,8 @@ mod tests {
                 waiting,
                 unanswered,
                 acknowledged,
+                heard: Duration::ZERO,
+                round_trip: Duration::ZERO,
             };
             waits.look(Some(progress), now)
         })
