@@ -12,6 +12,7 @@ mod forward_proxy;
 mod house;
 mod main_job;
 mod page;
+mod ready;
 mod reload;
 mod service;
 mod status;

@@ -14,7 +14,7 @@
 //! | [`config_file`], [`load`], [`watch`] | reads the file, and again when it may have changed | what the values are for |
 //! | [`agent`] | owns tunnels, sessions, the last good configuration; shows one status | HTTP, TLS, TOML |
 //! | [`session`] | being logged in to one cluster: machine, login, token and its file | tunnels, the relay |
-//! | [`upstream`] | one route through Pomerium: dial, forward proxy, TLS, CONNECT, refusals | sessions, the local side |
+//! | [`upstream`] | one route through Pomerium: dial, forward proxy, TLS, connections kept ready, CONNECT, refusals | sessions, the local side |
 //! | [`portal`] | what a cluster says of the user | tunnels |
 //! | [`tunnel`] | one listener's connections: who connects, open, relay, refuse | the file, other tunnels |
 //! | [`api`] | the control socket: requests into commands | how anything works |

@@ -4,10 +4,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use gateway::{End, Script};
@@ -20,6 +17,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::Runtime,
+    sync::watch,
     task::JoinSet,
 };
 
@@ -187,10 +185,11 @@ fn the_client_ends_at_any_byte_with_envoy() {
     client_ends_anywhere(Who::Envoy, 50);
 }
 
-/// A TCP relay that ends its next connection after so many bytes towards pomd.
+/// A TCP relay that ends every connection after so many bytes towards pomd, those that are ready and wait for their use
+/// too.
 struct Knife {
     address: SocketAddr,
-    next: Arc<Mutex<Option<Cut>>>,
+    cut: watch::Sender<Option<Cut>>,
     cases: AtomicU32,
     _tasks: JoinSet<()>,
 }
@@ -205,47 +204,61 @@ impl Knife {
     async fn new(to: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let next = Arc::<Mutex<Option<Cut>>>::default();
+        let (cut, cuts) = watch::channel(None);
         let mut tasks = JoinSet::new();
-        let cuts = next.clone();
         tasks.spawn(async move {
             let mut under_way = JoinSet::new();
             loop {
                 let (near, _) = listener.accept().await.unwrap();
-                let cut = cuts.lock().unwrap().take();
+                let cuts = cuts.clone();
                 under_way.spawn(async move {
                     let far = TcpStream::connect(to).await.unwrap();
-                    carry(near, far, cut).await;
+                    carry(near, far, cuts).await;
                 });
             }
         });
         Self {
             address,
-            next,
+            cut,
             cases: AtomicU32::new(0),
             _tasks: tasks,
         }
     }
 }
 
-async fn carry(mut near: TcpStream, mut far: TcpStream, cut: Option<Cut>) {
-    let Some(Cut { after, reset }) = cut else {
-        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-        return;
-    };
+async fn carry(mut near: TcpStream, mut far: TcpStream, mut cuts: watch::Receiver<Option<Cut>>) {
     let (mut from_near, mut to_near) = near.split();
-    let (from_far, mut to_far) = far.split();
-    let mut limited = from_far.take(after as u64);
+    let (mut from_far, mut to_far) = far.split();
     let up = async {
         let _ = tokio::io::copy(&mut from_near, &mut to_far).await;
-        // Whether the client ends first is not what is tried here.
+        let _ = to_far.shutdown().await;
+        // The other direction ends by itself then.
         std::future::pending::<()>().await;
     };
-    tokio::select! {
-        () = up => {}
-        _ = tokio::io::copy(&mut limited, &mut to_near) => {}
-    }
-    if reset {
+    let down = async {
+        let mut room = vec![0; 64 << 10];
+        let mut passed = 0;
+        loop {
+            let cut = *cuts.borrow_and_update();
+            let left = cut.map_or(room.len(), |it| it.after.saturating_sub(passed));
+            if left == 0 {
+                return cut;
+            }
+            let most = left.min(room.len());
+            tokio::select! {
+                read = from_far.read(&mut room[..most]) => match read {
+                    Ok(n @ 1..) if to_near.write_all(&room[..n]).await.is_ok() => passed += n,
+                    _ => return cut,
+                },
+                _ = cuts.changed() => {}
+            }
+        }
+    };
+    let cut = tokio::select! {
+        () = up => None,
+        cut = down => cut,
+    };
+    if cut.is_some_and(|it| it.reset) {
         near.set_zero_linger().unwrap();
         return;
     }
@@ -266,7 +279,7 @@ struct NetworkEnds {
 
 async fn network_ends(lab: &Lab, knife: &Knife, case: NetworkEnds) -> Result<(), String> {
     let NetworkEnds { said, cut } = case;
-    *knife.next.lock().unwrap() = Some(cut);
+    knife.cut.send_replace(Some(cut));
     let all = pattern(said);
     // A visit of the case before may come late: each has words of its own.
     let number = knife.cases.fetch_add(1, Ordering::Relaxed);

@@ -148,6 +148,7 @@ async fn n1_t3_h9_a_network_that_is_gone_or_talks_nonsense_keeps_the_token() {
         Door::Hangs,
     ] {
         corp.gateway.door(door);
+        corp.gateway.nobody_waits().await;
         ssh_is_refused(&pomd, Code::Tls, "").await;
         corp.gateway.forgive();
         all_is_well(&corp, &pomd).await;

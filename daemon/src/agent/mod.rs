@@ -6,8 +6,10 @@
 //! who is up and who is in which cluster. Must not know HTTP, TLS or the configuration's syntax.
 //!
 //! `doors` are the listeners, `clusters` the sessions, `apply` goes over to another configuration, `passing` is for
-//! connections without a port; `status` says what there is, `showing` when it is shown.
+//! connections without a port, `again` for another network and for sleep; `status` says what there is, `showing` when it
+//! is shown.
 
+mod again;
 mod apply;
 mod clusters;
 mod command;
@@ -43,12 +45,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::error;
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Moment},
     config::{ClusterName, ClusterSpec, Config, TunnelName},
     disk::Fs,
     points::Points,
     session::{Open, Session},
-    system::service::Pulse,
+    system::{network::Network, service::Pulse},
     tunnel::{Tunnel, peer::Owners, relay},
     upstream::{
         Upstream,
@@ -139,6 +141,9 @@ pub struct Agent {
     session_names: HashMap<Id, ClusterName>,
     inbox: mpsc::Receiver<Command>,
     showing: Showing,
+    network: Network,
+    /// The last look at the clocks that part in sleep.
+    awake_at: Moment,
     housekeeping_at: Instant,
 }
 
@@ -185,6 +190,7 @@ enum Event {
     ListenerEnded(Result<(Id, Result<(), wire::Reason>), JoinError>),
     SessionEnded(Result<(Id, ()), JoinError>),
     Changed,
+    Network,
     Tick,
 }
 
@@ -217,6 +223,8 @@ impl Agent {
             session_names: HashMap::new(),
             inbox,
             showing: Showing::new(status::empty(&setup, now), Instant::now()),
+            network: Network::new(),
+            awake_at: setup.clock.moment(),
             housekeeping_at: Instant::now() + setup.housekeeping(),
             config,
             setup,
@@ -235,6 +243,7 @@ impl Agent {
                 Some(ended) = self.sessions.join_next_with_id() => Event::SessionEnded(ended),
                 Some(command) = self.inbox.recv() => Event::Command(command),
                 () = self.changed.notified(), if self.showing.wants_news() => Event::Changed,
+                () = self.network.news() => Event::Network,
                 () = tokio::time::sleep_until(wake) => Event::Tick,
             };
             match event {
@@ -242,6 +251,7 @@ impl Agent {
                 Event::ListenerEnded(ended) => self.on_listener_ended(ended),
                 Event::SessionEnded(ended) => self.on_session_ended(ended),
                 Event::Changed => self.showing.changed(Instant::now()),
+                Event::Network => self.on_network(),
                 Event::Tick => self.on_tick().await,
             }
         }
@@ -309,9 +319,7 @@ impl Agent {
             self.ports.retry();
             self.leaving.retain(|it| !it.connections.is_empty());
             self.passing.retain(passing::is_used);
-            for cluster in self.clusters.values() {
-                cluster.upstream.look_at_spares();
-            }
+            self.keep_up();
         }
         self.look();
     }

@@ -31,6 +31,8 @@ struct World {
     agent: Agent,
     handle: AgentHandle,
     seconds: Arc<AtomicU64>,
+    /// How long the machine slept so far, in seconds.
+    slept: Arc<AtomicU64>,
     _state: TempDir,
 }
 
@@ -41,6 +43,11 @@ impl World {
         let clock = {
             let seconds = seconds.clone();
             Clock::from_fn(move || Timestamp::from_second(seconds.load(Relaxed) as i64).unwrap())
+        };
+        let slept = Arc::new(AtomicU64::new(0));
+        let clock = {
+            let (slept, origin) = (slept.clone(), Instant::now());
+            clock.with_boot(move || origin.elapsed() + Duration::from_secs(slept.load(Relaxed)))
         };
         let (agent, handle) = Agent::new(Setup {
             proxies: Arc::default(),
@@ -59,6 +66,7 @@ impl World {
             agent,
             handle,
             seconds,
+            slept,
             _state: state,
         };
         res.apply(config).await;
@@ -399,4 +407,39 @@ async fn a_pulse_beats_while_the_agent_runs_and_not_while_it_hangs() {
     let start = Instant::now();
     tokio::join!(beats, agent.run(stop.clone()));
     assert!(start.elapsed() <= 3 * patience + Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn k1_after_a_sleep_what_failed_before_is_forgotten_and_no_login_is_asked_for() {
+    let mut world = World::new(&tunnel("db", "db.corp.example.com", 0)).await;
+    let failed = |code| wire::Reason {
+        code,
+        message: "as it was before".to_owned(),
+        at: Timestamp::UNIX_EPOCH,
+        hint: None,
+        request_id: None,
+        holder: None,
+    };
+    let show = |world: &mut World, code| {
+        let outcome = &world.door("db").tunnel.outcome;
+        outcome.send_replace(Some(failed(code)));
+    };
+    let later = async |world: &mut World| {
+        advance(HOUSEKEEPING).await;
+        world.agent.on_tick().await;
+        world.tunnel("db").reason.map(|it| it.code)
+    };
+    show(&mut world, Code::Tcp);
+    assert_eq!(later(&mut world).await, Some(Code::Tcp), "a while awake");
+    world.slept.store(8 * 3600, Relaxed);
+    assert_eq!(later(&mut world).await, None);
+    show(&mut world, Code::Timeout);
+    assert_eq!(later(&mut world).await, Some(Code::Timeout), "awake again");
+    // What the server said holds, wherever it was heard.
+    show(&mut world, Code::Forbidden);
+    world.slept.store(9 * 3600, Relaxed);
+    assert_eq!(later(&mut world).await, Some(Code::Forbidden));
+    let view = world.cluster("db.corp.example.com").session.view();
+    assert_eq!(view.state, wire::ClusterState::LoginNeeded);
+    assert_eq!(view.waiting, 0);
 }

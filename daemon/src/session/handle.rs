@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) view: watch::Receiver<View>,
     pub(super) standing: watch::Receiver<Standing>,
     pub(super) waiting: Arc<Waiting>,
+    /// Told when what failed before counts no longer.
+    pub(super) again: Arc<Notify>,
     /// The newest generation that is known to have opened a route.
     pub(super) carried: AtomicU64,
     /// Ends the task.
@@ -204,6 +206,11 @@ impl Session {
     /// The server refused the token of this generation: it is forgotten, unless a newer one is there already.
     pub async fn refused(&self, generation: u64) {
         self.ask(|done| Command::Refused { generation, done }).await;
+    }
+
+    /// The network is another one, or the machine slept: pauses after logins that failed are forgotten. Opens none.
+    pub fn look_again(&self) {
+        self.shared.again.notify_one();
     }
 
     /// A person wants to be logged in. Asks the server whether the token is still good, if there is one.

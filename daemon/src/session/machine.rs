@@ -41,6 +41,8 @@ pub(super) enum Input {
     Carried { generation: u64 },
     /// The server refused the token of this generation.
     Refused { generation: u64 },
+    /// The network is another one, or the machine slept: what failed before may work now.
+    LookAgain,
     /// A person logs out.
     Logout,
 }
@@ -227,6 +229,7 @@ impl Machine {
             Input::Refused { generation } if self.grant() == Some(generation) => {
                 res.extend(self.refused(now));
             }
+            Input::LookAgain => self.forgive(now),
             Input::Logout => res.extend(self.logout()),
             Input::Failed { .. }
             | Input::LoggedIn { .. }

@@ -74,6 +74,7 @@ pub(super) struct Task {
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     inbox: mpsc::Receiver<Command>,
     waiting: Arc<Waiting>,
+    again: Arc<Notify>,
     view: watch::Sender<View>,
     standing: watch::Sender<Standing>,
 }
@@ -92,6 +93,7 @@ enum Happening {
     JobEnded(Result<(Id, ()), JoinError>),
     Shown(Result<(u64, Result<(), String>), JoinError>),
     WaitersChanged,
+    LookAgain,
     Command(Command),
     Tick,
 }
@@ -110,6 +112,7 @@ impl Task {
                 Some(it) = self.jobs.join_next_with_id() => Happening::JobEnded(it),
                 Some(it) = self.shows.join_next() => Happening::Shown(it),
                 () = self.waiting.changed.notified() => Happening::WaitersChanged,
+                () = self.again.notified() => Happening::LookAgain,
                 Some(it) = self.inbox.recv() => Happening::Command(it),
                 () = sleep(rest) => Happening::Tick,
             };
@@ -136,6 +139,7 @@ impl Task {
             Happening::Shown(_) => {}
             Happening::WaitersChanged if self.waiting.count() == 0 => self.feed(Input::Left),
             Happening::WaitersChanged => {}
+            Happening::LookAgain => self.feed(Input::LookAgain).await,
             Happening::Command(it) => self.on_command(it).await,
             Happening::Tick => {
                 let actions = self.facts.machine.on_timeout(self.house.clock.now());

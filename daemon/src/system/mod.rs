@@ -5,6 +5,7 @@ pub mod channel;
 pub mod errors;
 pub mod limits;
 pub mod plain_file;
+pub mod network;
 pub mod private_file;
 pub mod private_folder;
 pub mod process;

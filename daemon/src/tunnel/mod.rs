@@ -206,6 +206,15 @@ impl Tunnel {
         }
     }
 
+    /// The network is another one, or the machine slept: that the route could not be reached before says nothing now.
+    pub fn look_again(&self) {
+        self.proofs.forget();
+        let of_network = |it: &wire::Reason| reason::is_of_network(it.code);
+        if self.outcome.borrow().as_ref().is_some_and(of_network) {
+            self.set_outcome(None);
+        }
+    }
+
     /// The same tunnel for new connections: the old ones can be ended without them. Keeps what was counted.
     pub fn renewed(&self) -> Self {
         Self::new(self.parts.clone(), Some(self))

@@ -76,6 +76,13 @@ fn as_reason(error: &ApiError, at: Timestamp) -> Reason {
 }
 
 impl Proofs {
+    /// No answer from before counts any more; one that is being looked for does.
+    pub(super) fn forget(&self) {
+        if let Ok(mut last) = self.0.try_lock() {
+            *last = None;
+        }
+    }
+
     /// The last answer if it is fresh and of the same login, else a new one. `None`: there is no grant.
     async fn get<F>(
         &self,

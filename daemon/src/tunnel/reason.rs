@@ -224,6 +224,14 @@ fn unavailable_hint(detail: &str) -> String {
     format!("{cause}; the next connection tries again")
 }
 
+/// It may be the network's fault, and not the server's.
+pub(super) fn is_of_network(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Dns | Code::ForwardProxy | Code::Tcp | Code::Tls | Code::Timeout
+    )
+}
+
 fn unreachable_code(failure: &Unreachable) -> Code {
     match failure.step {
         Step::ForwardProxy => Code::ForwardProxy,

@@ -11,12 +11,14 @@ mod h1;
 mod handshake;
 mod head;
 pub mod proxy;
+mod reached;
 pub mod record;
 pub mod refusal;
 pub mod spares;
 mod tls;
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -40,6 +42,7 @@ use carrier::Carrier;
 use dial::{Dialer, shown};
 use h1::{Again, Failure, Peer};
 use proxy::{Environment, Proxies};
+use reached::Reached;
 use record::{HandshakeError, Remote};
 pub use refusal::OpenError;
 use refusal::{Step, Unreachable};
@@ -56,6 +59,7 @@ pub struct Upstream {
     /// Where a person would change this cluster's settings.
     place: String,
     dialer: Dialer,
+    reached: Reached,
     proxies: Proxies,
     tls: Tls,
     /// `None`: each connection is made when it is asked for.
@@ -154,6 +158,7 @@ impl Upstream {
         let place = place(&name, &cluster);
         Self {
             dialer: Dialer::new(limits, place.clone()),
+            reached: Reached::default(),
             proxies: Proxies::new(&cluster, limits, &place),
             tls: Tls::new(&cluster, &place, limits.tls),
             name,
@@ -205,6 +210,11 @@ impl Upstream {
         if let Some(it) = &self.spares {
             it.discard();
         }
+    }
+
+    /// The addresses that were reached lately, newest last: the cluster's, or those of the forward proxy before it.
+    pub fn reached(&self) -> Vec<IpAddr> {
+        self.reached.all()
     }
 
     /// Nobody is logged in any more: no connection is kept ready until one is used again.
@@ -410,11 +420,15 @@ impl Upstream {
     /// A connection to `address` that has said nothing yet, through the forward proxy where there is one.
     async fn dial(&self, address: &Address) -> Result<Carrier, Unreachable> {
         let target = self.target(address);
-        match self.proxies.proxy(address, &target)? {
+        let carrier = match self.proxies.proxy(address, &target)? {
             // Apart, as it is large, and whoever waits for it would keep that room for as long as the route is open.
-            Some(proxy) => Box::pin(proxy.open(&self.dialer, &target)).await,
-            None => Ok(Carrier::Tcp(self.dialer.dial(&target).await?)),
+            Some(proxy) => Box::pin(proxy.open(&self.dialer, &target)).await?,
+            None => Carrier::Tcp(self.dialer.dial(&target).await?),
+        };
+        if let Ok(peer) = carrier.socket().peer_addr() {
+            self.reached.note(peer.ip());
         }
+        Ok(carrier)
     }
 
     fn target(&self, address: &Address) -> Authority {

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// The most that a request head may hold.
 const HEAD_MOST: usize = 60 << 10;
 /// The most that a TLS record carries.
-const RECORD_MOST: usize = 16 << 10;
+pub(crate) const RECORD_MOST: usize = 16 << 10;
 /// The most that a form may hold.
 const BODY_MOST: usize = 64 << 10;
 

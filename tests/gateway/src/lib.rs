@@ -145,12 +145,12 @@ impl Gateway {
         self.door(Door::Open);
     }
 
-    /// What the port does before any HTTP, for new connections.
+    /// What the port does before any HTTP, for new connections; those on which nothing was said yet end.
     pub fn door(&self, door: Door) {
         self.shared.door.send_replace(door);
     }
 
-    /// Shows this certificate from now on.
+    /// Shows this certificate from now on; connections on which nothing was said yet end.
     pub fn show(&self, certificate: Certificate) -> anyhow::Result<()> {
         self.set_tls(|it| it.0 = certificate)
     }
@@ -163,6 +163,12 @@ impl Gateway {
     /// Ends every open connection so.
     pub fn sever(&self, end: End) {
         self.shared.sever.send_replace(end);
+    }
+
+    /// Waits until no connection is left on which nothing was said: after the port became another one, a client finds
+    /// the new one only.
+    pub async fn nobody_waits(&self) {
+        self.wait_for(|it| it.waiting == 0).await;
     }
 
     /// What it counted.

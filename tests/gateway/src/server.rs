@@ -4,7 +4,7 @@ use std::{net::Shutdown, sync::Arc, time::Duration};
 
 use socket2::SockRef;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -22,8 +22,10 @@ use crate::{
     wire::Wire,
 };
 
-/// How long a request head may take, as Pomerium's own limit.
+/// How long a request head may take from its first byte on, as Pomerium's own limit.
 const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a connection may wait before its first byte, as Pomerium's own limit.
+const IDLE_TIME: Duration = Duration::from_secs(300);
 
 /// Accepts until `stop`. Connections run on the gateway's tasks.
 pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener, stop: CancellationToken) {
@@ -75,7 +77,47 @@ async fn serve(shared: &Shared, tcp: TcpStream) {
     if let Door::EndsAfterHandshake(end) = door {
         return wire.end(end, shared.linger).await;
     }
-    requests(shared, wire).await;
+    if let Some((wire, buffer)) = first_words(shared, wire).await {
+        requests(shared, wire, buffer).await;
+    }
+}
+
+/// Waits until the client says something. One that waits itself, with a connection that is ready, is ended when the port
+/// becomes another one: as by a server that is started anew.
+async fn first_words(shared: &Shared, mut wire: Wire) -> Option<(Wire, Vec<u8>)> {
+    let (mut door, mut tls) = (shared.door.subscribe(), shared.tls.subscribe());
+    let _waiting = Waits::on(shared);
+    let mut buffer = Vec::with_capacity(head::RECORD_MOST);
+    tokio::select! {
+        biased;
+        said = tokio::time::timeout(IDLE_TIME, wire.read_buf(&mut buffer)) => {
+            matches!(said, Ok(Ok(1..))).then_some((wire, buffer))
+        }
+        _ = door.changed() => ended(wire).await,
+        _ = tls.changed() => ended(wire).await,
+    }
+}
+
+/// Ends it, and returns when the client has done so too.
+async fn ended<T>(wire: Wire) -> Option<T> {
+    wire.end(End::Cut, HEAD_TIME).await;
+    None
+}
+
+/// Counts a connection on which nothing was said yet.
+struct Waits<'a>(&'a Shared);
+
+impl<'a> Waits<'a> {
+    fn on(shared: &'a Shared) -> Self {
+        shared.counters.count(|stats| stats.waiting += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.counters.count(|stats| stats.waiting -= 1);
+    }
 }
 
 /// Through the door: TLS, or plain HTTP for who starts with it.
@@ -111,8 +153,7 @@ async fn enter(shared: &Shared, mut tcp: TcpStream, door: &Door) -> Option<Wire>
     Some(Wire::Tls(Box::new(tls)))
 }
 
-async fn requests(shared: &Shared, mut wire: Wire) {
-    let mut buffer = Vec::new();
+async fn requests(shared: &Shared, mut wire: Wire, mut buffer: Vec<u8>) {
     loop {
         let reading = head::read(&mut wire, &mut buffer);
         let request = match tokio::time::timeout(HEAD_TIME, reading).await {

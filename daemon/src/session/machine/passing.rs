@@ -4,7 +4,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Action, Held, Login, Machine, after};
+use super::{Action, COOL_DOWN_MIN, Held, Login, Machine, after};
 
 /// Four times the driver's longest pause: time was not lived through, but slept (or the clock was set).
 const SLEPT: SignedDuration = SignedDuration::from_secs(2 * 60);
@@ -42,6 +42,17 @@ impl Machine {
             self.hush();
         }
         None
+    }
+
+    /// What failed before counts no longer. Nothing is started: who waits tries again as soon as after a first failure.
+    pub(super) fn forgive(&mut self, now: Timestamp) {
+        self.failures = 0;
+        if let Login::Cooling { until } = &mut self.login {
+            *until = (*until).min(after(now, SignedDuration::from_secs(COOL_DOWN_MIN)));
+            if !self.waiting {
+                self.login = Login::None;
+            }
+        }
     }
 
     /// The clock was set back: what was to come in 3 minutes still comes in 3 minutes.

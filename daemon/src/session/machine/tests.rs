@@ -104,6 +104,39 @@ fn an_unanswered_link_still_logs_in_within_its_hour_and_is_closed_after_it() {
 }
 
 #[test]
+fn n6_k1_another_network_ends_the_pause_and_starts_nothing_by_itself() {
+    let cooling = || {
+        let mut machine = Machine::new(None, at(0));
+        machine.on_input(DEMAND, at(0));
+        for job in 1..=6 {
+            machine.on_input(Input::Failed { job }, at(0));
+            machine.on_input(Input::Left, at(0));
+            machine.login = Login::Starting {
+                job: job + 1,
+                by_person: false,
+                shown_by_pomd: true,
+            };
+        }
+        machine.on_input(Input::Failed { job: 7 }, at(0));
+        machine
+    };
+    let mut machine = cooling();
+    assert_eq!(machine.on_input(Input::LookAgain, at(1)), []);
+    assert_eq!(machine.cooling(), None);
+    assert_eq!(machine.on_input(DEMAND, at(2)), [Action::Start { job: 2 }]);
+    // Who waits is served soon, and it is their wish that is.
+    let mut machine = cooling();
+    assert_eq!(machine.on_input(DEMAND, at(1)), []);
+    assert_eq!(machine.next_timeout(), Some(at(300)));
+    assert_eq!(machine.on_input(Input::LookAgain, at(1)), []);
+    assert_eq!(machine.next_timeout(), Some(at(6)));
+    // An open login stays what it is.
+    let mut machine = open(false);
+    assert_eq!(machine.on_input(Input::LookAgain, at(2)), []);
+    assert_eq!(machine.next_timeout(), Some(at(301)));
+}
+
+#[test]
 fn a_login_page_out_of_reach_is_tried_again_ever_more_slowly_while_somebody_waits() {
     let mut machine = Machine::new(None, at(0));
     machine.on_input(DEMAND, at(0));
@@ -349,6 +382,7 @@ impl World {
                 generation: before.unwrap_or(0).wrapping_sub(u64::from(stale)),
             },
             Step::Logout => Input::Logout,
+            Step::LookAgain => Input::LookAgain,
         };
         if let Input::Opened { job } = input
             && self.live_job == Some(job)
@@ -434,6 +468,7 @@ enum Step {
     Job { kind: Kind, stale: bool },
     Refused { stale: bool },
     Logout,
+    LookAgain,
     Wait(i64),
 }
 
@@ -479,6 +514,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (kind, proptest::bool::weighted(0.1)).prop_map(|(kind, stale)| Step::Job { kind, stale }),
         1 => any::<bool>().prop_map(|stale| Step::Refused { stale }),
         1 => Just(Step::Logout),
+        1 => Just(Step::LookAgain),
         4 => seconds.prop_map(Step::Wait),
     ]
 }

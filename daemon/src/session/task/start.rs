@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 
@@ -62,6 +62,7 @@ pub(in crate::session) fn start(house: House, inherited: Option<Grant>) -> (Sess
     let (view, view_out) = watch::channel(facts.view(0, now));
     let (standing, standing_out) = watch::channel(facts.standing());
     let waiting = Arc::<Waiting>::default();
+    let again = Arc::<Notify>::default();
     let session = Session::of(Shared {
         cluster: house.cluster.clone(),
         clock: house.clock.clone(),
@@ -70,6 +71,7 @@ pub(in crate::session) fn start(house: House, inherited: Option<Grant>) -> (Sess
         view: view_out,
         standing: standing_out,
         waiting: waiting.clone(),
+        again: again.clone(),
         carried: AtomicU64::new(0),
         stop: house.stop.clone(),
         gives_way: AtomicBool::new(false),
@@ -90,6 +92,7 @@ pub(in crate::session) fn start(house: House, inherited: Option<Grant>) -> (Sess
         events: mpsc::channel(16),
         inbox,
         waiting,
+        again,
         view,
         standing,
     };

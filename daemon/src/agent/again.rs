@@ -1,0 +1,59 @@
+//! Another network, or a sleep: what was learnt before counts no longer.
+//!
+//! Connections that are ready go, and pauses after failures end. Nothing is asked of a person, and nothing is tried for
+//! its own sake: whoever comes next finds everything as if nothing had failed.
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::Agent;
+
+impl Agent {
+    /// The system told that something about the network may have changed.
+    pub(super) fn on_network(&mut self) {
+        if self.is_elsewhere() {
+            info!("the network has changed");
+            self.look_again();
+            self.look();
+        }
+    }
+
+    /// Each half minute: what nobody tells is looked for, and ready connections are renewed.
+    pub(super) fn keep_up(&mut self) {
+        let now = self.setup.clock.moment();
+        let slept = now.slept_since(std::mem::replace(&mut self.awake_at, now));
+        let elsewhere = self.is_elsewhere();
+        if slept {
+            info!("this machine slept");
+        } else if elsewhere {
+            info!("the network has changed");
+        }
+        if slept || elsewhere {
+            self.look_again();
+        }
+        for cluster in self.clusters.values() {
+            cluster.upstream.look_at_spares();
+        }
+    }
+
+    fn is_elsewhere(&mut self) -> bool {
+        let clusters = self.clusters.values();
+        let reached = clusters.flat_map(|it| it.upstream.reached());
+        self.network.look(reached)
+    }
+
+    fn look_again(&mut self) {
+        for cluster in self.clusters.values() {
+            cluster.upstream.discard_spares();
+            cluster.session.look_again();
+        }
+        let now = Instant::now();
+        for door in self.tunnels.values_mut() {
+            door.tunnel.look_again();
+            // An address that was missing may be there now.
+            if let Some(at) = &mut door.retry_at {
+                *at = (*at).min(now);
+            }
+        }
+    }
+}
