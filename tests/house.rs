@@ -37,6 +37,7 @@ const PURE: [&str; 22] = [
     "daemon/src/session/machine.rs",
     "daemon/src/session/pages.rs",
     "daemon/src/session/token.rs",
+    "daemon/src/session/wait.rs",
     "daemon/src/tunnel/reason.rs",
     "daemon/src/tunnel/relay/allowance.rs",
     "daemon/src/tunnel/ssh_refusal.rs",

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Grant, LoginOutcome, NoGrant, Patience, View,
     facts::Standing,
-    machine::Stance,
     pomerium::{Failure, NotGood, Pomerium},
+    wait::{Look, Wait, newer},
 };
 use crate::{clock::Clock, config::Address};
 
@@ -159,24 +159,18 @@ impl Session {
         let Some(dismissals) = demanded else {
             return Err(self.gone());
         };
-        let unasked_ends = Instant::now() + patience.unasked;
-        let mut asked_ends = None;
+        let begun = Instant::now();
+        let mut wait = Wait::new(after, patience, dismissals);
         loop {
             let now = standing.borrow_and_update().clone();
-            if let Some(grant) = newer(&now, after) {
-                return Ok(grant);
-            }
-            let ends = match now.stance {
-                _ if now.dismissals != dismissals => Instant::now(),
-                Stance::Quiet => Instant::now(),
-                Stance::Unasked => unasked_ends,
-                Stance::Asked => *asked_ends.get_or_insert_with(|| Instant::now() + patience.asked),
+            let ends = match wait.look(&now, begun.elapsed()) {
+                Look::Granted(grant) => return Ok(grant),
+                Look::SentAway => return Err(NoGrant { reason: now.reason }),
+                Look::Until(waited) => begun + waited,
             };
             tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(ends) => {
-                    return Err(NoGrant { reason: now.reason });
-                }
+                () = tokio::time::sleep_until(ends) => {}
                 changed = standing.changed() => if changed.is_err() {
                     return Err(self.gone());
                 },
@@ -333,13 +327,6 @@ impl fmt::Debug for Session {
             .field(&self.shared.cluster)
             .finish()
     }
-}
-
-fn newer(standing: &Standing, after: Option<u64>) -> Option<Grant> {
-    let grant = standing.grant.as_ref();
-    grant
-        .filter(|it| after.is_none_or(|after| it.generation > after))
-        .cloned()
 }
 
 fn host_of(url: &str) -> Option<String> {

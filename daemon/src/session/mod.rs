@@ -1,8 +1,9 @@
 //! Being logged in to one cluster.
 //!
-//! `machine` decides, `task` drives it, `facts` puts it into words, `handle` is what others hold. `browser`, `callback`
-//! and `pages` make one browser login, `pomerium` is what it asks of the server. `token` is the secret; `store`
-//! keeps it on disk. Knows logins, tokens and one cluster. Must not know tunnels, the relay or the configuration's syntax.
+//! `machine` decides, `task` drives it, `facts` puts it into words, `handle` is what others hold, `wait` is how long they
+//! wait. `browser`, `callback` and `pages` make one browser login, `pomerium` is what it asks of the server. `token` is the
+//! secret; `store` keeps it on disk. Knows logins, tokens and one cluster. Must not know tunnels, the relay or the
+//! configuration's syntax.
 
 mod browser;
 mod callback;
@@ -16,6 +17,7 @@ mod pomerium;
 mod store;
 mod task;
 pub mod token;
+mod wait;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
