@@ -56,9 +56,15 @@ struct Source {
 impl Source {
     /// It is part of what is shipped, not of the tests.
     fn is_shipped(&self) -> bool {
-        let of_tests =
-            |it: &str| it == "tests" || it == "tests.rs" || it == "testing.rs" || it == "fakes.rs";
-        !self.path.split('/').any(of_tests)
+        let of_tests = [
+            "tests",
+            "tests.rs",
+            "testing.rs",
+            "fakes.rs",
+            "fuzz",
+            "fuzz.rs",
+        ];
+        !self.path.split('/').any(|it| of_tests.contains(&it))
     }
 
     /// Its lines before its tests, comments left out, each with its number.
@@ -101,7 +107,7 @@ fn collect(path: &Path, res: &mut Vec<Source>) {
 }
 
 fn everything() -> Vec<Source> {
-    let folders = ["control", "ctl", "daemon", "tests"];
+    let folders = ["control", "ctl", "daemon", "fuzz/fuzz_targets", "tests"];
     folders.into_iter().flat_map(sources).collect()
 }
 

@@ -29,6 +29,8 @@ pub mod clock;
 pub mod config;
 pub mod config_file;
 pub mod disk;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzz;
 pub mod load;
 pub mod lock;
 pub mod logging;
@@ -42,6 +44,10 @@ pub mod system;
 pub mod tunnel;
 pub mod upstream;
 pub mod watch;
+
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use fuzz::feed;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 

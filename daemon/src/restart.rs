@@ -38,7 +38,7 @@ impl Restart {
         Ok(Self::to(program))
     }
 
-    fn to(program: PathBuf) -> Self {
+    pub(crate) fn to(program: PathBuf) -> Self {
         Self {
             program,
             asked: Arc::default(),

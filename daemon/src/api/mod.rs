@@ -6,6 +6,8 @@
 mod answer;
 mod connect;
 mod door;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod query;
 mod routes;
 
@@ -16,8 +18,11 @@ use control::socket::socket;
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use interprocess::local_socket::tokio::Stream;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -73,7 +78,7 @@ pub async fn serve(api: Arc<Api>, bound: Channel) {
         };
         match accepted {
             Ok(Some(stream)) => {
-                clients.spawn(serve_client(api.clone(), stream));
+                clients.spawn(serve_client(api.clone(), socket(stream)));
             }
             Ok(None) => {
                 warn!("somebody else's program connected to the control socket and was turned away")
@@ -90,7 +95,10 @@ pub async fn serve(api: Arc<Api>, bound: Channel) {
 }
 
 /// Answers one client's requests; what is returned goes on with raw bytes.
-async fn serve_client(api: Arc<Api>, stream: Stream) -> Option<Upgraded> {
+async fn serve_client(
+    api: Arc<Api>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Option<Upgraded> {
     let stop = api.stop.clone();
     let (upgrades, mut upgraded) = mpsc::channel(1);
     let service = service_fn(move |request| {
@@ -101,7 +109,7 @@ async fn serve_client(api: Arc<Api>, stream: Stream) -> Option<Upgraded> {
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST)
         .max_buf_size(HEAD)
-        .serve_connection(TokioIo::new(socket(stream)), service)
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

@@ -8,6 +8,8 @@ mod changes;
 mod check;
 mod clusters;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod host;
 mod listen;
 mod named;

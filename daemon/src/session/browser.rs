@@ -281,7 +281,11 @@ async fn visit(shared: Arc<(Job, Door)>, stream: TcpStream) {
     .await;
 }
 
-async fn respond<B>(job: &Job, door: &Door, request: &Request<B>) -> Response<Full<Bytes>> {
+pub(super) async fn respond<B>(
+    job: &Job,
+    door: &Door,
+    request: &Request<B>,
+) -> Response<Full<Bytes>> {
     match (callback::judge(request, door), job.over.how()) {
         (Verdict::Misdirected, _) => callback::reply(StatusCode::MISDIRECTED_REQUEST, None, None),
         (Verdict::Nothing, _) => callback::reply(StatusCode::NOT_FOUND, None, None),

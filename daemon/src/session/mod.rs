@@ -10,6 +10,8 @@ mod callback;
 mod facts;
 #[cfg(test)]
 mod fakes;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod handle;
 mod machine;
 mod pages;

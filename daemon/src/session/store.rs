@@ -125,7 +125,7 @@ impl Store {
     }
 }
 
-fn encode(login: &Login) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(super) fn encode(login: &Login) -> io::Result<Zeroizing<Vec<u8>>> {
     let record = Record {
         version: VERSION,
         address: login.address.to_string().into(),
@@ -141,7 +141,7 @@ fn encode(login: &Login) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(res)
 }
 
-fn decode(bytes: &[u8], address: &Address) -> Result<Login, String> {
+pub(super) fn decode(bytes: &[u8], address: &Address) -> Result<Login, String> {
     if bytes.len() > FILE_MOST {
         return Err("it is too large".to_owned());
     }

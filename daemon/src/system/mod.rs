@@ -3,6 +3,8 @@
 
 pub mod channel;
 pub mod errors;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod limits;
 pub mod plain_file;
 pub mod network;
@@ -16,5 +18,5 @@ pub mod users;
 
 #[cfg(target_os = "linux")]
 pub mod proc_net;
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", test, feature = "fuzzing"))]
 pub mod sock_diag;

@@ -6,6 +6,8 @@
 pub mod carrier;
 mod certificate;
 mod dial;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod get;
 mod h1;
 mod handshake;
