@@ -6,7 +6,7 @@
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{api, config, session, system, upstream};
+use crate::{api, config, model, session, system, upstream};
 
 /// The most bytes that [`unpacked`] makes of its input.
 const UNPACKED_MOST: usize = 400 << 10;
@@ -17,13 +17,14 @@ struct Target {
     run: fn(&[u8]),
 }
 
-const TARGETS: [Target; 9] = [
+const TARGETS: [Target; 10] = [
     target("api", api::fuzz::api),
     target("callback", session::fuzz::callback),
     target("changes", config::fuzz::changes),
     target("config", config::fuzz::config),
     target("h1_head", upstream::fuzz::h1_head),
     target("host_match", config::fuzz::host_match),
+    target("model", model::model),
     target("route", config::fuzz::route),
     target("sock_diag", system::fuzz::sock_diag),
     target("token", session::fuzz::token),

@@ -35,6 +35,8 @@ pub mod load;
 pub mod lock;
 pub mod logging;
 pub mod manager;
+#[cfg(any(test, feature = "fuzzing"))]
+mod model;
 pub mod opener;
 pub mod points;
 pub mod portal;

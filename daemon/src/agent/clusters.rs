@@ -158,7 +158,7 @@ impl Agent {
 }
 
 /// Only the order of login addresses may differ, as when a tunnel is added, and the first is still one of them.
-fn is_same(old: &ClusterSpec, new: &ClusterSpec) -> bool {
+pub(crate) fn is_same(old: &ClusterSpec, new: &ClusterSpec) -> bool {
     let still_there = old
         .login_at
         .first()

@@ -58,6 +58,8 @@ use crate::{
         spares::Budget,
     },
 };
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use clusters::is_same;
 pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded, Refused, refusal};
 use ports::Ports;
 use showing::Showing;

@@ -14,6 +14,8 @@ mod fakes;
 pub(crate) mod fuzz;
 mod handle;
 mod machine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod model;
 mod pages;
 mod pomerium;
 mod store;

@@ -1,0 +1,20 @@
+//! Histories of pomd in virtual time: what programs, persons, servers and the machine do to it, in any order.
+//!
+//! `history` makes one of bytes, so that the fuzzer, the tests and a saved failure have one format; `oracle` knows what
+//! must never happen (spec.md, promises 1 to 6). `pure` lives through a history with the parts that need no runtime, in
+//! microseconds; `real` with the agent and its sessions as they are.
+
+mod history;
+mod oracle;
+mod pure;
+
+use history::History;
+
+/// Lives through the history that these bytes tell.
+pub(crate) fn model(bytes: &[u8]) {
+    let history = History::of(bytes);
+    pure::live(&history);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! What must never happen, whoever does what. Knows what was done to pomd and what was seen of it, and nothing of how it
+//! works.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::config::ClusterSpec;
+
+/// The longest that any connection waits: half a minute for nobody, then five minutes for a person.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30 + 300);
+
+/// Why something may happen now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// A person asked for a login.
+    Asked,
+    /// A person signed in.
+    SignedIn,
+    /// A person logged out.
+    LoggedOut,
+    /// The server refused the token that is held.
+    Refused,
+    /// Anything else.
+    Other,
+}
+
+/// What is known of one cluster.
+#[derive(Debug, Default)]
+struct Book {
+    token: Option<String>,
+    /// A login is being made, or is open.
+    live: bool,
+    /// pomd asked by itself, and nothing came of it.
+    asked: bool,
+    /// A person said logout; none asked since.
+    hushed: bool,
+    /// Persons who want pomd to show the login.
+    wishes: usize,
+    /// A program came since the machine slept.
+    demanded: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    books: BTreeMap<String, Book>,
+}
+
+impl Oracle {
+    fn book(&mut self, cluster: &str) -> &mut Book {
+        self.books.entry(cluster.to_owned()).or_default()
+    }
+
+    /// Another session stands for the cluster; it holds what the one before left, or the disk.
+    pub(crate) fn begun(&mut self, cluster: &str, token: Option<&str>) {
+        let book = Book {
+            token: token.map(str::to_owned),
+            ..Book::default()
+        };
+        self.books.insert(cluster.to_owned(), book);
+    }
+
+    /// pomd was killed.
+    pub(crate) fn forget(&mut self) {
+        self.books.clear();
+    }
+
+    /// The machine slept, or its clock was set forward by as much.
+    pub(crate) fn slept(&mut self) {
+        self.books.values_mut().for_each(|it| it.demanded = false);
+    }
+
+    pub(crate) fn demanded(&mut self, cluster: &str) {
+        self.book(cluster).demanded = true;
+    }
+
+    pub(crate) fn asked(&mut self, cluster: &str, shown_by_pomd: bool) {
+        let book = self.book(cluster);
+        // A person who is logged in is not asked.
+        if book.token.is_none() {
+            book.wishes += usize::from(shown_by_pomd);
+            (book.asked, book.hushed) = (false, false);
+        }
+    }
+
+    /// P1: one login at a time, and none by itself where pomd has asked in vain, or was told to be quiet.
+    pub(crate) fn started(&mut self, cluster: &str, cause: Cause) {
+        let book = self.book(cluster);
+        assert!(!book.live, "{cluster}: two logins at once");
+        let by_itself = cause != Cause::Asked;
+        assert!(
+            !by_itself || !book.asked,
+            "{cluster}: asked again by itself"
+        );
+        assert!(
+            !by_itself || !book.hushed,
+            "{cluster}: asked after a logout"
+        );
+        book.live = true;
+    }
+
+    /// P1: no second tab by itself, and none for a program from before a sleep.
+    pub(crate) fn shown(&mut self, cluster: &str) {
+        let book = self.book(cluster);
+        assert!(book.live, "{cluster}: a link of no login is shown");
+        assert!(
+            book.wishes > 0 || !book.asked,
+            "{cluster}: a second tab by itself"
+        );
+        assert!(
+            book.wishes > 0 || book.demanded,
+            "{cluster}: a tab after a sleep"
+        );
+        book.wishes = book.wishes.saturating_sub(1);
+        book.asked = true;
+    }
+
+    /// The wish of whoever asks just now is for the next one.
+    pub(crate) fn ended(&mut self, cluster: &str, cause: Cause) {
+        let book = self.book(cluster);
+        assert!(book.live, "{cluster}: no login is there to end");
+        book.live = false;
+        if cause != Cause::Asked {
+            book.wishes = 0;
+        }
+    }
+
+    /// The login came to no link: whoever asked was told so, and nobody was asked.
+    pub(crate) fn failed(&mut self, cluster: &str) {
+        let book = self.book(cluster);
+        (book.live, book.wishes) = (false, 0);
+    }
+
+    /// P2: a token is replaced only by one that a person just brought.
+    pub(crate) fn kept(&mut self, cluster: &str, token: &str, cause: Cause) {
+        assert_eq!(cause, Cause::SignedIn, "{cluster}: a token from nowhere");
+        let book = self.book(cluster);
+        assert!(book.live, "{cluster}: a token of no login");
+        *book = Book {
+            token: Some(token.to_owned()),
+            ..Book::default()
+        };
+    }
+
+    /// P2: only the server's word of this very token, or a person's, ends one.
+    pub(crate) fn forgotten(&mut self, cluster: &str, cause: Cause) {
+        assert!(
+            matches!(cause, Cause::LoggedOut | Cause::Refused),
+            "{cluster}: a good token is forgotten"
+        );
+        let book = self.book(cluster);
+        book.token = None;
+        book.hushed |= cause == Cause::LoggedOut;
+    }
+
+    /// P2 once more, by what is there after each thing that happens.
+    pub(crate) fn holds(&mut self, cluster: &str, token: Option<&str>) {
+        let book = self.book(cluster);
+        assert_eq!(
+            token,
+            book.token.as_deref(),
+            "{cluster}: another token than it should be"
+        );
+    }
+
+    /// P8: no token crosses clusters: it is used where it was made.
+    pub(crate) fn used(&mut self, cluster: &str, spec: &ClusterSpec, token: &str) {
+        let at = token.split_once('@').map(|it| it.1);
+        let made_here = spec
+            .login_at
+            .iter()
+            .any(|it| Some(it.host.to_string().as_str()) == at);
+        assert!(made_here, "{cluster}: the token {token} was made elsewhere");
+    }
+
+    /// P5: nothing waits for ever.
+    pub(crate) fn waited(&self, cluster: &str, waited: Duration) {
+        assert!(
+            waited <= PATIENCE,
+            "{cluster}: a connection waits {waited:?}"
+        );
+    }
+}
