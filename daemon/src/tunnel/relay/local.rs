@@ -86,7 +86,13 @@ impl Local {
 }
 
 fn is_held(socket: &TcpStream) -> Option<bool> {
-    let (ours, theirs) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
+    let theirs = match socket.peer_addr() {
+        Ok(theirs) => theirs,
+        // It was reset: there is no other end any more.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => return Some(false),
+        Err(_) => return None,
+    };
+    let ours = socket.local_addr().ok()?;
     if !theirs.ip().to_canonical().is_loopback() {
         return None;
     }
