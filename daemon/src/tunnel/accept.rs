@@ -57,6 +57,12 @@ pub(super) async fn accept(
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 it = next(listeners, &mut turn) => it,
+                // Nobody waits, and there was a descriptor to find that out with.
+                () = std::future::ready(()), if exhausted => {
+                    exhausted = false;
+                    door.relieved();
+                    continue;
+                }
             },
             Err(error) => Err(error),
         };
