@@ -9,12 +9,14 @@ mod door;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod query;
+mod reserve;
 mod routes;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use connect::Upgraded;
 use control::socket::socket;
+use reserve::Reserve;
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,11 +26,11 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
     agent::AgentHandle, load::Reloads, logging::Recent, points::Points, restart::Restart,
-    system::channel::Channel,
+    system::{channel::Channel, errors},
 };
 
 /// How many clients may be connected at once.
@@ -61,6 +63,7 @@ pub struct Api {
 /// Answers clients until `api.stop`, then lets answers under way end.
 pub async fn serve(api: Arc<Api>, bound: Channel) {
     let mut clients = JoinSet::new();
+    let mut reserve = Reserve::new();
     // Clients that were handed a route: they may stay for days, and do not count among those that ask.
     let mut carried = JoinSet::new();
     loop {
@@ -69,8 +72,13 @@ pub async fn serve(api: Arc<Api>, bound: Channel) {
             () = api.stop.cancelled() => break,
             Some(_) = carried.join_next() => continue,
             Some(ended) = clients.join_next() => {
-                if let Ok(Some(upgraded)) = ended {
-                    carried.spawn(Upgraded::carry(upgraded, api.stop.clone()));
+                reserve.refill();
+                match ended {
+                    Ok(None) => {}
+                    Ok(Some(upgraded)) => {
+                        carried.spawn(Upgraded::carry(upgraded, api.stop.clone()));
+                    }
+                    Err(error) => error!("a client of the control socket met a fault inside pomd: {error}"),
                 }
                 continue;
             }
@@ -83,6 +91,7 @@ pub async fn serve(api: Arc<Api>, bound: Channel) {
             Ok(None) => {
                 warn!("somebody else's program connected to the control socket and was turned away")
             }
+            Err(error) if errors::is_out_of_descriptors(&error) && reserve.spend() => {}
             Err(error) => {
                 warn!("cannot accept a client on the control socket: {error}");
                 tokio::time::sleep(ACCEPT_AGAIN).await;
