@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{process::Command, runtime::Handle};
 
-use crate::session::Open;
+use crate::{session::Open, system::limits};
 use control::wire::BrowserChoice;
 
 /// How long a program is watched for a failure; a browser that runs on is a good sign.
@@ -130,6 +130,9 @@ fn run(words: &[String], exit_code_counts: bool) -> Result<(), String> {
     let mut child = command
         .spawn()
         .map_err(|it| format!("cannot run {program}: {it}"))?;
+    if let Some(id) = child.id() {
+        limits::give_back_descriptors(id);
+    }
     let begun = Instant::now();
     loop {
         match child.try_wait() {

@@ -1,6 +1,9 @@
 //! Limits that the system sets.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::OnceLock};
+
+/// The soft limit of descriptors before it was raised.
+static BEFORE: OnceLock<u64> = OnceLock::new();
 
 /// How many descriptors this process may have, if there is a limit.
 pub fn descriptors() -> Option<u64> {
@@ -23,8 +26,9 @@ pub fn raise_descriptors() {
         current: limit.maximum,
         maximum: limit.maximum,
     };
+    let before = limit.current.unwrap_or(u64::MAX);
+    let _ = BEFORE.set(before);
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        let before = limit.current.unwrap_or(u64::MAX);
         tracing::warn!("cannot raise the limit of {before} open descriptors: {error}");
     }
 }
@@ -32,6 +36,28 @@ pub fn raise_descriptors() {
 /// Windows has no such limit.
 #[cfg(not(unix))]
 pub fn raise_descriptors() {}
+
+/// Gives a child that was just started the limit back that it would have had without us: programs that were built for a
+/// low one may spend much on a high one.
+#[cfg(target_os = "linux")]
+pub fn give_back_descriptors(child: u32) {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+    let Some(before) = BEFORE.get() else { return };
+    let limit = Rlimit {
+        current: Some(*before),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    if let Some(child) = Pid::from_raw(child.cast_signed())
+        && let Err(error) = prlimit(Some(child), Resource::Nofile, limit)
+    {
+        tracing::debug!("a child keeps the high limit of descriptors: {error}");
+    }
+}
+
+/// Other systems cannot set the limits of another process.
+#[cfg(not(target_os = "linux"))]
+pub fn give_back_descriptors(_: u32) {}
 
 /// No core file and no debugger of the same user may read the tokens in memory (A21). Best effort.
 pub fn keep_memory_private() {
