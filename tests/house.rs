@@ -10,6 +10,7 @@ use std::{
 
 use integration::{
     binary::{binary, root},
+    matrix,
     pomd::{Setup, run},
 };
 
@@ -241,6 +242,19 @@ fn pomd_has_one_runtime_and_one_tls_and_nothing_of_the_tests() {
     ] {
         assert!(!crates.contains(foreign), "pomd links {foreign}");
     }
+}
+
+#[test]
+fn the_table_of_faults_is_that_of_the_sources() {
+    let without_results = |it: &str| matrix::without_results(it);
+    let (committed, now) = (matrix::committed(), matrix::table(""));
+    let (committed, now) = (without_results(&committed), without_results(&now));
+    let missing: Vec<_> = now.iter().filter(|it| !committed.contains(it)).collect();
+    let stale: Vec<_> = committed.iter().filter(|it| !now.contains(it)).collect();
+    assert!(
+        missing.is_empty() && stale.is_empty(),
+        "run: cargo run -p integration --bin faults-table\nmissing: {missing:#?}\nstale: {stale:#?}"
+    );
 }
 
 #[test]

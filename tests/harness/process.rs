@@ -116,6 +116,15 @@ impl Process {
     }
 }
 
+/// The CPU time that a process has used, in ticks of 10 ms.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    let stat = stat.unwrap_or_else(|error| panic!("the times of {pid}: {error}"));
+    let fields = stat.rsplit_once(')').map_or("", |it| it.1).split(' ');
+    let times = fields.skip(12).take(2).map(|it| it.parse::<u64>());
+    times.map(Result::unwrap_or_default).sum()
+}
+
 impl Drop for Process {
     #[expect(
         clippy::print_stderr,
