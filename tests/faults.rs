@@ -1,8 +1,14 @@
 //! What goes wrong on one machine, and what must not be lost by it; each test names its row of the fault matrix.
 
+mod config;
+mod control_api;
+mod descriptors;
+mod growth;
 mod login;
 mod process;
+mod secrets;
 mod state;
+mod time;
 mod token;
 
 use std::{net::SocketAddr, process::Command};

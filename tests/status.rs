@@ -11,6 +11,7 @@ use integration::{
     corp::{Corp, tunnel},
     eventually,
     pomd::{Pomd, find_tunnel, free_port},
+    process::cpu_ticks,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
@@ -123,13 +124,6 @@ async fn counters_alone_are_told_at_most_once_a_second() {
     }
 }
 
-/// The CPU time that a process has used, in ticks of 10 ms.
-fn cpu(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split(' ').collect();
-    fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()
-}
-
 /// Memory in KiB.
 fn memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -146,10 +140,10 @@ async fn watching_an_idle_connection_costs_nothing() {
     let mut events = pomd.client().events().await.unwrap();
     // Until everything is told that moved.
     while timeout(SECOND * 2, events.next()).await.is_ok() {}
-    let before = cpu(pomd.pid());
+    let before = cpu_ticks(pomd.pid());
     let quiet = timeout(SECOND * 3, events.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
-    let used = cpu(pomd.pid()) - before;
+    let used = cpu_ticks(pomd.pid()) - before;
     assert!(used <= 10, "{used} ticks in 3 s");
 }
 

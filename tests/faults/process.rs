@@ -1,5 +1,7 @@
 //! Two at once, signals, leftovers of a crash, going into the background.
 
+mod parts;
+
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, net::UnixListener},

@@ -1,0 +1,80 @@
+//! The control socket in a storm. How it takes bad, slow and idle clients stands in `status::attacks`.
+
+use control::{client::Client, wire::TunnelState};
+use gateway::Upstream;
+use integration::{corp::Corp, pomd::tunnel, witness::Witness};
+use tokio::{io::AsyncWriteExt, net::UnixStream, task::JoinSet};
+
+use super::{ECHO, SSH, TUNNELS, carries};
+
+/// Commands at once.
+const COMMANDS: usize = 1_000;
+/// Clients that give commands at the same time: a few less than there are places.
+const CLIENTS: usize = 50;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn q4_a_storm_of_commands_ends_as_the_last_one_says() {
+    let corp = Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
+    let pomd = corp.logged_in(&TUNNELS).await;
+    let mut witness = Witness::new(&pomd, "echo").await;
+    let mut storm = JoinSet::new();
+    for n in 0..CLIENTS {
+        let client = pomd.client();
+        storm.spawn(async move {
+            for m in 0..COMMANDS / CLIENTS {
+                match (n + m) % 3 {
+                    0 => drop(client.down("ssh", false).await.unwrap()),
+                    1 => drop(client.up("ssh").await.unwrap()),
+                    _ => drop(client.reload().await.unwrap()),
+                }
+            }
+        });
+    }
+    while let Some(ended) = storm.join_next().await {
+        ended.unwrap();
+        witness.carries().await;
+    }
+    for n in 0..100 {
+        let last = if n % 2 == 0 {
+            pomd.client().down("ssh", false).await.unwrap();
+            TunnelState::Down
+        } else {
+            pomd.client().up("ssh").await.unwrap();
+            TunnelState::Up
+        };
+        assert_eq!(tunnel(&pomd.status().await, "ssh").state, last);
+    }
+    carries(&pomd, "ssh").await;
+    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn q4_a_client_that_dies_before_its_answer_is_obeyed_and_leaves_nothing_behind() {
+    let corp = Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
+    let pomd = corp.logged_in(&TUNNELS).await;
+    let witness = Witness::new(&pomd, "echo").await;
+    let command =
+        |path: &str| format!("POST {path} HTTP/1.1\r\nhost: pomd\r\ncontent-length: 0\r\n\r\n");
+    for _ in 0..50 {
+        for path in [
+            "/v1/tunnels/ssh/up",
+            "/v1/reload",
+            "/v1/clusters/corp/login",
+        ] {
+            let mut stream = UnixStream::connect(pomd.setup().socket()).await.unwrap();
+            stream.write_all(command(path).as_bytes()).await.unwrap();
+        }
+        // Half of one.
+        let mut stream = UnixStream::connect(pomd.setup().socket()).await.unwrap();
+        let half = command("/v1/tunnels/echo/down");
+        stream.write_all(&half.as_bytes()[..40]).await.unwrap();
+    }
+    let mut stream = UnixStream::connect(pomd.setup().socket()).await.unwrap();
+    let down = command("/v1/tunnels/ssh/down");
+    stream.write_all(down.as_bytes()).await.unwrap();
+    drop(stream);
+    pomd.wait_for_tunnel("ssh", TunnelState::Down).await;
+    Client::new(pomd.setup().socket()).up("ssh").await.unwrap();
+    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    assert_eq!(corp.gateway.stats().sign_ins, 1);
+}

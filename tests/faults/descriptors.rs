@@ -1,0 +1,275 @@
+//! Listeners, and descriptors that run out.
+
+use std::{fs, process::Command, time::Duration};
+
+use control::wire::{Code, TunnelState};
+use gateway::Upstream;
+use integration::{
+    binary::binary,
+    corp::Corp,
+    eventually,
+    person::write_script,
+    pomd::{Pomd, Setup, run, tunnel},
+    process::cpu_ticks,
+    trial::Trial,
+    witness::{Witness, at_rest, echoes, usage},
+};
+use rustix::process::{Resource, getrlimit};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
+
+use super::{ECHO, SSH, TUNNELS, carries};
+
+async fn corp() -> Corp {
+    Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
+}
+
+/// F10: at most 2 % of a core, and accepting again within 200 ms; as much again many times over is for a busy machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn e1_f10_at_the_limit_of_descriptors_it_waits_cheaply_answers_and_goes_on_when_there_are_some()
+ {
+    const LIMIT: u64 = 64;
+    const MEASURED: Duration = Duration::from_secs(3);
+    let corp = corp().await;
+    let setup = Setup::new(&corp.config(&TUNNELS)).before(&format!("ulimit -n {LIMIT}"));
+    let pomd = setup.start().await;
+    corp.log_in(&pomd).await;
+    let mut witness = Witness::new(&pomd, "echo").await;
+    let address = pomd.address("ssh").await;
+    // As many as fit are carried.
+    let mut open = Vec::new();
+    let room = LIMIT - at_rest(&pomd).await.descriptors.unwrap();
+    for _ in 0..room / 2 - 2 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        echoes(&mut stream, b"open").await;
+        open.push(stream);
+    }
+    let mut more = Vec::new();
+    for _ in open.len()..200 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Some hear at once that there is no room for them.
+        let _ = stream.write_all(b"more").await;
+        more.push(stream);
+    }
+    let told = pomd
+        .wait_for("the limit is told", |it| {
+            let reason = tunnel(it, "ssh").reason.as_ref();
+            reason.is_some_and(|it| {
+                let words = it.message.to_lowercase();
+                words.contains(&format!("{LIMIT} descriptors")) || words.contains("open files")
+            })
+        })
+        .await;
+    assert_eq!(tunnel(&told, "ssh").state, TunnelState::Error);
+    let before = cpu_ticks(pomd.pid());
+    // Not a wait for a state: what is measured is that time passes cheaply.
+    tokio::time::sleep(MEASURED).await;
+    let spent = cpu_ticks(pomd.pid()) - before;
+    // Two for each second, as a tick is a hundredth.
+    assert!(spent <= 2 * MEASURED.as_secs(), "{spent} ticks");
+    for stream in &mut open {
+        echoes(stream, b"still open").await;
+    }
+    witness.carries().await;
+    assert_eq!(pomd.status().await.pomd.pid, pomd.pid());
+    for stream in open.drain(..).chain(more) {
+        stream.set_zero_linger().unwrap();
+    }
+    let freed = Instant::now();
+    carries(&pomd, "ssh").await;
+    assert!(
+        freed.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        freed.elapsed()
+    );
+    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    pomd.wait_for_tunnel("ssh", TunnelState::Up).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_the_soft_limit_is_raised_and_children_get_the_old_one_back() {
+    const SOFT: u64 = 1024;
+    let hard = getrlimit(Resource::Nofile).maximum;
+    if hard.is_some_and(|it| it <= SOFT) {
+        let test = "e2_the_soft_limit_is_raised_and_children_get_the_old_one_back";
+        return integration::skipped(test, "the hard limit is too low");
+    }
+    let corp = corp().await;
+    let setup = Setup::new("").before(&format!("ulimit -Sn {SOFT}"));
+    let (script, file) = (setup.folder().join("asks"), setup.folder().join("limit"));
+    write_script(
+        &script,
+        "sleep 0.3; ulimit -Sn > \"$1.new\" && mv \"$1.new\" \"$1\"",
+    );
+    let browser = format!("browser = [{script:?}, {file:?}]");
+    let config = corp.config(&TUNNELS);
+    let config = config.replace(&format!("browser = {}", corp.links.key()), &browser);
+    assert!(config.contains(&browser), "{config}");
+    fs::write(setup.config_file(), config).unwrap();
+    let pomd = setup.start().await;
+    assert_eq!(usage(&pomd).await.descriptors_most, hard);
+    let mut waiting = pomd.connect("echo").await;
+    waiting.write_all(b"x").await.unwrap();
+    let said = eventually("the child says its limit", async || {
+        fs::read_to_string(&file).ok()
+    })
+    .await;
+    assert_eq!(said.trim(), SOFT.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_accepts_that_fail_are_tried_again_and_a_broken_listener_is_bound_anew() {
+    // ECONNABORTED, EPERM, ENETDOWN, EPROTO: nothing. ENOBUFS, EMFILE: told while it lasts. EBADF, EINVAL: bound anew.
+    let corp = corp().await;
+    let (trial, setup) = Trial::new(Setup::new(&corp.config(&TUNNELS)));
+    let pomd = setup.start().await;
+    corp.log_in(&pomd).await;
+    for error in [103, 1, 100, 71] {
+        let witness = Witness::new(&pomd, "echo").await;
+        trial.plan(&[&format!("accept 1-40 error {error}")]);
+        for _ in 0..3 {
+            carries(&pomd, "ssh").await;
+        }
+        let status = pomd.status().await;
+        assert_eq!(tunnel(&status, "ssh").state, TunnelState::Up, "{error}");
+        trial.plan(&[]);
+        witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    }
+    for error in [105, 24] {
+        let witness = Witness::new(&pomd, "echo").await;
+        let address = pomd.address("ssh").await;
+        trial.plan(&[&format!("accept 1-20 error {error}")]);
+        let told = pomd.wait_for("it is told", |it| {
+            let reason = tunnel(it, "ssh").reason.as_ref();
+            reason.is_some_and(|it| it.code == Code::Local)
+        });
+        // One that opens would show that all is well.
+        let gone = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            stream.set_zero_linger().unwrap();
+        };
+        tokio::join!(told, gone);
+        pomd.wait_for_tunnel("ssh", TunnelState::Up).await;
+        trial.plan(&[]);
+        witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    }
+    for error in [9, 22] {
+        let witness = Witness::new(&pomd, "echo").await;
+        let address = pomd.address("ssh").await;
+        trial.plan(&[&format!("accept 1 error {error}")]);
+        let told = pomd.wait_for_tunnel("ssh", TunnelState::Busy);
+        let (told, ()) = tokio::join!(told, carries(&pomd, "ssh"));
+        let reason = told.reason.unwrap();
+        assert_eq!(reason.code, Code::Local, "{reason:?}");
+        pomd.wait_for_tunnel("ssh", TunnelState::Up).await;
+        assert_eq!(pomd.address("ssh").await, address);
+        witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+        trial.plan(&[]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e5_clients_that_leave_at_once_leave_nothing_behind_and_reach_no_service() {
+    const CLIENTS: u64 = 6_000;
+    let corp = corp().await;
+    let pomd = corp.logged_in(&TUNNELS).await;
+    let mut witness = Witness::new(&pomd, "echo").await;
+    let address = pomd.address("ssh").await;
+    let before = corp.gateway.stats().connects;
+    for n in 0..CLIENTS {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        match n % 60 {
+            // It said something: it may well be meant.
+            0 => drop(stream.write_all(b"and gone").await),
+            it if it % 2 == 0 => {}
+            _ => stream.set_zero_linger().unwrap(),
+        }
+        drop(stream);
+        if n % 500 == 0 {
+            witness.carries().await;
+        }
+    }
+    pomd.wait_for("all are gone", |it| {
+        let counts = tunnel(it, "ssh").connections;
+        counts.open + counts.waiting == 0 && counts.total >= CLIENTS / 2
+    })
+    .await;
+    let reached = corp.gateway.stats().connects - before;
+    assert!(reached <= CLIENTS / 60 + 1, "{reached} reached a service");
+    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+}
+
+/// Runs these shell words in the network namespace of this pomd.
+fn within(pomd: &Pomd, words: &str) {
+    let mut command = Command::new("nsenter");
+    command.args(["-n", "-t", &pomd.pid().to_string()]);
+    let output = command.args(["/bin/sh", "-c", words]).output().unwrap();
+    assert!(output.status.success(), "{words}: {output:?}");
+}
+
+/// What a program in the namespace of this pomd hears at an address.
+async fn hears(pomd: &Pomd, address: &str) -> String {
+    let mut command = Command::new("nsenter");
+    command.args(["-n", "-t", &pomd.pid().to_string()]);
+    command
+        .arg(binary("stranger"))
+        .args(["connect", address, "1"]);
+    let output = run(command, integration::PATIENCE).await;
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e6_an_address_that_the_machine_lacks_is_left_out_and_loopback_is_taken_when_it_is_up() {
+    let test =
+        "e6_an_address_that_the_machine_lacks_is_left_out_and_loopback_is_taken_when_it_is_up";
+    let tried = Command::new("unshare")
+        .args(["-n", "ip", "link", "set", "lo", "up"])
+        .output();
+    if !tried.is_ok_and(|it| it.status.success()) {
+        return integration::skipped(test, "there are no network namespaces");
+    }
+    let corp = corp().await;
+    let config = corp.config(&[("ssh", SSH)]);
+    let config = config.replace(&corp.links.key(), "\"none\"");
+    let no_v6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6";
+    let no_v4 = "ip addr del 127.0.0.1/8 dev lo";
+    let up = "ip link set lo up";
+    for (furnish, there, missing, mend) in [
+        (
+            format!("{no_v6} && {up}"),
+            "127.0.0.1",
+            "[::1]",
+            "echo 0 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip addr add ::1/128 dev lo 2>/dev/null || true",
+        ),
+        (
+            format!("{up} && {no_v4}"),
+            "[::1]",
+            "127.0.0.1",
+            "ip addr add 127.0.0.1/8 dev lo",
+        ),
+    ] {
+        let setup = Setup::new(&config).inside(&["-n"], &furnish);
+        let pomd = setup.start().await;
+        let it = pomd.wait_for_tunnel("ssh", TunnelState::Login).await;
+        let port = it.listen[0].rsplit_once(':').unwrap().1.to_owned();
+        assert_eq!(it.listen, [format!("{there}:{port}")], "{furnish}");
+        let heard = hears(&pomd, &it.listen[0]).await;
+        assert!(heard.starts_with("ended after"), "{furnish}: {heard}");
+        within(&pomd, mend);
+        // Whoever asks for it has both; that no login is there to prove it with is another matter.
+        pomd.client().down("ssh", false).await.unwrap();
+        let _ = pomd.client().up("ssh").await;
+        let status = pomd.status().await;
+        let both = &tunnel(&status, "ssh").listen;
+        assert!(both.len() == 2 && both.iter().any(|it| it.starts_with(missing)));
+        for address in both {
+            let heard = hears(&pomd, address).await;
+            assert!(heard.starts_with("ended after"), "{address}: {heard}");
+        }
+    }
+    // Loopback is down: it can be bound, and serves as soon as it is up.
+    let pomd = Setup::new(&config).inside(&["-n"], "true").start().await;
+    let it = pomd.wait_for_tunnel("ssh", TunnelState::Login).await;
+    within(&pomd, up);
+    let heard = hears(&pomd, &it.listen[0]).await;
+    assert!(heard.starts_with("ended after"), "{heard}");
+}
