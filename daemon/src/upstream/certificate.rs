@@ -240,8 +240,10 @@ pub(super) fn wants_certificate(alert: AlertDescription, asked: bool) -> bool {
         AlertDescription::CertificateRequired
         | AlertDescription::UnknownCA
         | AlertDescription::BadCertificate => true,
-        // Servers say this for many reasons; after a request for a certificate it is the one.
+        // Servers say these for many reasons; after a request for a certificate it is the one. A bad signature may also
+        // be one by an authority that was renewed under its old name.
         AlertDescription::HandshakeFailure
+        | AlertDescription::DecryptError
         | AlertDescription::CertificateUnknown
         | AlertDescription::CertificateExpired
         | AlertDescription::CertificateRevoked
@@ -412,10 +414,12 @@ mod tests {
                 AlertDescription::CertificateRequired,
                 asked
             ));
-            assert_eq!(
-                wants_certificate(AlertDescription::HandshakeFailure, asked),
-                asked
-            );
+            for alert in [
+                AlertDescription::HandshakeFailure,
+                AlertDescription::DecryptError,
+            ] {
+                assert_eq!(wants_certificate(alert, asked), asked);
+            }
             assert!(!wants_certificate(AlertDescription::ProtocolVersion, asked));
         }
     }
