@@ -43,7 +43,7 @@ end
 pub struct Envoy {
     process: Process,
     address: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Envoy {
@@ -79,7 +79,7 @@ impl Envoy {
         Self {
             process,
             address,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -88,20 +88,38 @@ impl Envoy {
         self.address
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Takes no more connections; those that are open live on.
+    pub async fn drain(&self) {
+        let answer = asked(&self.folder.path().join("admin"), "POST /drain_listeners").await;
+        let done = answer.is_some_and(|it| it.starts_with("HTTP/1.1 200"));
+        assert!(done, "Envoy does not drain");
+    }
+
     /// Sends it a signal: `KILL`, `STOP`, `CONT`.
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);
     }
 }
 
-/// Asks the admin port where the listener is, once there is an answer.
-async fn listening(admin: &Path) -> Option<SocketAddr> {
+/// Asks the admin port; the whole answer.
+async fn asked(admin: &Path, request: &str) -> Option<String> {
     let admin = fs::read_to_string(admin).ok()?;
     let mut stream = TcpStream::connect(admin.trim()).await.ok()?;
-    let ask = "GET /listeners?format=json HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n";
+    let ask = format!("{request} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
     stream.write_all(ask.as_bytes()).await.ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
+}
+
+/// Asks the admin port where the listener is, once there is an answer.
+async fn listening(admin: &Path) -> Option<SocketAddr> {
+    let answer = asked(admin, "GET /listeners?format=json").await?;
     let port = answer.split("\"port_value\":").nth(1)?;
     let port = port.trim_start();
     let port = port.split(|it: char| !it.is_ascii_digit()).next()?;

@@ -6,12 +6,17 @@
 pub mod binary;
 pub mod client;
 pub mod corp;
+pub mod descriptors;
 pub mod envoy;
 pub mod matrix;
+pub mod names;
+pub mod namespace;
 pub mod notify;
 pub mod person;
 pub mod pomd;
 pub mod process;
+pub mod relay;
+pub mod scene;
 pub mod setup;
 pub mod ssh;
 pub mod stranger;

@@ -121,9 +121,16 @@ impl Pomd {
 
     /// A connection to the tunnel.
     pub async fn connect(&self, name: &str) -> TcpStream {
-        let address = self.address(name).await;
-        let stream = TcpStream::connect(address).await;
-        stream.unwrap_or_else(|error| panic!("{name} at {address}: {error}"))
+        self.dial(self.address(name).await).await
+    }
+
+    /// A connection to an address where it listens.
+    pub async fn dial(&self, address: SocketAddr) -> TcpStream {
+        let stream = match self.setup.machine() {
+            Some(machine) => machine.connect(address),
+            None => TcpStream::connect(address).await,
+        };
+        stream.unwrap_or_else(|error| panic!("{address}: {error}"))
     }
 
     /// Replaces the configuration file, as careful editors do.

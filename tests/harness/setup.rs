@@ -5,11 +5,12 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use tempfile::TempDir;
 
-use crate::{binary::binary, pomd::Pomd, process::Process};
+use crate::{binary::binary, namespace::Machine, pomd::Pomd, process::Process};
 
 /// How a pomd is started.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub struct Setup {
     /// What the shell is started by, such as `unshare -m`.
     inside: Vec<String>,
     program: Option<PathBuf>,
+    machine: Option<Arc<Machine>>,
 }
 
 impl Setup {
@@ -37,6 +39,7 @@ impl Setup {
             before: None,
             inside: Vec::new(),
             program: None,
+            machine: None,
         };
         let made = fs::DirBuilder::new().mode(0o700).create(res.runtime());
         made.unwrap_or_else(|error| panic!("{}: {error}", res.runtime().display()));
@@ -81,6 +84,18 @@ impl Setup {
     pub fn program(mut self, program: PathBuf) -> Self {
         self.program = Some(program);
         self
+    }
+
+    /// On this machine.
+    pub fn on(mut self, machine: Arc<Machine>) -> Self {
+        self.before = Some(machine.enter());
+        self.machine = Some(machine);
+        self
+    }
+
+    /// The machine it is on, if that is another one than ours.
+    pub fn machine(&self) -> Option<&Machine> {
+        self.machine.as_deref()
     }
 
     /// The folder that holds everything.

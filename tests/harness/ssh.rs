@@ -268,3 +268,21 @@ impl Ssh {
             .stdin(Stdio::null());
     }
 }
+
+/// What a real ssh prints when pomd refuses it at `address`.
+pub async fn told(address: SocketAddr) -> String {
+    let mut command = Command::new(system("ssh"));
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
+    command
+        .args(["-F", "none", "-o", "BatchMode=yes", "-p", &port, "-l", "me"])
+        .arg(&ip);
+    let output = pomd::run(command, PATIENCE).await;
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(255), "{words}");
+    let told = format!("Received disconnect from {ip} port {port}:2: pomd: ");
+    let mut lines = words.lines().filter_map(|it| it.strip_prefix(&told));
+    let Some(line) = lines.next() else {
+        panic!("ssh was told nothing: {words:?}");
+    };
+    line.to_owned()
+}
