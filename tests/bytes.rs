@@ -3,7 +3,10 @@
 
 mod answers;
 mod cuts;
+mod duplex;
 mod flow;
+mod many;
+mod property;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,7 +14,7 @@ use gateway::Upstream;
 use integration::{
     PATIENCE,
     client::{Ending, read_all},
-    corp::Corp,
+    corp::{Corp, Who},
     pomd::Pomd,
 };
 use tokio::{
@@ -24,13 +27,6 @@ const ROUTE: &str = "service.corp.test:7000";
 /// Says back what it hears.
 const ECHO: &str = "echo.corp.test:7000";
 const TUNNELS: [(&str, &str); 2] = [("service", ROUTE), ("echo", ECHO)];
-
-/// Who plays Pomerium.
-#[derive(Clone, Copy, Debug)]
-enum Who {
-    Gateway,
-    Envoy,
-}
 
 /// A logged in pomd before one service that the test itself plays.
 struct Lab {
@@ -146,16 +142,3 @@ fn assert_same(got: &[u8], expected: &[u8]) {
         "{got_n} bytes instead of {expected_n}, the first {n} are the same"
     );
 }
-
-/// Runs each test with the gateway and with Envoy.
-macro_rules! with_both {
-    ($($test:ident)*) => {
-        mod gateway_ {
-            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test(super::Who::Gateway).await })*
-        }
-        mod envoy_ {
-            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test(super::Who::Envoy).await })*
-        }
-    };
-}
-use with_both;

@@ -2,6 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "this crate holds nothing but tests")]
 
+/// Runs each test with the gateway and with Envoy.
+macro_rules! with_both {
+    ($($test:ident)*) => {
+        mod gateway_ {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $test() {
+                super::$test(integration::corp::Who::Gateway).await
+            })*
+        }
+        mod envoy_ {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $test() {
+                super::$test(integration::corp::Who::Envoy).await
+            })*
+        }
+    };
+}
+
 mod attacks;
 mod bytes;
 mod clients;

@@ -1,6 +1,6 @@
 //! Ends at any byte, from either side: the other side sees a prefix, and a clean end only behind all of it.
 //!
-//! A failing case is printed small; to repeat it, put it into `again` of the test.
+//! A failing case is printed small; to repeat it, put it into `again` of the test, or give the seed again that is printed with it.
 
 use std::{
     net::SocketAddr,
@@ -9,54 +9,18 @@ use std::{
 
 use gateway::{End, Script};
 use integration::client::{Ending, pattern, read_all};
-use proptest::{
-    prelude::*,
-    test_runner::{Config, TestCaseError, TestRunner},
-};
+use proptest::prelude::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    runtime::Runtime,
     sync::watch,
     task::JoinSet,
 };
 
-use super::{Lab, ROUTE, Who, hear};
-
-/// Tries `cases` random ones, `again` first; the smallest that fails is printed.
-fn try_all<S: Strategy>(
-    cases: u32,
-    strategy: S,
-    again: impl IntoIterator<Item = S::Value>,
-    check: impl Fn(S::Value) -> Result<(), String>,
-) where
-    S::Value: Clone,
-{
-    for case in again {
-        let shown = format!("{case:?}");
-        check(case).unwrap_or_else(|why| panic!("{why}: {shown}"));
-    }
-    let mut runner = TestRunner::new(Config {
-        cases,
-        max_shrink_iters: 200,
-        failure_persistence: None,
-        ..Config::default()
-    });
-    let result = runner.run(&strategy, |case| check(case).map_err(TestCaseError::fail));
-    result.unwrap_or_else(|error| panic!("{error}"));
-}
-
-/// One that ends as quickly as it can: there are many cases.
-async fn lab(who: Who) -> Lab {
-    match who {
-        Who::Gateway => Lab::hasty().await,
-        Who::Envoy => Lab::new(who).await,
-    }
-}
-
-fn runtime() -> Runtime {
-    Runtime::new().unwrap()
-}
+use super::{
+    Lab, ROUTE, Who, hear,
+    property::{lab, runtime, try_all},
+};
 
 /// Sizes around those of records and buffers, and others.
 fn size() -> impl Strategy<Value = usize> {

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Lab, ROUTE, Who, assert_same, hear, whole, with_both};
+use super::{Lab, ROUTE, Who, assert_same, hear, whole};
 
 const MIB: usize = 1 << 20;
 
