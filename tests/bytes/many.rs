@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration::{PATIENCE, client::pattern, descriptors, scene::say};
+use integration::{PATIENCE, client::pattern, descriptors, witness::echoes};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Semaphore,
@@ -50,7 +50,7 @@ async fn b7_a_thousand_ping_pongs_beside_a_large_transfer_all_answer_and_none_st
         opening.spawn(async move {
             let _turn = turns.acquire_owned().await.unwrap();
             let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-            say(&mut stream, b"!").await;
+            echoes(&mut stream, b"!").await;
             stream
         });
     }

@@ -34,10 +34,12 @@ async fn waiting(pomd: &Pomd, n: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f11_l1_e2_one_login_serves_five_hundred_connections_of_fifty_tunnels_under_a_limit_of_1024()
- {
-    const CONNECTIONS: u32 = 500;
+async fn f11_l1_e2_one_login_serves_a_thousand_connections_of_fifty_tunnels_under_a_limit_of_1024()
+{
+    const CONNECTIONS: u32 = 1_000;
     const ROUTES: u32 = 50;
+    // Here are both ends of each.
+    integration::descriptors::raise();
     let routes: Vec<_> = (0..ROUTES)
         .map(|n| (format!("t{n}"), format!("service-{n}.corp.test:7000")))
         .collect();
@@ -51,7 +53,7 @@ async fn f11_l1_e2_one_login_serves_five_hundred_connections_of_fifty_tunnels_un
         .iter()
         .map(|(name, route)| (name.as_str(), route.as_str()))
         .collect();
-    // Each connection takes two descriptors, each tunnel two more: 1,100 in all.
+    // Each connection takes two descriptors, each tunnel two more: 2,100 in all.
     let setup = Setup::new(&corp.config(&tunnels)).before("ulimit -Sn 1024");
     let pomd = setup.start().await;
     let status = pomd

@@ -3,16 +3,16 @@
 use std::os::unix::process::ExitStatusExt;
 
 use control::wire::{ClusterState, Code, TunnelState};
-use gateway::{ANY, Door, End, Gate, Script, Upstream};
+use gateway::{ANY, Gate, Script, Upstream};
 use integration::{
     client::{Ending, read_all},
     corp::{CLUSTER, Corp},
-    pomd::{Pomd, Setup, cluster, tunnel},
+    pomd::{Pomd, Setup, cluster},
 };
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
 
-use super::{Cable, ECHO, SSH, TUNNELS, carries, echoes, login_reason, ssh_is_told};
+use super::{ECHO, SSH, TUNNELS, carries, echoes, login_reason, ssh_is_told};
 
 async fn corp() -> Corp {
     Corp::gateway(|it| {
@@ -24,22 +24,6 @@ async fn corp() -> Corp {
     .await
 }
 
-/// ssh is refused with these words, the status says the same, the token is kept.
-async fn ssh_is_refused(pomd: &Pomd, code: Code, words: &str) {
-    let address = pomd.address("ssh").await;
-    let told = ssh_is_told(address).await;
-    assert!(told.starts_with(words), "ssh was told {told:?}");
-    let status = pomd.status().await;
-    let ssh = tunnel(&status, "ssh");
-    let reason = ssh.reason.as_ref().unwrap();
-    assert_eq!((ssh.state, reason.code), (TunnelState::Error, code));
-    // What ssh is told may go on with near matches instead of the status code.
-    let message = reason.message.trim_end_matches(" (404)");
-    assert!(told.starts_with(message), "{told:?}, status {message:?}");
-    let state = cluster(&status, CLUSTER).state;
-    assert_eq!(state, ClusterState::LoggedIn, "after {told:?}");
-}
-
 /// Nobody was asked for a login since the first one, and both tunnels work.
 async fn all_is_well(corp: &Corp, pomd: &Pomd) {
     carries(pomd, "ssh").await;
@@ -47,112 +31,6 @@ async fn all_is_well(corp: &Corp, pomd: &Pomd) {
     pomd.wait_for_tunnel("ssh", TunnelState::Up).await;
     assert!(corp.links.all().is_empty());
     assert_eq!(corp.gateway.stats().sign_ins, 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn h1_refusals_keep_the_token_and_ssh_prints_each_in_words() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    for (status, code, words) in [
-        (
-            403,
-            Code::Forbidden,
-            "demo@example.com may not use ssh.corp.test:22 (403)",
-        ),
-        (404, Code::NoSuchRoute, "corp has no route ssh.corp.test:22"),
-        (
-            450,
-            Code::DeviceNotAllowed,
-            "corp doesn't know this device yet (450)",
-        ),
-        (
-            495,
-            Code::ClientCertificateRequired,
-            "corp wants a client certificate, and none is set (495)",
-        ),
-        (
-            502,
-            Code::UpstreamUnavailable,
-            "Pomerium can't reach the service behind ssh.corp.test:22 (502)",
-        ),
-        (
-            503,
-            Code::UpstreamUnavailable,
-            "Pomerium can't reach the service behind ssh.corp.test:22 (503)",
-        ),
-        (
-            429,
-            Code::Http,
-            "Pomerium did not open ssh.corp.test:22 (429)",
-        ),
-    ] {
-        corp.gateway.script(SSH, Script::refuse(status));
-        ssh_is_refused(&pomd, code, words).await;
-        // The other tunnel never notices.
-        carries(&pomd, "echo").await;
-        corp.gateway.forgive();
-        all_is_well(&corp, &pomd).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn h5_garbage_and_early_ends_keep_the_token() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    for script in [
-        Script::bytes("ICY 200 OK\r\n\r\n"),
-        Script::bytes(vec![0xff; 100]),
-        Script::bytes("HTTP/2.0 401 Unauthorized\r\n\r\n"),
-        Script::bytes("HTTP/1.1 401"),
-        Script::bytes(""),
-        Script::hang_up(End::Cut),
-        Script::hang_up(End::Reset),
-    ] {
-        let shown = format!("{script:?}");
-        corp.gateway.script(SSH, script);
-        let told = ssh_is_told(pomd.address("ssh").await).await;
-        let status = pomd.status().await;
-        let reason = tunnel(&status, "ssh").reason.clone().unwrap();
-        // ssh prints every sign beyond ASCII as numbers, so it is told others.
-        let message = reason.message.replace(['«', '»'], "\"");
-        let message = message.replace('…', "...").replace('\u{fffd}', "?");
-        assert_eq!(told, message, "{shown}");
-        let state = cluster(&status, CLUSTER).state;
-        assert_eq!(state, ClusterState::LoggedIn, "{shown}");
-        carries(&pomd, "echo").await;
-        corp.gateway.forgive();
-        all_is_well(&corp, &pomd).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn n1_t3_h9_a_network_that_is_gone_or_talks_nonsense_keeps_the_token() {
-    let corp = corp().await;
-    let mut cable = Cable::new(corp.address()).await;
-    let pomd = Pomd::start(&cable.config(&corp.config(&TUNNELS))).await;
-    corp.log_in(&pomd).await;
-    let mut open = pomd.connect("echo").await;
-    echoes(&mut open, b"before").await;
-    cable.cut().await;
-    let (_, ending) = read_all(&mut open).await;
-    assert_eq!(ending, Ending::Reset, "a cut is no clean end");
-    ssh_is_refused(&pomd, Code::Tcp, "cannot reach").await;
-    let mut refused = pomd.connect("echo").await;
-    refused.write_all(b"anybody?").await.unwrap();
-    assert_eq!(read_all(&mut refused).await, (Vec::new(), Ending::Reset));
-    cable.mend().await;
-    all_is_well(&corp, &pomd).await;
-    for door in [
-        Door::PlainHttp,
-        Door::Says(b"\x15\x03\x01 garbage".to_vec()),
-        Door::Hangs,
-    ] {
-        corp.gateway.door(door);
-        corp.gateway.nobody_waits().await;
-        ssh_is_refused(&pomd, Code::Tls, "").await;
-        corp.gateway.forgive();
-        all_is_well(&corp, &pomd).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,27 +7,26 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use control::wire::{ClusterState, Code, Reason, TunnelState};
+use control::wire::{ClusterState, Code, Reason, TunnelState, Usage};
 use gateway::Upstream;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy, split},
+    io::{AsyncWriteExt, copy, split},
     net::{TcpListener, TcpStream},
     sync::{Mutex, watch},
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use crate::{
-    PATIENCE,
     client::{Ending, read_all},
     corp::{CLUSTER, Corp, Who, tunnel},
-    descriptors,
     envoy::Envoy,
     eventually,
     namespace::{Machines, Wire},
     pomd::{Pomd, Setup, cluster, tunnel as shown},
     relay::Relay,
     ssh,
+    witness::{at_rest, echoes, threads, usage},
 };
 
 /// The tunnel that faults strike: it says back what it hears.
@@ -46,8 +45,6 @@ const OTHER_ROUTE: &str = "other.other.test:7000";
 const PACE: Duration = Duration::from_millis(50);
 /// How long a bystander's byte may take on a loaded machine, far below the limits of what it must not wait for.
 const UNDISTURBED: Duration = Duration::from_secs(4);
-/// For how long the descriptors are counted before a fault.
-const SETTLING: Duration = Duration::from_millis(300);
 
 /// A logged in pomd before a company that things happen to and a bystander.
 #[derive(Debug)]
@@ -77,7 +74,7 @@ struct Bystander {
 /// How things were before the first fault.
 #[derive(Debug)]
 struct Before {
-    descriptors: Option<usize>,
+    usage: Usage,
     sign_ins: u64,
     prompts: usize,
 }
@@ -134,10 +131,10 @@ impl Scene {
         }
         let address = pomd.address(OTHER).await;
         let mut open = pomd.dial(address).await;
-        say(&mut open, b"o").await;
+        echoes(&mut open, b"o").await;
         let mut res = Self {
             before: Before {
-                descriptors: None,
+                usage: Usage::default(),
                 sign_ins: corp.gateway.stats().sign_ins,
                 prompts: corp.links.all().len(),
             },
@@ -158,7 +155,7 @@ impl Scene {
             res.carries(SSH).await;
         }
         res.is_quiet().await;
-        res.before.descriptors = res.fewest_descriptors().await;
+        res.before.usage = at_rest(&res.pomd).await;
         res
     }
 
@@ -172,7 +169,7 @@ impl Scene {
     /// back for as long as the service might still answer.
     pub async fn open(&self, tunnel: &str) -> TcpStream {
         let mut stream = self.connect(tunnel).await;
-        say(&mut stream, b"!").await;
+        echoes(&mut stream, b"!").await;
         stream
     }
 
@@ -186,7 +183,7 @@ impl Scene {
     /// A new connection to the tunnel carries bytes.
     pub async fn carries(&self, tunnel: &str) {
         let mut stream = self.open(tunnel).await;
-        say(&mut stream, format!("hello {tunnel}").as_bytes()).await;
+        echoes(&mut stream, format!("hello {tunnel}").as_bytes()).await;
     }
 
     /// Does `what` while the bystander is carried: at least once, each time undisturbed, on an open connection and on new
@@ -246,8 +243,8 @@ impl Scene {
         reason
     }
 
-    /// Without a restart and without a login all is as before: new connections work, the status says so, no connection
-    /// and no descriptor is left of those that went wrong.
+    /// Without a restart and without a login all is as before: new connections work, the status says so, no connection,
+    /// no task and no descriptor is left of those that went wrong.
     pub async fn recovers(&self) {
         for tunnel in [ECHO, SSH] {
             self.carries(tunnel).await;
@@ -262,7 +259,7 @@ impl Scene {
         );
         assert_eq!(self.corp.gateway.stats().sign_ins, self.before.sign_ins);
         self.is_quiet().await;
-        self.has_no_more_descriptors().await;
+        self.takes_no_more().await;
     }
 
     /// Starts a new Envoy in the place of the one before; the wire leads there. Its address is another one.
@@ -294,35 +291,25 @@ impl Scene {
             .await;
     }
 
-    async fn has_no_more_descriptors(&self) {
-        let Some(before) = self.before.descriptors else {
-            return;
-        };
-        let what = format!("no more than the {before} descriptors of before");
+    async fn takes_no_more(&self) {
+        let before = self.before.usage;
+        let descriptors = before.descriptors.map(|it| it + threads());
+        let what = format!("no more tasks and descriptors than before: {before:?}");
         eventually(&what, async || {
-            descriptors::of(&self.pomd).filter(|it| *it <= before)
+            let now = usage(&self.pomd).await;
+            (now.descriptors <= descriptors && now.tasks <= before.tasks).then_some(())
         })
         .await;
-    }
-
-    async fn fewest_descriptors(&self) -> Option<usize> {
-        let end = Instant::now() + SETTLING;
-        let mut fewest = descriptors::of(&self.pomd)?;
-        while Instant::now() < end {
-            sleep(PACE / 10).await;
-            fewest = fewest.min(descriptors::of(&self.pomd)?);
-        }
-        Some(fewest)
     }
 }
 
 impl Bystander {
     async fn is_carried(&self, pomd: &Pomd) {
         let carried = async {
-            say(&mut *self.open.lock().await, b"b").await;
+            echoes(&mut *self.open.lock().await, b"b").await;
             let mut new = pomd.dial(self.address).await;
             reset_when_dropped(&new);
-            say(&mut new, b"y").await;
+            echoes(&mut new, b"y").await;
         };
         let carried = timeout(UNDISTURBED, carried).await;
         let asked = self.corp.links.all();
@@ -400,18 +387,4 @@ async fn serve(listener: TcpListener, ends: watch::Sender<()>) {
             }
         });
     }
-}
-
-/// Says `words` and hears them back.
-pub async fn say(stream: &mut TcpStream, words: &[u8]) {
-    let talking = async {
-        stream.write_all(words).await?;
-        let mut heard = vec![0; words.len()];
-        stream.read_exact(&mut heard).await?;
-        std::io::Result::Ok(heard)
-    };
-    let heard = timeout(PATIENCE, talking).await;
-    let heard = heard.unwrap_or_else(|_| panic!("no echo within {PATIENCE:?}"));
-    let heard = heard.unwrap_or_else(|error| panic!("no echo: {error}"));
-    assert!(heard == words, "the echo differs: {heard:?}");
 }

@@ -1,0 +1,208 @@
+//! A network that swallows, lies or is gone: with pomd on a machine of its own, behind wires that can be pulled.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use control::wire::Code;
+use integration::{
+    client::{Ending, read_all},
+    corp::{Corp, Who},
+    names::{NameServer, Names},
+    namespace::{BLACK_HOLE, Machines, Wire},
+    relay::Relay,
+    scene::{ECHO, Echo, Scene, company},
+    skipped,
+    witness::echoes,
+};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, timeout},
+};
+
+/// The domain of the company that things happen to.
+const DOMAIN: &str = "corp.test";
+
+/// Both machines and a company, or `None` aloud.
+async fn machines(test: &str) -> Option<(Machines, (Corp, Echo))> {
+    match Machines::start().await {
+        Ok(machines) => Some((machines, company(Who::Gateway).await)),
+        Err(why) => {
+            skipped(test, &why);
+            None
+        }
+    }
+}
+
+fn https(address: impl Into<IpAddr>) -> SocketAddr {
+    SocketAddr::new(address.into(), 443)
+}
+
+/// A scene with pomd on a machine of its own, which dials the first wire.
+async fn scene(test: &str) -> Option<Scene> {
+    let (machines, company) = machines(test).await?;
+    let address = https(Wire::First.four(1));
+    let relay = Relay::with(machines.outside.listen(address), company.0.address());
+    let cluster = company.0.cluster_at(address, "");
+    Some(Scene::between(machines, company, relay, cluster).await)
+}
+
+/// The same, where names are looked up.
+async fn scene_with_names(test: &str) -> Option<(Scene, NameServer)> {
+    let (machines, company) = machines(test).await?;
+    let outside = &machines.outside;
+    let socket = outside.datagrams((Wire::Second.four(1), 53).into());
+    let here = IpAddr::from(Wire::First.four(1));
+    let names = NameServer::start(socket, Names::know([(DOMAIN, &[here])]));
+    let relay = Relay::with(outside.listen(https(here)), company.0.address());
+    let cluster = company.0.cluster_by_name("");
+    let scene = Scene::between(machines, company, relay, cluster).await;
+    Some((scene, names))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n2_a_black_hole_is_told_after_ten_seconds_and_holds_nobody_else_up() {
+    let Some(scene) = scene("n2").await else {
+        return;
+    };
+    let machines = scene.machines();
+    machines.lose(Wire::First, true).await;
+    let start = Instant::now();
+    let reason = scene.refuses(Code::Timeout, "no answer within 10 s").await;
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(14), "{took:?}");
+    assert!(reason.message.starts_with("cannot reach "), "{reason:?}");
+    machines.lose(Wire::First, false).await;
+    scene.recovers().await;
+    // A route that leads nowhere is told at once.
+    let end = Wire::First.four(1);
+    machines
+        .inside
+        .must_ip(&format!("route add unreachable {end}/32"))
+        .await;
+    scene.refuses(Code::Tcp, "cannot reach ").await;
+    machines
+        .inside
+        .must_ip(&format!("route del unreachable {end}/32"))
+        .await;
+    scene.recovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n3_names_that_are_unknown_fail_hang_lie_or_move() {
+    let Some((scene, names)) = scene_with_names("n3").await else {
+        return;
+    };
+    let here = IpAddr::from(Wire::First.four(1));
+    let mut open = scene.open(ECHO).await;
+    let lie = IpAddr::from(Ipv4Addr::LOCALHOST);
+    for (script, code, words) in [
+        (Names::know([]), Code::Dns, "no such name: echo.corp.test"),
+        (
+            Names::Fails,
+            Code::Dns,
+            "cannot look up echo.corp.test: temporary failure",
+        ),
+        (
+            Names::Silent,
+            Code::Timeout,
+            "looking up echo.corp.test took more than 5 s",
+        ),
+        (
+            Names::know([(DOMAIN, &[lie])]),
+            Code::Tcp,
+            "cannot reach echo.corp.test:443 (127.0.0.1): connection refused",
+        ),
+    ] {
+        let asked = names.asked();
+        names.set(script.clone());
+        let start = Instant::now();
+        let reason = scene.refuses(code, words).await;
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(9), "{script:?}: {took:?}");
+        assert!(reason.hint.is_some() || code == Code::Tcp, "{reason:?}");
+        assert!(names.asked() > asked, "{script:?}");
+        echoes(&mut open, b"still here").await;
+        names.set(Names::know([(DOMAIN, &[here])]));
+        scene.carries(ECHO).await;
+    }
+    // It moves: the next connection goes to the new address, the open one stays at the old one.
+    let moved = IpAddr::from(Wire::First.four(3));
+    let outside = &scene.machines().outside;
+    outside
+        .must_ip(&format!("address add {moved}/24 dev wire0"))
+        .await;
+    let relay = Relay::with(outside.listen(https(moved)), scene.corp.address());
+    names.set(Names::know([(DOMAIN, &[moved])]));
+    let before = scene.relay.counts();
+    scene.meanwhile(scene.carries(ECHO)).await;
+    assert_eq!(relay.counts().accepted, 1);
+    assert_eq!(scene.relay.counts().accepted, before.accepted);
+    echoes(&mut open, b"still here").await;
+    drop(open);
+    scene.recovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn n4_a_dead_ipv6_costs_no_more_than_a_moment() {
+    let Some((scene, names)) = scene_with_names("n4").await else {
+        return;
+    };
+    let four = IpAddr::from(Wire::First.four(1));
+    let hole = IpAddr::from(Wire::First.six(BLACK_HOLE));
+    // Both families dead but one address, in the order that a resolver may give.
+    let other_hole = IpAddr::from(Wire::First.four(BLACK_HOLE));
+    for addresses in [&[hole, four][..], &[hole, four, other_hole]] {
+        names.set(Names::know([(DOMAIN, addresses)]));
+        let start = Instant::now();
+        scene.meanwhile(scene.carries(ECHO)).await;
+        // 300 ms for each that is silent, and what a loaded machine adds; the limit of the step is 10 s.
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(4), "{addresses:?}: {took:?}");
+        scene.recovers().await;
+    }
+}
+
+/// The wire is pulled while bytes are under way: nobody says so, and it is noticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn n5_silence_with_bytes_under_way_is_a_cut_after_half_a_minute() {
+    let Some(scene) = scene("n5").await else {
+        return;
+    };
+    let mut open = scene.open(ECHO).await;
+    let machines = scene.machines();
+    machines.plug(Wire::First, false).await;
+    open.write_all(b"anybody?").await.unwrap();
+    let start = Instant::now();
+    let noticed = timeout(Duration::from_secs(50), read_to_the_end(&mut open));
+    let ended = scene.meanwhile(noticed).await;
+    let took = start.elapsed();
+    assert_eq!(ended, Ok(Ending::Reset), "{took:?}");
+    assert!(took > Duration::from_secs(15), "too hasty: {took:?}");
+    machines.plug(Wire::First, true).await;
+    scene.recovers().await;
+}
+
+/// Without bytes under way keepalive notices.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "waits for more than a minute"]
+async fn n5_silence_without_bytes_under_way_is_a_cut_after_a_minute() {
+    let Some(scene) = scene("n5").await else {
+        return;
+    };
+    let mut open = scene.open(ECHO).await;
+    scene.machines().plug(Wire::First, false).await;
+    let noticed = timeout(Duration::from_secs(90), read_to_the_end(&mut open));
+    assert_eq!(scene.meanwhile(noticed).await, Ok(Ending::Reset));
+    scene.machines().plug(Wire::First, true).await;
+    scene.recovers().await;
+}
+
+/// As `read_all` does, with more patience.
+async fn read_to_the_end(stream: &mut tokio::net::TcpStream) -> Ending {
+    stream.readable().await.unwrap();
+    let (got, ending) = read_all(stream).await;
+    assert_eq!(got, b"");
+    ending
+}

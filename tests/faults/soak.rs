@@ -1,0 +1,184 @@
+//! F8: one fault after the other, drawn by chance, for as long as one likes: nobody is asked for a login, and no tunnel
+//! fails for good.
+
+use std::{
+    env,
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+use gateway::{ANY, Certificate, Door, End, Script};
+use integration::{
+    client::read_all,
+    corp::Who,
+    relay::{Cut, Way, Ways},
+    scene::{ECHO, SSH, Scene},
+};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, sleep, timeout},
+};
+
+/// Gives a run's seed again.
+const SEED: &str = "POMD_TEST_SEED";
+
+/// A number that the one before decides.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// What may go wrong.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    PortClosed,
+    AllCut(Cut),
+    NothingPasses,
+    Slow,
+    Refuses(u16),
+    NoAnswer,
+    NotHttp,
+    HangsUp(End),
+    Certificate(Certificate),
+    NoTls,
+    HandshakeHangs,
+    ServiceEnds,
+}
+
+const FAULTS: [Fault; 17] = [
+    Fault::PortClosed,
+    Fault::AllCut(Cut::Reset),
+    Fault::AllCut(Cut::Fin),
+    Fault::NothingPasses,
+    Fault::Slow,
+    Fault::Refuses(403),
+    Fault::Refuses(404),
+    Fault::Refuses(503),
+    Fault::NoAnswer,
+    Fault::NotHttp,
+    Fault::HangsUp(End::Cut),
+    Fault::HangsUp(End::Reset),
+    Fault::Certificate(Certificate::Expired),
+    Fault::Certificate(Certificate::OtherAuthority),
+    Fault::NoTls,
+    Fault::HandshakeHangs,
+    Fault::ServiceEnds,
+];
+
+impl Fault {
+    async fn begin(self, scene: &Scene) {
+        let Scene {
+            corp, relay, echo, ..
+        } = scene;
+        let gateway = &corp.gateway;
+        match self {
+            Self::PortClosed => relay.close().await,
+            Self::AllCut(how) => relay.end_all(how),
+            Self::NothingPasses => relay.set(Ways::both(Way::HELD)),
+            Self::Slow => relay.set(Ways::both(Way {
+                delay: Duration::from_millis(100),
+                rate: Some(100 << 10),
+                piece: 100,
+                ..Way::PLAIN
+            })),
+            Self::Refuses(status) => gateway.script(ANY, Script::refuse(status)),
+            Self::NoAnswer => gateway.script(ANY, Script::silence()),
+            Self::NotHttp => gateway.script(ANY, Script::bytes("220 mail.test ESMTP\r\n")),
+            Self::HangsUp(how) => gateway.script(ANY, Script::hang_up(how)),
+            Self::Certificate(it) => gateway.show(it).unwrap(),
+            Self::NoTls => gateway.door(Door::PlainHttp),
+            Self::HandshakeHangs => gateway.door(Door::Silent),
+            Self::ServiceEnds => echo.end_all(),
+        }
+    }
+
+    async fn end(self, scene: &Scene) {
+        let Scene { corp, relay, .. } = scene;
+        match self {
+            Self::PortClosed => relay.open().await,
+            Self::NothingPasses | Self::Slow => relay.set(Ways::both(Way::PLAIN)),
+            Self::Certificate(_) => corp.gateway.show(Certificate::Good).unwrap(),
+            _ => corp.gateway.forgive(),
+        }
+    }
+}
+
+/// People who go on using the tunnels, whatever they get.
+async fn people(scene: &Scene) {
+    loop {
+        for tunnel in [ECHO, SSH] {
+            let mut stream = scene.connect(tunnel).await;
+            let _ = stream.write_all(b"hello?").await;
+            // Whether an answer or an end comes is what the fault decides; here only that nobody panics or hangs on.
+            let _ = timeout(Duration::from_millis(50), read_all(&mut stream)).await;
+        }
+    }
+}
+
+/// What happened so far; shown if the test fails, with how to have it again.
+#[derive(Debug, Default)]
+struct Story {
+    seed: u64,
+    faults: Vec<(Fault, Duration)>,
+}
+
+impl Drop for Story {
+    #[expect(clippy::print_stderr, reason = "a failing test shows what happened")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Self { seed, faults } = self;
+            let newest: Vec<_> = faults.iter().rev().take(20).collect();
+            eprintln!("{} faults, the newest first: {newest:?}", faults.len());
+            eprintln!("again: {SEED}={seed} cargo test -p integration f8 -- --include-ignored");
+        }
+    }
+}
+
+/// A fault each `pace`, for `long`.
+async fn soak(long: Duration, pace: Duration) {
+    let given = env::var(SEED).ok().and_then(|it| it.parse().ok());
+    let seed: u64 = given
+        .unwrap_or_else(|| RandomState::new().hash_one(0))
+        .max(1);
+    let mut random = seed;
+    let mut story = Story {
+        seed,
+        faults: Vec::new(),
+    };
+    let scene = Scene::new(Who::Gateway).await;
+    let end = Instant::now() + long;
+    while Instant::now() < end {
+        let fault = FAULTS[(next(&mut random) % FAULTS.len() as u64) as usize];
+        let lasts = pace / 2 * (next(&mut random) % 100) as u32 / 100;
+        story.faults.push((fault, lasts));
+        let next_one = sleep(pace);
+        fault.begin(&scene).await;
+        let lasting = async {
+            tokio::select! {
+                () = sleep(lasts) => {}
+                () = people(&scene) => {}
+            }
+        };
+        scene.meanwhile(lasting).await;
+        fault.end(&scene).await;
+        scene.recovers().await;
+        next_one.await;
+    }
+    let faults = story.faults.len() as u128;
+    // A loaded machine may take longer for each, but not for ever.
+    let least = long.as_millis() / pace.as_millis() / 8;
+    assert!(faults >= least.max(1), "only {faults} faults");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f8_a_fault_each_second_costs_no_login_and_no_tunnel() {
+    soak(Duration::from_secs(20), Duration::from_secs(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "an hour"]
+async fn f8_a_fault_each_five_seconds_for_an_hour_costs_no_login_and_no_tunnel() {
+    soak(Duration::from_secs(60 * 60), Duration::from_secs(5)).await;
+}

@@ -1,0 +1,260 @@
+//! TLS between pomd and Pomerium: certificates, handshakes, ends.
+
+use std::fs;
+
+use control::wire::Code;
+use gateway::{Certificate, Door, End, Script, Stats};
+use integration::{
+    client::{Ending, pattern, read_all},
+    corp::Who,
+    relay::{Cut, Relay, Way, Ways},
+    scene::{ECHO, ROUTE, Scene, company},
+    witness::echoes,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// How many requests with a token the server read.
+fn tokens(stats: &Stats) -> u64 {
+    stats.tokens_by_name.values().sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t1_each_thing_wrong_with_a_certificate_is_told_and_costs_no_token() {
+    let scene = Scene::new(Who::Gateway).await;
+    let gateway = &scene.corp.gateway;
+    let ca = "Make-believe Pomerium CA";
+    for (certificate, words) in [
+        (Certificate::Expired, "expired on "),
+        (Certificate::NotYetValid, "is not valid before "),
+        (Certificate::WrongName, ", not for echo.corp.test"),
+        (
+            Certificate::OtherAuthority,
+            "which this machine does not know",
+        ),
+    ] {
+        let mut open = scene.open(ECHO).await;
+        let before = tokens(&gateway.stats());
+        gateway.show(certificate).unwrap();
+        let reason = scene.refuses(Code::Tls, words).await;
+        let ca = match certificate {
+            Certificate::OtherAuthority => "A CA that nobody trusts",
+            _ => ca,
+        };
+        assert!(reason.message.contains(ca), "{reason:?}");
+        assert!(reason.hint.is_some(), "{reason:?}");
+        assert_eq!(tokens(&gateway.stats()), before, "{certificate:?}");
+        echoes(&mut open, b"still here").await;
+        drop(open);
+        gateway.show(Certificate::Good).unwrap();
+        scene.recovers().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t3_what_speaks_no_tls_is_told_by_what_it_said() {
+    let scene = Scene::new(Who::Gateway).await;
+    // A fatal alert, handshake_failure.
+    let alert = b"\x15\x03\x03\x00\x02\x02\x28".to_vec();
+    for (door, words) in [
+        (Door::PlainHttp, "does not speak TLS (HTTP answered)"),
+        (
+            Door::Says(b"SSH-2.0-OpenSSH_9.9\r\n".to_vec()),
+            "does not speak TLS (SSH answered)",
+        ),
+        (
+            Door::Says(b"\0\x01\x02 garbage".to_vec()),
+            "does not speak TLS",
+        ),
+        (Door::Says(alert), "refused TLS: "),
+        (
+            Door::Hangs,
+            "closed the connection during the TLS handshake",
+        ),
+    ] {
+        scene.corp.gateway.door(door);
+        let reason = scene.refuses(Code::Tls, words).await;
+        scene.tells_ssh(&reason).await;
+        scene.corp.gateway.forgive();
+        scene.recovers().await;
+    }
+}
+
+/// An end without close_notify is a cut, behind all that came before it; the ordinary end has one.
+async fn t4_only_an_end_with_close_notify_is_an_end(who: Who) {
+    let scene = Scene::new(who).await;
+    for how in [Cut::Fin, Cut::Reset] {
+        let mut open = scene.open(ECHO).await;
+        let said = pattern(100_000);
+        open.write_all(&said).await.unwrap();
+        let mut got = vec![0; said.len()];
+        open.read_exact(&mut got).await.unwrap();
+        assert!(got == said);
+        scene.relay.end_all(how);
+        let ended = scene.meanwhile(read_all(&mut open)).await;
+        assert_eq!(ended, (Vec::new(), Ending::Reset), "{how:?}");
+        scene.recovers().await;
+    }
+    let mut open = scene.open(ECHO).await;
+    scene.echo.end_all();
+    let ended = scene.meanwhile(read_all(&mut open)).await;
+    assert_eq!(ended, (Vec::new(), Ending::Clean));
+    drop(open);
+    scene.recovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t4_a_cut_after_so_many_bytes_delivers_exactly_these() {
+    let scene = Scene::new(Who::Gateway).await;
+    for n in [0, 1, 16_384, 70_000] {
+        let script = Script::new().end_after(n, End::Cut).times(1);
+        scene.corp.gateway.script(ROUTE, script);
+        let said = pattern(100_000);
+        let mut stream = scene.connect(ECHO).await;
+        stream.write_all(&said).await.unwrap();
+        let (got, ending) = scene.meanwhile(read_all(&mut stream)).await;
+        assert_eq!((got.len() as u64, ending), (n, Ending::Reset));
+        assert!(said.starts_with(&got));
+        scene.recovers().await;
+    }
+}
+
+/// A client certificate is wanted, is not good, cannot be read, and is renewed: each without a reload.
+#[tokio::test(flavor = "multi_thread")]
+async fn t5_a_client_certificate_is_asked_for_and_a_new_one_used_without_a_reload() {
+    let company = company(Who::Gateway).await;
+    let corp = &company.0;
+    let relay = Relay::start(corp.address()).await;
+    let folder = integration::pomd::folder();
+    let file = |name: &str| folder.path().join(name);
+    let write = |identity: &gateway::Identity| {
+        fs::write(file("me.pem"), &identity.certificate).unwrap();
+        fs::write(file("me.key"), &identity.key).unwrap();
+    };
+    let good = corp.gateway.client_identity("me").unwrap();
+    let (another, _echo) = integration::scene::company(Who::Gateway).await;
+    let foreign = another.gateway.client_identity("me").unwrap();
+    write(&good);
+    let more = format!(
+        "client_cert = {:?}\nclient_key = {:?}",
+        file("me.pem"),
+        file("me.key")
+    );
+    let cluster = corp.cluster_at(relay.address(), &more);
+    let scene = Scene::set(company, relay, cluster).await;
+    scene
+        .corp
+        .gateway
+        .ask_for_client_certificates(true)
+        .unwrap();
+    scene.recovers().await;
+    let mut open = scene.open(ECHO).await;
+    write(&foreign);
+    let reason = scene
+        .refuses(
+            Code::ClientCertificateRequired,
+            "corp did not accept me.pem",
+        )
+        .await;
+    scene.tells_ssh(&reason).await;
+    assert!(reason.hint.unwrap().contains("client_cert"));
+    // What cannot be used changes nothing: the one before stays.
+    write(&good);
+    scene.carries(ECHO).await;
+    fs::write(file("me.key"), "no key").unwrap();
+    scene.meanwhile(scene.carries(ECHO)).await;
+    assert!(
+        scene.pomd.words().contains("me.key"),
+        "{}",
+        scene.pomd.words()
+    );
+    write(&good);
+    echoes(&mut open, b"still here").await;
+    drop(open);
+    scene.recovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t5_a_client_certificate_that_is_missing_is_told_with_its_key() {
+    let scene = Scene::new(Who::Gateway).await;
+    scene
+        .corp
+        .gateway
+        .ask_for_client_certificates(true)
+        .unwrap();
+    let words = "corp wants a client certificate, and none is set";
+    let reason = scene.refuses(Code::ClientCertificateRequired, words).await;
+    scene.tells_ssh(&reason).await;
+    assert!(
+        reason
+            .hint
+            .unwrap()
+            .contains("set client_cert and client_key in [cluster.corp]")
+    );
+    scene
+        .corp
+        .gateway
+        .ask_for_client_certificates(false)
+        .unwrap();
+    scene.recovers().await;
+}
+
+/// Bytes in any pieces, and in both directions at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn t6_records_in_single_bytes_and_of_full_size_carry_everything() {
+    const N: usize = 60_000;
+    let scene = Scene::new(Who::Gateway).await;
+    let said = pattern(N);
+    for piece in [1, 7, 16 << 10] {
+        let way = Way {
+            piece,
+            ..Way::PLAIN
+        };
+        scene.relay.set_next(Ways::both(way));
+        let mut stream = scene.connect(ECHO).await;
+        let talking = async {
+            // Records of one byte at first, then as large as they come.
+            for byte in &said[..300] {
+                stream.write_all(std::slice::from_ref(byte)).await.unwrap();
+            }
+            let (mut from, mut to) = stream.split();
+            let mut got = vec![0; N];
+            let (sent, heard) = tokio::join!(to.write_all(&said[300..]), from.read_exact(&mut got));
+            sent.unwrap();
+            heard.unwrap();
+            got
+        };
+        assert!(scene.meanwhile(talking).await == said, "pieces of {piece}");
+    }
+    scene.recovers().await;
+}
+
+/// The CA's file goes bad: what it said before stays in use, and `check` names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn t7_a_ca_file_that_went_bad_harms_nothing_that_runs() {
+    let scene = Scene::new(Who::Gateway).await;
+    let mut open = scene.open(ECHO).await;
+    let ca = scene.corp.ca_file();
+    let good = fs::read(&ca).unwrap();
+    for bad in [&b""[..], b"no certificate"] {
+        fs::write(&ca, bad).unwrap();
+        scene.meanwhile(scene.carries(ECHO)).await;
+        echoes(&mut open, b"still here").await;
+        let words = scene.pomd.words();
+        assert!(
+            words.contains("what it said before stays in use"),
+            "{words}"
+        );
+    }
+    let mut check = scene.pomd.setup().pomd_command();
+    check.arg("check");
+    let output = integration::pomd::run(check, integration::PATIENCE).await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(&ca.display().to_string()), "{said}");
+    drop(open);
+    fs::write(&ca, good).unwrap();
+    scene.recovers().await;
+}
+
+with_both! {
+    t4_only_an_end_with_close_notify_is_an_end
+}
