@@ -46,7 +46,7 @@ async fn is_back(pomd: &Pomd, before: Usage) -> Usage {
 /// One short connection; each tenth is refused, others are reset, half-closed, or left without a word.
 async fn short_connection(pomd_at: [std::net::SocketAddr; 2], n: usize) {
     let [echo, refused] = pomd_at;
-    let address = if n % 10 == 0 { refused } else { echo };
+    let address = if n.is_multiple_of(10) { refused } else { echo };
     let mut stream = TcpStream::connect(address).await.unwrap();
     match n % 10 {
         0 => {

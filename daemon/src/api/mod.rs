@@ -29,7 +29,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::{
-    agent::AgentHandle, load::Reloads, logging::Recent, points::Points, restart::Restart,
+    agent::AgentHandle,
+    load::Reloads,
+    logging::Recent,
+    points::Points,
+    restart::Restart,
     system::{channel::Channel, errors},
 };
 

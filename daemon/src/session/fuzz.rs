@@ -240,6 +240,8 @@ impl Pomerium for Credulous {
     fn until<'a>(&'a self, _: &'a Address, _: &'a Token) -> BoxFuture<'a, Option<Timestamp>> {
         Box::pin(async { None })
     }
+
+    fn leave(&self) {}
 }
 
 /// The token of the one request that may bring one, by the rules of A7 read off the bytes.

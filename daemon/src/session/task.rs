@@ -139,7 +139,7 @@ impl Task {
             Happening::Shown(_) => {}
             Happening::WaitersChanged if self.waiting.count() == 0 => self.feed(Input::Left),
             Happening::WaitersChanged => {}
-            Happening::LookAgain => self.feed(Input::LookAgain).await,
+            Happening::LookAgain => self.feed(Input::LookAgain),
             Happening::Command(it) => self.on_command(it).await,
             Happening::Tick => {
                 let actions = self.facts.machine.on_timeout(self.house.clock.now());

@@ -6,8 +6,8 @@ pub mod errors;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 pub mod limits;
-pub mod plain_file;
 pub mod network;
+pub mod plain_file;
 pub mod private_file;
 pub mod private_folder;
 pub mod process;

@@ -103,8 +103,7 @@ impl Ready {
     /// Opens a route, saying `early`.
     async fn open(&self, early: &'static [u8]) -> Result<Opened, OpenError> {
         let mut early = super::early(Says(early));
-        let opening = self.upstream.open(&route(), &token(), &mut early).await;
-        opening
+        self.upstream.open(&route(), &token(), &mut early).await
     }
 }
 
