@@ -245,6 +245,8 @@ async fn t7_a_ca_file_that_went_bad_harms_nothing_that_runs() {
             "{words}"
         );
     }
+    fs::remove_file(&ca).unwrap();
+    scene.meanwhile(scene.carries(ECHO)).await;
     let mut check = scene.pomd.setup().pomd_command();
     check.arg("check");
     let output = integration::pomd::run(check, integration::PATIENCE).await;

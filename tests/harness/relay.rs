@@ -23,6 +23,8 @@ use crate::{PATIENCE, pomd::free_port};
 
 /// How much is read at once.
 const PIECE: usize = 16 << 10;
+/// How much later than its time a byte may come without slowing down those behind it.
+const LATE: Duration = Duration::from_millis(20);
 /// How much may be under way in one direction of a connection.
 const HELD_MOST: usize = 256 << 10;
 
@@ -379,7 +381,8 @@ async fn pump(
                 *lock(moved) = Instant::now();
                 if let Some(rate) = way.rate {
                     let pause = Duration::from_secs_f64(n as f64 / f64::from(rate));
-                    free_at = free_at.max(Instant::now()) + pause;
+                    // Timers are coarse: what one was late the next ones make up for.
+                    free_at = free_at.max(Instant::now() - LATE) + pause;
                 }
             }
             Ok(()) = ways.changed() => {}
