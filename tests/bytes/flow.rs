@@ -53,6 +53,51 @@ async fn b1_sixty_four_mebibytes_both_ways_at_once_are_equal(who: Who) {
     assert_eq!(read_all(&mut local).await, (Vec::new(), Ending::Clean));
 }
 
+/// Says `n` bytes, and hears as many that must be the same, without holding them.
+async fn talk_long(mut stream: TcpStream, n: usize) -> TcpStream {
+    let words = pattern(MIB + 7);
+    let mut heard = vec![0; words.len()];
+    let (mut from, mut to) = stream.split();
+    let saying = async {
+        for at in (0..n).step_by(words.len()) {
+            let most = words.len().min(n - at);
+            to.write_all(&words[..most]).await.unwrap();
+        }
+    };
+    let hearing = async {
+        for at in (0..n).step_by(words.len()) {
+            let most = words.len().min(n - at);
+            from.read_exact(&mut heard[..most]).await.unwrap();
+            assert_same(&heard[..most], &words[..most]);
+        }
+    };
+    tokio::join!(saying, hearing);
+    stream
+}
+
+async fn b1_a_gibibyte_both_ways_at_once_is_equal(who: Who) {
+    let lab = Lab::new(who).await;
+    let (local, service) = lab.open().await;
+    let talks = async { tokio::join!(talk_long(local, 1 << 30), talk_long(service, 1 << 30)) };
+    let (mut local, service) = timeout(PATIENCE * 40, talks)
+        .await
+        .expect("it takes too long");
+    drop(service);
+    assert_eq!(read_all(&mut local).await, (Vec::new(), Ending::Clean));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a night's work"]
+async fn b1_a_gibibyte_both_ways_at_once_is_equal_with_the_gateway() {
+    b1_a_gibibyte_both_ways_at_once_is_equal(Who::Gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a night's work"]
+async fn b1_a_gibibyte_both_ways_at_once_is_equal_with_envoy() {
+    b1_a_gibibyte_both_ways_at_once_is_equal(Who::Envoy).await;
+}
+
 /// What Envoy drops behind a clean end when nobody reads for a second (held to the real thing in `wire.rs`).
 async fn b4_a_reply_of_30_mib_to_a_reader_that_pauses_is_whole_or_ends_in_a_reset(who: Who) {
     const N: usize = 30 * MIB;

@@ -6,9 +6,10 @@ use control::wire::{ClusterState, Code, TunnelState};
 use gateway::Upstream;
 use integration::{
     PATIENCE,
-    corp::{CLUSTER, Corp},
+    corp::{CLUSTER, Corp, Who},
     eventually,
     pomd::{Pomd, Setup, cluster, tunnel},
+    scene::Scene,
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet, time::timeout};
 
@@ -159,8 +160,9 @@ async fn l4_a_browser_that_does_not_start_is_told_in_the_status_and_ssh_at_once(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l3_waiting_clients_that_leave_are_forgotten_and_those_who_come_join_the_same_login() {
-    let corp = corp().await;
-    let pomd = corp.pomd(&TUNNELS).await;
+    let mut scene = Scene::new(Who::Gateway).await;
+    let Scene { pomd, corp, .. } = &scene;
+    corp.gateway.end_all_sessions();
     let mut leaving = Vec::new();
     for name in ["ssh", "echo", "echo"] {
         let mut stream = pomd.connect(name).await;
@@ -168,14 +170,14 @@ async fn l3_waiting_clients_that_leave_are_forgotten_and_those_who_come_join_the
         leaving.push(stream);
     }
     let link = corp.links.nth(1).await;
-    waiting(&pomd, 3).await;
+    waiting(pomd, 3).await;
     for stream in leaving {
         stream.set_zero_linger().unwrap();
     }
-    waiting(&pomd, 0).await;
+    scene.meanwhile(waiting(pomd, 0)).await;
     let mut stream = pomd.connect("echo").await;
     stream.write_all(b"again").await.unwrap();
-    waiting(&pomd, 1).await;
+    waiting(pomd, 1).await;
     assert_eq!(corp.links.all(), [link], "no second browser");
     corp.links.sign_in(1, &corp.browser).await;
     let mut heard = [0; 5];
@@ -183,6 +185,10 @@ async fn l3_waiting_clients_that_leave_are_forgotten_and_those_who_come_join_the
     timeout(PATIENCE, read).await.unwrap().unwrap();
     assert_eq!(&heard, b"again");
     assert_eq!(corp.links.all().len(), 1);
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    scene.forget_logins();
+    scene.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

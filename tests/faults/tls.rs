@@ -228,6 +228,27 @@ async fn t6_records_in_single_bytes_and_of_full_size_carry_everything() {
     scene.recovers().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn t6_new_keys_in_the_middle_lose_nothing() {
+    let scene = Scene::new(Who::Gateway).await;
+    let script = Script::new().new_keys().times(1);
+    scene.corp.gateway.script(ROUTE, script);
+    let mut stream = scene.connect(ECHO).await;
+    let said = pattern(300_000);
+    let talking = async {
+        let (mut from, mut to) = stream.split();
+        let mut got = vec![0; said.len()];
+        let (sent, heard) = tokio::join!(to.write_all(&said), from.read_exact(&mut got));
+        sent.unwrap();
+        heard.unwrap();
+        got
+    };
+    assert!(scene.meanwhile(talking).await == said);
+    echoes(&mut stream, b"and on").await;
+    drop(stream);
+    scene.recovers().await;
+}
+
 /// The CA's file goes bad: what it said before stays in use, and `check` names it.
 #[tokio::test(flavor = "multi_thread")]
 async fn t7_a_ca_file_that_went_bad_harms_nothing_that_runs() {

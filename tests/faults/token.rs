@@ -6,8 +6,9 @@ use control::wire::{ClusterState, Code, TunnelState};
 use gateway::{ANY, Gate, Script, Upstream};
 use integration::{
     client::{Ending, read_all},
-    corp::{CLUSTER, Corp},
+    corp::{CLUSTER, Corp, Who},
     pomd::{Pomd, Setup, cluster},
+    scene::Scene,
 };
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
@@ -95,8 +96,8 @@ async fn a_401_ends_the_token_and_one_login_makes_the_next() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l8_a_late_401_for_the_old_token_does_not_harm_the_new_one() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
+    let mut scene = Scene::new(Who::Gateway).await;
+    let Scene { pomd, corp, .. } = &scene;
     let gate = Gate::new();
     let late = Script::refuse(401).held_by(&gate).times(1);
     corp.gateway.script(SSH, late);
@@ -107,7 +108,8 @@ async fn l8_a_late_401_for_the_old_token_does_not_harm_the_new_one() {
     // Meanwhile the other tunnel is refused, and a login makes the next token.
     corp.gateway.end_all_sessions();
     let signing_in = corp.links.sign_in(1, &corp.browser);
-    tokio::join!(carries(&pomd, "echo"), signing_in);
+    let login = async { tokio::join!(carries(pomd, "echo"), signing_in) };
+    scene.meanwhile(login).await;
     gate.open();
     // The held one goes on with the new token, with its first bytes said once.
     let mut heard = [0; 4];
@@ -116,11 +118,14 @@ async fn l8_a_late_401_for_the_old_token_does_not_harm_the_new_one() {
     read.unwrap().unwrap();
     assert_eq!(&heard, b"late");
     echoes(&mut held, b"and on").await;
-    carries(&pomd, "ssh").await;
+    held.set_zero_linger().unwrap();
+    drop(held);
     let status = pomd.status().await;
     assert_eq!(cluster(&status, CLUSTER).state, ClusterState::LoggedIn);
     assert_eq!(corp.links.all().len(), 1);
     assert_eq!(corp.gateway.stats().sign_ins, 2);
+    scene.forget_logins();
+    scene.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

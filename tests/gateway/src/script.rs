@@ -22,6 +22,7 @@ pub struct Script {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) pace: Pace,
     pub(crate) first: Vec<u8>,
+    pub(crate) new_keys: bool,
     pub(crate) end: Option<(u64, End)>,
 }
 
@@ -142,6 +143,12 @@ impl Script {
     /// Bytes that ride in the same record as the 200's head.
     pub fn first(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.first = bytes.into();
+        self
+    }
+
+    /// Goes on with new keys of TLS 1.3 behind the 200, and has the client do the same.
+    pub fn new_keys(mut self) -> Self {
+        self.new_keys = true;
         self
     }
 

@@ -64,6 +64,9 @@ async fn answer(
             Ok(upstream) => {
                 let head = granted(script, id);
                 say(wire, &head, script.pace).await?;
+                if script.new_keys {
+                    wire.renew_keys().await?;
+                }
                 return Ok(Some(upstream));
             }
             Err(refusal) => refusal,

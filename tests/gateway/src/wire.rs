@@ -37,6 +37,15 @@ impl Wire {
         matches!(self, Self::Tls(_))
     }
 
+    /// Goes on with new keys, and has the client do the same.
+    pub(crate) async fn renew_keys(&mut self) -> io::Result<()> {
+        if let Self::Tls(tls) = self {
+            let renewed = tls.get_mut().1.refresh_traffic_keys();
+            renewed.map_err(io::Error::other)?;
+        }
+        self.flush().await
+    }
+
     /// Ends the connection as told. `linger` is how long the client gets to end it first, as Envoy's delayed close.
     pub(crate) async fn end(mut self, end: End, linger: Duration) {
         let _ = self.flush().await;
