@@ -26,6 +26,7 @@ mod demo;
 mod faults;
 mod forward_proxy;
 mod house;
+mod idle;
 mod main_job;
 mod page;
 mod ready;

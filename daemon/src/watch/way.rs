@@ -1,4 +1,4 @@
-//! The way to a file: the folders in which the system looks something up when it opens the path, and which events in
+//! The way to a file: the folders in which the system looks something up when it opens the path, and which entries in
 //! them matter. Looks at folders, watches none.
 
 use std::{
@@ -6,11 +6,6 @@ use std::{
     ffi::OsString,
     fs, io,
     path::{Component, Path, PathBuf},
-};
-
-use notify::{
-    Event, EventKind,
-    event::{AccessKind, AccessMode},
 };
 
 /// As many symlinks as Linux follows.
@@ -22,35 +17,27 @@ pub(super) type Way = BTreeMap<PathBuf, Folder>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Folder {
     /// Which folder it is: another may take its name.
-    pub(super) id: Option<(u64, u64)>,
+    pub(super) id: Option<Id>,
     /// The entries the way goes through.
     entries: BTreeSet<OsString>,
-    /// It holds the file, or would: everything in it matters, for editors do all kinds of things there.
-    last: bool,
+    /// It holds the file, or would.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "asked for by inotify only")
+    )]
+    pub(super) last: bool,
 }
 
-/// Whether an event may be about the file. Reading is not: we do that ourselves.
-pub(super) fn matters(event: &notify::Result<Event>, way: &Way) -> bool {
-    let Ok(event) = event else { return true };
-    match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
-        EventKind::Access(_) => return false,
-        _ => {}
+/// Tells a folder from another one of the same name.
+pub(super) type Id = (u64, u64);
+
+#[cfg(target_os = "linux")]
+impl Folder {
+    /// Whether an entry of that name is on the way. In the last folder every one is: editors do all kinds of things
+    /// there.
+    pub(super) fn matters(&self, name: &std::ffi::OsStr) -> bool {
+        self.last || self.entries.contains(name)
     }
-    // Other systems name paths in their own spelling, and may tell of a whole folder at once.
-    if !cfg!(target_os = "linux") || event.paths.is_empty() || event.need_rescan() {
-        return true;
-    }
-    event.paths.iter().any(|path| {
-        let inside = path.parent().and_then(|it| way.get(it));
-        let entry = inside.is_some_and(|it| {
-            it.last
-                || path
-                    .file_name()
-                    .is_some_and(|name| it.entries.contains(name))
-        });
-        entry || way.contains_key(path)
-    })
 }
 
 /// Every folder in which the system looks something up when it opens `path`.
@@ -134,14 +121,14 @@ fn kind(path: &Path) -> io::Result<Kind> {
 }
 
 #[cfg(unix)]
-fn id(folder: &Path) -> Option<(u64, u64)> {
+fn id(folder: &Path) -> Option<Id> {
     use std::os::unix::fs::MetadataExt;
     fs::metadata(folder).ok().map(|it| (it.dev(), it.ino()))
 }
 
 /// Windows keeps a watched folder from being replaced; the time it was made stands in for a number.
 #[cfg(not(unix))]
-fn id(folder: &Path) -> Option<(u64, u64)> {
+fn id(folder: &Path) -> Option<Id> {
     let made = fs::metadata(folder).ok()?.created().ok()?;
     let age = made.duration_since(std::time::UNIX_EPOCH).ok()?;
     Some((age.as_secs(), u64::from(age.subsec_nanos())))

@@ -1,0 +1,122 @@
+//! Watches on one way, by what each system offers.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
+use tokio::sync::Notify;
+
+use super::{
+    MOST_WALKS,
+    way::{Id, Way, walk},
+};
+
+/// How to come by a watcher that tells events to this.
+pub(super) type Make =
+    fn(Box<dyn FnMut(notify::Result<Event>) + Send>) -> notify::Result<RecommendedWatcher>;
+
+/// The usual way.
+pub(super) fn make(
+    handler: Box<dyn FnMut(notify::Result<Event>) + Send>,
+) -> notify::Result<RecommendedWatcher> {
+    notify::recommended_watcher(handler)
+}
+
+/// The watches on one way.
+pub(super) struct Eyes {
+    happened: Arc<Notify>,
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeMap<PathBuf, Option<Id>>,
+    make: Make,
+}
+
+impl Eyes {
+    pub(super) fn new(make: Make) -> Self {
+        Self {
+            happened: Arc::new(Notify::new()),
+            watcher: None,
+            watched: BTreeMap::new(),
+            make,
+        }
+    }
+
+    /// Walks the way and watches every folder on it, until the way is the same after as before. An error means that
+    /// changes may go unnoticed.
+    pub(super) fn look(&mut self, path: &Path) -> Result<(), String> {
+        let mut way = walk(path);
+        for _ in 0..MOST_WALKS {
+            let res = self.follow(&way);
+            let after = walk(path);
+            if after == way {
+                return res.map_err(|it| control::text::clean(&it.to_string(), 200));
+            }
+            way = after;
+        }
+        // It is changing all the time: the next event is near.
+        let res = self.follow(&way);
+        res.map_err(|it| control::text::clean(&it.to_string(), 200))
+    }
+
+    fn follow(&mut self, way: &Way) -> notify::Result<()> {
+        let watcher = match &mut self.watcher {
+            Some(it) => it,
+            none => {
+                let happened = Arc::clone(&self.happened);
+                none.insert((self.make)(Box::new(move |event| {
+                    if matters(&event) {
+                        happened.notify_one();
+                    }
+                }))?)
+            }
+        };
+        let gone =
+            |name: &PathBuf, id: &Option<Id>| way.get(name).is_none_or(|folder| folder.id != *id);
+        let old: Vec<PathBuf> = self
+            .watched
+            .iter()
+            .filter(|(name, id)| gone(name, id))
+            .map(|it| it.0.clone())
+            .collect();
+        for name in old {
+            self.watched.remove(&name);
+            // It fails where the folder is no more, and with it the watch.
+            let _ = watcher.unwatch(&name);
+        }
+        let mut res = Ok(());
+        for (name, folder) in way {
+            // Asked again, a watch would end and start again.
+            if self.watched.contains_key(name) {
+                continue;
+            }
+            match watcher.watch(name, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(name.clone(), folder.id);
+                }
+                Err(error) => res = Err(error),
+            }
+        }
+        res
+    }
+
+    /// Returns once something happened that may be about the file. Cancel-safe.
+    pub(super) async fn happened(&mut self) {
+        self.happened.notified().await;
+    }
+}
+
+/// Whether an event may be about the file. Reading is not: we do that ourselves. These systems name paths in their own
+/// spelling, and may tell of a whole folder at once: names say nothing.
+fn matters(event: &notify::Result<Event>) -> bool {
+    let Ok(event) = event else { return true };
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    }
+}
