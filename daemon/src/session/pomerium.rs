@@ -194,6 +194,7 @@ fn failure(what: &str, at: &Address, error: OpenError) -> Failure {
 
 fn unreachable(what: &str, it: Unreachable) -> Failure {
     let code = match it.step {
+        Step::Local => Code::Local,
         Step::ForwardProxy => Code::ForwardProxy,
         _ if it.timed_out => Code::Timeout,
         Step::Dns => Code::Dns,

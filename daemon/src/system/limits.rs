@@ -13,6 +13,14 @@ pub fn descriptors() -> Option<u64> {
     None
 }
 
+/// The words for a process that has no descriptor left.
+pub fn descriptors_reached() -> String {
+    match descriptors() {
+        Some(limit) => format!("at the limit of {limit} descriptors"),
+        None => "at the limit of descriptors".to_owned(),
+    }
+}
+
 /// Raises the limit of open descriptors as far as the system lets us (E2). Call before threads and children.
 #[cfg(unix)]
 pub fn raise_descriptors() {

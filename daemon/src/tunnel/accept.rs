@@ -2,8 +2,9 @@
 //!
 //! Knows listeners and a [`Door`]. Must not know what happens to a connection that came in.
 
-use std::{future::poll_fn, io, task::Poll, time::Duration};
+use std::{fs::File, future::poll_fn, io, task::Poll, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,8 @@ pub(super) trait Door {
     fn turned_away(&mut self, uid: Option<u32>);
     /// Nothing can be accepted for now, for lack of descriptors or memory.
     fn exhausted(&mut self, error: &io::Error);
+    /// So many connections waited until now, and were reset.
+    fn gave_up(&mut self, count: usize);
     /// Accepting works again.
     fn relieved(&mut self);
 }
@@ -39,6 +42,10 @@ const PAUSES: [Duration; 4] = [
     Duration::from_millis(50),
     Duration::from_millis(100),
 ];
+/// How long connections wait in the listener's queue before they are reset: their clients are to learn of it (E1).
+const GIVE_UP: Duration = Duration::from_secs(10);
+/// So many are reset in one go, at most: all that a queue holds.
+const QUEUE: usize = 4096;
 /// Failures that are about one connection: so many in a row are more than that.
 const PATIENCE: u32 = 16;
 
@@ -50,7 +57,9 @@ pub(super) async fn accept(
 ) -> io::Result<()> {
     let mut turn = 0;
     let mut failures = 0_u32;
-    let mut exhausted = false;
+    // Since when, or since the connections that waited were reset.
+    let mut exhausted: Option<Instant> = None;
+    let mut spare = Spare::new();
     loop {
         let accepted = match door.try_to_accept() {
             Ok(()) => tokio::select! {
@@ -69,7 +78,7 @@ pub(super) async fn accept(
         let error = match accepted {
             Ok((local, ends)) => {
                 failures = 0;
-                if std::mem::take(&mut exhausted) {
+                if exhausted.take().is_some() {
                     door.relieved();
                 }
                 receive(door, local, ends);
@@ -82,17 +91,66 @@ pub(super) async fn accept(
             AcceptTrouble::Broken => return Err(error),
             AcceptTrouble::Passing if failures <= PATIENCE => continue,
             AcceptTrouble::Passing => {}
-            AcceptTrouble::Exhausted => {
-                if !std::mem::replace(&mut exhausted, true) {
+            AcceptTrouble::Exhausted => match exhausted {
+                None => {
+                    exhausted = Some(Instant::now());
                     failures = 1;
                     door.exhausted(&error);
                 }
-            }
+                Some(since) if since.elapsed() >= GIVE_UP => {
+                    exhausted = Some(Instant::now());
+                    match reset_waiting(listeners, &mut turn, &mut spare) {
+                        0 => {}
+                        count => door.gave_up(count),
+                    }
+                }
+                Some(_) => {}
+            },
         }
         let pause = PAUSES[PAUSES.len().min(failures as usize) - 1];
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Resets the connections that wait, one after the other by the one descriptor that was kept for this. Returns how many.
+fn reset_waiting(listeners: &[Listener], turn: &mut usize, spare: &mut Spare) -> usize {
+    let mut count = 0;
+    while count < QUEUE {
+        spare.give_up();
+        let accepted = next(listeners, turn).now_or_never();
+        let Some(Ok((local, _))) = accepted else {
+            break;
+        };
+        local.reset();
+        spare.take_back();
+        count += 1;
+    }
+    spare.take_back();
+    count
+}
+
+/// A descriptor that is there when no other is.
+struct Spare(Option<File>);
+
+impl Spare {
+    fn new() -> Self {
+        let mut res = Self(None);
+        res.take_back();
+        res
+    }
+
+    fn give_up(&mut self) {
+        self.0 = None;
+    }
+
+    /// Fails where somebody else was quicker; the next time it may be had again.
+    fn take_back(&mut self) {
+        #[cfg(unix)]
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok();
         }
     }
 }
@@ -173,6 +231,7 @@ mod tests {
         entered: Arc<AtomicUsize>,
         turned_away: Arc<AtomicUsize>,
         exhausted: Arc<AtomicUsize>,
+        gave_up: Arc<AtomicUsize>,
         relieved: Arc<AtomicUsize>,
         changed: Arc<Notify>,
     }
@@ -214,6 +273,9 @@ mod tests {
         }
         fn exhausted(&mut self, _: &io::Error) {
             self.seen.count(&self.seen.exhausted);
+        }
+        fn gave_up(&mut self, count: usize) {
+            self.seen.gave_up.fetch_add(count, Ordering::SeqCst);
         }
         fn relieved(&mut self) {
             self.seen.count(&self.seen.relieved);
@@ -340,6 +402,79 @@ mod tests {
         house.stop.cancel();
         house.task.join_next().await.unwrap().unwrap().unwrap();
         drop((client, waiting));
+    }
+
+    /// In virtual time, and in a process of its own as well.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn e1_clients_that_wait_for_a_descriptor_are_reset_after_ten_seconds() {
+        const CHILD: &str = "POMD_TEST_NO_DESCRIPTORS";
+        if std::env::var_os(CHILD).is_none() {
+            let name = "tunnel::accept::tests::e1_clients_that_wait_for_a_descriptor_are_reset_after_ten_seconds";
+            let status = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--nocapture"])
+                .env(CHILD, "1")
+                .status()
+                .unwrap();
+            assert!(status.success());
+            return;
+        }
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(wait_without_descriptors());
+    }
+
+    #[cfg(target_os = "linux")]
+    async fn wait_without_descriptors() {
+        use std::io::Read;
+
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+        let mut house = house(|_| Verdict::Welcome, 1).await;
+        // The accept loop has its spare once somebody came in.
+        let first = std::net::TcpStream::connect(house.addresses[0]).unwrap();
+        house.seen.wait_for(&house.seen.entered, 1).await;
+        let limit = Rlimit {
+            current: Some(64),
+            ..getrlimit(Resource::Nofile)
+        };
+        setrlimit(Resource::Nofile, limit).unwrap();
+        let mut hoard = Vec::new();
+        while let Ok(it) = File::open("/dev/null") {
+            hoard.push(it);
+        }
+        hoard.truncate(hoard.len() - 3);
+        let mut waiting: Vec<_> = (0..3)
+            .map(|_| std::net::TcpStream::connect(house.addresses[0]).unwrap())
+            .collect();
+        let start = Instant::now();
+        for client in &mut waiting {
+            client.set_nonblocking(true).unwrap();
+            let error = loop {
+                match client.read(&mut [0]).unwrap_err() {
+                    it if it.kind() == io::ErrorKind::WouldBlock => {}
+                    it => break it,
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                assert!(start.elapsed() < GIVE_UP * 3, "still waiting");
+            };
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        }
+        assert!(start.elapsed() >= GIVE_UP / 2, "{:?}", start.elapsed());
+        assert_eq!(house.seen.gave_up.load(Ordering::SeqCst), 3);
+        // Whoever comes later is served as soon as there is a descriptor.
+        let later = std::net::TcpStream::connect(house.addresses[0]);
+        assert!(later.is_err(), "there is no descriptor for a client either");
+        drop(waiting.pop());
+        hoard.clear();
+        let _later = std::net::TcpStream::connect(house.addresses[0]).unwrap();
+        house.seen.wait_for(&house.seen.entered, 2).await;
+        house.stop.cancel();
+        house.task.join_next().await.unwrap().unwrap().unwrap();
+        drop(first);
     }
 
     #[cfg(target_os = "linux")]

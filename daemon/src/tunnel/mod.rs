@@ -337,16 +337,23 @@ impl accept::Door for Entrance {
     }
 
     fn exhausted(&mut self, error: &io::Error) {
-        let message = match limits::descriptors() {
-            Some(limit) if errors::is_out_of_descriptors(error) => {
-                format!("at the limit of {limit} descriptors")
-            }
-            _ => format!("cannot accept connections for now: {error}"),
+        let message = match errors::is_out_of_descriptors(error) {
+            true => limits::descriptors_reached(),
+            false => format!("cannot accept connections for now: {error}"),
         };
         tracing::warn!("{message}");
         self.before = self.tunnel.outcome.borrow().clone();
         let reason = self.tunnel.local_trouble(message);
         self.tunnel.set_outcome(Some(reason));
+    }
+
+    fn gave_up(&mut self, count: usize) {
+        let are = if count == 1 {
+            "connection is"
+        } else {
+            "connections are"
+        };
+        tracing::warn!("{count} {are} reset that nothing could be done for in 10 s");
     }
 
     fn relieved(&mut self) {

@@ -234,6 +234,7 @@ pub(super) fn is_of_network(code: Code) -> bool {
 
 fn unreachable_code(failure: &Unreachable) -> Code {
     match failure.step {
+        Step::Local => Code::Local,
         Step::ForwardProxy => Code::ForwardProxy,
         _ if failure.timed_out => Code::Timeout,
         Step::Dns => Code::Dns,

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Limits,
+    Limits, exhausted,
     refusal::{Step, Unreachable},
 };
 use crate::{
@@ -117,7 +117,8 @@ impl Dialer {
                 prepare(&stream);
                 Ok(stream)
             }
-            Ok(None) => Err(Unreachable::new(Step::Tcp, &failures(target, &failed))),
+            Ok(None) => Err(exhausted::told(target, &failed)
+                .unwrap_or_else(|| Unreachable::new(Step::Tcp, &failures(target, &failed)))),
             Err(_) => {
                 let silent = addresses
                     .iter()

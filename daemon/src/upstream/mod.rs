@@ -6,6 +6,7 @@
 pub mod carrier;
 mod certificate;
 mod dial;
+mod exhausted;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod get;

@@ -76,6 +76,8 @@ pub struct Unreachable {
 /// The steps of opening a route, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// No step of the way: this machine lacks what every step needs.
+    Local,
     /// Looking the name up.
     Dns,
     /// The way to the forward proxy, and what it answered.
@@ -192,6 +194,7 @@ impl fmt::Display for Unreachable {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Local => "this machine",
             Self::Dns => "DNS",
             Self::ForwardProxy => "forward proxy",
             Self::Tcp => "TCP",
