@@ -383,6 +383,7 @@ fn names(program: &str) -> Vec<Named> {
         "README.md",
         "CHANGELOG.md",
         "systemd/pomd.service",
+        "systemd/pomd.socket",
         "test.sh",
     ] {
         let text = fs::read_to_string(root().join(page)).unwrap();

@@ -72,6 +72,7 @@ use crate::{
     session::Open,
     system::{
         channel::Channel,
+        handed::Handed,
         service::{Pulse, Service},
     },
     upstream::proxy::Environment,
@@ -99,6 +100,8 @@ pub struct Options {
     pub proxies: Arc<Environment>,
     /// Standing warnings.
     pub warnings: Vec<String>,
+    /// Sockets that a service manager bound for us.
+    pub handed: Arc<Handed>,
     /// Who started us and wants to hear how we do.
     pub service: Service,
     /// How to become pomd anew.
@@ -184,6 +187,7 @@ pub async fn run(
         opener: options.opener,
         proxies: options.proxies,
         warnings: options.warnings,
+        handed: options.handed,
         pulse: pulse.clone(),
     });
     let (mut loader, reloads) = Loader::new(

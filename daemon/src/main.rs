@@ -20,7 +20,7 @@ use pomd::{
     opener,
     points::Points,
     restart::Restart,
-    system::{self, service::Service},
+    system::{self, handed::Handed, service::Service},
     upstream::{self, proxy::Environment},
 };
 use tokio::sync::Notify;
@@ -128,11 +128,13 @@ fn readable(path: &std::path::Path) -> std::io::Result<()> {
 }
 
 fn start(args: &Args) -> ExitCode {
+    // First of all: what is opened before could be taken for a descriptor that is missing.
+    let handed = Arc::new(Handed::take());
     let mut verdict = match daemon::verdict_owed(args) {
         Ok(verdict) => verdict,
         Err(error) => return fail(FAILED, &error),
     };
-    match begin(args, &mut verdict) {
+    match begin(args, handed, &mut verdict) {
         Ok(code) => code,
         Err((code, error)) => match verdict {
             Some(verdict) => {
@@ -147,6 +149,7 @@ fn start(args: &Args) -> ExitCode {
 /// Everything from the first look at the place to the end; a fork makes a `verdict` owed.
 fn begin(
     args: &Args,
+    handed: Arc<Handed>,
     verdict: &mut Option<daemon::Verdict>,
 ) -> Result<ExitCode, (u8, anyhow::Error)> {
     let place = Place::find(args.wishes(None)).map_err(|it| (USAGE, it.into()))?;
@@ -171,6 +174,7 @@ fn begin(
         locks,
         in_background,
         restart,
+        handed,
     };
     let ended = run(start, verdict.as_ref());
     ended.map(|()| ExitCode::SUCCESS).map_err(|it| (FAILED, it))
@@ -184,6 +188,7 @@ struct Start {
     /// There is no terminal and no service manager: the log goes to a file.
     in_background: bool,
     restart: Restart,
+    handed: Arc<Handed>,
     /// The arguments of a restart.
     again: Vec<OsString>,
 }
@@ -207,6 +212,10 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
     if let Some(warning) = proxies.warning() {
         tracing::warn!("{warning}");
     }
+    for problem in start.handed.problems() {
+        tracing::warn!("{problem}");
+    }
+    let problems = start.handed.problems().iter().cloned();
     let options = Options {
         log,
         place: start.place,
@@ -216,7 +225,8 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         points: Points::none(),
         opener: Arc::new(opener::SystemBrowser),
         look: Arc::new(Notify::new()),
-        warnings: proxies.warning().into_iter().collect(),
+        warnings: proxies.warning().into_iter().chain(problems).collect(),
+        handed: start.handed.clone(),
         proxies: Arc::new(proxies),
         service: if start.in_background {
             Service::none()
@@ -229,7 +239,7 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
     // Blocking work may hang on a network disk: it does not keep the process.
     runtime.shutdown_background();
     if goes_on? {
-        let error = start.restart.go_on(&start.again);
+        let error = start.restart.go_on(&start.again, &start.handed);
         tracing::error!("cannot go on anew: {error}");
         anyhow::bail!("cannot go on anew: {error}");
     }

@@ -19,6 +19,8 @@ use std::{
 use control::text::clean;
 use tokio::process::Command;
 
+use crate::system::handed::Handed;
+
 /// How long the program may take to say its version.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -80,19 +82,23 @@ impl Restart {
     }
 
     /// Goes on as the program with these arguments; returns only why that failed. What is open and not meant to be
-    /// passed on is closed by that, the locks among it: the heir takes them again.
+    /// passed on is closed by that, the locks among it: the heir takes them again. Only what was handed over to us, which
+    /// nobody could take again, goes on to the heir.
     #[cfg(unix)]
-    pub fn go_on(&self, arguments: &[OsString]) -> io::Error {
+    pub fn go_on(&self, arguments: &[OsString], handed: &Handed) -> io::Error {
         use std::os::unix::process::CommandExt;
 
-        std::process::Command::new(&self.program)
-            .args(arguments)
-            .exec()
+        let mut heir = std::process::Command::new(&self.program);
+        heir.args(arguments);
+        match handed.pass_on(&mut heir) {
+            Ok(()) => heir.exec(),
+            Err(error) => error,
+        }
     }
 
     /// There is no such thing here.
     #[cfg(not(unix))]
-    pub fn go_on(&self, _: &[OsString]) -> io::Error {
+    pub fn go_on(&self, _: &[OsString], _: &Handed) -> io::Error {
         io::ErrorKind::Unsupported.into()
     }
 }

@@ -139,6 +139,12 @@ impl Systemd {
         self.systemctl(&["daemon-reload"]).await;
     }
 
+    /// Adds a unit.
+    pub async fn unit(&self, name: &str, text: &str) {
+        crate::setup::write(&units(self.folder.path()).join(name), text);
+        self.systemctl(&["daemon-reload"]).await;
+    }
+
     /// `systemctl --user`, which must succeed; what it says.
     pub async fn systemctl(&self, arguments: &[&str]) -> String {
         let words = [&["systemctl", "--user"], arguments].concat();

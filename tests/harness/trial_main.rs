@@ -71,6 +71,7 @@ fn run(trial: Arc<Trial>) -> Result<(), String> {
         look: Arc::default(),
         proxies: Arc::new(Environment::default()),
         warnings: Vec::new(),
+        handed: Arc::default(),
         service: Service::none(),
         restart: Restart::as_started().map_err(|it| words(&it))?,
     };

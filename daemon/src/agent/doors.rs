@@ -112,6 +112,12 @@ impl Agent {
         }
     }
 
+    /// A service manager bound a socket for it.
+    fn is_handed(&self, name: &TunnelName, listen: &Listen) -> bool {
+        let mut sockets = self.setup.handed.sockets().iter();
+        sockets.any(|it| bind::is_for(it, name.as_str(), listen, &self.setup.socket))
+    }
+
     fn addresses(&self, listen: &Listen, chosen: Option<u16>) -> Vec<String> {
         status::addresses(listen, chosen, &self.setup.socket)
     }
@@ -169,12 +175,14 @@ impl Agent {
     ) -> (Option<u16>, Result<Bound, wire::Reason>) {
         let clock = &self.setup.clock;
         let known = |chosen| Known {
+            name: name.as_str(),
+            handed: &self.setup.handed,
             chosen,
             control: &self.setup.socket,
             before,
         };
         let kept = self.ports.get(name);
-        if *listen != Listen::Chosen || kept.is_some() {
+        if *listen != Listen::Chosen || kept.is_some() || self.is_handed(name, listen) {
             return (kept, bind::bind(listen, known(kept), clock));
         }
         let in_use = |it: &str| self.config.tunnels.keys().any(|name| name.as_str() == it);

@@ -50,7 +50,7 @@ use crate::{
     disk::Fs,
     points::Points,
     session::{Open, Session},
-    system::{network::Network, service::Pulse},
+    system::{handed::Handed, network::Network, service::Pulse},
     tunnel::{Tunnel, peer::Owners, relay},
     upstream::{
         Upstream,
@@ -101,6 +101,8 @@ pub struct Setup {
     pub proxies: Arc<Environment>,
     /// Standing warnings that hold for the life of the process.
     pub warnings: Vec<String>,
+    /// Sockets that a service manager bound for us.
+    pub handed: Arc<Handed>,
     /// Beats while the agent does not hang.
     pub pulse: Pulse,
 }

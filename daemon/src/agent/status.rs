@@ -9,6 +9,7 @@ use super::{Agent, Cluster, Door, Setup, refusal};
 use crate::{
     config::{ClusterName, Listen},
     session,
+    system::handed::Socket,
     tunnel::{Counters, Tunnel, bind},
 };
 
@@ -83,6 +84,7 @@ impl Agent {
                 ));
             }
         }
+        res.extend(self.handed_for_nobody());
         if !self.owners.can_tell() {
             res.push(
                 "this system does not tell who connects: every local user can use the tunnels"
@@ -90,6 +92,24 @@ impl Agent {
             );
         }
         res
+    }
+
+    /// Sockets that were handed over and are no tunnel's. They are kept: the next configuration may have one for them.
+    fn handed_for_nobody(&self) -> impl Iterator<Item = String> {
+        let handed = self.setup.handed.sockets().iter();
+        let is_used = |socket: &Socket| {
+            let mut doors = self.tunnels.values().map(|it| &it.tunnel);
+            doors.any(|it| {
+                let (name, listen) = (it.name.as_str(), &it.spec.listen);
+                bind::is_for(socket, name, listen, &self.setup.socket)
+            })
+        };
+        handed.filter(move |it| !is_used(it)).map(|it| {
+            format!(
+                "{} was handed over to pomd by {}, and no tunnel listens exactly there",
+                it.address, it.name
+            )
+        })
     }
 }
 

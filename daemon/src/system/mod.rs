@@ -5,6 +5,7 @@ pub mod channel;
 pub mod errors;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+pub mod handed;
 pub mod limits;
 pub mod network;
 pub mod plain_file;

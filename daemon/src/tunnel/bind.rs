@@ -1,5 +1,6 @@
 //! Which address a tunnel listens on, and who holds it if we cannot.
 
+mod handed;
 #[cfg(unix)]
 mod unix;
 
@@ -24,8 +25,13 @@ use super::{
 use crate::{
     clock::Clock,
     config::{Listen, SocketName},
-    system::{errors, limits},
+    system::{
+        errors,
+        handed::{Handed, Place},
+        limits,
+    },
 };
+pub use handed::is_for;
 
 /// The ports among which [`choose`] chooses.
 pub const CHOICE: RangeInclusive<u16> = 20_000..=29_999;
@@ -56,6 +62,10 @@ pub struct Bound {
 /// What is known before an address is bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
+    /// The tunnel's name.
+    pub name: &'a str,
+    /// Sockets that are bound already.
+    pub handed: &'a Handed,
     /// The port kept for [`Listen::Chosen`].
     pub chosen: Option<u16>,
     /// The control socket: Unix sockets lie beside it.
@@ -64,13 +74,16 @@ pub struct Known<'a> {
     pub before: Option<&'a Holder>,
 }
 
-/// Binds `listen` on all its addresses or on none. Never `SO_REUSEPORT`.
+/// Binds `listen` on all its addresses or on none; what was handed over is used in place of binding it. Never `SO_REUSEPORT`.
 #[expect(
     clippy::result_large_err,
     reason = "a failure is rare and becomes the status as it is"
 )]
 pub fn bind(listen: &Listen, known: Known<'_>, clock: &Clock) -> Result<Bound, Reason> {
     let at = clock.now();
+    if let Some(bound) = handed::bind(listen, known) {
+        return bound.map_err(|it| it.reason(known.before, at));
+    }
     let bound = match (listen, known.chosen) {
         (Listen::Unix(name), _) => return bind_file(name, known, at),
         (Listen::Loopback(port), _) => loopback(*port),
@@ -159,6 +172,8 @@ enum Failure {
         partly: bool,
         error: io::Error,
     },
+    /// What was handed over cannot be used now.
+    Handed { place: Place, error: io::Error },
     /// The machine has no loopback address at all.
     NoLoopback,
     /// No port was chosen yet.
@@ -206,6 +221,11 @@ fn both(port: u16) -> Result<Vec<std::net::TcpListener>, Failure> {
             error,
         }),
     }
+}
+
+/// The addresses of a bare port.
+fn sisters(port: u16) -> [SocketAddr; 2] {
+    [v4(port), v6(port)]
 }
 
 fn v4(port: u16) -> SocketAddr {
@@ -259,6 +279,14 @@ impl Failure {
                 holder::reason(address, partly, before, at)
             }
             Self::At { address, error, .. } => refused(address, &error, at),
+            Self::Handed { error, .. } if errors::is_out_of_descriptors(&error) => {
+                let message = format!("cannot listen: {}", limits::descriptors_reached());
+                Reason::new(Code::Local, message, at)
+            }
+            Self::Handed { place, error } => {
+                let message = format!("cannot listen on {place}, which was handed over: {error}");
+                Reason::new(Code::AddressNotAvailable, message, at)
+            }
             Self::NoLoopback => Reason::new(
                 Code::AddressNotAvailable,
                 "this machine has no loopback address now".to_owned(),
@@ -276,7 +304,10 @@ impl Failure {
 fn refused(address: SocketAddr, error: &io::Error, at: Timestamp) -> Reason {
     let port = address.port();
     if errors::is_out_of_descriptors(error) {
-        let message = format!("cannot listen on {address}: {}", limits_reached());
+        let message = format!(
+            "cannot listen on {address}: {}",
+            limits::descriptors_reached()
+        );
         return Reason::new(Code::Local, message, at);
     }
     if errors::is_absent_address(error) {
@@ -292,13 +323,6 @@ fn refused(address: SocketAddr, error: &io::Error, at: Timestamp) -> Reason {
     }
     let message = format!("cannot listen on {address}: {error}");
     Reason::new(Code::AddressNotAvailable, message, at)
-}
-
-fn limits_reached() -> String {
-    match limits::descriptors() {
-        Some(limit) => format!("at the limit of {limit} descriptors"),
-        None => "at the limit of descriptors".to_owned(),
-    }
 }
 
 /// FNV-1a: stable over releases, so that a lost list of ports comes out the same.
@@ -339,6 +363,8 @@ mod tests {
     ) -> Result<Bound, Reason> {
         let control = Path::new("/nowhere/pomd.sock");
         let known = Known {
+            name: "db",
+            handed: &Handed::default(),
             chosen,
             control,
             before,

@@ -15,10 +15,10 @@ use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::UnixListener;
 
-use super::{BACKLOG, holder, limits_reached};
+use super::{BACKLOG, holder};
 use crate::{
     config::SocketName,
-    system::{errors, private_folder, process},
+    system::{errors, limits, private_folder, process},
     tunnel::local::{Ends, Local},
 };
 
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Socket {
     // Dropped in this order: whoever still finds the file finds a listener behind it.
-    _file: File,
+    _file: Option<File>,
     listener: UnixListener,
 }
 
@@ -83,6 +83,14 @@ impl Socket {
         listen(&path, &address).map_err(|error| Failure::Io { path, error })
     }
 
+    /// One that somebody else bound, whose file is theirs to remove.
+    pub(super) fn handed(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        Ok(Self {
+            _file: None,
+            listener: UnixListener::from_std(listener)?,
+        })
+    }
+
     /// The next connection, and who made it.
     pub(super) fn poll_accept(
         &self,
@@ -113,7 +121,7 @@ fn listen(path: &Path, address: &SockAddr) -> io::Result<Socket> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(Socket {
-        _file: file,
+        _file: Some(file),
         listener: UnixListener::from_std(socket.into())?,
     })
 }
@@ -214,7 +222,7 @@ impl Failure {
             Self::Folder(message) => Reason::new(Code::AddressNotAvailable, message, at),
             Self::Io { error, .. } if errors::is_out_of_descriptors(&error) => Reason::new(
                 Code::Local,
-                format!("cannot listen: {}", limits_reached()),
+                format!("cannot listen: {}", limits::descriptors_reached()),
                 at,
             ),
             Self::Io { path, error } => {
