@@ -12,7 +12,8 @@ use gateway::Upstream;
 use integration::{
     client::{Ending, pattern, read_all},
     corp::{Corp, tunnel},
-    pomd::{self, Pomd, free_port},
+    eventually,
+    pomd::{self, Pomd, Setup, free_port},
     stranger::{Stranger, UID},
 };
 use tokio::{
@@ -209,4 +210,44 @@ async fn the_file_is_there_while_the_tunnel_listens_and_no_longer() {
     carries(&mut up(&pomd).await).await;
     assert!(pomd.stop().await.success());
     assert!(!socket(&pomd).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn q3_sockets_whose_files_are_deleted_are_bound_again_and_no_connection_notices() {
+    let corp = corp().await;
+    let tunnels = tunnel("db", ECHO, LISTEN) + &tunnel("port", ECHO, "");
+    // Half a second instead of thirty: a service manager that is less patient makes the tick shorter.
+    let pomd = Setup::new(&(corp.cluster("") + &tunnels))
+        .env("NOTIFY_SOCKET", "/nobody/listens")
+        .env("WATCHDOG_USEC", "1500000")
+        .start()
+        .await;
+    corp.log_in(&pomd).await;
+    let mut on_file = up(&pomd).await;
+    carries(&mut on_file).await;
+    let mut on_port = pomd.connect("port").await;
+    let (control, runtime) = (pomd.setup().socket(), pomd.setup().runtime());
+    for what in ["the control socket", "the socket of a tunnel", "the folder"] {
+        match what {
+            "the control socket" => fs::remove_file(&control).unwrap(),
+            "the socket of a tunnel" => fs::remove_file(socket(&pomd)).unwrap(),
+            _ => fs::remove_dir_all(&runtime).unwrap(),
+        }
+        eventually("both sockets are there again", async || {
+            (control.exists() && socket(&pomd).exists()).then_some(())
+        })
+        .await;
+        let mode = |it: &Path| fs::metadata(it).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&runtime), 0o700, "{what}");
+        let shown = eventually("pomd answers", async || pomd.client().status().await.ok()).await;
+        assert_eq!(pomd::tunnel(&shown, "db").state, TunnelState::Up, "{what}");
+        carries(&mut up(&pomd).await).await;
+        carries(&mut on_file).await;
+        on_port.write_all(b"x").await.unwrap();
+        assert_eq!(on_port.read_u8().await.unwrap(), b'x', "{what}");
+    }
+    assert_eq!(
+        pomd.words().matches("was gone; it is there again").count(),
+        2
+    );
 }

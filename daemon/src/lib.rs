@@ -175,6 +175,7 @@ pub async fn run(
         path: socket_path,
         error,
     })?;
+    let lost = Arc::new(Notify::new());
     let pulse = Pulse::for_watchdog(options.service.watchdog());
     let (agent, handle) = Agent::new(agent::Setup {
         config: options.place.config.clone(),
@@ -182,6 +183,7 @@ pub async fn run(
         fs: options.fs,
         points: options.points.clone(),
         socket: options.place.socket.clone(),
+        lost: lost.clone(),
         log: options.log,
         clock: options.clock.clone(),
         opener: options.opener,
@@ -208,6 +210,8 @@ pub async fn run(
         reloads,
         recent: options.recent,
         points: options.points,
+        socket: options.place.socket.clone(),
+        lost,
         stop: stop.clone(),
         restart: options.restart,
     });

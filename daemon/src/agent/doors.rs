@@ -216,6 +216,34 @@ impl Agent {
         }
     }
 
+    /// Sockets whose files a cleaner or a logout took away are made again: those of tunnels here, the control socket by
+    /// whoever answers on it (Q3).
+    #[cfg(unix)]
+    pub(super) async fn look_after_files(&mut self) {
+        if !is_there(&self.setup.socket) {
+            self.setup.lost.notify_one();
+        }
+        let doors = self.tunnels.iter();
+        let lost = doors.filter(|(name, door)| match &door.tunnel.spec.listen {
+            it @ Listen::Unix(socket) => {
+                door.listening.is_some()
+                    && !self.is_handed(name, it)
+                    && !is_there(&self.setup.socket.with_file_name(socket.as_str()))
+            }
+            _ => false,
+        });
+        let lost: Vec<TunnelName> = lost.map(|it| it.0.clone()).collect();
+        for name in &lost {
+            warn!(tunnel = %name, "the file of the socket is gone; it is made again");
+            self.close(name).await;
+            self.listen(name);
+        }
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unused_async, reason = "as on other systems")]
+    pub(super) async fn look_after_files(&mut self) {}
+
     pub(super) fn on_listener_ended(
         &mut self,
         ended: Result<(Id, Result<(), wire::Reason>), JoinError>,
@@ -247,6 +275,11 @@ impl Agent {
         door.retry_at = Some(Instant::now() + RETRY);
         self.showing.changed(Instant::now());
     }
+}
+
+#[cfg(unix)]
+fn is_there(file: &std::path::Path) -> bool {
+    std::fs::symlink_metadata(file).is_ok()
 }
 
 fn no_such_tunnel(name: &str) -> Refused {

@@ -91,6 +91,8 @@ pub struct Setup {
     pub points: Points,
     /// The control socket: the sockets of tunnels lie beside it.
     pub socket: PathBuf,
+    /// Told when the control socket's file is gone.
+    pub lost: Arc<Notify>,
     /// Where a person finds the log, for the status.
     pub log: Option<String>,
     /// What time it is.
@@ -324,6 +326,7 @@ impl Agent {
             self.leaving.retain(|it| !it.connections.is_empty());
             self.passing.retain(passing::is_used);
             self.keep_up();
+            self.look_after_files().await;
         }
         self.look();
     }

@@ -59,6 +59,7 @@ impl World {
             log: None,
             clock,
             opener: Arc::new(NoBrowser),
+            lost: Arc::default(),
             handed: Arc::default(),
             warnings: Vec::new(),
             pulse: Pulse::for_watchdog(Some(Duration::from_secs(30))),

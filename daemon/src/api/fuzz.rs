@@ -78,11 +78,13 @@ impl House {
             fs: Arc::new(Disk),
             points: Points::none(),
             socket: state.join("pomd.sock"),
+            lost: Arc::default(),
             log: None,
             clock: Clock::from_fn(|| Timestamp::UNIX_EPOCH),
             opener: Arc::new(NoBrowser),
             proxies: Arc::default(),
             warnings: Vec::new(),
+            handed: Arc::default(),
             pulse: Pulse::for_watchdog(None),
         });
         let (loader, reloads) = Loader::new(
@@ -104,6 +106,8 @@ impl House {
             reloads,
             recent: Recent::default(),
             points: Points::none(),
+            socket: state.join("pomd.sock"),
+            lost: Arc::default(),
             stop: CancellationToken::new(),
             restart: Restart::to(state.join("no-such-program")),
         });

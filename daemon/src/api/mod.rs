@@ -12,7 +12,13 @@ mod query;
 mod reserve;
 mod routes;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use connect::Upgraded;
 use control::socket::socket;
@@ -20,9 +26,10 @@ use reserve::Reserve;
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use interprocess::local_socket::tokio::Stream;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -58,6 +65,10 @@ pub struct Api {
     pub recent: Recent,
     /// Where tests step in.
     pub points: Points,
+    /// Where the control socket is.
+    pub socket: PathBuf,
+    /// Told when its file is gone.
+    pub lost: Arc<Notify>,
     /// Ends pomd.
     pub stop: CancellationToken,
     /// Lets it go on anew after that.
@@ -66,6 +77,7 @@ pub struct Api {
 
 /// Answers clients until `api.stop`, then lets answers under way end.
 pub async fn serve(api: Arc<Api>, bound: Channel) {
+    let mut bound = Some(bound);
     let mut clients = JoinSet::new();
     let mut reserve = Reserve::new();
     // Clients that were handed a route: they may stay for days, and do not count among those that ask.
@@ -86,7 +98,13 @@ pub async fn serve(api: Arc<Api>, bound: Channel) {
                 }
                 continue;
             }
-            accepted = bound.accept(), if clients.len() < CLIENTS => accepted,
+            () = api.lost.notified() => {
+                // First, for it takes the file along.
+                drop(bound.take());
+                bound = bind_again(&api.socket);
+                continue;
+            }
+            accepted = accept(bound.as_ref()), if clients.len() < CLIENTS => accepted,
         };
         match accepted {
             Ok(Some(stream)) => {
@@ -105,6 +123,28 @@ pub async fn serve(api: Arc<Api>, bound: Channel) {
     drop(bound);
     while clients.join_next().await.is_some() {}
     while carried.join_next().await.is_some() {}
+}
+
+/// The next client; nobody comes to a socket that is not there.
+async fn accept(bound: Option<&Channel>) -> io::Result<Option<Stream>> {
+    match bound {
+        Some(it) => it.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn bind_again(path: &Path) -> Option<Channel> {
+    match Channel::bind_again(path) {
+        Ok(it) => {
+            warn!("{} was gone; it is there again", path.display());
+            Some(it)
+        }
+        Err(error) => {
+            let path = path.display();
+            warn!("{path} is gone, and cannot be made again: {error}");
+            None
+        }
+    }
 }
 
 /// Answers one client's requests; what is returned goes on with raw bytes.

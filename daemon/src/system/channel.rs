@@ -10,6 +10,8 @@ use interprocess::local_socket::{
     tokio::{Listener, Stream, prelude::*},
 };
 
+use super::private_folder;
+
 /// A control channel that is ours; what it leaves in the file system is removed when this is dropped.
 pub struct Channel {
     listener: Listener,
@@ -27,6 +29,14 @@ impl Channel {
             listener: imp::closed_to_others(options)?.create_tokio()?,
             _rest: imp::rest(path),
         })
+    }
+
+    /// Listens at `path` once more, also where its folder was removed meanwhile.
+    pub fn bind_again(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            private_folder::make(folder).map_err(io::Error::other)?;
+        }
+        Self::bind(path.to_owned())
     }
 
     /// The next client; `None`: it was somebody else's and is turned away. To be tried again after an error.
