@@ -103,26 +103,28 @@ async fn x6_a_panic_of_a_connection_ends_that_one_and_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn x6_a_panic_of_a_tunnel_is_told_and_it_listens_again_on_its_port() {
     let corp = corp().await;
-    let (trial, setup) = Trial::new(Setup::new(&corp.config(&TUNNELS)));
+    let (trial, setup) = Trial::new(Setup::new(
+        &corp.config(&[("panicking", SSH), ("echo", ECHO)]),
+    ));
     let pomd = setup.start().await;
     corp.log_in(&pomd).await;
     let mut witness = Witness::new(&pomd, "echo").await;
-    let mut open = pomd.connect("ssh").await;
+    let mut open = pomd.connect("panicking").await;
     echoes(&mut open, b"before").await;
-    let address = pomd.address("ssh").await;
+    let address = pomd.address("panicking").await;
     trial.plan(&["accept 1 panic"]);
-    let told = pomd.wait_for_tunnel("ssh", TunnelState::Busy);
-    let (told, ()) = tokio::join!(told, carries(&pomd, "ssh"));
+    let told = pomd.wait_for_tunnel("panicking", TunnelState::Busy);
+    let (told, ()) = tokio::join!(told, carries(&pomd, "panicking"));
     assert_eq!(told.reason.unwrap().code, Code::Internal);
     echoes(&mut open, b"its connections live").await;
     witness.carries().await;
-    pomd.wait_for_tunnel("ssh", TunnelState::Up).await;
-    assert_eq!(pomd.address("ssh").await, address);
+    pomd.wait_for_tunnel("panicking", TunnelState::Up).await;
+    assert_eq!(pomd.address("panicking").await, address);
     let told = errors(&pomd);
     assert_eq!(told.len(), 1, "{told:#?}");
     open.set_zero_linger().unwrap();
     drop(open);
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    witness.all_is_well(&pomd, &["panicking", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
