@@ -98,8 +98,8 @@ pub(crate) async fn settled<T: PartialEq>(
 
 /// As many descriptors as may be had, for this process and those it starts.
 pub(crate) fn raise_descriptors() {
-    // Two for each of 9,000 connections, and some.
-    const WISH: u64 = 40_000;
+    // Two for each of 9,000 connections in pomd and in the gateway, and some.
+    const WISH: u64 = 20_000;
     let now = getrlimit(Resource::Nofile);
     let most = now.maximum.map_or(WISH, |it| it.max(WISH));
     let raised = Rlimit {

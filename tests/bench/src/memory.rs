@@ -1,9 +1,15 @@
 //! Memory per idle connection, and what is given back after a burst and after the connections ended.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, process::Stdio, time::Duration};
 
-use integration::PATIENCE;
-use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet, time::timeout};
+use integration::{PATIENCE, binary::binary};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    net::TcpStream,
+    process::{Child, ChildStdin, ChildStdout, Command},
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::{
     Size, lab,
@@ -18,6 +24,8 @@ const MOST: f64 = 10.0;
 const MOST_LEFT: f64 = 1.2;
 /// Connections that are opened, or carry, at once.
 const AT_ONCE: usize = 64;
+/// What the clients say when they did what they were told.
+const DONE: &str = "done";
 /// What each connection carries in the burst.
 const BURST: u64 = 1 << 20;
 /// Within this, what a burst took must be given back.
@@ -85,19 +93,75 @@ async fn measure(size: Size, connections: usize) -> Held {
         lab::settled(quiet, GIVE_BACK.max(quiet), look).await
     };
     // What the first ones bring in, such as the roots of trust, is not for each.
-    drop(open(tunnel, AT_ONCE.min(connections)).await);
+    Clients::open(tunnel, AT_ONCE.min(connections))
+        .await
+        .close()
+        .await;
     let before = settled().await;
-    let mut streams = open(tunnel, connections).await;
+    let mut clients = Clients::open(tunnel, connections).await;
     let open = settled().await;
-    streams = burst(streams).await;
+    clients.burst().await;
     let after_burst = settled().await;
-    drop(streams);
+    clients.close().await;
     let closed = settled().await;
     Held {
         before,
         open,
         after_burst,
         closed,
+    }
+}
+
+/// The clients of all connections, in a process of their own: descriptors are scarce.
+struct Clients {
+    process: Child,
+    orders: ChildStdin,
+    words: Lines<BufReader<ChildStdout>>,
+}
+
+impl Clients {
+    async fn open(tunnel: SocketAddr, connections: usize) -> Self {
+        let mut command = Command::new(binary("bench"));
+        command
+            .args(["--play", "clients", &tunnel.to_string()])
+            .arg(connections.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let mut res = Self {
+            orders: process.stdin.take().unwrap(),
+            words: BufReader::new(process.stdout.take().unwrap()).lines(),
+            process,
+        };
+        res.is_done().await;
+        res
+    }
+
+    async fn burst(&mut self) {
+        self.orders.write_all(b"burst\n").await.unwrap();
+        self.is_done().await;
+    }
+
+    async fn close(mut self) {
+        drop(self.orders);
+        self.process.wait().await.unwrap();
+    }
+
+    async fn is_done(&mut self) {
+        let word = timeout(PATIENCE * 10, self.words.next_line()).await;
+        assert_eq!(word.unwrap().unwrap().as_deref(), Some(DONE));
+    }
+}
+
+/// Plays the clients: opens them all, has each carry a burst for each line of standard input, and ends with it.
+pub(crate) async fn clients(tunnel: SocketAddr, connections: usize) {
+    let mut streams = open(tunnel, connections).await;
+    println!("{DONE}");
+    let mut orders = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(_)) = orders.next_line().await {
+        streams = burst(streams).await;
+        println!("{DONE}");
     }
 }
 

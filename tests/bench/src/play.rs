@@ -16,7 +16,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{lab, measure};
+use crate::{lab, measure, memory};
 
 /// As much as pomd reads and writes at once.
 const BUFFER: usize = 64 << 10;
@@ -30,6 +30,9 @@ pub(crate) async fn play(role: &str, arguments: &[String]) {
         ("relay", Some(to), _) => relay(to).await,
         ("by-hand", Some(server), Some([ca, count])) => {
             by_hand(server, Path::new(ca), count.parse().unwrap()).await;
+        }
+        ("clients", Some(tunnel), Some([count])) => {
+            memory::clients(tunnel, count.parse().unwrap()).await;
         }
         _ => panic!("nobody plays {role} with {arguments:?}"),
     }

@@ -1,15 +1,22 @@
 //! CPU that relaying takes, per GiB, beside a plain TCP relay that carries the same TLS connection unopened.
+//!
+//! A relay pays for waking its neighbours, the more the faster they are. So the client of the plain relay does no more
+//! than that of pomd while it is measured: it seals what it sends beforehand, and does not open what it gets.
 
-use std::net::SocketAddr;
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+};
 
 use gateway::Upstream;
-use integration::{PATIENCE, corp::Corp};
+use integration::{PATIENCE, client::pattern, corp::Corp};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpListener,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
 };
+use tokio_rustls::client::TlsStream;
 
 use crate::{
     Size, lab,
@@ -20,6 +27,12 @@ use crate::{
 };
 
 const MOST: f64 = 1.2;
+/// The most that a TLS record carries.
+const RECORD: usize = 16 << 10;
+/// What stands before a record.
+const HEADER: usize = 5;
+/// What TLS 1.3 adds inside a record.
+const OVERHEAD: usize = 17;
 
 /// Where the bytes of a round went.
 #[derive(Clone, Copy, Debug)]
@@ -52,10 +65,11 @@ pub(crate) async fn run(size: Size, envoy: bool) -> Vec<Table> {
     for direction in [Direction::Down, Direction::Up] {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            let mut stream = lab::open(tunnel).await;
-            ours.push(carry(&mut stream, direction, bytes, pomd.pid()).await);
+            let stream = lab::open(tunnel).await;
+            ours.push(plain(stream, direction, bytes, pomd.pid()).await);
             let mut stream = front.open(lab::ROUTE, &token, b"").await.tls;
-            theirs.push(carry(&mut stream, direction, bytes, relay.pid()).await);
+            lab::first_byte(&mut stream).await;
+            theirs.push(sealed(stream, direction, bytes, relay.pid()).await);
         }
         let (ours, theirs) = (median(&ours), median(&theirs));
         let ratio = ours / theirs;
@@ -79,26 +93,85 @@ async fn corp(service: SocketAddr, envoy: bool) -> Corp {
 }
 
 /// Seconds of CPU per GiB that process `pid` took for so many bytes.
-async fn carry<S>(stream: &mut S, direction: Direction, bytes: u64, pid: u32) -> f64
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let before = cpu(pid);
+async fn plain(mut stream: TcpStream, direction: Direction, bytes: u64, pid: u32) -> f64 {
     let carrying = async {
         match direction {
             Direction::Down => {
                 stream.write_all(&service::down(bytes)).await?;
-                stream.flush().await?;
-                service::take(stream, bytes).await
+                service::take(&mut stream, bytes).await
             }
             Direction::Up => {
                 stream.write_all(&service::up(bytes)).await?;
-                service::send(stream, bytes).await?;
-                stream.flush().await?;
+                service::send(&mut stream, bytes).await?;
                 stream.read_u8().await.map(drop)
             }
         }
     };
+    measured(carrying, bytes, pid).await
+}
+
+/// The same for a client that speaks TLS.
+async fn sealed(stream: TlsStream<TcpStream>, direction: Direction, bytes: u64, pid: u32) -> f64 {
+    let (mut tcp, mut tls) = stream.into_inner();
+    let mut flight = Vec::new();
+    let mut seal = |bytes: &[u8]| {
+        tls.writer().write_all(bytes).unwrap();
+        while tls.wants_write() {
+            tls.write_tls(&mut flight).unwrap();
+        }
+    };
+    match direction {
+        Direction::Down => seal(&service::down(bytes)),
+        Direction::Up => {
+            seal(&service::up(bytes));
+            let piece = pattern(RECORD);
+            for _ in 0..bytes / RECORD as u64 {
+                seal(&piece);
+            }
+        }
+    }
+    let carrying = async {
+        for piece in flight.chunks(service::PIECE) {
+            tcp.write_all(piece).await?;
+        }
+        let answer = match direction {
+            Direction::Down => bytes,
+            Direction::Up => 1,
+        };
+        take_sealed(&mut tcp, answer).await
+    };
+    measured(carrying, bytes, pid).await
+}
+
+/// Takes records that hold so many bytes, unopened.
+async fn take_sealed(from: &mut TcpStream, bytes: u64) -> io::Result<()> {
+    let mut piece = vec![0; service::PIECE];
+    let (mut held, mut left) = (0, bytes);
+    loop {
+        let n = from.read(&mut piece[held..]).await?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        held += n;
+        let mut start = 0;
+        while let [_, _, _, high, low, rest @ ..] = &piece[start..held] {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            if rest.len() < length {
+                break;
+            }
+            start += HEADER + length;
+            left = left.saturating_sub((length - OVERHEAD) as u64);
+            if left == 0 {
+                return Ok(());
+            }
+        }
+        piece.copy_within(start..held, 0);
+        held -= start;
+    }
+}
+
+async fn measured(carrying: impl Future<Output = io::Result<()>>, bytes: u64, pid: u32) -> f64 {
+    let before = cpu(pid);
     timeout(PATIENCE * 10, carrying).await.unwrap().unwrap();
     (cpu(pid) - before).as_secs_f64() * f64::from(1 << 30) / bytes as f64
 }

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 /// How much is sent or taken at once.
-const PIECE: usize = 64 << 10;
+pub(crate) const PIECE: usize = 64 << 10;
 
 /// Orders so many bytes.
 pub(crate) fn down(bytes: u64) -> Vec<u8> {

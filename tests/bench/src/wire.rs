@@ -79,6 +79,10 @@ impl Wire {
         self.address
     }
 
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.shared.round_trip
+    }
+
     /// Grows with whatever goes on.
     pub(crate) fn moved(&self) -> u64 {
         self.shared.moved.load(Relaxed)
