@@ -32,6 +32,10 @@ use crate::buffer::{self, Buffer, Queue};
 
 /// The most plaintext that one record carries.
 const RECORD: usize = 16 * 1024;
+/// What stands before a record; its last two bytes are the length of the rest.
+const HEADER: usize = 5;
+/// A full record of TLS 1.3, sealed.
+const FULL: usize = HEADER + RECORD + 17;
 /// Room besides: the record's own overhead, answers to key updates, an alert.
 const SLACK: usize = 112;
 
@@ -265,8 +269,8 @@ impl Remote {
     ) -> Poll<Result<usize, RecvError>> {
         let mut sealed = Buffer::default();
         sealed.push(&self.sealed);
-        let n =
-            ready!(sealed.poll_fill(&mut self.socket, buffer::SIZE, cx)).map_err(RecvError::Io)?;
+        let most = to_a_records_end(sealed.bytes());
+        let n = ready!(sealed.poll_fill(&mut self.socket, most, cx)).map_err(RecvError::Io)?;
         if n == 0 {
             return Poll::Ready(Err(RecvError::Cut));
         }
@@ -295,6 +299,17 @@ impl Remote {
             Progress::NeedMore => Ok(()),
         }
     }
+}
+
+/// How much to read behind `begun` so that it ends where a record does, if full ones come: what came of the next one
+/// would be copied twice until its rest is here.
+fn to_a_records_end(begun: &[u8]) -> usize {
+    let first = match begun {
+        [_, _, _, high, low, ..] => HEADER + usize::from(u16::from_be_bytes([*high, *low])),
+        _ => FULL,
+    };
+    let more = buffer::SIZE / FULL - 1;
+    first.saturating_sub(begun.len()) + more * FULL
 }
 
 impl fmt::Debug for Records {

@@ -346,3 +346,34 @@ async fn without_tls_bytes_pass_as_they_are_and_a_fin_is_the_end() {
     assert!(matches!(recv(&mut remote).await, Err(RecvError::Closed)));
     assert_eq!(borrowed(), 0);
 }
+
+#[test]
+fn a_read_ends_where_full_records_end() {
+    let record = |length: usize| {
+        let mut record = vec![23, 3, 3];
+        record.extend(u16::try_from(length - HEADER).unwrap().to_be_bytes());
+        record.resize(length, 0);
+        record
+    };
+    let whole = 4 * FULL;
+    assert!(whole <= buffer::SIZE && whole + FULL > buffer::SIZE);
+    assert_eq!(to_a_records_end(&[]), whole);
+    for begun in [HEADER, 100, FULL - 1] {
+        assert_eq!(to_a_records_end(&record(FULL)[..begun]), whole - begun);
+    }
+    assert_eq!(
+        to_a_records_end(&record(1000)[..10]),
+        990 + 3 * FULL,
+        "the one begun is shorter"
+    );
+    assert_eq!(
+        to_a_records_end(&record(1000)[..4]),
+        whole - 4,
+        "not known yet"
+    );
+    assert_eq!(
+        to_a_records_end(&record(1000).repeat(2)),
+        3 * FULL,
+        "kept for the rest of a handshake message"
+    );
+}
