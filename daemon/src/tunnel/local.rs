@@ -53,9 +53,13 @@ pub enum Ends {
 impl Local {
     /// Small pieces leave at once.
     pub(super) fn hasten(&self) {
-        // A Unix socket never waits.
-        if let Self::Tcp(it) = self {
-            let _ = it.set_nodelay(true);
+        match self {
+            Self::Tcp(it) => {
+                let _ = it.set_nodelay(true);
+            }
+            // It never waits.
+            #[cfg(unix)]
+            Self::Unix(_) => {}
         }
     }
 
@@ -98,8 +102,13 @@ impl Local {
 
     /// Closes it so that the other side sees an error, if it can.
     pub(super) fn reset(self) {
-        if let Self::Tcp(it) = &self {
-            let _ = it.set_zero_linger();
+        match &self {
+            Self::Tcp(it) => {
+                let _ = it.set_zero_linger();
+            }
+            // It knows no reset.
+            #[cfg(unix)]
+            Self::Unix(_) => {}
         }
     }
 
