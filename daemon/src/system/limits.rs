@@ -1,8 +1,11 @@
 //! Limits that the system sets.
 
-use std::{ops::RangeInclusive, sync::OnceLock};
+use std::ops::RangeInclusive;
+#[cfg(unix)]
+use std::sync::OnceLock;
 
 /// The soft limit of descriptors before it was raised.
+#[cfg(unix)]
 static BEFORE: OnceLock<u64> = OnceLock::new();
 
 /// How many descriptors this process may have, if there is a limit.

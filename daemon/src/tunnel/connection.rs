@@ -272,8 +272,10 @@ fn patience(ssh: bool) -> Patience {
 
 /// Another machine may go without a word, which no program on this one can.
 fn notice_vanishing(local: &Local, ends: Ends) -> std::io::Result<()> {
-    let (Local::Tcp(local), Ends::Tcp { theirs, .. }) = (local, ends) else {
-        return Ok(());
+    let (local, theirs) = match (local, ends) {
+        (Local::Tcp(local), Ends::Tcp { theirs, .. }) => (local, theirs),
+        #[cfg(unix)]
+        _ => return Ok(()),
     };
     if theirs.ip().to_canonical().is_loopback() {
         return Ok(());

@@ -4,16 +4,18 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        net::UnixStream as StdUnixStream,
+    },
     path::{Path, PathBuf},
     task::{Context, Poll, ready},
 };
 
 use control::wire::{Code, Holder, Reason};
 use jiff::Timestamp;
-use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Type};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream, unix::UCred};
 
 use super::{BACKLOG, holder};
 use crate::{
@@ -175,13 +177,19 @@ fn make_room(path: &Path, address: &SockAddr) -> Result<(), Failure> {
 
 /// The process that called `listen` on what `caller` is connected to.
 fn who_listens(caller: &socket2::Socket) -> Holder {
-    let told = socket_peercred(caller).ok();
-    let pid = told.map(|it| it.pid.as_raw_nonzero().get().cast_unsigned());
+    let told = credentials(caller).ok();
+    let pid = told.and_then(|it| u32::try_from(it.pid()?).ok());
     Holder {
         pid,
         program: pid.and_then(process::program),
-        uid: told.map(|it| it.uid.as_raw()),
+        uid: told.map(|it| it.uid()),
     }
+}
+
+fn credentials(caller: &socket2::Socket) -> io::Result<UCred> {
+    let stream: StdUnixStream = caller.try_clone()?.into();
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)?.peer_cred()
 }
 
 fn id(path: &Path) -> io::Result<(u64, u64)> {
