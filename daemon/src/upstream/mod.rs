@@ -13,6 +13,7 @@ mod get;
 mod h1;
 mod handshake;
 mod head;
+mod opening;
 pub mod proxy;
 mod reached;
 pub mod record;
@@ -22,10 +23,7 @@ mod tls;
 
 use std::{
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -43,13 +41,13 @@ use crate::{
 
 use carrier::Carrier;
 use dial::{Dialer, shown};
-use h1::{Again, Failure, Peer};
+use h1::Peer;
 use proxy::{Environment, Proxies};
 use reached::Reached;
 use record::{HandshakeError, Remote};
 pub use refusal::OpenError;
 use refusal::{Step, Unreachable};
-use spares::{Budget, Spares, Waited, Way};
+use spares::{Budget, Spares};
 use tls::{Secure, Tls};
 
 /// How to reach one cluster. Cheap to make: certificates and keys are read when first needed, and again when their
@@ -135,24 +133,6 @@ pub struct Answer {
     pub content_type: Option<String>,
     /// The whole body.
     pub body: Vec<u8>,
-}
-
-/// A handshaken connection on which nothing was said.
-struct Connection {
-    remote: Remote,
-    secure: Option<Secure>,
-    /// What was known of it, if it comes from the stock.
-    waited: Option<Waited>,
-}
-
-impl From<(Remote, Option<Secure>)> for Connection {
-    fn from((remote, secure): (Remote, Option<Secure>)) -> Self {
-        Self {
-            remote,
-            secure,
-            waited: None,
-        }
-    }
 }
 
 impl Upstream {
@@ -260,41 +240,6 @@ impl Upstream {
         opened
     }
 
-    /// With a spare if there is one; what was said on it in vain is said once more on a fresh connection.
-    async fn open_somehow<R>(
-        &self,
-        route: &Route,
-        token: &Token,
-        early: &mut Early<R>,
-    ) -> Result<Opened, OpenError>
-    where
-        R: AsyncRead + Unpin + Send,
-    {
-        let mut eager = !self.guarded.load(Ordering::Relaxed);
-        let mut ready = self.spare(&route.address).await;
-        loop {
-            let connection = match ready.take() {
-                Some(it) => it,
-                None => self.fresh(&route.address).await?.into(),
-            };
-            let opened = self.attempt(connection, route, token, early, eager).await;
-            match opened.as_ref().map_err(|it| it.again) {
-                Err(Again::Unheard) => {
-                    if let Some(spares) = &self.spares {
-                        spares.doubt(&self.way(&route.address));
-                    }
-                }
-                // An Envoy may be told not to take early bytes; none of them reached the service.
-                Err(Again::Patiently) if eager => eager = false,
-                Ok(_) if !eager && !self.guarded.swap(true, Ordering::Relaxed) => {
-                    tracing::debug!(cluster = %self.name, "opened only without early bytes");
-                    return opened.map_err(|it| it.error);
-                }
-                _ => return opened.map_err(|it| it.error),
-            }
-        }
-    }
-
     /// GETs `path` (with its query) of the cluster's `address`, always with `Accept: application/json`. Follows no
     /// redirect. A token is sent only if the cluster's hosts allow `address` (A15).
     pub async fn get(
@@ -347,61 +292,6 @@ impl Upstream {
         );
         let hint = format!("if it is, add it to hosts in {}", self.place);
         Err(Unreachable::new(Step::Http, &message).hint(&hint))
-    }
-
-    async fn attempt<R>(
-        &self,
-        connection: Connection,
-        route: &Route,
-        token: &Token,
-        early: &mut Early<R>,
-        eager: bool,
-    ) -> Result<Opened, Failure>
-    where
-        R: AsyncRead + Unpin + Send,
-    {
-        let name = route.address.host_and_port();
-        let request = h1::request(&route.authority, token);
-        let peer = Peer {
-            name: &name,
-            identity: connection.secure.as_ref().map(|it| &*it.identity),
-            limit: self.limits.answer,
-            waited: connection.waited,
-        };
-        h1::connect(connection.remote, request, early, eager, peer).await
-    }
-
-    /// One from the stock that is alive, and was made with the certificates that hold now.
-    async fn spare(&self, address: &Address) -> Option<Connection> {
-        let spares = self.spares.as_ref().filter(|_| address.tls)?;
-        let way = self.way(address);
-        let mut secure: Option<Secure> = None;
-        loop {
-            let mut spare = spares.take(&way)?;
-            let current = match secure.take() {
-                Some(it) => it,
-                None => self.tls.secure().await.ok()?,
-            };
-            let is_current = Arc::ptr_eq(&spare.secure.config, &current.config);
-            if is_current && let Some(waited) = spare.look().await {
-                spares.worked(&way);
-                return Some(Connection {
-                    remote: spare.remote,
-                    secure: Some(spare.secure),
-                    waited: Some(waited),
-                });
-            }
-            secure = Some(current);
-        }
-    }
-
-    /// What one spare for `address` is good for.
-    fn way(&self, address: &Address) -> Way {
-        Way {
-            target: self.target(address),
-            name: self.verified(address).clone(),
-            proxy: self.forward_proxy(address).map(|it| it.url),
-        }
     }
 
     /// A handshaken connection, made now.

@@ -1,5 +1,7 @@
 //! CONNECTs: early bytes, answers, refusals.
 
+use std::sync::atomic::Ordering;
+
 use tokio::io::{duplex, empty};
 
 use super::*;
