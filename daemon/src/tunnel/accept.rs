@@ -67,8 +67,8 @@ pub(super) async fn accept(
                 () = stop.cancelled() => return Ok(()),
                 it = next(listeners, &mut turn) => it,
                 // Nobody waits, and there was a descriptor to find that out with.
-                () = std::future::ready(()), if exhausted => {
-                    exhausted = false;
+                () = std::future::ready(()), if exhausted.is_some() => {
+                    exhausted = None;
                     door.relieved();
                     continue;
                 }
