@@ -74,7 +74,7 @@ awk '
     END { printf "\n%d passed, %d failed, %d ignored, %d skipped\n", passed, failed, ignored, skipped }
 ' "$LOG"
 grep '^skipped: ' "$LOG" || true
-cargo run --quiet --locked -p integration --bin faults-table
+target/debug/faults-table
 if [ "$status" -ne 0 ]; then
     grep -E '^test .* FAILED$|^error' "$LOG" | sort -u || true
     fail "not all tests passed; the whole output is in $LOG"

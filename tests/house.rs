@@ -64,6 +64,8 @@ impl Source {
             "fakes.rs",
             "fuzz",
             "fuzz.rs",
+            "model",
+            "model.rs",
         ];
         !self.path.split('/').any(|it| of_tests.contains(&it))
     }

@@ -6,6 +6,7 @@
 //! session first already sees the login.
 
 mod keeping;
+mod running;
 mod start;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -19,8 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Open, View,
-    browser::{self, Doorman, Event, Job, Over},
-    callback::Door,
+    browser::{Doorman, Event},
     facts::{Facts, Standing},
     handle::{Asked, Command, OpenDoor, Waiting},
     machine::{Action, Input},
@@ -34,14 +34,12 @@ use crate::{
 };
 
 use keeping::Unsaved;
+use running::Running;
 pub(super) use start::start;
 
 /// No deadline is further from a look at the clock than this, so that sleep cannot freeze it; and how often what could
 /// not be written is tried again.
 const TICK: Duration = Duration::from_secs(30);
-/// Logins that are over and whose last pages can still be read, beside the newest; the oldest gives way.
-const LINGERING: usize = 3;
-
 /// What one session lives on.
 pub(super) struct House {
     pub(super) cluster: String,
@@ -77,15 +75,6 @@ pub(super) struct Task {
     again: Arc<Notify>,
     view: watch::Sender<View>,
     standing: watch::Sender<Standing>,
-}
-
-/// The login of the machine's newest job: about to open, open, or over and saying so.
-struct Running {
-    job: u64,
-    task: Id,
-    over: Over,
-    stop: CancellationToken,
-    opened: Option<Door>,
 }
 
 enum Happening {
@@ -272,68 +261,6 @@ impl Task {
                 Action::Forget => self.forget(),
             }
         }
-    }
-
-    fn start_job(&mut self, id: u64) {
-        self.retire();
-        self.facts.not_shown = None;
-        let over = Over::default();
-        let stop = self.house.stop.child_token();
-        let job = Job {
-            id,
-            cluster: self.house.cluster.clone(),
-            pomerium: self.house.pomerium.clone(),
-            doorman: self.house.doorman.clone(),
-            events: self.events.0.clone(),
-            over: over.clone(),
-            stop: stop.clone(),
-        };
-        let task = self.jobs.spawn(browser::run(job)).id();
-        self.running = Some(Running {
-            job: id,
-            task,
-            over,
-            stop,
-            opened: None,
-        });
-    }
-
-    /// Makes room for another login. The last pages of one that is over can be read to their end.
-    fn retire(&mut self) {
-        let Some(old) = self.running.take() else {
-            return;
-        };
-        if !old.over.is_decided() {
-            old.stop.cancel();
-            return;
-        }
-        self.lingering.push_back(old.stop);
-        if self.lingering.len() > LINGERING
-            && let Some(oldest) = self.lingering.pop_front()
-        {
-            oldest.cancel();
-        }
-    }
-
-    fn show(&mut self, job: u64) {
-        let Some(door) = self.running.as_ref().and_then(|it| it.opened.as_ref()) else {
-            return;
-        };
-        let link = door.link_url();
-        let opener = self.house.opener.clone();
-        let browser = self.house.browser.clone();
-        self.shows
-            .spawn_blocking(move || (job, opener.open(&browser, &link)));
-    }
-
-    fn end(&mut self, job: u64) {
-        if let Some(running) = self.running.as_ref().filter(|it| it.job == job) {
-            running.over.decide(None);
-            if running.opened.is_none() {
-                running.stop.cancel();
-            }
-        }
-        self.disappoint(&broke_off(&self.house.cluster));
     }
 
     fn disappoint(&mut self, failure: &Failure) {

@@ -231,7 +231,7 @@ async fn l8_a_late_refusal_does_not_harm_a_newer_token() {
 async fn a_login_that_is_asked_for_anew_leaves_the_last_page_of_the_one_before() {
     let mut world = World::new().await;
     let mut ports = Vec::new();
-    for generation in 1..=LINGERING as u64 + 1 {
+    for generation in 1..=running::LINGERING as u64 + 1 {
         let open = world.login(Opener::Caller).await;
         let answered = world.answer_at(&open, "one").await;
         assert_eq!(answered.header("location"), Some(DONE));
