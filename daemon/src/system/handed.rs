@@ -79,10 +79,7 @@ mod imp {
     use std::{env, io, os::fd::AsFd, process::Command};
 
     use listenfd::ListenFd;
-    use rustix::{
-        io::{FdFlags, fcntl_setfd},
-        net::sockopt::socket_acceptconn,
-    };
+    use rustix::io::{FdFlags, fcntl_setfd};
 
     use super::{Handed, Listener, Place, Socket};
 
@@ -169,13 +166,24 @@ mod imp {
         }
     }
 
+    /// Whether it listens; where the system does not tell, accepting does.
+    #[cfg(not(target_vendor = "apple"))]
+    fn listens(socket: impl AsFd) -> bool {
+        rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(true)
+    }
+
+    #[cfg(target_vendor = "apple")]
+    fn listens(_: impl AsFd) -> bool {
+        true
+    }
+
     fn judged(listener: Listener, name: &str) -> Result<Socket, &'static str> {
         const GONE: &str = "the system does not say where it listens";
         let (listens, set) = match &listener {
-            Listener::Tcp(it) => (socket_acceptconn(it), it.set_nonblocking(true)),
-            Listener::Unix(it) => (socket_acceptconn(it), it.set_nonblocking(true)),
+            Listener::Tcp(it) => (listens(it), it.set_nonblocking(true)),
+            Listener::Unix(it) => (listens(it), it.set_nonblocking(true)),
         };
-        if !listens.unwrap_or(true) {
+        if !listens {
             return Err("it is a socket that does not listen: Accept=yes is not for pomd");
         }
         set.map_err(|_| GONE)?;

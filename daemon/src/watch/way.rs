@@ -21,10 +21,6 @@ pub(super) struct Folder {
     /// The entries the way goes through.
     entries: BTreeSet<OsString>,
     /// It holds the file, or would.
-    #[cfg_attr(
-        not(target_os = "linux"),
-        expect(dead_code, reason = "asked for by inotify only")
-    )]
     pub(super) last: bool,
 }
 
