@@ -47,10 +47,14 @@ impl Agent {
                 continue;
             }
             // A token goes where it was made, and nowhere else (A15).
-            let heir_of = |it: &&Cluster| spec.login_at.contains(&it.session.address());
-            let heir = ended.iter().find(heir_of);
-            let inherited = heir.and_then(|it| it.session.view().grant);
-            let cluster = self.start_cluster(name, spec, inherited);
+            let at_same_place = |it: &&Cluster| spec.login_at.contains(&it.session.address());
+            let legacies = ended
+                .iter()
+                .filter(at_same_place)
+                .map(|it| it.session.legacy());
+            // Of several, the first that is logged in.
+            let legacy = legacies.reduce(|a, b| if a.grant.is_some() { a } else { b });
+            let cluster = self.start_cluster(name, spec, legacy.unwrap_or_default());
             self.clusters.insert(name.clone(), cluster);
             replaced.insert(name.clone());
         }
@@ -78,7 +82,7 @@ impl Agent {
         let Some(old) = self.clusters.remove(name) else {
             return;
         };
-        let cluster = self.start_cluster(name, &old.spec, old.session.view().grant);
+        let cluster = self.start_cluster(name, &old.spec, old.session.legacy());
         self.clusters.insert(name.clone(), cluster);
         let doors = self.tunnels.values().map(|it| &it.tunnel);
         let of_cluster = doors.filter(|it| it.spec.cluster == *name);
@@ -107,7 +111,7 @@ impl Agent {
         &mut self,
         name: &ClusterName,
         spec: &ClusterSpec,
-        inherited: Option<session::Grant>,
+        legacy: session::Legacy,
     ) -> Cluster {
         if spec.insecure_skip_verify {
             warn!(cluster = %name, "{}", status::insecure(name));
@@ -129,7 +133,7 @@ impl Agent {
             opener: self.setup.opener.clone(),
             owners: self.owners.clone(),
             changed: self.changed.clone(),
-            inherited,
+            legacy,
         };
         let (session, task) = Session::new(setup, stop.clone());
         let keeping = {

@@ -12,7 +12,7 @@ use tokio::{net::TcpListener, time::advance};
 use super::*;
 use crate::{
     disk::Disk,
-    session::{Grant, token::Token},
+    session::{Grant, Legacy, token::Token},
 };
 
 struct NoBrowser;
@@ -122,7 +122,11 @@ impl World {
             token: Token::parse(token).unwrap(),
             user: None,
         };
-        let cluster = self.agent.start_cluster(&name, &old.spec, Some(grant));
+        let legacy = Legacy {
+            grant: Some(grant),
+            ..Legacy::default()
+        };
+        let cluster = self.agent.start_cluster(&name, &old.spec, legacy);
         self.agent.clusters.insert(name.clone(), cluster);
         let tunnels = self.agent.tunnels.iter();
         let of_cluster = tunnels.filter(|it| it.1.tunnel.spec.cluster == name);
@@ -429,7 +433,8 @@ async fn k1_after_a_sleep_what_failed_before_is_forgotten_and_no_login_is_asked_
     let later = async |world: &mut World| {
         advance(HOUSEKEEPING).await;
         world.agent.on_tick().await;
-        world.tunnel("db").reason.map(|it| it.code)
+        let outcome = world.door("db").tunnel.outcome.borrow();
+        outcome.as_ref().map(|it| it.code)
     };
     show(&mut world, Code::Tcp);
     assert_eq!(later(&mut world).await, Some(Code::Tcp), "a while awake");

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use control::wire::{self, ApiError, Code, OpenLogin, Opener};
+use control::wire::{self, ApiError, ClusterState, Code, OpenLogin, Opener};
 use jiff::Timestamp;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -19,8 +19,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Grant, LoginOutcome, NoGrant, Patience, View,
+    Grant, Legacy, LoginOutcome, NoGrant, Patience, View,
     facts::Standing,
+    machine::Stance,
     pomerium::{Failure, NotGood, Pomerium},
     wait::{Look, Wait, newer},
 };
@@ -248,6 +249,16 @@ impl Session {
     /// Another session takes over: whoever waits for this one is told so once it ends.
     pub fn give_way(&self) {
         self.shared.gives_way.store(true, Ordering::Relaxed);
+    }
+
+    /// What the session that takes over should know.
+    pub fn legacy(&self) -> Legacy {
+        let standing = self.shared.standing.borrow();
+        Legacy {
+            grant: standing.grant.clone(),
+            quiet: standing.stance == Stance::Quiet,
+            logged_out: self.shared.view.borrow().state == ClusterState::LoggedOut,
+        }
     }
 
     /// Where its login was made, or would be.

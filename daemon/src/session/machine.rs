@@ -138,6 +138,12 @@ impl Machine {
         }
     }
 
+    /// Nothing asks until a person does, as it was with the session whose place this one takes.
+    pub(super) fn stay_quiet(&mut self, logged_out: bool) {
+        self.quiet = true;
+        self.logged_out = logged_out;
+    }
+
     /// The generation of the token to use now.
     pub(super) fn grant(&self) -> Option<u64> {
         self.grant.map(|it| it.generation)

@@ -73,6 +73,17 @@ pub struct View {
     pub reason: Option<wire::Reason>,
 }
 
+/// What a session leaves to the one that takes its place.
+#[derive(Clone, Debug, Default)]
+pub struct Legacy {
+    /// The token to use now.
+    pub grant: Option<Grant>,
+    /// Nothing asks for a login until a person does: they logged out, or nobody answered.
+    pub quiet: bool,
+    /// They logged out.
+    pub logged_out: bool,
+}
+
 /// What a session needs from the house.
 #[derive(Clone)]
 pub struct Setup {
@@ -96,8 +107,8 @@ pub struct Setup {
     pub owners: Arc<Owners>,
     /// Told after each change of the [`View`].
     pub changed: Arc<Notify>,
-    /// The token that an earlier session of the same login address held in memory.
-    pub inherited: Option<Grant>,
+    /// What an earlier session of the same login address left.
+    pub legacy: Legacy,
 }
 
 /// Shows a link to the person at the keyboard.
@@ -157,7 +168,7 @@ impl Session {
             changed: setup.changed,
             stop,
         };
-        let (session, task) = task::start(house, setup.inherited);
+        let (session, task) = task::start(house, setup.legacy);
         (session, task.run())
     }
 }

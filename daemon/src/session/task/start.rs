@@ -15,16 +15,17 @@ use tokio::{
 
 use super::{House, Task, keeping::Unsaved};
 use crate::session::{
-    Grant,
+    Legacy,
     facts::Facts,
     handle::{Session, Shared, Waiting},
     machine::Machine,
     token::Login,
 };
 
-/// A session at its start: `inherited` wins over the file. A token counts without asking the server: only the server's
-/// word ends it.
-pub(in crate::session) fn start(house: House, inherited: Option<Grant>) -> (Session, Task) {
+/// A session at its start: the token of `legacy` wins over the file. A token counts without asking the server: only the
+/// server's word ends it.
+pub(in crate::session) fn start(house: House, legacy: Legacy) -> (Session, Task) {
+    let inherited = legacy.grant;
     let now = house.clock.now();
     let stored = house.store.load(&house.login_at);
     let known = inherited
@@ -48,9 +49,13 @@ pub(in crate::session) fn start(house: House, inherited: Option<Grant>) -> (Sess
         }),
         _ => stored,
     };
+    let mut machine = Machine::new(generation, now);
+    if legacy.quiet {
+        machine.stay_quiet(legacy.logged_out);
+    }
     let facts = Facts {
         cluster: house.cluster.clone(),
-        machine: Machine::new(generation, now),
+        machine,
         since: login.as_ref().map_or(now, |it| it.since),
         login,
         address,

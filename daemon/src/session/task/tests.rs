@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        Grant, LoginOutcome, NoGrant, Patience,
+        Grant, Legacy, LoginOutcome, NoGrant, Patience,
         callback::DONE,
         fakes::{path_of, visit},
         token::Token,
@@ -483,7 +483,11 @@ async fn what_was_inherited_wins_over_the_file_and_is_saved() {
         token: Token::parse("newer").unwrap(),
         user: Some("alice@example.com".to_owned()),
     };
-    let world = world.restart_with(Some(inherited.clone())).await;
+    let legacy = Legacy {
+        grant: Some(inherited.clone()),
+        ..Legacy::default()
+    };
+    let world = world.restart_with(legacy).await;
     assert_eq!(world.session.grant(None, SSH).await.unwrap(), inherited);
     world.session.refused(40).await;
     let world = world.restart().await;
@@ -491,6 +495,21 @@ async fn what_was_inherited_wins_over_the_file_and_is_saved() {
         world.session.grant(None, SSH).await.unwrap().token.reveal(),
         "newer"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_over_after_a_logout_stays_quiet_until_a_person_asks() {
+    let world = World::logged_in().await;
+    world.session.logout().await;
+    let legacy = world.session.legacy();
+    assert!(legacy.grant.is_none() && legacy.quiet && legacy.logged_out);
+    let mut world = world.restart_with(legacy).await;
+    assert_eq!(world.view().state, ClusterState::LoggedOut);
+    assert!(world.session.grant(None, SSH).await.is_err());
+    assert_eq!(world.browser.shown(), Vec::<String>::new());
+    let open = world.login(Opener::Caller).await;
+    assert_eq!(world.answer_at(&open, "two").await.status, 303);
+    assert!(!world.session.legacy().quiet);
 }
 
 #[tokio::test(start_paused = true)]

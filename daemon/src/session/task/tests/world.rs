@@ -14,7 +14,7 @@ use crate::{
     disk::Disk,
     points::Points,
     session::{
-        Grant, LoginOutcome, Session, View,
+        Legacy, LoginOutcome, Session, View,
         fakes::{FakeBrowser, FakeServer, FakeTime, Reply, address, path_of, visit},
         store::Store,
         task::{House, start},
@@ -38,14 +38,20 @@ impl World {
     pub(super) async fn new() -> Self {
         let tokens = [("one", "alice"), ("two", "alice"), ("mallory's", "mallory")];
         let server = Arc::new(FakeServer::that_knows(&tokens));
-        Self::with(tempfile::tempdir().unwrap(), server, FakeTime::new(), None).await
+        Self::with(
+            tempfile::tempdir().unwrap(),
+            server,
+            FakeTime::new(),
+            Legacy::default(),
+        )
+        .await
     }
 
     pub(super) async fn with(
         home: tempfile::TempDir,
         server: Arc<FakeServer>,
         time: Arc<FakeTime>,
-        inherited: Option<Grant>,
+        legacy: Legacy,
     ) -> Self {
         let browser = Arc::<FakeBrowser>::default();
         let stop = CancellationToken::new();
@@ -63,7 +69,7 @@ impl World {
             changed: changed.clone(),
             stop: stop.clone(),
         };
-        let (session, task) = start(house, inherited);
+        let (session, task) = start(house, legacy);
         let mut tasks = JoinSet::new();
         tasks.spawn(task.run());
         // The task has looked around once.
@@ -88,13 +94,13 @@ impl World {
     }
 
     pub(super) async fn restart(self) -> Self {
-        self.restart_with(None).await
+        self.restart_with(Legacy::default()).await
     }
 
-    pub(super) async fn restart_with(mut self, inherited: Option<Grant>) -> Self {
+    pub(super) async fn restart_with(mut self, legacy: Legacy) -> Self {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
-        Self::with(self.home, self.server, self.time, inherited).await
+        Self::with(self.home, self.server, self.time, legacy).await
     }
 
     pub(super) fn view(&self) -> View {
