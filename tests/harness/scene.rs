@@ -10,7 +10,7 @@ use std::{net::SocketAddr, time::Duration};
 use control::wire::{ClusterState, Code, Reason, TunnelState, Usage};
 use gateway::Upstream;
 use tokio::{
-    io::{AsyncWriteExt, copy, split},
+    io::{AsyncReadExt, AsyncWriteExt, copy, split},
     net::{TcpListener, TcpStream},
     sync::{Mutex, watch},
     task::JoinSet,
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{Ending, read_all},
+    PATIENCE,
     corp::{CLUSTER, Corp, Who, tunnel},
     envoy::Envoy,
     eventually,
@@ -41,6 +41,10 @@ pub const SSH_ROUTE: &str = "ssh.corp.test:22";
 const OTHER: &str = "other";
 const OTHER_ROUTE: &str = "other.other.test:7000";
 
+/// What is said to a tunnel that should refuse.
+const WORDS: &[u8] = b"anybody?";
+/// More connections than were ready when a fault began.
+const READY_MOST: usize = 8;
 /// How often the bystander is carried while a fault lasts.
 const PACE: Duration = Duration::from_millis(50);
 /// How long a bystander's byte may take on a loaded machine, far below the limits of what it must not wait for.
@@ -211,6 +215,7 @@ impl Scene {
 
     /// A real ssh is refused with exactly the message of `reason`.
     pub async fn tells_ssh(&self, reason: &Reason) {
+        self.first_that_is_not_served(SSH).await;
         let told = self
             .meanwhile(ssh::told(self.pomd.address(SSH).await))
             .await;
@@ -225,13 +230,8 @@ impl Scene {
 
     /// What [`Scene::refuses`] says, of any tunnel and without a look at the bystander.
     pub async fn refuses_one(&self, tunnel: &str, code: Code, words: &str) -> Reason {
-        let mut stream = self.pomd.connect(tunnel).await;
-        // The refusal may be there before it is said.
-        let said = stream.write_all(b"anybody?").await;
-        let (got, ending) = read_all(&mut stream).await;
-        assert_eq!(got, b"", "{code:?} {words:?}");
-        let reset = said.is_err() || ending == Ending::Reset;
-        assert!(reset, "{code:?} {words:?}: {ending:?}");
+        let reset = self.first_that_is_not_served(tunnel).await;
+        assert!(reset, "{code:?} {words:?}: a clean end");
         let it = self.pomd.wait_for_tunnel(tunnel, TunnelState::Error).await;
         let Some(reason) = it.reason else {
             panic!("an error without a reason: {it:?}");
@@ -241,6 +241,24 @@ impl Scene {
         let state = cluster(&self.pomd.status().await, CLUSTER).state;
         assert_eq!(state, ClusterState::LoggedIn, "after {reason:?}");
         reason
+    }
+
+    /// How a new connection to the tunnel ends that is told nothing: by a reset? Those go before that find one ready which
+    /// was made before: they are served, whatever became of the way.
+    async fn first_that_is_not_served(&self, tunnel: &str) -> bool {
+        for _ in 0..READY_MOST {
+            let mut stream = self.connect(tunnel).await;
+            // The refusal may be there before it is said.
+            let said = stream.write_all(WORDS).await;
+            let mut heard = [0; WORDS.len()];
+            match timeout(PATIENCE, stream.read(&mut heard)).await {
+                Ok(Ok(0)) => return said.is_err(),
+                Ok(Err(_)) => return true,
+                Ok(Ok(n)) => assert!(WORDS.starts_with(&heard[..n]), "{heard:?}"),
+                Err(_) => panic!("{tunnel}: neither bytes nor an end for {PATIENCE:?}"),
+            }
+        }
+        panic!("{tunnel} serves one connection after the other");
     }
 
     /// Without a restart and without a login all is as before: new connections work, the status says so, no connection,
