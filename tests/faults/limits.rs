@@ -32,14 +32,15 @@ async fn ends_after(scene: &Scene, limit: u64, words: &str) {
 async fn handshake(stops_after: u64) {
     let scene = Scene::new(Who::Gateway).await;
     let mut open = scene.open(ECHO).await;
-    scene.relay.set_next(Ways {
+    scene.relay.set_new(Some(Ways {
         up: Way::PLAIN,
         down: Way::cut(stops_after, Cut::Stall),
-    });
+    }));
     let words = "the TLS handshake with echo.corp.test took more than 10 s";
     ends_after(&scene, 10, words).await;
     echoes(&mut open, b"still here").await;
     drop(open);
+    scene.relay.set_new(None);
     scene.recovers().await;
 }
 

@@ -209,6 +209,12 @@ async fn t6_records_in_single_bytes_and_of_full_size_carry_everything() {
             piece,
             ..Way::PLAIN
         };
+        // Those that were made ready before are not made of such pieces.
+        scene.relay.end_all(Cut::Fin);
+        scene
+            .relay
+            .wait_for("none is left", |it| it.open == 0)
+            .await;
         scene.relay.set_next(Ways::both(way));
         let mut stream = scene.connect(ECHO).await;
         let talking = async {

@@ -116,6 +116,7 @@ struct Shared {
     to: Mutex<SocketAddr>,
     ways: watch::Sender<Ways>,
     next: Mutex<Option<Ways>>,
+    new: Mutex<Option<Ways>>,
     ends: watch::Sender<Option<Ended>>,
     counts: watch::Sender<Counts>,
     connections: Mutex<JoinSet<()>>,
@@ -145,6 +146,7 @@ impl Relay {
                 to: Mutex::new(to),
                 ways: watch::Sender::new(Ways::both(Way::PLAIN)),
                 next: Mutex::default(),
+                new: Mutex::default(),
                 ends: watch::Sender::default(),
                 counts: watch::Sender::default(),
                 connections: Mutex::default(),
@@ -172,6 +174,11 @@ impl Relay {
     /// How the next connection carries bytes, for as long as it lives.
     pub fn set_next(&self, ways: Ways) {
         *lock(&self.shared.next) = Some(ways);
+    }
+
+    /// How new connections carry bytes, for as long as they live; `None`: as all do.
+    pub fn set_new(&self, ways: Option<Ways>) {
+        *lock(&self.shared.new) = ways;
     }
 
     /// Ends every connection so.
@@ -221,7 +228,8 @@ impl Relay {
                 let Ok((near, _)) = listener.accept().await else {
                     continue;
                 };
-                let ways = lock(&shared.next).take();
+                let next = lock(&shared.next).take();
+                let ways = next.or(*lock(&shared.new));
                 let ways = ways.map_or_else(|| shared.ways.subscribe(), |it| watch::channel(it).1);
                 // From now on, so that none is missed.
                 let ends = shared.ends.subscribe();

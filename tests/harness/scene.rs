@@ -215,7 +215,7 @@ impl Scene {
 
     /// A real ssh is refused with exactly the message of `reason`.
     pub async fn tells_ssh(&self, reason: &Reason) {
-        self.first_that_is_not_served(SSH).await;
+        self.use_up(SSH).await;
         let told = self
             .meanwhile(ssh::told(self.pomd.address(SSH).await))
             .await;
@@ -241,6 +241,19 @@ impl Scene {
         let state = cluster(&self.pomd.status().await, CLUSTER).state;
         assert_eq!(state, ClusterState::LoggedIn, "after {reason:?}");
         reason
+    }
+
+    /// Connects until nobody is served: what was ready before is used up then.
+    async fn use_up(&self, tunnel: &str) {
+        for _ in 0..READY_MOST {
+            let mut stream = self.connect(tunnel).await;
+            let _ = stream.write_all(WORDS).await;
+            let mut heard = [0; WORDS.len()];
+            let read = timeout(PATIENCE, stream.read_exact(&mut heard)).await;
+            if !matches!(read, Ok(Ok(_))) || heard != *WORDS {
+                return;
+            }
+        }
     }
 
     /// How a new connection to the tunnel ends that is told nothing: by a reset? Those go before that find one ready which
