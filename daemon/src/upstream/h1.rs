@@ -50,6 +50,8 @@ pub(super) struct Peer<'a> {
     pub(super) limit: Duration,
     /// What was known of the connection, if it is a spare.
     pub(super) waited: Option<Waited>,
+    /// How long it may take to reach the server, which a spare shows only when something is said on it.
+    pub(super) reach: Duration,
 }
 
 /// Why there is no open route.
@@ -161,10 +163,19 @@ async fn refused(remote: &mut Remote, head: Head) -> OpenError {
 }
 
 fn late<R>(exchange: &Exchange<'_, R>, peer: Peer<'_>) -> Failure {
-    let message = format!("{} did not answer within {}", peer.name, shown(peer.limit));
+    let again = exchange.again(peer, Waited::is_silent);
+    let error = if exchange.is_lost(peer) {
+        let limit = shown(peer.reach);
+        let message = format!("cannot reach {}: no answer within {limit}", peer.name);
+        let hint = "is a VPN off, or a firewall in the way?";
+        Unreachable::new(Step::Tcp, &message).hint(hint)
+    } else {
+        let message = format!("{} did not answer within {}", peer.name, shown(peer.limit));
+        Unreachable::new(Step::Http, &message)
+    };
     Failure {
-        error: Unreachable::new(Step::Http, &message).timed_out().into(),
-        again: exchange.again(peer, Waited::is_silent),
+        error: error.timed_out().into(),
+        again,
     }
 }
 
@@ -183,6 +194,12 @@ struct Exchange<'a, R> {
 }
 
 impl<R> Exchange<'_, R> {
+    /// It is said on a spare, and nothing of it arrived.
+    fn is_lost(&self, peer: Peer<'_>) -> bool {
+        let socket = self.remote.socket.socket();
+        peer.waited.is_some_and(|it| it.is_lost(socket))
+    }
+
     /// Whether the spare that this is said on is of the kind that `unheard` means.
     fn again(&self, peer: Peer<'_>, unheard: fn(&Waited, &TcpStream, Said) -> bool) -> Again {
         let said = Said {
@@ -209,19 +226,22 @@ enum Stop {
 }
 
 impl<R: AsyncRead + Unpin> Exchange<'_, R> {
-    /// `None`: its time is over; for a spare that nobody seems to hear that comes soon.
+    /// `None`: its time is over; for a spare that nobody seems to hear that comes sooner.
     async fn answer(&mut self, peer: Peer<'_>) -> Result<Option<Head>, Stop> {
-        let deadline = Instant::now() + peer.limit;
+        let begun = Instant::now();
         if let Some(waited) = peer.waited {
-            let patience = waited.patience().min(peer.limit);
-            if let Ok(answered) = timeout(patience, poll_fn(|cx| self.poll(cx))).await {
-                return answered.map(Some);
-            }
-            if self.again(peer, Waited::is_silent) == Again::Unheard {
-                return Ok(None);
+            for limit in [waited.patience(), peer.reach] {
+                let at = begun + limit.min(peer.limit);
+                if let Ok(answered) = timeout_at(at, poll_fn(|cx| self.poll(cx))).await {
+                    return answered.map(Some);
+                }
+                let lost = limit == peer.reach && self.is_lost(peer);
+                if lost || self.again(peer, Waited::is_silent) == Again::Unheard {
+                    return Ok(None);
+                }
             }
         }
-        let answered = timeout_at(deadline, poll_fn(|cx| self.poll(cx))).await;
+        let answered = timeout_at(begun + peer.limit, poll_fn(|cx| self.poll(cx))).await;
         answered.ok().transpose()
     }
 

@@ -258,6 +258,7 @@ impl Upstream {
             identity: None,
             limit: self.limits.get,
             waited: None,
+            reach: self.limits.tcp,
         };
         if !address.tls {
             return get::get(socket, address, path, token, peer, false).await;

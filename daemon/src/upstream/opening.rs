@@ -89,6 +89,7 @@ impl Upstream {
             identity: connection.secure.as_ref().map(|it| &*it.identity),
             limit: self.limits.answer,
             waited: connection.waited,
+            reach: self.limits.tcp,
         };
         h1::connect(connection.remote, request, early, eager, peer).await
     }

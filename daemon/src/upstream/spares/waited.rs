@@ -77,7 +77,12 @@ impl Waited {
 
     /// Nothing but the head was said, and none of it arrived.
     pub(in crate::upstream) fn is_silent(&self, socket: &TcpStream, said: Said) -> bool {
-        !said.early && self.none_arrived(progress_of(socket)) == Some(true)
+        !said.early && self.is_lost(socket)
+    }
+
+    /// Nothing of what was said arrived so far.
+    pub(in crate::upstream) fn is_lost(&self, socket: &TcpStream) -> bool {
+        self.none_arrived(progress_of(socket)) == Some(true)
     }
 
     fn judge_end(&self, progress: Option<Progress>, said: Said, now: Instant) -> bool {

@@ -279,6 +279,26 @@ async fn one_that_nobody_hears_is_given_up_soon_if_only_the_head_was_said() {
     assert!(start.elapsed() < ready.lab.limits.answer);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn n2_early_bytes_that_nobody_hears_end_with_the_limit_of_a_connection_that_is_made() {
+    let mut lab = Lab::new().await;
+    lab.limits.tcp = Duration::from_millis(1500);
+    let ready = Ready::empty(lab, Budget::new(1));
+    opens(&ready.lab, &ready.upstream, &ready.server).await;
+    let waiting = ready.accept().await;
+    ready.until(1).await;
+    let drop_all = [socket2::SockFilter::new(6, 0, 0, 0)];
+    let socket = socket2::SockRef::from(waiting.get_ref().0);
+    socket.attach_filter(&drop_all).unwrap();
+    let it = unreachable(ready.open(b"hello").await);
+    assert_eq!((it.step, it.timed_out), (Step::Tcp, true));
+    let message = "cannot reach corp.example.com: no answer within 1.5 s";
+    assert_eq!(it.message, message);
+    // They may arrive yet: nobody says them again.
+    ready.nobody_connects().await;
+}
+
 #[tokio::test]
 async fn k1_n6_after_a_sleep_or_a_change_of_network_none_is_used() {
     let (ready, [mut first, mut second]) = Ready::new().await;
