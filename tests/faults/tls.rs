@@ -35,6 +35,7 @@ async fn t1_each_thing_wrong_with_a_certificate_is_told_and_costs_no_token() {
         let mut open = scene.open(ECHO).await;
         let before = tokens(&gateway.stats());
         gateway.show(certificate).unwrap();
+        gateway.nobody_waits().await;
         let reason = scene.refuses(Code::Tls, words).await;
         let ca = match certificate {
             Certificate::OtherAuthority => "A CA that nobody trusts",
