@@ -5,6 +5,7 @@
 //! [`Machine::restless`], at least every 30 seconds: a longer silence means that the machine slept.
 
 mod passing;
+mod quiet;
 
 use control::wire::ClusterState;
 use jiff::{SignedDuration, Timestamp};
@@ -136,12 +137,6 @@ impl Machine {
             dismissals: 0,
             seen: now,
         }
-    }
-
-    /// Nothing asks until a person does, as it was with the session whose place this one takes.
-    pub(super) fn stay_quiet(&mut self, logged_out: bool) {
-        self.quiet = true;
-        self.logged_out = logged_out;
     }
 
     /// The generation of the token to use now.
@@ -388,22 +383,6 @@ impl Machine {
             res.extend(self.prompt_once(now));
         }
         res
-    }
-
-    fn logout(&mut self) -> Vec<Action> {
-        let job = self.starting().or(self.open());
-        let mut res: Vec<_> = job.map(|job| Action::End { job }).into_iter().collect();
-        res.push(Action::Forget);
-        self.grant = None;
-        self.login = Login::None;
-        self.logged_out = true;
-        self.hush();
-        res
-    }
-
-    fn hush(&mut self) {
-        self.quiet = true;
-        self.dismiss();
     }
 
     fn dismiss(&mut self) {

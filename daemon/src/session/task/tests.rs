@@ -1,3 +1,4 @@
+mod legacy;
 mod world;
 
 use std::sync::atomic::Ordering::SeqCst;
@@ -7,10 +8,9 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        Grant, Legacy, LoginOutcome, NoGrant, Patience,
+        LoginOutcome, NoGrant, Patience,
         callback::DONE,
         fakes::{path_of, visit},
-        token::Token,
     },
     *,
 };
@@ -473,43 +473,6 @@ async fn a7_another_account_than_before_is_pointed_out() {
         page.contains("This is another account than before (alice@example.com)."),
         "{page}"
     );
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_was_inherited_wins_over_the_file_and_is_saved() {
-    let world = World::logged_in().await;
-    let inherited = Grant {
-        generation: 41,
-        token: Token::parse("newer").unwrap(),
-        user: Some("alice@example.com".to_owned()),
-    };
-    let legacy = Legacy {
-        grant: Some(inherited.clone()),
-        ..Legacy::default()
-    };
-    let world = world.restart_with(legacy).await;
-    assert_eq!(world.session.grant(None, SSH).await.unwrap(), inherited);
-    world.session.refused(40).await;
-    let world = world.restart().await;
-    assert_eq!(
-        world.session.grant(None, SSH).await.unwrap().token.reveal(),
-        "newer"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_takes_over_after_a_logout_stays_quiet_until_a_person_asks() {
-    let world = World::logged_in().await;
-    world.session.logout().await;
-    let legacy = world.session.legacy();
-    assert!(legacy.grant.is_none() && legacy.quiet && legacy.logged_out);
-    let mut world = world.restart_with(legacy).await;
-    assert_eq!(world.view().state, ClusterState::LoggedOut);
-    assert!(world.session.grant(None, SSH).await.is_err());
-    assert_eq!(world.browser.shown(), Vec::<String>::new());
-    let open = world.login(Opener::Caller).await;
-    assert_eq!(world.answer_at(&open, "two").await.status, 303);
-    assert!(!world.session.legacy().quiet);
 }
 
 #[tokio::test(start_paused = true)]
