@@ -171,6 +171,8 @@ async fn logins_and_refusals(logins: usize, refusals: usize) {
     const AT_ONCE: usize = 16;
     let corp = corp().await;
     let pomd = corp.logged_in(&TUNNELS).await;
+    // From here on connections are kept ready.
+    carries(&pomd, "ssh").await;
     let before = at_rest(&pomd).await;
     for _ in 0..logins {
         pomd.client().logout(CLUSTER).await.unwrap();
