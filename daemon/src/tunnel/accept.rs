@@ -29,6 +29,8 @@ pub(super) trait Door {
     fn turned_away(&mut self, uid: Option<u32>);
     /// Nothing can be accepted for now, for lack of descriptors or memory.
     fn exhausted(&mut self, error: &io::Error);
+    /// That goes on. Connections that are open may have said meanwhile that all is well.
+    fn still_exhausted(&mut self) {}
     /// So many connections waited until now, and were reset.
     fn gave_up(&mut self, count: usize);
     /// Accepting works again.
@@ -104,7 +106,7 @@ pub(super) async fn accept(
                         count => door.gave_up(count),
                     }
                 }
-                Some(_) => {}
+                Some(_) => door.still_exhausted(),
             },
         }
         let pause = PAUSES[PAUSES.len().min(failures as usize) - 1];

@@ -156,6 +156,7 @@ pub async fn serve(
         tunnel: tunnel.clone(),
         strangers: accept::Once::default(),
         before: None,
+        trouble: None,
     };
     accept::accept(&mut entrance, &listeners, &stop)
         .instrument(span)
@@ -304,6 +305,8 @@ struct Entrance {
     strangers: accept::Once,
     /// The outcome before descriptors ran out.
     before: Option<wire::Reason>,
+    /// What is told while they are.
+    trouble: Option<wire::Reason>,
 }
 
 impl accept::Door for Entrance {
@@ -342,9 +345,16 @@ impl accept::Door for Entrance {
             false => format!("cannot accept connections for now: {error}"),
         };
         tracing::warn!("{message}");
-        self.before = self.tunnel.outcome.borrow().clone();
-        let reason = self.tunnel.local_trouble(message);
-        self.tunnel.set_outcome(Some(reason));
+        self.trouble = Some(self.tunnel.local_trouble(message));
+        self.still_exhausted();
+    }
+
+    fn still_exhausted(&mut self) {
+        let now = self.tunnel.outcome.borrow().clone();
+        if now != self.trouble {
+            self.before = now;
+            self.tunnel.set_outcome(self.trouble.clone());
+        }
     }
 
     fn gave_up(&mut self, count: usize) {
@@ -357,8 +367,8 @@ impl accept::Door for Entrance {
     }
 
     fn relieved(&mut self) {
-        let is_ours = |it: &wire::Reason| it.code == Code::Local;
-        if self.tunnel.outcome.borrow().as_ref().is_some_and(is_ours) {
+        let trouble = self.trouble.take();
+        if *self.tunnel.outcome.borrow() == trouble {
             self.tunnel.set_outcome(self.before.take());
         }
     }
