@@ -13,7 +13,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30 + 300);
 pub(crate) enum Cause {
     /// A person asked for a login.
     Asked,
-    /// A person signed in.
+    /// A person signed in by the login that is open.
     SignedIn,
     /// A person logged out.
     LoggedOut,
@@ -35,6 +35,8 @@ struct Book {
     hushed: bool,
     /// Persons who want pomd to show the login.
     wishes: usize,
+    /// Whoever asked last shows the login themselves.
+    by_themselves: bool,
     /// A program came since the machine slept.
     demanded: bool,
 }
@@ -77,6 +79,7 @@ impl Oracle {
         // A person who is logged in is not asked.
         if book.token.is_none() {
             book.wishes += usize::from(shown_by_pomd);
+            book.by_themselves = !shown_by_pomd;
             (book.asked, book.hushed) = (false, false);
         }
     }
@@ -101,6 +104,7 @@ impl Oracle {
     pub(crate) fn shown(&mut self, cluster: &str) {
         let book = self.book(cluster);
         assert!(book.live, "{cluster}: a link of no login is shown");
+        assert!(!book.by_themselves, "{cluster}: a tab for who wants none");
         assert!(
             book.wishes > 0 || !book.asked,
             "{cluster}: a second tab by itself"
@@ -119,14 +123,14 @@ impl Oracle {
         assert!(book.live, "{cluster}: no login is there to end");
         book.live = false;
         if cause != Cause::Asked {
-            book.wishes = 0;
+            (book.wishes, book.by_themselves) = (0, false);
         }
     }
 
     /// The login came to no link: whoever asked was told so, and nobody was asked.
     pub(crate) fn failed(&mut self, cluster: &str) {
         let book = self.book(cluster);
-        (book.live, book.wishes) = (false, 0);
+        (book.live, book.wishes, book.by_themselves) = (false, 0, false);
     }
 
     /// P2: a token is replaced only by one that a person just brought.

@@ -13,7 +13,7 @@ use crate::{
     config::{Address, BrowserChoice, ClusterName, Config, Start, TunnelName, changes},
     session::{
         Patience,
-        model::{Now, Seen, Session},
+        model::{Now, Seen, Session, TICK},
     },
 };
 
@@ -57,6 +57,8 @@ struct World {
     moods: [Mood; 4],
     browser: (bool, bool),
     connections: BTreeMap<u64, Connection>,
+    /// Those that waited when the machine fell asleep.
+    from_before: Vec<u64>,
     /// Which tunnel of that name it is (another after each change), and whether it listens.
     tunnels: BTreeMap<TunnelName, (u64, bool)>,
     numbers: u64,
@@ -91,6 +93,7 @@ impl World {
             moods: [Mood::Well; 4],
             browser: (true, true),
             connections: BTreeMap::new(),
+            from_before: Vec::new(),
             tunnels: BTreeMap::new(),
             numbers: 0,
             oracle: Oracle::default(),
@@ -268,14 +271,20 @@ impl World {
 
     fn sign_in(&mut self, cluster: u8, back: u8) {
         let number = self.number();
-        self.on(cluster, Cause::SignedIn, |it, name| {
+        let back = u64::from(back % 2);
+        // Nobody wants the token of a login that is over.
+        let cause = if back == 0 {
+            Cause::SignedIn
+        } else {
+            Cause::Other
+        };
+        self.on(cluster, cause, |it, name| {
             let login_at = &it.config.clusters[name].login_at;
             let at = login_at[number as usize % login_at.len()].clone();
             // Each token counts, as the persons who bring one do.
             let token = format!("{number}@{}", at.host);
             let now = it.now;
-            it.session(name)
-                .answered(u64::from(back % 2), &at, &token, now);
+            it.session(name).answered(back, &at, &token, now);
         });
     }
 
@@ -394,14 +403,25 @@ impl World {
             self.session(&name).look_in(now);
             self.see(&name);
         }
+        self.nobody_waited_through_a_sleep();
         if seconds >= SLEPT {
             self.oracle.slept();
+            let waiting = self.sessions.values().flat_map(Session::waiting);
+            self.from_before = waiting.collect();
         }
         let wall = self
             .now
             .wall
             .checked_add(SignedDuration::from_secs(seconds));
         self.now.wall = wall.unwrap_or(self.now.wall);
+    }
+
+    /// P5: the driver has looked in since.
+    fn nobody_waited_through_a_sleep(&mut self) {
+        let from_before = std::mem::take(&mut self.from_before);
+        let mut waiting = self.sessions.values().flat_map(Session::waiting);
+        let asleep = waiting.find(|it| from_before.contains(it));
+        assert_eq!(asleep, None, "a connection waits on after a sleep");
     }
 
     /// Time passes, and whoever has something to do meanwhile does it when it is due.
@@ -424,6 +444,9 @@ impl World {
                 self.see(&name);
             }
             self.settle();
+        }
+        if most >= TICK {
+            self.nobody_waited_through_a_sleep();
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
 use crate::config::Address;
 
 /// How often the driver looks in while time matters.
-const TICK: Duration = Duration::from_secs(30);
+pub(crate) const TICK: Duration = Duration::from_secs(30);
 
 /// What time it is, on the wall and by a clock that nobody sets.
 #[derive(Clone, Copy, Debug)]
