@@ -141,7 +141,13 @@ impl Agent {
             async move { upstream.keep_spares(stop).await }
         };
         let task = async move {
-            tokio::join!(task, keeping);
+            // A session that ends takes its spares along, and is not thought to live for their sake.
+            tokio::pin!(task);
+            tokio::select! {
+                () = &mut task => return,
+                () = keeping => {}
+            }
+            task.await;
         };
         let task = self.sessions.spawn(task).id();
         self.session_names.insert(task, name.clone());
