@@ -450,3 +450,25 @@ async fn k1_after_a_sleep_what_failed_before_is_forgotten_and_no_login_is_asked_
     assert_eq!(view.state, wire::ClusterState::LoginNeeded);
     assert_eq!(view.waiting, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn k1_after_a_sleep_a_login_page_that_was_out_of_reach_is_no_reason_to_pause() {
+    let cluster = "[cluster.corp]\nurl = \"http://corp.test\"\nconnect = \"127.0.0.1:1\"\n\
+                   hosts = [\"*.corp.test\"]\n";
+    let route = "[tunnel.db]\nroute = \"tcp+http://db.corp.test:5432\"\n";
+    let mut world = World::new(&format!("{cluster}{route}")).await;
+    let session = world.cluster("corp").session.clone();
+    let asked = wire::LoginRequest {
+        opener: wire::Opener::Caller,
+        mint: false,
+    };
+    assert!(session.login(asked).await.is_err());
+    let code = || session.view().reason.map(|it| it.code);
+    assert_ne!(code(), Some(Code::LoginNeeded), "it pauses");
+    advance(HOUSEKEEPING).await;
+    world.slept.store(8 * 3600, Relaxed);
+    world.agent.on_tick().await;
+    // It has heard of it once it answers.
+    session.refused(0).await;
+    assert_eq!(code(), Some(Code::LoginNeeded));
+}
