@@ -21,6 +21,9 @@
 //! | [`manager`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`restart`] | goes on as the program that is installed now | what ends before |
 //! | [`system`], [`disk`], [`lock`], [`logging`], [`opener`], [`clock`], [`points`], [`buffer`] | one fact of the machine each | everything else |
+//!
+//! Only for tests and the fuzzer there are `fuzz`, which feeds rooms with bytes that nobody thought of, and `model`, which
+//! has session and configuration live through histories.
 
 pub mod agent;
 pub mod api;

@@ -155,8 +155,7 @@ pub async fn serve(
     let mut entrance = Entrance {
         tunnel: tunnel.clone(),
         strangers: accept::Once::default(),
-        before: None,
-        trouble: None,
+        lack: Lack::default(),
     };
     accept::accept(&mut entrance, &listeners, &stop)
         .instrument(span)
@@ -303,10 +302,7 @@ impl fmt::Debug for Tunnel {
 struct Entrance {
     tunnel: Arc<Tunnel>,
     strangers: accept::Once,
-    /// The outcome before descriptors ran out.
-    before: Option<wire::Reason>,
-    /// What is told while they are.
-    trouble: Option<wire::Reason>,
+    lack: Lack,
 }
 
 impl accept::Door for Entrance {
@@ -345,16 +341,13 @@ impl accept::Door for Entrance {
             false => format!("cannot accept connections for now: {error}"),
         };
         tracing::warn!("{message}");
-        self.trouble = Some(self.tunnel.local_trouble(message));
+        self.lack.trouble = Some(self.tunnel.local_trouble(message));
         self.still_exhausted();
     }
 
     fn still_exhausted(&mut self) {
         let now = self.tunnel.outcome.borrow().clone();
-        if now != self.trouble {
-            self.before = now;
-            self.tunnel.set_outcome(self.trouble.clone());
-        }
+        self.tunnel.set_outcome(self.lack.lasts(now));
     }
 
     fn gave_up(&mut self, count: usize) {
@@ -367,9 +360,36 @@ impl accept::Door for Entrance {
     }
 
     fn relieved(&mut self) {
-        let trouble = self.trouble.take();
-        if *self.tunnel.outcome.borrow() == trouble {
-            self.tunnel.set_outcome(self.before.take());
+        let now = self.tunnel.outcome.borrow().clone();
+        self.tunnel.set_outcome(self.lack.ends(now));
+    }
+}
+
+/// What a tunnel tells while descriptors lack, and afterwards.
+#[derive(Debug, Default)]
+struct Lack {
+    /// What there is to tell meanwhile.
+    trouble: Option<wire::Reason>,
+    /// What was told before, or by connections that are open.
+    before: Option<wire::Reason>,
+}
+
+impl Lack {
+    /// What to tell, where `now` is told.
+    fn lasts(&mut self, now: Option<wire::Reason>) -> Option<wire::Reason> {
+        if now != self.trouble {
+            self.before = now;
+        }
+        self.trouble.clone()
+    }
+
+    /// The same when there is no lack any more.
+    fn ends(&mut self, now: Option<wire::Reason>) -> Option<wire::Reason> {
+        let before = self.before.take();
+        if now == self.trouble.take() {
+            before
+        } else {
+            now
         }
     }
 }
@@ -391,7 +411,37 @@ fn admit(verdict: peer::Verdict, exposed: bool, ends: Ends) -> peer::Verdict {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::{peer::Verdict, *};
+
+    #[test]
+    fn e1_a_lack_is_told_while_it_lasts_and_what_came_meanwhile_afterwards() {
+        let reason = |code| {
+            Some(wire::Reason::new(
+                code,
+                String::new(),
+                Timestamp::UNIX_EPOCH,
+            ))
+        };
+        let trouble = reason(Code::Local);
+        let lack = || Lack {
+            trouble: trouble.clone(),
+            before: None,
+        };
+        let mut it = lack();
+        assert_eq!(it.lasts(reason(Code::Tcp)), trouble);
+        assert_eq!(it.ends(trouble.clone()), reason(Code::Tcp));
+        let mut it = lack();
+        assert_eq!(it.lasts(reason(Code::Tcp)), trouble);
+        assert_eq!(it.lasts(trouble.clone()), trouble);
+        // A connection that was under way came through.
+        assert_eq!(it.lasts(None), trouble, "it is told again");
+        assert_eq!(it.ends(trouble.clone()), None, "all is well");
+        let mut it = lack();
+        assert_eq!(it.lasts(None), trouble);
+        assert_eq!(it.ends(reason(Code::Forbidden)), reason(Code::Forbidden));
+    }
 
     #[test]
     fn other_machines_come_in_only_where_a_tunnel_is_exposed() {
