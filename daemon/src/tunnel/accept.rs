@@ -350,26 +350,38 @@ mod tests {
         }
     }
 
-    /// The limit is the whole process's, so this one runs in a process of its own.
+    /// Runs the test `name` of this file, which is `test`, in a process of its own: the limit of descriptors is the whole
+    /// process's.
     #[cfg(target_os = "linux")]
-    #[test]
-    fn when_descriptors_run_out_it_waits_cheaply_and_recovers_soon() {
-        const CHILD: &str = "POMD_TEST_FEW_DESCRIPTORS";
+    fn alone(name: &str, paused: bool, test: impl Future<Output = ()>) {
+        const CHILD: &str = "POMD_TEST_ALONE";
         if std::env::var_os(CHILD).is_none() {
-            let name = "tunnel::accept::tests::when_descriptors_run_out_it_waits_cheaply_and_recovers_soon";
-            let status = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", name, "--nocapture"])
+            let name = format!("{}::{name}", module_path!().split_once("::").unwrap().1);
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", &name, "--nocapture"])
                 .env(CHILD, "1")
-                .status()
+                .output()
                 .unwrap();
-            assert!(status.success());
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.status.success() && said.contains("1 passed"),
+                "{said}"
+            );
             return;
         }
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .start_paused(paused)
             .build()
             .unwrap()
-            .block_on(run_out_of_descriptors());
+            .block_on(test);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn when_descriptors_run_out_it_waits_cheaply_and_recovers_soon() {
+        let name = "when_descriptors_run_out_it_waits_cheaply_and_recovers_soon";
+        alone(name, false, run_out_of_descriptors());
     }
 
     #[cfg(target_os = "linux")]
@@ -406,27 +418,11 @@ mod tests {
         drop((client, waiting));
     }
 
-    /// In virtual time, and in a process of its own as well.
     #[cfg(target_os = "linux")]
     #[test]
     fn e1_clients_that_wait_for_a_descriptor_are_reset_after_ten_seconds() {
-        const CHILD: &str = "POMD_TEST_NO_DESCRIPTORS";
-        if std::env::var_os(CHILD).is_none() {
-            let name = "tunnel::accept::tests::e1_clients_that_wait_for_a_descriptor_are_reset_after_ten_seconds";
-            let status = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", name, "--nocapture"])
-                .env(CHILD, "1")
-                .status()
-                .unwrap();
-            assert!(status.success());
-            return;
-        }
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap()
-            .block_on(wait_without_descriptors());
+        let name = "e1_clients_that_wait_for_a_descriptor_are_reset_after_ten_seconds";
+        alone(name, true, wait_without_descriptors());
     }
 
     #[cfg(target_os = "linux")]
