@@ -70,9 +70,9 @@ impl Ports {
         tunnel: &TunnelName,
         in_use: impl Fn(&str) -> bool,
     ) -> Option<u16> {
-        let port = bind::choose(tunnel.as_str(), &self.taken()).or_else(|| {
+        let port = bind::choose(tunnel.as_str(), &self.state, &self.taken()).or_else(|| {
             self.kept.retain(|name, _| in_use(name));
-            bind::choose(tunnel.as_str(), &self.taken())
+            bind::choose(tunnel.as_str(), &self.state, &self.taken())
         })?;
         self.keep(tunnel, port);
         Some(port)

@@ -154,10 +154,10 @@ impl Listener {
 }
 
 /// A port for the tunnel `name` that is free on both loopback addresses now and not in `taken`. Where nothing stands in
-/// the way, the same name gives the same user the same port.
-pub fn choose(name: &str, taken: &BTreeSet<u16>) -> Option<u16> {
+/// the way, the same name gives the same port again to whoever keeps it in the folder `state`, and others prefer another.
+pub fn choose(name: &str, state: &Path, taken: &BTreeSet<u16>) -> Option<u16> {
     let count = u32::from(CHOICE.end() - CHOICE.start()) + 1;
-    let start = hash(name, user()) % count;
+    let start = hash(name, state) % count;
     (0..count)
         .filter_map(|it| u16::try_from((start + it) % count).ok())
         .map(|it| CHOICE.start() + it)
@@ -326,22 +326,12 @@ fn refused(address: SocketAddr, error: &io::Error, at: Timestamp) -> Reason {
 }
 
 /// FNV-1a: stable over releases, so that a lost list of ports comes out the same.
-fn hash(name: &str, user: u32) -> u32 {
-    name.bytes()
-        .chain(user.to_le_bytes())
-        .fold(0x811c_9dc5, |sum, byte| {
-            (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-        })
-}
-
-#[cfg(unix)]
-fn user() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
-
-#[cfg(not(unix))]
-fn user() -> u32 {
-    0
+fn hash(name: &str, state: &Path) -> u32 {
+    let state = state.as_os_str().as_encoded_bytes();
+    let bytes = name.bytes().chain([0]).chain(state.iter().copied());
+    bytes.fold(0x811c_9dc5, |sum, byte| {
+        (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 #[cfg(test)]
@@ -514,17 +504,18 @@ mod tests {
 
     #[test]
     fn chosen_ports_are_free_on_both_families_and_not_taken() {
-        let first = choose("db", &BTreeSet::new()).unwrap();
+        let state = Path::new("/home/alice");
+        let first = choose("db", state, &BTreeSet::new()).unwrap();
         assert!(CHOICE.contains(&first));
-        let second = choose("db", &BTreeSet::from([first])).unwrap();
+        let second = choose("db", state, &BTreeSet::from([first])).unwrap();
         assert_ne!(first, second);
         let holder = open(v4(second)).unwrap();
-        let third = choose("db", &BTreeSet::from([first])).unwrap();
+        let third = choose("db", state, &BTreeSet::from([first])).unwrap();
         assert_ne!(third, second);
         drop(holder);
-        assert_eq!(choose("db", &CHOICE.collect()), None);
-        assert_ne!(hash("db", 1000), hash("db", 1001));
-        assert_ne!(hash("db", 1000), hash("web", 1000));
+        assert_eq!(choose("db", state, &CHOICE.collect()), None);
+        assert_ne!(hash("db", state), hash("db", Path::new("/home/bob")));
+        assert_ne!(hash("db", state), hash("web", state));
     }
 
     #[cfg(unix)]
