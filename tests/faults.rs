@@ -9,6 +9,7 @@ mod http;
 mod limits;
 mod login;
 mod logins;
+mod loopback;
 mod network;
 mod offline;
 mod process;

@@ -1,15 +1,14 @@
 //! Listeners, and descriptors that run out.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
 use control::wire::{Code, TunnelState};
 use gateway::Upstream;
 use integration::{
-    binary::binary,
     corp::Corp,
     eventually,
     person::write_script,
-    pomd::{Pomd, Setup, run, tunnel},
+    pomd::{Setup, tunnel},
     process::cpu_ticks,
     trial::Trial,
     witness::{Witness, at_rest, echoes, usage},
@@ -201,80 +200,4 @@ async fn e5_clients_that_leave_at_once_leave_nothing_behind_and_reach_no_service
     let reached = corp.gateway.stats().connects - before;
     assert!(reached <= CLIENTS / 20, "{reached} reached a service");
     witness.all_is_well(&pomd, &["ssh", "echo"]).await;
-}
-
-/// Runs these shell words in the network namespace of this pomd.
-fn within(pomd: &Pomd, words: &str) {
-    let mut command = Command::new("nsenter");
-    command.args(["-n", "-t", &pomd.pid().to_string()]);
-    let output = command.args(["/bin/sh", "-c", words]).output().unwrap();
-    assert!(output.status.success(), "{words}: {output:?}");
-}
-
-/// What a program in the namespace of this pomd hears at an address.
-async fn hears(pomd: &Pomd, address: &str) -> String {
-    let mut command = Command::new("nsenter");
-    command.args(["-n", "-t", &pomd.pid().to_string()]);
-    command
-        .arg(binary("stranger"))
-        .args(["connect", address, "1"]);
-    let output = run(command, integration::PATIENCE).await;
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn e6_an_address_that_the_machine_lacks_is_left_out_and_loopback_is_taken_when_it_is_up() {
-    let test =
-        "e6_an_address_that_the_machine_lacks_is_left_out_and_loopback_is_taken_when_it_is_up";
-    let tried = Command::new("unshare")
-        .args(["-n", "ip", "link", "set", "lo", "up"])
-        .output();
-    if !tried.is_ok_and(|it| it.status.success()) {
-        return integration::skipped(test, "there are no network namespaces");
-    }
-    let corp = corp().await;
-    let config = corp.config(&[("ssh", SSH)]);
-    let config = config.replace(&corp.links.key(), "\"none\"");
-    let no_v6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6";
-    let no_v4 = "ip addr del 127.0.0.1/8 dev lo";
-    let up = "ip link set lo up";
-    for (furnish, there, missing, mend) in [
-        (
-            format!("{no_v6} && {up}"),
-            "127.0.0.1",
-            "[::1]",
-            "echo 0 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip addr add ::1/128 dev lo 2>/dev/null || true",
-        ),
-        (
-            format!("{up} && {no_v4}"),
-            "[::1]",
-            "127.0.0.1",
-            "ip addr add 127.0.0.1/8 dev lo",
-        ),
-    ] {
-        let setup = Setup::new(&config).inside(&["-n"], &furnish);
-        let pomd = setup.start().await;
-        let it = pomd.wait_for_tunnel("ssh", TunnelState::Login).await;
-        let port = it.listen[0].rsplit_once(':').unwrap().1.to_owned();
-        assert_eq!(it.listen, [format!("{there}:{port}")], "{furnish}");
-        let heard = hears(&pomd, &it.listen[0]).await;
-        assert!(heard.starts_with("ended after"), "{furnish}: {heard}");
-        within(&pomd, mend);
-        // Whoever asks for it has both; that no login is there to prove it with is another matter.
-        pomd.client().down("ssh", false).await.unwrap();
-        let _ = pomd.client().up("ssh").await;
-        let status = pomd.status().await;
-        let both = &tunnel(&status, "ssh").listen;
-        assert!(both.len() == 2 && both.iter().any(|it| it.starts_with(missing)));
-        for address in both {
-            let heard = hears(&pomd, address).await;
-            assert!(heard.starts_with("ended after"), "{address}: {heard}");
-        }
-    }
-    // Loopback is down: it can be bound, and serves as soon as it is up.
-    let pomd = Setup::new(&config).inside(&["-n"], "true").start().await;
-    let it = pomd.wait_for_tunnel("ssh", TunnelState::Login).await;
-    within(&pomd, up);
-    let heard = hears(&pomd, &it.listen[0]).await;
-    assert!(heard.starts_with("ended after"), "{heard}");
 }

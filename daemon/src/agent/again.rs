@@ -3,14 +3,14 @@
 //! Connections that are ready go, and pauses after failures end. Nothing is asked of a person, and nothing is tried for
 //! its own sake: whoever comes next finds everything as if nothing had failed.
 
-use tokio::time::Instant;
 use tracing::info;
 
 use super::Agent;
 
 impl Agent {
     /// The system told that something about the network may have changed.
-    pub(super) fn on_network(&mut self) {
+    pub(super) async fn on_network(&mut self) {
+        self.look_at_loopback().await;
         if self.is_elsewhere() {
             info!("the network has changed");
             self.look_again();
@@ -19,7 +19,8 @@ impl Agent {
     }
 
     /// Each half minute: what nobody tells is looked for, and ready connections are renewed.
-    pub(super) fn keep_up(&mut self) {
+    pub(super) async fn keep_up(&mut self) {
+        self.look_at_loopback().await;
         let now = self.setup.clock.moment();
         let slept = now.slept_since(std::mem::replace(&mut self.awake_at, now));
         let elsewhere = self.is_elsewhere();
@@ -47,13 +48,10 @@ impl Agent {
             cluster.upstream.discard_spares();
             cluster.session.look_again();
         }
-        let now = Instant::now();
-        for door in self.tunnels.values_mut() {
+        for door in self.tunnels.values() {
             door.tunnel.look_again();
-            // An address that was missing may be there now.
-            if let Some(at) = &mut door.retry_at {
-                *at = (*at).min(now);
-            }
         }
+        // An address that was missing may be there now.
+        self.try_doors_again();
     }
 }

@@ -152,7 +152,11 @@ impl Agent {
                 let accept = tunnel::serve(door.tunnel.clone(), bound.listeners, stop.clone());
                 let task = self.listeners.spawn(accept).id();
                 self.listener_names.insert(task, name.clone());
-                door.listening = Some(Listening { task, stop });
+                door.listening = Some(Listening {
+                    task,
+                    stop,
+                    left_out: bound.left_out,
+                });
             }
             Err(reason) => {
                 let known = door.obstacle.as_ref();
@@ -195,6 +199,15 @@ impl Agent {
                 Err(reason) if reason.code == Code::AddressInUse && left > 0 => {}
                 _ => return (chosen, bound),
             }
+        }
+    }
+
+    /// Tunnels that cannot listen are tried again now.
+    pub(super) fn try_doors_again(&mut self) {
+        let now = Instant::now();
+        let doors = self.tunnels.values_mut();
+        for at in doors.filter_map(|it| it.retry_at.as_mut()) {
+            *at = (*at).min(now);
         }
     }
 

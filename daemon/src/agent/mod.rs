@@ -6,14 +6,15 @@
 //! who is up and who is in which cluster. Must not know HTTP, TLS or the configuration's syntax.
 //!
 //! `doors` are the listeners, `clusters` the sessions, `apply` goes over to another configuration, `passing` is for
-//! connections without a port, `again` for another network and for sleep; `status` says what there is, `showing` when it
-//! is shown.
+//! connections without a port, `again` for another network and for sleep, `loopback` for addresses that the machine
+//! lacks; `status` says what there is, `showing` when it is shown.
 
 mod again;
 mod apply;
 mod clusters;
 mod command;
 mod doors;
+mod loopback;
 mod passing;
 mod ports;
 mod showing;
@@ -26,6 +27,7 @@ pub(crate) use status::tests::sample;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc,
@@ -148,6 +150,8 @@ pub struct Agent {
     inbox: mpsc::Receiver<Command>,
     showing: Showing,
     network: Network,
+    /// The loopback addresses that lead nowhere, as of the last look.
+    missing: Vec<IpAddr>,
     /// The last look at the clocks that part in sleep.
     awake_at: Moment,
     housekeeping_at: Instant,
@@ -171,6 +175,8 @@ struct Door {
 struct Listening {
     task: Id,
     stop: CancellationToken,
+    /// The loopback address that the machine lacked.
+    left_out: Option<IpAddr>,
 }
 
 struct Cluster {
@@ -230,6 +236,7 @@ impl Agent {
             inbox,
             showing: Showing::new(status::empty(&setup, now), Instant::now()),
             network: Network::new(),
+            missing: loopback::missing(&[]),
             awake_at: setup.clock.moment(),
             housekeeping_at: Instant::now() + setup.housekeeping(),
             config,
@@ -257,7 +264,7 @@ impl Agent {
                 Event::ListenerEnded(ended) => self.on_listener_ended(ended),
                 Event::SessionEnded(ended) => self.on_session_ended(ended),
                 Event::Changed => self.showing.changed(Instant::now()),
-                Event::Network => self.on_network(),
+                Event::Network => self.on_network().await,
                 Event::Tick => self.on_tick().await,
             }
         }
@@ -325,7 +332,7 @@ impl Agent {
             self.ports.retry();
             self.leaving.retain(|it| !it.connections.is_empty());
             self.passing.retain(passing::is_used);
-            self.keep_up();
+            self.keep_up().await;
             self.look_after_files().await;
         }
         self.look();

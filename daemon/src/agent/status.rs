@@ -84,6 +84,7 @@ impl Agent {
                 ));
             }
         }
+        res.extend(self.nowhere());
         res.extend(self.handed_for_nobody());
         if !self.owners.can_tell() {
             res.push(

@@ -87,6 +87,11 @@ impl Listen {
         }
     }
 
+    /// Whether it is a port on each loopback address that the machine has.
+    pub fn is_on_both_families(&self) -> bool {
+        matches!(self, Self::Chosen | Self::Loopback(_))
+    }
+
     /// Whether other machines could reach it.
     pub fn is_exposed(&self) -> bool {
         match self {

@@ -94,6 +94,11 @@ impl Ways {
     }
 }
 
+/// What is sent to this loopback address arrives: the machine has it, and loopback is up.
+pub fn is_here(address: IpAddr) -> io::Result<bool> {
+    Ok(source(address)? == Some(address) && !imp::loopback_is_down())
+}
+
 /// The address by which a packet would leave for `target`. Sends nothing.
 fn source(target: IpAddr) -> io::Result<Option<IpAddr>> {
     let any: IpAddr = match target {
@@ -122,6 +127,12 @@ mod imp {
         },
     };
     use tokio::net::UnixDatagram;
+
+    /// An interface that is down may keep its addresses and routes; what is sent there is lost.
+    pub(super) fn loopback_is_down() -> bool {
+        let state = std::fs::read_to_string("/sys/class/net/lo/operstate");
+        state.is_ok_and(|it| it.trim_end() == "down")
+    }
 
     /// Links, addresses and routes of both families, as the kernel numbers these groups.
     const GROUPS: u32 = LINK | IPV4_ADDRESS | IPV4_ROUTE | IPV6_ADDRESS | IPV6_ROUTE;
@@ -183,6 +194,11 @@ mod imp {
 mod imp {
     use std::io;
 
+    /// There it keeps no routes.
+    pub(super) fn loopback_is_down() -> bool {
+        false
+    }
+
     #[derive(Debug)]
     pub(super) struct News;
 
@@ -233,6 +249,8 @@ mod tests {
     fn this_machine_reaches_itself_by_its_own_address() {
         let here = ip("127.0.0.1");
         assert_eq!(source(here).unwrap(), Some(here));
+        assert!(is_here(here).unwrap());
+        assert!(!is_here(ip("192.0.2.1")).unwrap(), "nobody's");
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ mod unix;
 use std::{
     collections::BTreeSet,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::Path,
     task::{Context, Poll, ready},
@@ -57,6 +57,8 @@ pub struct Bound {
     pub listeners: Vec<Listener>,
     /// The addresses as people write them.
     pub addresses: Vec<String>,
+    /// The loopback address of a bare port that the machine lacks.
+    pub left_out: Option<IpAddr>,
 }
 
 /// What is known before an address is bound.
@@ -99,6 +101,7 @@ pub fn bind(listen: &Listen, known: Known<'_>, clock: &Clock) -> Result<Bound, R
     match addresses {
         Ok(addresses) => Ok(Bound {
             listeners: listeners.into_iter().map(Listener::Tcp).collect(),
+            left_out: left_out(listen, &addresses),
             addresses: addresses.iter().map(ToString::to_string).collect(),
         }),
         Err(error) => Err(Reason::new(
@@ -115,6 +118,7 @@ fn bind_file(name: &SocketName, known: Known<'_>, at: Timestamp) -> Result<Bound
     let socket = unix::Socket::bind(name, known.control).map_err(|it| it.reason(at))?;
     Ok(Bound {
         addresses: vec![file_address(name, known.control)],
+        left_out: None,
         listeners: vec![Listener::Unix(socket)],
     })
 }
@@ -226,6 +230,15 @@ fn both(port: u16) -> Result<Vec<std::net::TcpListener>, Failure> {
 /// The addresses of a bare port.
 fn sisters(port: u16) -> [SocketAddr; 2] {
     [v4(port), v6(port)]
+}
+
+/// Which of the two has no listener, where there should be one on both.
+fn left_out(listen: &Listen, bound: &[SocketAddr]) -> Option<IpAddr> {
+    let port = bound.first()?.port();
+    let missing = sisters(port).into_iter().find(|it| !bound.contains(it));
+    missing
+        .map(|it| it.ip())
+        .filter(|_| listen.is_on_both_families())
 }
 
 fn v4(port: u16) -> SocketAddr {

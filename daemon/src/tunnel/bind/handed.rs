@@ -44,6 +44,7 @@ fn share(ours: &[&Socket], listen: &Listen) -> Result<Bound, Failure> {
     let mut bound = Bound {
         listeners: Vec::new(),
         addresses: Vec::new(),
+        left_out: None,
     };
     for socket in ours {
         let listener = again(&socket.listener);
@@ -65,7 +66,7 @@ fn share(ours: &[&Socket], listen: &Listen) -> Result<Bound, Failure> {
                 bound.listeners.push(Listener::Tcp(it));
                 bound.addresses.push(address.to_string());
             }
-            Err(error) if errors::is_absent_address(&error) => {}
+            Err(error) if errors::is_absent_address(&error) => bound.left_out = Some(address.ip()),
             Err(error) => {
                 let partly = true;
                 return Err(Failure::At {
