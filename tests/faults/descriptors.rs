@@ -1,6 +1,6 @@
 //! Listeners, and descriptors that run out.
 
-use std::{fs, time::Duration};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use control::wire::{Code, TunnelState};
 use gateway::Upstream;
@@ -8,7 +8,7 @@ use integration::{
     corp::Corp,
     eventually,
     person::write_script,
-    pomd::{Setup, tunnel},
+    pomd::{Pomd, Setup, tunnel},
     process::cpu_ticks,
     trial::Trial,
     witness::{Witness, at_rest, echoes, usage},
@@ -22,64 +22,90 @@ async fn corp() -> Corp {
     Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
 }
 
-/// F10: at most 2 % of a core, and accepting again within 200 ms; as much again many times over is for a busy machine.
+/// Clients of a tunnel, of whom as many are carried as there are descriptors for; for the others there are none.
+struct Crowd {
+    carried: Vec<TcpStream>,
+    waiting: Vec<TcpStream>,
+}
+
+impl Crowd {
+    const SIZE: usize = 200;
+
+    /// Returns once pomd says that it is at its limit.
+    async fn gather(pomd: &Pomd, address: SocketAddr, limit: u64) -> Self {
+        let room = limit - at_rest(pomd).await.descriptors.unwrap();
+        let mut carried = Vec::new();
+        for _ in 0..room / 2 - 2 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            echoes(&mut stream, b"carried").await;
+            carried.push(stream);
+        }
+        let mut waiting = Vec::new();
+        for _ in carried.len()..Self::SIZE {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // Some hear at once that there is no room for them.
+            let _ = stream.write_all(b"waiting").await;
+            waiting.push(stream);
+        }
+        let told = pomd.wait_for("the limit is told", |it| {
+            let reason = tunnel(it, "ssh").reason.as_ref();
+            reason.is_some_and(|it| {
+                let words = it.message.to_lowercase();
+                words.contains(&format!("{limit} descriptors")) || words.contains("open files")
+            })
+        });
+        assert_eq!(tunnel(&told.await, "ssh").state, TunnelState::Error);
+        Self { carried, waiting }
+    }
+
+    fn leaves(self) {
+        for stream in self.carried.into_iter().chain(self.waiting) {
+            stream.set_zero_linger().unwrap();
+        }
+    }
+}
+
+/// F10: at most 2 % of a core, and accepting again within 200 ms.
 #[tokio::test(flavor = "multi_thread")]
 async fn e1_f10_at_the_limit_of_descriptors_it_waits_cheaply_answers_and_goes_on_when_there_are_some()
  {
     const LIMIT: u64 = 64;
     const MEASURED: Duration = Duration::from_secs(3);
+    const SOON: Duration = Duration::from_millis(200);
+    // A busy machine is late by itself, but not each time.
+    const TRIES: usize = 8;
     let corp = corp().await;
     let setup = Setup::new(&corp.config(&TUNNELS)).before(&format!("ulimit -n {LIMIT}"));
     let pomd = setup.start().await;
     corp.log_in(&pomd).await;
     let mut witness = Witness::new(&pomd, "echo").await;
     let address = pomd.address("ssh").await;
-    // As many as fit are carried.
-    let mut open = Vec::new();
-    let room = LIMIT - at_rest(&pomd).await.descriptors.unwrap();
-    for _ in 0..room / 2 - 2 {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        echoes(&mut stream, b"open").await;
-        open.push(stream);
-    }
-    let mut more = Vec::new();
-    for _ in open.len()..200 {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        // Some hear at once that there is no room for them.
-        let _ = stream.write_all(b"more").await;
-        more.push(stream);
-    }
-    let told = pomd
-        .wait_for("the limit is told", |it| {
-            let reason = tunnel(it, "ssh").reason.as_ref();
-            reason.is_some_and(|it| {
-                let words = it.message.to_lowercase();
-                words.contains(&format!("{LIMIT} descriptors")) || words.contains("open files")
-            })
-        })
-        .await;
-    assert_eq!(tunnel(&told, "ssh").state, TunnelState::Error);
+    let mut crowd = Crowd::gather(&pomd, address, LIMIT).await;
     let before = cpu_ticks(pomd.pid());
     // Not a wait for a state: what is measured is that time passes cheaply.
     tokio::time::sleep(MEASURED).await;
     let spent = cpu_ticks(pomd.pid()) - before;
     // Two for each second, as a tick is a hundredth.
     assert!(spent <= 2 * MEASURED.as_secs(), "{spent} ticks");
-    for stream in &mut open {
-        echoes(stream, b"still open").await;
+    for stream in &mut crowd.carried {
+        echoes(stream, b"still carried").await;
     }
     witness.carries().await;
     assert_eq!(pomd.status().await.pomd.pid, pomd.pid());
-    for stream in open.drain(..).chain(more) {
-        stream.set_zero_linger().unwrap();
+    let mut took = Vec::new();
+    loop {
+        crowd.leaves();
+        let freed = Instant::now();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        echoes(&mut stream, b"there is room").await;
+        took.push(freed.elapsed());
+        drop(stream);
+        if took.last() <= Some(&SOON) {
+            break;
+        }
+        assert!(took.len() < TRIES, "{took:?}");
+        crowd = Crowd::gather(&pomd, address, LIMIT).await;
     }
-    let freed = Instant::now();
-    carries(&pomd, "ssh").await;
-    assert!(
-        freed.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        freed.elapsed()
-    );
     witness.all_is_well(&pomd, &["ssh", "echo"]).await;
     pomd.wait_for_tunnel("ssh", TunnelState::Up).await;
 }
