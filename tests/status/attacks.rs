@@ -243,6 +243,40 @@ async fn q2_when_all_places_are_taken_the_next_one_waits_until_the_idle_are_sent
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn q2_who_says_more_while_it_is_told_events_and_leaves_makes_room_at_once() {
+    let pomd = Pomd::start("").await;
+    let one = "GET /v1/status HTTP/1.1\r\nhost: pomd\r\n\r\n";
+    let begun = Instant::now();
+    for path in ["/v1/events", "/v1/logs?follow=true"] {
+        let asked = format!("GET {path} HTTP/1.1\r\nhost: pomd\r\n\r\n");
+        for (behind, closes) in [(one, true), (one, false), ("", true), ("", false)] {
+            let mut clients = Vec::new();
+            for _ in 0..64 {
+                let mut stream = socket(&pomd).await;
+                stream.write_all(asked.as_bytes()).await.unwrap();
+                let mut head = [0; 8];
+                stream.read_exact(&mut head).await.unwrap();
+                stream.write_all(behind.as_bytes()).await.unwrap();
+                clients.push(stream);
+            }
+            if closes {
+                clients.clear();
+            } else {
+                for stream in &mut clients {
+                    stream.shutdown().await.unwrap();
+                    let told = read_all(stream).await;
+                    assert!(!told.contains("HTTP/1.1 "), "{told}");
+                }
+            }
+            let answer = send(&pomd, get("/v1/status", "")).await;
+            assert_eq!(code(&answer), 200, "{path} {closes}: {answer}");
+        }
+    }
+    // As soon as they leave, and not when an idle one would lose its place.
+    assert!(begun.elapsed() < REQUEST, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a9_a_program_of_another_user_gets_no_answer_and_none_of_our_bytes() {
     let name = "a9_a_program_of_another_user_gets_no_answer_and_none_of_our_bytes";
     let Some(stranger) = Stranger::new(name, &binary("stranger")) else {

@@ -39,6 +39,23 @@ pub(super) fn ndjson<T: Serialize>(
     )
 }
 
+/// The same of items that come until their reader is gone or pomd stops.
+pub(super) fn endless<T: Serialize>(
+    items: impl Stream<Item = T> + Send + 'static,
+) -> Response<Body> {
+    let mut res = ndjson(items);
+    res.extensions_mut().insert(NoEnd);
+    res
+}
+
+/// It was made by [`endless`].
+pub(super) fn is_endless(answer: &Response<Body>) -> bool {
+    answer.extensions().get::<NoEnd>().is_some()
+}
+
+#[derive(Clone)]
+struct NoEnd;
+
 /// 101: raw bytes of `protocol` follow.
 pub(super) fn switching_protocols(protocol: &'static str) -> Response<Body> {
     let empty = Full::new(Bytes::new()).boxed_unsync();

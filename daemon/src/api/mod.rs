@@ -3,6 +3,7 @@
 //! Turns requests into [`crate::agent::Command`]s and answers into JSON. Only the user who owns the daemon gets an
 //! answer, and no web page does (A9). Knows the route table and status codes. Must not know how tunnels or sessions work.
 
+mod ahead;
 mod answer;
 mod connect;
 mod door;
@@ -20,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use ahead::{Ahead, Endless};
 use connect::Upgraded;
 use control::socket::socket;
 use reserve::Reserve;
@@ -154,9 +156,15 @@ async fn serve_client(
 ) -> Option<Upgraded> {
     let stop = api.stop.clone();
     let (upgrades, mut upgraded) = mpsc::channel(1);
+    let endless = Endless::default();
+    let stream = Ahead::new(stream, endless.clone());
     let service = service_fn(move |request| {
-        let (api, upgrades) = (api.clone(), upgrades.clone());
-        async move { Ok::<_, Infallible>(routes::answer(&api, request, &upgrades).await) }
+        let (api, upgrades, endless) = (api.clone(), upgrades.clone(), endless.clone());
+        async move {
+            let answer = routes::answer(&api, request, &upgrades).await;
+            endless.set(answer::is_endless(&answer));
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -165,12 +165,16 @@ impl Route {
                 status.pomd.usage = Some(usage::now());
                 answer::json(&status)
             }
-            Self::Events => answer::ndjson(events(api.agent.watch().await?, api.stop.clone())),
+            Self::Events => answer::endless(events(api.agent.watch().await?, api.stop.clone())),
             Self::Logs => {
                 let follow = parameter(query, "follow").as_deref() == Some("true");
                 let tunnel = parameter(query, "tunnel");
-                let stop = follow.then(|| api.stop.clone());
-                answer::ndjson(lines(api.recent.reader(), tunnel, stop))
+                let reader = api.recent.reader();
+                if follow {
+                    answer::endless(lines(reader, tunnel, Some(api.stop.clone())))
+                } else {
+                    answer::ndjson(lines(reader, tunnel, None))
+                }
             }
             Self::Up(tunnel) => answer::json(&up(api, tunnel).await?),
             Self::Down(tunnel) => {
