@@ -139,10 +139,11 @@ pub struct Locks {
 
 impl Locks {
     /// Locks the state folder and the socket's folder.
-    pub fn take(place: &Place) -> Result<Self, LockError> {
-        let state = Lock::take(&place.state)
+    pub fn take(place: &Place, points: &Points) -> Result<Self, LockError> {
+        let state = Lock::take(&place.state, points)
             .map_err(|it| it.or_give("--state-dir DIR, or POMD_STATE_DIR"))?;
-        let runtime = (place.runtime() != place.state).then(|| Lock::take(place.runtime()));
+        let runtime = place.runtime();
+        let runtime = (runtime != place.state).then(|| Lock::take(runtime, points));
         let runtime = runtime.transpose();
         Ok(Self {
             state,
@@ -150,9 +151,8 @@ impl Locks {
         })
     }
 
-    fn put_right(&self) -> impl Iterator<Item = &str> {
-        let locks = std::iter::once(&self.state).chain(&self.runtime);
-        locks.filter_map(Lock::put_right)
+    fn all(&self) -> impl Iterator<Item = &Lock> {
+        std::iter::once(&self.state).chain(&self.runtime)
     }
 
     fn name_holder(&mut self) -> io::Result<()> {
@@ -168,7 +168,15 @@ pub async fn run(
     stop: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
-    for word in locks.put_right() {
+    for word in locks.all().filter_map(Lock::put_right) {
+        warn!("{word}");
+    }
+    let refused: Vec<String> = locks
+        .all()
+        .filter_map(Lock::refused)
+        .map(str::to_owned)
+        .collect();
+    for word in &refused {
         warn!("{word}");
     }
     // Whoever finds the lock held is told less then; nothing else depends on it.
@@ -191,7 +199,7 @@ pub async fn run(
         clock: options.clock.clone(),
         opener: options.opener,
         proxies: options.proxies,
-        warnings: options.warnings,
+        warnings: options.warnings.into_iter().chain(refused).collect(),
         handed: options.handed,
         pulse: pulse.clone(),
     });

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use crate::system::private_folder;
+use crate::{
+    disk,
+    points::{Point, Points},
+    system::private_folder,
+};
 
 /// How long a holder that has only just started may take to say who it is.
 const NAMING: Duration = Duration::from_secs(2);
@@ -20,6 +24,8 @@ pub struct Lock {
     file: File,
     /// What was put right about its folder, for the log, which is not there yet.
     put_right: Option<String>,
+    /// The disk knows no locks, as one of the network may: what that means, in words.
+    refused: Option<String>,
 }
 
 /// Why the lock was not had.
@@ -39,7 +45,7 @@ pub enum LockError {
         /// What is wrong with it, and what to do.
         fault: String,
     },
-    /// The file cannot be made or locked.
+    /// The file cannot be made.
     #[error("cannot lock {}: {source}", path.display())]
     Io {
         /// The lock file.
@@ -61,8 +67,8 @@ impl LockError {
 }
 
 impl Lock {
-    /// Locks `folder`, which is made (0700) if it is missing.
-    pub fn take(folder: &Path) -> Result<Self, LockError> {
+    /// Locks `folder`, which is made (0700) if it is missing. Where the disk refuses to lock anything, pomd works without.
+    pub fn take(folder: &Path, points: &Points) -> Result<Self, LockError> {
         let put_right = private_folder::make(folder).map_err(|fault| LockError::Folder {
             folder: folder.to_owned(),
             fault,
@@ -73,17 +79,33 @@ impl Lock {
             source,
         };
         let mut file = open(&path).map_err(io)?;
-        match file.try_lock() {
+        let tried = points.pass(Point::Lock).map_err(TryLockError::Error);
+        let refused = match tried.and_then(|()| file.try_lock()) {
             Ok(()) => {
                 // What a crash left there is not our name.
                 file.set_len(0).map_err(io)?;
-                Ok(Self { file, put_right })
+                None
             }
-            Err(TryLockError::WouldBlock) => Err(LockError::Held {
-                pid: holder(&mut file),
-            }),
-            Err(TryLockError::Error(source)) => Err(io(source)),
-        }
+            Err(TryLockError::WouldBlock) => {
+                let pid = holder(&mut file);
+                return Err(LockError::Held { pid });
+            }
+            Err(TryLockError::Error(error)) => Some(format!(
+                "{} cannot be locked ({}): nothing keeps a second pomd from writing there",
+                folder.display(),
+                disk::words(&error)
+            )),
+        };
+        Ok(Self {
+            file,
+            put_right,
+            refused,
+        })
+    }
+
+    /// A standing warning where there is no lock.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// What a person should hear about the folder.
@@ -142,29 +164,45 @@ mod tests {
 
     use super::*;
 
+    fn take(folder: &Path) -> Result<Lock, LockError> {
+        Lock::take(folder, &Points::none())
+    }
+
+    #[test]
+    fn s6_a_disk_that_knows_no_locks_is_a_warning_and_no_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = Points::from_fn(|_| Err(rustix::io::Errno::NOLCK.into()));
+        let lock = Lock::take(dir.path(), &none).unwrap();
+        let said = lock.refused().unwrap();
+        let start = format!(
+            "{} cannot be locked (no locks available)",
+            dir.path().display()
+        );
+        assert!(said.starts_with(&start), "{said}");
+        // Who holds one where another was refused is still found.
+        let held = take(dir.path()).unwrap();
+        assert_eq!(held.refused(), None);
+        assert!(matches!(take(dir.path()), Err(LockError::Held { .. })));
+    }
+
     #[test]
     fn a_second_lock_names_the_holder_and_a_drop_frees_it() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("deep/state");
-        let mut lock = Lock::take(&folder).unwrap();
-        assert!(matches!(
-            Lock::take(&folder),
-            Err(LockError::Held { pid: None })
-        ));
+        let mut lock = take(&folder).unwrap();
+        assert!(matches!(take(&folder), Err(LockError::Held { pid: None })));
         // Whoever comes before the holder has said who it is waits for that.
         let late = thread::scope(|scope| {
-            let second = scope.spawn(|| Lock::take(&folder));
+            let second = scope.spawn(|| take(&folder));
             thread::sleep(LOOK_EVERY * 5);
             lock.name_holder().unwrap();
             second.join().unwrap()
         });
         assert!(matches!(late, Err(LockError::Held { pid: Some(_) })));
         let ours = std::process::id();
-        assert!(
-            matches!(Lock::take(&folder), Err(LockError::Held { pid: Some(it) }) if it == ours)
-        );
+        assert!(matches!(take(&folder), Err(LockError::Held { pid: Some(it) }) if it == ours));
         drop(lock);
-        let _lock = Lock::take(&folder).unwrap();
+        let _lock = take(&folder).unwrap();
         let text = fs::read_to_string(folder.join("pomd.lock")).unwrap();
         assert_eq!(text, "", "the name of the one before is left");
     }
@@ -177,13 +215,13 @@ mod tests {
         let folder = dir.path().join("open");
         fs::create_dir(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        let lock = Lock::take(&folder).unwrap();
+        let lock = take(&folder).unwrap();
         assert!(
             lock.put_right()
                 .is_some_and(|it| it.contains("was open to other users"))
         );
         drop(lock);
-        assert_eq!(Lock::take(&folder).unwrap().put_right(), None);
+        assert_eq!(take(&folder).unwrap().put_right(), None);
         assert_eq!(
             fs::metadata(&folder).unwrap().permissions().mode() & 0o777,
             0o700
@@ -191,7 +229,7 @@ mod tests {
 
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&folder, &link).unwrap();
-        assert!(matches!(Lock::take(&link), Err(LockError::Folder { .. })));
+        assert!(matches!(take(&link), Err(LockError::Folder { .. })));
     }
 
     #[cfg(unix)]
@@ -200,12 +238,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("target"), "").unwrap();
         std::os::unix::fs::symlink("target", dir.path().join("pomd.lock")).unwrap();
-        assert!(matches!(Lock::take(dir.path()), Err(LockError::Io { .. })));
+        assert!(matches!(take(dir.path()), Err(LockError::Io { .. })));
 
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("pomd.lock");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        assert!(matches!(Lock::take(dir.path()), Err(LockError::Io { .. })));
+        assert!(matches!(take(dir.path()), Err(LockError::Io { .. })));
     }
 }

@@ -155,7 +155,7 @@ fn begin(
     let place = Place::find(args.wishes(None)).map_err(|it| (USAGE, it.into()))?;
     let filter = logging::filter(&args.log).map_err(|it| (USAGE, it.into()))?;
     let restart = Restart::as_started().map_err(|it| (FAILED, it.into()))?;
-    let mut locks = Locks::take(&place).map_err(|it| (FAILED, it.into()))?;
+    let mut locks = Locks::take(&place, &Points::none()).map_err(|it| (FAILED, it.into()))?;
     let in_background = args.daemonize || args.in_background;
     let again = args::again(&place, &args.log, in_background);
     if args.daemonize {

@@ -5,6 +5,8 @@ use std::{fmt, io, sync::Arc};
 /// A place where something can go wrong that no file and no network of a test brings about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Point {
+    /// A folder is about to be locked.
+    Lock,
     /// A listener of a tunnel is about to accept.
     Accept,
     /// An address of a server is about to be dialled.

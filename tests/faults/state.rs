@@ -5,12 +5,13 @@ mod kills;
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use control::wire::ClusterState;
+use control::wire::{ClusterState, Status};
 use gateway::Upstream;
 use integration::{
+    PATIENCE,
     corp::{CLUSTER, Corp},
     eventually,
-    pomd::{Pomd, Setup, cluster, find_tunnel, tunnel},
+    pomd::{Pomd, Setup, cluster, find_tunnel, run, tunnel},
     trial::Trial,
     witness::Witness,
 };
@@ -147,6 +148,40 @@ async fn s6_a_state_folder_that_is_removed_is_made_anew_and_nobody_notices() {
         carries(&pomd, name).await;
         let now = pomd.status().await;
         assert_eq!(tunnel(&now, name).listen, tunnel(&before, name).listen);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s6_where_the_disk_refuses_locks_it_warns_and_works_and_no_second_one_takes_its_place() {
+    let corp = corp().await;
+    // ENOLCK as of a network disk without its lock service, EIO as of one that lost its server.
+    for (error, words) in [(37, "no locks available"), (5, "input/output error")] {
+        let (trial, setup) = Trial::new(Setup::new(&corp.config(&TUNNELS)));
+        trial.plan(&[&format!("lock 1-9 error {error}")]);
+        let mut pomd = setup.start().await;
+        let folders = [pomd.setup().state_dir(), pomd.setup().runtime()];
+        let warned = |it: &Status| {
+            let warnings = &it.pomd.warnings;
+            let of = |folder: &PathBuf| format!("{} cannot be locked ({words})", folder.display());
+            let warns = |start: String| warnings.iter().any(|it| it.starts_with(&start));
+            folders.iter().map(of).all(warns)
+        };
+        assert!(warned(&pomd.status().await), "{:?}", pomd.status().await);
+        corp.log_in(&pomd).await;
+        let witness = Witness::new(&pomd, "echo").await;
+        let second = run(pomd.setup().pomd_command(), PATIENCE).await;
+        let said = String::from_utf8_lossy(&second.stderr);
+        assert_eq!(second.status.code(), Some(1), "{said}");
+        assert!(said.contains("another pomd listens there"), "{said}");
+        assert_eq!(pomd.status().await.pomd.pid, pomd.pid());
+        witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+        // What was saved without a lock is there for one with a lock.
+        trial.plan(&[]);
+        let sign_ins = corp.gateway.stats().sign_ins;
+        pomd.kill_and_restart().await;
+        assert!(!warned(&pomd.status().await));
+        carries(&pomd, "ssh").await;
+        assert_eq!(corp.gateway.stats().sign_ins, sign_ins);
     }
 }
 

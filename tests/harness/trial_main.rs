@@ -56,17 +56,18 @@ fn fail(why: &str) -> ExitCode {
 fn run(trial: Arc<Trial>) -> Result<(), String> {
     let words = |error: &dyn std::fmt::Display| error.to_string();
     let place = Place::find(Wishes::default()).map_err(|it| words(&it))?;
-    let locks = Locks::take(&place).map_err(|it| words(&it))?;
     let filter = logging::filter("debug").map_err(|it| words(&it))?;
     let recent = logging::start(filter, Sink::Stderr).map_err(|it| words(&it))?;
     let (points, clock) = (trial.clone(), trial.clone());
+    let points = Points::from_fn(move |it| points.pass(name(it)));
+    let locks = Locks::take(&place, &points).map_err(|it| words(&it))?;
     let options = Options {
         place,
         log: None,
         recent,
         clock: Clock::from_fn(move || clock.now()),
         fs: Arc::new(TriedDisk(trial)),
-        points: Points::from_fn(move |it| points.pass(name(it))),
+        points,
         opener: Arc::new(SystemBrowser),
         look: Arc::default(),
         proxies: Arc::new(Environment::default()),
@@ -96,6 +97,7 @@ fn run(trial: Arc<Trial>) -> Result<(), String> {
 
 fn name(point: Point) -> &'static str {
     match point {
+        Point::Lock => "lock",
         Point::Accept => "accept",
         Point::Dial => "dial",
         Point::Connection => "connection",

@@ -19,7 +19,8 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Listens at `path`. The caller holds the lock beside it, so a file that is there already is a dead daemon's.
+    /// Listens at `path`. A file that is there already is a dead daemon's: the caller holds the lock beside it, and
+    /// where there can be none, nobody listens.
     pub fn bind(path: PathBuf) -> io::Result<Self> {
         imp::clear(&path)?;
         let options = ListenerOptions::new()
@@ -48,6 +49,8 @@ impl Channel {
 
 #[cfg(unix)]
 mod imp {
+    use socket2::{Domain, SockAddr, Type};
+
     use super::*;
 
     /// The socket's file.
@@ -65,10 +68,22 @@ mod imp {
     }
 
     pub(super) fn clear(path: &Path) -> io::Result<()> {
+        if is_listening(path)? {
+            let message = "another pomd listens there";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
+        }
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// One whose queue is full listens too.
+    fn is_listening(path: &Path) -> io::Result<bool> {
+        let caller = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        caller.set_nonblocking(true)?;
+        let called = caller.connect(&SockAddr::unix(path)?);
+        Ok(called.map_or_else(|it| it.kind() == io::ErrorKind::WouldBlock, |()| true))
     }
 
     #[cfg(target_os = "linux")]
@@ -150,6 +165,9 @@ mod tests {
         let client = client.unwrap();
         assert!(accepted.unwrap().is_some());
         assert_eq!(control::socket::stranger(&client).unwrap(), None);
+        // A lock may have been refused: who lives is not replaced.
+        let second = Channel::bind(path.clone()).err().map(|it| it.kind());
+        assert_eq!(second, Some(io::ErrorKind::AddrInUse));
         drop((client, channel));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         // The name is free again.

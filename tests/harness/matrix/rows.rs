@@ -95,7 +95,7 @@ pub const ROWS: &[Row] = &[
         "the keyring is locked, silent or gone",
         "there is no keyring yet",
     ),
-    row("S6", "the state folder is removed while pomd runs"),
+    row("S6", "the state folder is removed, or cannot be locked"),
     row("S7", "a chosen port is taken at the next start"),
     row("C1", "files that are no configuration"),
     row("C2", "many saves, and every way to save"),
