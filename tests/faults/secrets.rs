@@ -1,15 +1,29 @@
-//! F12: secrets, searched for wherever pomd and its children say something.
+//! F12, A21: secrets, searched for wherever pomd and its children say something, and what is left of a pomd that dies.
 
-use std::fs;
+use std::{
+    fs,
+    os::unix::{
+        fs::chown,
+        process::{CommandExt, ExitStatusExt},
+    },
+    path::Path,
+    process::Command,
+};
 
 use gateway::{Door, Script, Upstream};
 use integration::{
+    PATIENCE,
+    binary::binary,
     corp::{CLUSTER, Corp},
     eventually,
     person::write_script,
-    pomd::Setup,
+    pomd::{Setup, folder, run},
+    process::Process,
+    skipped,
+    stranger::{Stranger, UID},
     trial::Trial,
 };
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -137,4 +151,91 @@ async fn f12_a21_no_secret_is_in_logs_arguments_environments_panics_status_or_er
         .lines()
         .filter(|it| it.contains("socket:") || it.contains("state/"));
     assert_eq!(open.collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f12_a21_a_pomd_that_dies_of_a_signal_leaves_no_core() {
+    // Whoever started it would like one.
+    let wishes = "ulimit -Sc $(ulimit -Hc)";
+    let other = Setup::new("").before(wishes);
+    let mut dies = other.command(Path::new("/bin/sh"));
+    dies.args(["-c", "kill -ABRT $$"]);
+    let others_leave_one = run(dies, PATIENCE).await.status.core_dumped();
+    let corp = Corp::gateway(|it| it.route(ECHO, Upstream::Echo)).await;
+    for signal in [Signal::ABORT, Signal::SEGV] {
+        let setup = Setup::new(&corp.config(&[("echo", ECHO)])).before(wishes);
+        let mut pomd = setup.start().await;
+        corp.log_in(&pomd).await;
+        carries(&pomd, "echo").await;
+        let limits = fs::read_to_string(format!("/proc/{}/limits", pomd.pid())).unwrap();
+        let core = limits
+            .lines()
+            .find(|it| it.starts_with("Max core file size"));
+        let numbers = core.unwrap().split_whitespace().skip(4).take(2);
+        assert_eq!(numbers.collect::<Vec<_>>(), ["0", "0"], "{limits}");
+        // The first SIGSEGV that is no fault of its own only takes Rust's handler away.
+        let ended = eventually("it ends", async || {
+            pomd.process().signal(signal);
+            pomd.process().ended()
+        })
+        .await;
+        assert_eq!(ended.signal(), Some(signal.as_raw()));
+        assert!(!ended.core_dumped(), "{signal:?}");
+        let files = fs::read_dir(pomd.setup().folder()).unwrap();
+        let names = files.map(|it| it.unwrap().file_name().to_string_lossy().into_owned());
+        let cores: Vec<String> = names.filter(|it| it.starts_with("core")).collect();
+        assert!(cores.is_empty(), "{cores:?}");
+    }
+    if !others_leave_one {
+        let test = "f12_a21_a_pomd_that_dies_of_a_signal_leaves_no_core";
+        skipped(
+            test,
+            "nobody leaves a core here; only the limit was looked at",
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a21_no_program_of_the_same_user_can_look_into_a_pomd() {
+    let test = "a21_no_program_of_the_same_user_can_look_into_a_pomd";
+    // Root can look into everything.
+    let Some(user) = Stranger::new(test, &binary("pomd")) else {
+        return;
+    };
+    let home = folder();
+    chown(home.path(), Some(UID), Some(UID)).unwrap();
+    let place = |name: &str| home.path().join(name).display().to_string();
+    let (config, state, socket) = (place("pomd.toml"), place("state"), place("run/pomd.sock"));
+    let arguments = [
+        "--config",
+        &config,
+        "--state-dir",
+        &state,
+        "--socket",
+        &socket,
+    ];
+    let start = |command: &mut Command, name: &str| {
+        Process::start(name, command, &home.path().join(format!("{name}.words")))
+    };
+    let mut pomd = start(&mut user.command(&arguments), "pomd");
+    eventually("it runs", async || {
+        pomd.assert_runs();
+        pomd.words().contains(" runs (pid ").then_some(())
+    })
+    .await;
+    let other = start(
+        Command::new("sleep").arg("infinity").uid(UID).gid(UID),
+        "other",
+    );
+    // The system asks the same of whoever opens these as of a debugger.
+    let opens = |file: String| {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "exec < \"$1\"", "sh", &file]);
+        shell.uid(UID).gid(UID).output().unwrap().status.success()
+    };
+    for file in ["environ", "maps", "mem", "fd/0"] {
+        let opened = opens(format!("/proc/{}/{file}", pomd.pid()));
+        assert!(!opened, "{file}");
+    }
+    assert!(opens(format!("/proc/{}/environ", other.pid())));
 }
