@@ -8,9 +8,6 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{api, config, model, session, system, upstream};
 
-/// The most bytes that [`unpacked`] makes of its input.
-const UNPACKED_MOST: usize = 400 << 10;
-
 /// One thing to try.
 struct Target {
     name: &'static str,
@@ -79,9 +76,9 @@ pub(crate) fn split_first(bytes: &[u8]) -> (u8, &[u8]) {
     bytes.split_first().map_or((0, bytes), |it| (*it.0, it.1))
 }
 
-/// 0xff, A, B: what stands before, once more: its last A + 1 bytes, 2 to the power of B % 16 times. So short inputs reach
-/// the limits.
-pub(crate) fn unpacked(packed: &[u8]) -> Vec<u8> {
+/// 0xff, A, B: what stands before, once more: its last A + 1 bytes, 2 to the power of B % 16 times, as often as `most`
+/// bytes have room for. So short inputs reach the limits.
+pub(crate) fn unpacked(packed: &[u8], most: usize) -> Vec<u8> {
     let mut res = Vec::with_capacity(packed.len());
     let mut rest = packed;
     while let Some((&first, tail)) = rest.split_first() {
@@ -89,12 +86,11 @@ pub(crate) fn unpacked(packed: &[u8]) -> Vec<u8> {
         match (first, tail) {
             (0xff, [length, times, tail @ ..]) => {
                 rest = tail;
-                let piece = res[res.len().saturating_sub(usize::from(*length) + 1)..].to_vec();
-                for _ in 0..1 << (times % 16) {
-                    if res.len() + piece.len() <= UNPACKED_MOST {
-                        res.extend_from_slice(&piece);
-                    }
-                }
+                let piece = &res[res.len().saturating_sub(usize::from(*length) + 1)..];
+                let room = most.saturating_sub(res.len()) / piece.len().max(1);
+                // One copy, not a loop: the fuzzer counts every turn of ours.
+                let pieces = piece.repeat(room.min(1 << (times % 16)));
+                res.extend_from_slice(&pieces);
             }
             _ => res.push(first),
         }

@@ -15,7 +15,7 @@ use super::{
     callback::Door,
     pages::{self, Success},
     pomerium::{Failure, NotGood, Pomerium, Vouched},
-    store::{decode, encode},
+    store::{FILE_MOST, decode, encode},
     token::{Login, Token},
 };
 use crate::{
@@ -34,7 +34,7 @@ const TOKEN_MOST: usize = 16_384;
 /// A token is what its rule says and prints nothing; a file of one is read as it was written, or for a reason that
 /// quotes nothing of it.
 pub(crate) fn token(bytes: &[u8]) {
-    let bytes = &fuzz::unpacked(bytes)[..];
+    let bytes = &fuzz::unpacked(bytes, FILE_MOST + 1)[..];
     let address = address();
     if let Ok(text) = std::str::from_utf8(bytes) {
         let token = Token::parse(text);

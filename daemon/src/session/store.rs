@@ -20,7 +20,7 @@ const FOLDER: &str = "tokens";
 /// Counts changes after which an older pomd cannot read the file.
 const VERSION: u32 = 1;
 /// The largest file that is read.
-const FILE_MOST: usize = 64 << 10;
+pub(super) const FILE_MOST: usize = 64 << 10;
 /// Longer names are cut and told apart by a hash; the system takes 255 bytes, and we put words around ours.
 const STEM_MOST: usize = 180;
 
