@@ -77,9 +77,10 @@ impl Screen {
 
     /// The answer, or a part of it: lines without the last end of line.
     pub(crate) fn answer(&self, text: &str) -> Result<(), Failure> {
-        let mut out = AutoStream::new(io::stdout().lock(), self.choice());
-        let text = self.signs.plain(text);
-        written(writeln!(out, "{text}").and_then(|()| out.flush()))
+        let drawn = self.drawn(&format!("{}\n", self.signs.plain(text)))?;
+        // In one piece: standard output alone would be written line by line.
+        let mut out = io::stdout().lock();
+        written(out.write_all(&drawn).and_then(|()| out.flush()))
     }
 
     /// A part of the answer that steers the terminal: only for terminals.
@@ -87,9 +88,7 @@ impl Screen {
         let page = render::fitted(&self.signs.plain(page), size());
         // Home, each line cleared to its end, then all that is below: nothing flickers.
         let lines = page.replace('\n', "\x1b[K\r\n");
-        let mut drawn = Vec::new();
-        let mut painted = AutoStream::new(&mut drawn, self.settled(&io::stdout()));
-        written(write!(painted, "{lines}").and_then(|()| painted.flush()))?;
+        let drawn = self.drawn(&lines)?;
         let mut out = io::stdout().lock();
         let result = out
             .write_all(b"\x1b[H")
@@ -175,6 +174,18 @@ impl Screen {
                 report.exit
             }
         }
+    }
+
+    /// The bytes of `text` for standard output, with colours if it can show them.
+    fn drawn(&self, text: &str) -> Result<Vec<u8>, Failure> {
+        let mut res = Vec::with_capacity(text.len());
+        let mut painted = AutoStream::new(&mut res, self.settled(&io::stdout()));
+        written(
+            painted
+                .write_all(text.as_bytes())
+                .and_then(|()| painted.flush()),
+        )?;
+        Ok(res)
     }
 
     fn choice(&self) -> ColorChoice {
