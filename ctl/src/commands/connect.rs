@@ -38,8 +38,14 @@ pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failur
 }
 
 async fn carry(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
-    start::ensure(cx).await?;
-    let stream = match cx.client.connect(&args.route, args.ssh).await {
+    let opened = match cx.client.connect(&args.route, args.ssh).await {
+        Err(ClientError::NotRunning) => {
+            start::ensure(cx).await?;
+            cx.client.connect(&args.route, args.ssh).await
+        }
+        other => other,
+    };
+    let stream = match opened {
         Err(ClientError::Api(error)) if error.code == Code::LoginNeeded => {
             let Some(cluster) = error.cluster else {
                 return Err(ClientError::Api(error).into());
