@@ -149,7 +149,7 @@ async fn f12_a_log_at_trace_holds_neither_token_nor_callback() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_is_small() {
+async fn f5_an_idle_connection_is_small() {
     const MANY: usize = 300;
     let (_corp, pomd) = logged_in().await;
     let mut kept = Vec::new();

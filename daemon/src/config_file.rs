@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_everybody_may_write_is_refused_with_the_command_that_mends_it() {
+    fn a20_what_everybody_may_write_is_refused_with_the_command_that_mends_it() {
         for (file, folder, wrong) in [
             (0o646, 0o755, "pomd.toml"),
             (0o666, 0o755, "pomd.toml"),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_group_may_write_is_a_warning() {
+    fn a20_what_a_group_may_write_is_a_warning() {
         let place = place();
         mode(&place.file, 0o664);
         mode(place.dir.path(), 0o770);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_behind_a_link_counts_too() {
+    fn a20_the_folder_behind_a_link_counts_too() {
         let place = place();
         let other = tempfile::tempdir().unwrap();
         let link = other.path().join("pomd.toml");
@@ -337,10 +337,10 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_another_user_is_refused() {
+    fn a20_what_belongs_to_another_user_is_refused() {
         if !rustix::process::geteuid().is_root() {
             eprintln!(
-                "SKIPPED what_belongs_to_another_user_is_refused: only root can give files away"
+                "SKIPPED a20_what_belongs_to_another_user_is_refused: only root can give files away"
             );
             return;
         }
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_only_mount_is_fine_whatever_its_mode() {
+    fn a20_a_read_only_mount_is_fine_whatever_its_mode() {
         // The kernel's own files are the one read-only mount that many machines have.
         let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let read_only = mounted.lines().find_map(|line| {
@@ -363,7 +363,7 @@ mod tests {
         });
         let Some(at) = read_only else {
             eprintln!(
-                "SKIPPED a_read_only_mount_is_fine_whatever_its_mode: no read-only mount here"
+                "SKIPPED a20_a_read_only_mount_is_fine_whatever_its_mode: no read-only mount here"
             );
             return;
         };

@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_inherits_nothing_that_is_ours() {
+    fn a20_a_browser_inherits_nothing_that_is_ours() {
         let command = command("firefox", &[]);
         for name in NOT_INHERITED {
             let mut changed = command.as_std().get_envs();

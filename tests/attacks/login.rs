@@ -107,7 +107,7 @@ async fn a5_another_uid_that_knows_path_and_port_and_a_good_token_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a7_only_the_one_right_request_counts() {
+async fn l5_a7_only_the_one_right_request_counts() {
     let waiting = Waiting::new().await;
     let good = waiting.corp.gateway.token(MALLORY);
     let right = format!("{}?pomerium_jwt={good}", waiting.path);

@@ -260,24 +260,24 @@ fn scripts(who: Who, cases: u32) {
 }
 
 #[test]
-fn b2_two_hundred_duplex_scripts_end_as_they_would_over_tcp() {
+fn f6_b2_two_hundred_duplex_scripts_end_as_they_would_over_tcp() {
     scripts(Who::Gateway, 200);
 }
 
 #[test]
-fn b2_duplex_scripts_end_with_envoy_as_they_would_over_tcp() {
+fn f6_b2_duplex_scripts_end_with_envoy_as_they_would_over_tcp() {
     scripts(Who::Envoy, 25);
 }
 
 #[test]
 #[ignore = "a night's work"]
-fn b2_ten_thousand_duplex_scripts_end_as_they_would_over_tcp() {
+fn f6_b2_ten_thousand_duplex_scripts_end_as_they_would_over_tcp() {
     scripts(Who::Gateway, 10_000);
 }
 
 #[test]
 #[ignore = "a night's work"]
-fn b2_five_hundred_duplex_scripts_end_with_envoy_as_they_would_over_tcp() {
+fn f6_b2_five_hundred_duplex_scripts_end_with_envoy_as_they_would_over_tcp() {
     scripts(Who::Envoy, 500);
 }
 

@@ -34,7 +34,7 @@ async fn talk(mut stream: TcpStream, said: Vec<u8>, n: usize) -> (TcpStream, Vec
     (stream, heard)
 }
 
-async fn b1_sixty_four_mebibytes_both_ways_at_once_are_equal(who: Who) {
+async fn f6_b1_sixty_four_mebibytes_both_ways_at_once_are_equal(who: Who) {
     let lab = Lab::new(who).await;
     let (local, service) = lab.open().await;
     let (up, down) = (long(64 * MIB), long(64 * MIB + 1));
@@ -75,7 +75,7 @@ async fn talk_long(mut stream: TcpStream, n: usize) -> TcpStream {
     stream
 }
 
-async fn b1_a_gibibyte_both_ways_at_once_is_equal(who: Who) {
+async fn f6_b1_a_gibibyte_both_ways_at_once_is_equal(who: Who) {
     let lab = Lab::new(who).await;
     let (local, service) = lab.open().await;
     let talks = async { tokio::join!(talk_long(local, 1 << 30), talk_long(service, 1 << 30)) };
@@ -88,14 +88,14 @@ async fn b1_a_gibibyte_both_ways_at_once_is_equal(who: Who) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a night's work"]
-async fn b1_a_gibibyte_both_ways_at_once_is_equal_with_the_gateway() {
-    b1_a_gibibyte_both_ways_at_once_is_equal(Who::Gateway).await;
+async fn f6_b1_a_gibibyte_both_ways_at_once_is_equal_with_the_gateway() {
+    f6_b1_a_gibibyte_both_ways_at_once_is_equal(Who::Gateway).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a night's work"]
-async fn b1_a_gibibyte_both_ways_at_once_is_equal_with_envoy() {
-    b1_a_gibibyte_both_ways_at_once_is_equal(Who::Envoy).await;
+async fn f6_b1_a_gibibyte_both_ways_at_once_is_equal_with_envoy() {
+    f6_b1_a_gibibyte_both_ways_at_once_is_equal(Who::Envoy).await;
 }
 
 /// What Envoy drops behind a clean end when nobody reads for a second (held to the real thing in `wire.rs`).
@@ -239,7 +239,7 @@ async fn a_local_reset_ends_the_connection_at_the_service(who: Who) {
 }
 
 with_both! {
-    b1_sixty_four_mebibytes_both_ways_at_once_are_equal
+    f6_b1_sixty_four_mebibytes_both_ways_at_once_are_equal
     b4_a_reply_of_30_mib_to_a_reader_that_pauses_is_whole_or_ends_in_a_reset
     a_reader_that_is_slow_all_the_time_gets_everything
     b5_a_reply_that_comes_after_our_end_arrives_whole

@@ -21,7 +21,7 @@ const AT_ONCE: usize = 50;
 
 /// All answer, and none waits much longer than the others: a ratio, for a machine may be slow for all of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn b7_a_thousand_ping_pongs_beside_a_large_transfer_all_answer_and_none_starves() {
+async fn f5_b7_a_thousand_ping_pongs_beside_a_large_transfer_all_answer_and_none_starves() {
     descriptors::raise();
     let lab = Lab::new(Who::Gateway).await;
     let (mut large, mut service) = lab.open().await;

@@ -51,7 +51,7 @@ async fn answer(setup: &Setup, request: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f12_a21_no_secret_is_in_logs_arguments_environments_panics_status_or_errors() {
+async fn f12_a20_a21_no_secret_is_in_logs_arguments_environments_panics_status_or_errors() {
     let corp = Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
     let setup = Setup::new("");
     // A browser that shows what it was given, and then notes the link as the person's does.

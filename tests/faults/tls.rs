@@ -19,7 +19,7 @@ fn tokens(stats: &Stats) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t1_each_thing_wrong_with_a_certificate_is_told_and_costs_no_token() {
+async fn a16_t1_each_thing_wrong_with_a_certificate_is_told_and_costs_no_token() {
     let scene = Scene::new(Who::Gateway).await;
     let gateway = &scene.corp.gateway;
     let ca = "Make-believe Pomerium CA";
@@ -81,7 +81,7 @@ async fn t3_what_speaks_no_tls_is_told_by_what_it_said() {
 }
 
 /// An end without close_notify is a cut, behind all that came before it; the ordinary end has one.
-async fn t4_only_an_end_with_close_notify_is_an_end(who: Who) {
+async fn a16_t4_only_an_end_with_close_notify_is_an_end(who: Who) {
     let scene = Scene::new(who).await;
     for how in [Cut::Fin, Cut::Reset] {
         let mut open = scene.open(ECHO).await;
@@ -286,5 +286,5 @@ async fn t7_a_ca_file_that_went_bad_harms_nothing_that_runs() {
 }
 
 with_both! {
-    t4_only_an_end_with_close_notify_is_an_end
+    a16_t4_only_an_end_with_close_notify_is_an_end
 }

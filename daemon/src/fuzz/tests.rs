@@ -108,7 +108,7 @@ macro_rules! batches {
         }
 
         #[test]
-        fn every_target_has_its_batch_its_program_and_its_inputs() {
+        fn f3_every_target_has_its_batch_its_program_and_its_inputs() {
             let names: BTreeSet<String> = TARGETS.iter().map(|it| it.name.to_owned()).collect();
             assert_eq!(names, [$(stringify!($name).to_owned()),*].into());
             let manifest = fs::read_to_string(folder().join("Cargo.toml")).unwrap();
@@ -130,7 +130,7 @@ macro_rules! batches {
 batches!(api callback changes config h1_head host_match model route sock_diag token);
 
 #[test]
-fn what_is_kept_stays_small() {
+fn f3_what_is_kept_stays_small() {
     let all = TARGETS.iter().flat_map(|it| kept(it.name));
     let bytes: u64 = all.map(|it| it.1.len() as u64).sum();
     assert!(

@@ -42,9 +42,9 @@ fn live_through(what: &str, histories: u64, live: fn(&History)) {
 }
 
 #[test]
-fn no_history_breaks_a_promise_of_what_decides() {
+fn f2_no_history_breaks_a_promise_of_what_decides() {
     live_through(
-        "no_history_breaks_a_promise_of_what_decides",
+        "f2_no_history_breaks_a_promise_of_what_decides",
         HISTORIES,
         pure::live,
     );

@@ -113,11 +113,7 @@ pub const ROWS: &[Row] = &[
     row("E4", "the port is held by somebody"),
     row("E5", "clients leave at once"),
     row("E6", "an address family, or loopback, is missing"),
-    not_built(
-        "E7",
-        "listeners handed over are wrong",
-        "no listeners are taken over yet",
-    ),
+    row("E7", "listeners handed over are wrong"),
     not_built("E8", "UDP sockets fail", "there is no UDP yet"),
     row("Q1", "a reader of events stops reading"),
     row("Q2", "slow, idle, odd and too many control clients"),
@@ -193,11 +189,7 @@ pub const ROWS: &[Row] = &[
     ),
     row("A20", "the configuration is planted or shared"),
     row("A21", "secrets at rest and in memory"),
-    not_built(
-        "A22",
-        "programs in a sandbox ask for a token",
-        "no token is given out yet",
-    ),
+    row("A22", "programs in a sandbox reach for what is pomd's"),
     row("A23", "two releases talk to each other"),
     row(
         "F1",

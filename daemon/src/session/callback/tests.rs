@@ -11,7 +11,7 @@ const CALLBACK: &str = "/q3J8mR5zC0d1Zt7yWc2bVx9kLs4nPf6h";
 type Row = (&'static str, &'static [&'static str], Verdict);
 
 #[tokio::test]
-async fn a7_only_the_one_right_request_is_an_answer() {
+async fn l5_a7_only_the_one_right_request_is_an_answer() {
     let navigation: &[&str] = &[
         "Sec-Fetch-Site: cross-site",
         "Sec-Fetch-Mode: navigate",

@@ -307,7 +307,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn promises_hold_in_every_history(steps in proptest::collection::vec(step(), 0..80)) {
+    fn f2_promises_hold_in_every_history(steps in proptest::collection::vec(step(), 0..80)) {
         let mut world = World::new();
         for step in steps {
             world.live(step)?;

@@ -283,7 +283,7 @@ async fn what_came_in_the_same_breath_as_the_end_of_the_handshake_is_not_lost() 
 }
 
 #[tokio::test]
-async fn an_end_without_close_notify_is_a_cut() {
+async fn a16_t4_an_end_without_close_notify_is_a_cut() {
     let (mut remote, mut server) = tls(&Setup::default()).await;
     server.get_mut().0.shutdown().await.unwrap();
     assert!(matches!(recv(&mut remote).await, Err(RecvError::Cut)));

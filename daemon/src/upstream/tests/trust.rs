@@ -24,7 +24,7 @@ async fn distrusts(lab: &Lab, upstream: &Upstream, server: &TlsAcceptor) -> Unre
 }
 
 #[tokio::test]
-async fn t1_each_thing_wrong_with_a_certificate_has_its_sentence() {
+async fn a16_t1_each_thing_wrong_with_a_certificate_has_its_sentence() {
     let lab = Lab::new().await;
     let upstream = lab.upstream();
     let it = distrusts(
@@ -78,7 +78,7 @@ async fn t1_each_thing_wrong_with_a_certificate_has_its_sentence() {
 }
 
 #[tokio::test]
-async fn insecure_skip_verify_takes_any_certificate() {
+async fn a16_insecure_skip_verify_takes_any_certificate() {
     let lab = Lab::new().await;
     let mut spec = lab.spec();
     spec.insecure_skip_verify = true;
@@ -93,7 +93,7 @@ async fn insecure_skip_verify_takes_any_certificate() {
 }
 
 #[tokio::test]
-async fn server_name_is_verified_and_asked_for_instead_of_the_host() {
+async fn a16_server_name_is_verified_and_asked_for_instead_of_the_host() {
     let lab = Lab::new().await;
     let server = lab.server_for(&["other.example"], |_| {});
     let mut spec = lab.spec();

@@ -16,7 +16,7 @@ async fn said_bye(want: Want) -> (Rig, TlsStream<TcpStream>) {
 }
 
 #[tokio::test]
-async fn an_end_without_close_notify_is_a_reset_behind_all_that_came_before() {
+async fn a16_t4_an_end_without_close_notify_is_a_reset_behind_all_that_came_before() {
     let (mut rig, mut server) = Rig::new(Want::default()).await;
     server.write_all(b"bye").await.unwrap();
     server.flush().await.unwrap();
