@@ -2,6 +2,7 @@
 
 mod config;
 mod control_api;
+mod crowd;
 mod descriptors;
 mod envoy;
 mod growth;

@@ -10,9 +10,9 @@ use integration::{
     PATIENCE,
     client::Front,
     corp::{Corp, tunnel},
+    descriptors,
     pomd::{Pomd, Setup},
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -99,19 +99,5 @@ pub(crate) async fn settled<T: PartialEq>(
 /// As many descriptors as may be had, for this process and those it starts.
 pub(crate) fn raise_descriptors() {
     // Two for each of 9,000 connections in pomd and in the gateway, and some.
-    const WISH: u64 = 20_000;
-    let now = getrlimit(Resource::Nofile);
-    let most = now.maximum.map_or(WISH, |it| it.max(WISH));
-    let raised = Rlimit {
-        current: Some(WISH),
-        maximum: Some(most),
-    };
-    if setrlimit(Resource::Nofile, raised).is_err() {
-        // Only root may go beyond what was given.
-        let given = Rlimit {
-            current: now.maximum,
-            ..now
-        };
-        let _ = setrlimit(Resource::Nofile, given);
-    }
+    descriptors::raise_to(20_000);
 }
