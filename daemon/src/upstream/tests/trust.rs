@@ -1,8 +1,11 @@
 //! Handshakes: certificates of both sides, and files that change.
 
+use std::collections::BTreeMap;
+
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rcgen::date_time_ymd;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
+use tokio::net::TcpStream;
 
 use super::{super::certificate::Der, *};
 
@@ -75,6 +78,72 @@ async fn a16_t1_each_thing_wrong_with_a_certificate_has_its_sentence() {
         hint.contains("login page") && hint.contains("ca_file in [cluster.corp]"),
         "{hint}"
     );
+}
+
+/// The first record that comes, without its head.
+async fn record(stream: &mut TcpStream) -> Vec<u8> {
+    let mut head = [0; 5];
+    stream.read_exact(&mut head).await.unwrap();
+    let mut res = vec![0; usize::from(head[3]) << 8 | usize::from(head[4])];
+    stream.read_exact(&mut res).await.unwrap();
+    res
+}
+
+/// What a ClientHello says beside its ciphers, by number.
+fn extensions(hello: &[u8]) -> BTreeMap<u16, Vec<u8>> {
+    fn number(bytes: &[u8]) -> usize {
+        bytes.iter().fold(0, |sum, it| sum << 8 | usize::from(*it))
+    }
+    // Its kind, length, version and random bytes; then session, ciphers and compressions, each after its length.
+    let mut rest = &hello[4 + 2 + 32..];
+    for size in [1, 2, 1] {
+        rest = &rest[size + number(&rest[..size])..];
+    }
+    let mut res = BTreeMap::new();
+    rest = &rest[2..];
+    while !rest.is_empty() {
+        let (head, after) = rest.split_at(4);
+        let (value, after) = after.split_at(number(&head[2..]));
+        res.insert(number(&head[..2]) as u16, value.to_owned());
+        rest = after;
+    }
+    res
+}
+
+#[tokio::test]
+async fn a16_an_older_tls_is_refused_and_nothing_is_said_before_the_handshake_is_done() {
+    const SUPPORTED_VERSIONS: u16 = 43;
+    const EARLY_DATA: u16 = 42;
+    const ALERT: u8 = 21;
+    let lab = Lab::new().await;
+    let upstream = lab.upstream();
+    let (route, token) = (route(), token());
+    let mut said_early = early(Says(b"secret"));
+    let (res, (hello, said)) = join!(upstream.open(&route, &token, &mut said_early), async {
+        let mut stream = lab.accept_plain().await;
+        let hello = record(&mut stream).await;
+        // "TLS 1.1, with a cipher of its time".
+        let mut answer = vec![22, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
+        answer.extend([7; 32]);
+        answer.extend([0, 0, 0x2f, 0]);
+        stream.write_all(&answer).await.unwrap();
+        let mut said = Vec::new();
+        let _ = stream.read_to_end(&mut said).await;
+        (hello, said)
+    });
+    let it = unreachable(res);
+    assert_eq!((it.step, it.timed_out), (Step::Tls, false), "{it}");
+    assert_eq!(extensions(&hello)[&SUPPORTED_VERSIONS], [4, 3, 4, 3, 3]);
+    assert!(said.first().is_none_or(|it| *it == ALERT), "{said:?}");
+    assert!(said.len() < 16, "an alert and nothing behind it: {said:?}");
+    // A server that is known could be spoken to at once; whoever recorded that could say it once more.
+    drop(opens(&lab, &upstream, &lab.server()).await);
+    let mut said_early = early(Says(b"secret"));
+    let again = tokio::select! {
+        _ = upstream.open(&route, &token, &mut said_early) => panic!("nobody answered"),
+        hello = async { record(&mut lab.accept_plain().await).await } => extensions(&hello),
+    };
+    assert!(!again.contains_key(&EARLY_DATA), "{again:?}");
 }
 
 #[tokio::test]
