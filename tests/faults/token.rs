@@ -11,6 +11,7 @@ use integration::{
     scene::Scene,
 };
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::{ECHO, SSH, TUNNELS, carries, echoes, login_reason, ssh_is_told};
@@ -74,6 +75,30 @@ async fn ctrl_c_during_a_login_loses_nothing_and_the_next_life_asks_once() {
     let signing_in = corp.links.sign_in(2, &corp.browser);
     tokio::join!(carries(&pomd, "echo"), signing_in);
     assert_eq!(corp.links.all().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l9_a_token_is_as_good_as_the_server_says_whatever_it_says_of_its_own_end() {
+    let corp = corp().await;
+    for exp in [json!(0), json!(1_000_000_000), json!("soon"), json!(null)] {
+        corp.gateway.end_all_sessions();
+        corp.gateway.say_exp(Some(exp.clone()));
+        let mut pomd = corp.logged_in(&TUNNELS).await;
+        let sign_ins = corp.gateway.stats().sign_ins;
+        for life in 0..2 {
+            carries(&pomd, "ssh").await;
+            let status = pomd.status().await;
+            let seen = cluster(&status, CLUSTER);
+            assert_eq!(seen.state, ClusterState::LoggedIn, "{exp}");
+            assert_eq!(seen.reason, None, "{exp}");
+            // What rests on the disk is no older for it.
+            if life == 0 {
+                pomd.kill_and_restart().await;
+            }
+        }
+        assert!(corp.links.all().is_empty(), "{exp}: somebody was asked");
+        assert_eq!(corp.gateway.stats().sign_ins, sign_ins, "{exp}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

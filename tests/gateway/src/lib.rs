@@ -108,6 +108,11 @@ impl Gateway {
         self.shared.sessions.expire_logins();
     }
 
+    /// The `exp` of tokens from now on, which the server itself does not go by.
+    pub fn say_exp(&self, exp: Option<serde_json::Value>) {
+        self.shared.sessions.say_exp(exp);
+    }
+
     /// Who signs in from now on.
     pub fn sign_in_as(&self, user: &str) {
         self.shared.user.send_replace(user.to_owned());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 /// How long a sign-in URL is good.
@@ -54,12 +54,14 @@ struct Inner {
     logins: BTreeMap<String, Login>,
     /// One-time codes of the way back: where to, with which token.
     codes: BTreeMap<String, (String, String)>,
+    /// What new tokens say of their end, whatever the server does.
+    exp: Option<Value>,
 }
 
 impl Sessions {
     pub(crate) fn issue(&self, user: &str) -> Session {
-        let session = new_session(user);
         let mut inner = self.lock();
+        let session = new_session(user, inner.exp.as_ref());
         inner
             .sessions
             .insert(session.token.clone(), session.clone());
@@ -81,6 +83,10 @@ impl Sessions {
         let mut inner = self.lock();
         inner.sessions.clear();
         inner.browsers.clear();
+    }
+
+    pub(crate) fn say_exp(&self, exp: Option<Value>) {
+        self.lock().exp = exp;
     }
 
     pub(crate) fn expire_logins(&self) {
@@ -177,18 +183,22 @@ pub(crate) fn request_id() -> String {
     parts.join("-")
 }
 
-fn new_session(user: &str) -> Session {
+fn new_session(user: &str, exp: Option<&Value>) -> Session {
     #[expect(
         clippy::disallowed_methods,
         reason = "the gateway plays the server, which has a clock of its own"
     )]
     let now = SystemTime::now();
     let iat = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let encode = |it: serde_json::Value| URL_SAFE_NO_PAD.encode(it.to_string());
+    let encode = |it: Value| URL_SAFE_NO_PAD.encode(it.to_string());
     let header = encode(json!({ "alg": "HS256", "typ": "JWT" }));
-    let claims = encode(json!({
+    let mut claims = json!({
         "jti": random(12), "sub": subject(user), "aud": ["gateway"], "iat": iat, "iss": "gateway", "idp_id": "demo",
-    }));
+    });
+    if let Some(exp) = exp {
+        claims["exp"] = exp.clone();
+    }
+    let claims = encode(claims);
     Session {
         user: user.to_owned(),
         token: format!("{header}.{claims}.{}", random(32)),
