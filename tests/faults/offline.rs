@@ -8,7 +8,7 @@ use std::{
 use control::wire::Code;
 use integration::{
     client::Ending,
-    corp::{Corp, Who},
+    corp::{CLUSTER, Corp, Who},
     names::{NameServer, Names},
     namespace::{BLACK_HOLE, Machines, Wire},
     relay::Relay,
@@ -143,6 +143,28 @@ async fn n3_names_that_are_unknown_fail_hang_lie_or_move() {
     echoes(&mut open, b"still here").await;
     drop(open);
     scene.recovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l5_where_loopback_is_ipv6_alone_a_login_comes_back_there() {
+    let test = "l5_where_loopback_is_ipv6_alone_a_login_comes_back_there";
+    let Some((machines, company)) = machines(test).await else {
+        return;
+    };
+    let no_four = "address del 127.0.0.1/8 dev lo";
+    machines.inside.must_ip(no_four).await;
+    let address = https(Wire::First.four(1));
+    let relay = Relay::with(machines.outside.listen(address), company.0.address());
+    let cluster = company.0.cluster_at(address, "");
+    // Both companies' logins are made in this.
+    let scene = Scene::between(machines, company, relay, cluster).await;
+    let client = scene.pomd.client();
+    client.logout(CLUSTER).await.unwrap();
+    let answer = client.login(CLUSTER, Default::default()).await.unwrap();
+    let link = answer.login.unwrap().link;
+    assert!(link.starts_with("http://[::1]:"), "{link}");
+    scene.corp.log_in(&scene.pomd).await;
+    scene.carries(ECHO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
