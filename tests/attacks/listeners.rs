@@ -1,4 +1,4 @@
-//! A1, A3: other local users at and beside the listeners.
+//! A1, A3, A4: other local users at, beside and in the place of the listeners.
 
 use std::{
     io::{BufRead, BufReader},
@@ -9,7 +9,7 @@ use std::{
 use control::wire::{Code, TunnelState};
 use gateway::Upstream;
 use integration::{
-    corp::{Corp, tunnel},
+    corp::{CLUSTER, Corp, tunnel},
     pomd::{self, Pomd},
     stranger::{Stranger, UID},
 };
@@ -166,5 +166,38 @@ async fn a3_a_port_that_a_stranger_holds_on_one_address_is_taken_on_neither() {
             let said = stranger.does(&["hold", &format!("{address}:{port}")]).await;
             assert_eq!(said.trim(), "not held: AddrInUse");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a4_a_port_is_ours_while_logged_out_and_who_took_it_from_a_pomd_that_stopped_is_named() {
+    let test =
+        "a4_a_port_is_ours_while_logged_out_and_who_took_it_from_a_pomd_that_stopped_is_named";
+    let Some(stranger) = stranger(test) else {
+        return;
+    };
+    let corp = corp().await;
+    let port = free_port();
+    let config = corp.cluster("") + &tunnel("greeter", ROUTE, &format!("listen = {port}"));
+    let mut pomd = Pomd::start(&config).await;
+    corp.log_in(&pomd).await;
+    pomd.client().logout(CLUSTER).await.unwrap();
+    pomd.wait_for_tunnel("greeter", TunnelState::Login).await;
+    for host in ["127.0.0.1", "[::1]"] {
+        let said = stranger.does(&["hold", &format!("{host}:{port}")]).await;
+        assert_eq!(said.trim(), "not held: AddrInUse", "{host}");
+    }
+    for host in ["127.0.0.1", "[::1]"] {
+        pomd.stop().await;
+        let held = Held::new(&stranger, &format!("{host}:{port}"));
+        pomd.start_again().await;
+        busy(&pomd).await;
+        let page = pomd.pomctl(&["status"]).await;
+        let page = String::from_utf8_lossy(&page.stdout).into_owned();
+        // Root is told the program too.
+        let named = format!("stranger (pid {}) holds the port", held.0.id());
+        assert!(page.contains(&named), "{page}");
+        drop(held);
+        pomd.address("greeter").await;
     }
 }
