@@ -21,12 +21,11 @@ use crate::{
     PATIENCE,
     corp::{CLUSTER, Corp, Who, tunnel},
     envoy::Envoy,
-    eventually,
     namespace::{Machines, Wire},
     pomd::{Pomd, Setup, cluster, tunnel as shown},
     relay::Relay,
     ssh,
-    witness::{at_rest, echoes, threads, usage},
+    witness::{at_rest, echoes, takes_no_more},
 };
 
 /// The tunnel that faults strike: it says back what it hears.
@@ -290,7 +289,7 @@ impl Scene {
         );
         assert_eq!(self.corp.gateway.stats().sign_ins, self.before.sign_ins);
         self.is_quiet().await;
-        self.takes_no_more().await;
+        takes_no_more(&self.pomd, self.before.usage).await;
     }
 
     /// Starts a new Envoy in the place of the one before; the wire leads there. Its address is another one.
@@ -320,17 +319,6 @@ impl Scene {
                     && waiting.sum::<u64>() == 0
             })
             .await;
-    }
-
-    async fn takes_no_more(&self) {
-        let before = self.before.usage;
-        let descriptors = before.descriptors.map(|it| it + threads());
-        let what = format!("no more tasks and descriptors than before: {before:?}");
-        eventually(&what, async || {
-            let now = usage(&self.pomd).await;
-            (now.descriptors <= descriptors && now.tasks <= before.tasks).then_some(())
-        })
-        .await;
     }
 }
 

@@ -50,20 +50,24 @@ impl Witness {
         for tunnel in tunnels {
             echoes(&mut pomd.connect(tunnel).await, b"after the fault").await;
         }
-        let mut seen = Usage::default();
-        let before = self.before;
-        let end = tokio::time::Instant::now() + PATIENCE;
-        while tokio::time::Instant::now() < end {
-            seen = usage(pomd).await;
-            let most = before.descriptors.map(|it| it + threads());
-            if seen.descriptors <= most && seen.tasks <= before.tasks {
-                return seen;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        let open = descriptors(pomd);
-        panic!("not as before: {before:?}, now {seen:?}: {open:#?}");
+        takes_no_more(pomd, self.before).await
     }
+}
+
+/// Waits until pomd takes no more descriptors and tasks than `before`.
+pub async fn takes_no_more(pomd: &Pomd, before: Usage) -> Usage {
+    let mut seen = Usage::default();
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while tokio::time::Instant::now() < end {
+        seen = usage(pomd).await;
+        let most = before.descriptors.map(|it| it + threads());
+        if seen.descriptors <= most && seen.tasks <= before.tasks {
+            return seen;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let open = descriptors(pomd);
+    panic!("not as before: {before:?}, now {seen:?}: {open:#?}");
 }
 
 /// Each thread of pomd's keeps one socket to ask the kernel by, from the first time on that it has to.
