@@ -29,6 +29,9 @@ pub fn file() -> PathBuf {
     root().join("tests/FAULTS.md")
 }
 
+/// The figure that counts the other rows.
+const WHOLE: &str = "F1";
+
 /// The table as the sources are now; results are those of `log`, the output of `cargo test`.
 pub fn table(log: &str) -> String {
     let tests = tests();
@@ -42,6 +45,7 @@ pub fn table(log: &str) -> String {
         }
         let shown: Vec<&Shown> = tests.iter().filter(|it| it.shows(row.id)).collect();
         let (named, result) = match (shown.is_empty(), row.missing) {
+            (true, None) if row.id == WHOLE => (whole(&tests), "counted"),
             (true, Some(why)) => (why.to_owned(), "not built"),
             (true, None) => (String::new(), "no test yet"),
             (false, _) => {
@@ -55,6 +59,19 @@ pub fn table(log: &str) -> String {
         ));
     }
     res
+}
+
+/// How many faults and attacks have a test.
+fn whole(tests: &[Shown]) -> String {
+    let rows = ROWS.iter().filter(|it| !it.id.starts_with('F'));
+    let has_test = |it: &&Row| tests.iter().any(|test| test.shows(it.id));
+    let (shown, rest): (Vec<&Row>, Vec<&Row>) = rows.partition(has_test);
+    let not_built = rest.iter().filter(|it| it.missing.is_some()).count();
+    format!(
+        "{} of {} rows above have tests, {not_built} are of what is not built",
+        shown.len(),
+        shown.len() + rest.len()
+    )
 }
 
 /// The table without its results, which differ between machines.
