@@ -27,7 +27,7 @@ const ECHO: &str = "echo.corp.test:7000";
 const SERVICE: &str = "service.corp.test:7000";
 const TUNNELS: [(&str, &str); 2] = [("echo", ECHO), ("service", SERVICE)];
 
-/// A gateway reached over wires, with a service that the test plays.
+/// A company reached over wires, with a service that the test plays.
 struct Lab {
     corp: Corp,
     wires: Wires,
@@ -45,11 +45,15 @@ impl Lab {
                 .linger(Duration::from_millis(10))
         })
         .await;
-        let wires = Wires::to(corp.address()).await;
         // One way for both routes: the same name is verified.
         let cluster = corp.cluster("server_name = \"corp.test\"");
-        let mut config = wires.instead_of(corp.address(), &cluster);
-        for (name, route) in TUNNELS {
+        Self::of(corp, service, &cluster, &TUNNELS).await
+    }
+
+    async fn of(corp: Corp, service: TcpListener, cluster: &str, tunnels: &[(&str, &str)]) -> Self {
+        let wires = Wires::to(corp.address()).await;
+        let mut config = wires.instead_of(corp.address(), cluster);
+        for (name, route) in tunnels {
             config.push_str(&tunnel(name, route, ""));
         }
         let pomd = Pomd::start(&config).await;

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use integration::{
     client::{Ending, pattern, read_all},
-    corp::{Corp, tunnel},
+    corp::Corp,
     envoy::Envoy,
-    pomd::Pomd,
 };
 use rustix::process::Signal;
 use tokio::{
@@ -15,34 +14,20 @@ use tokio::{
     time::timeout,
 };
 
-use super::{PATIENCE, SERVICE, wires::Wires};
+use super::{Lab, PATIENCE, SERVICE};
 
 /// What the service says, over and over.
 const PIECE: usize = 64 << 10;
 
-struct Deployment {
-    corp: Corp,
-    wires: Wires,
-    pomd: Pomd,
-    service: TcpListener,
+/// One behind a real Envoy.
+async fn lab() -> Lab {
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let corp = Corp::envoy(&[(SERVICE, service.local_addr().unwrap())]).await;
+    let cluster = corp.cluster("");
+    Lab::of(corp, service, &cluster, &[("service", SERVICE)]).await
 }
 
-impl Deployment {
-    async fn new() -> Self {
-        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let corp = Corp::envoy(&[(SERVICE, service.local_addr().unwrap())]).await;
-        let wires = Wires::to(corp.address()).await;
-        let config = corp.cluster("") + &tunnel("service", SERVICE, "");
-        let pomd = Pomd::start(&wires.instead_of(corp.address(), &config)).await;
-        corp.log_in(&pomd).await;
-        Self {
-            corp,
-            wires,
-            pomd,
-            service,
-        }
-    }
-
+impl Lab {
     /// Both ends of a new connection that said `early`, which the service has heard.
     async fn open(&self, early: &[u8]) -> (TcpStream, TcpStream) {
         let mut local = self.pomd.connect("service").await;
@@ -90,11 +75,11 @@ impl Deployment {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn h9_an_envoy_killed_and_started_anew_resets_transfers_and_the_next_connection_works() {
-    let mut deployment = Deployment::new().await;
+    let mut lab = lab().await;
     for round in 0..3_u8 {
-        deployment.works(b"so that connections are ready").await;
-        let (mut local, _service) = deployment.transfer().await;
-        deployment.corp.envoy.as_mut().unwrap().signal(Signal::KILL);
+        lab.works(b"so that connections are ready").await;
+        let (mut local, _service) = lab.transfer().await;
+        lab.corp.envoy.as_mut().unwrap().signal(Signal::KILL);
         let (_, ending) = read_all(&mut local).await;
         assert_eq!(
             ending,
@@ -102,34 +87,34 @@ async fn h9_an_envoy_killed_and_started_anew_resets_transfers_and_the_next_conne
             "round {round}: a cut is no clean end"
         );
         // Nobody is there: told, and the token is kept.
-        let mut refused = deployment.pomd.connect("service").await;
+        let mut refused = lab.pomd.connect("service").await;
         refused.write_all(b"anybody?").await.unwrap();
         assert_eq!(read_all(&mut refused).await, (Vec::new(), Ending::Reset));
-        deployment.restart().await;
-        deployment.works(&[round; 9]).await;
+        lab.restart().await;
+        lab.works(&[round; 9]).await;
     }
-    assert!(deployment.corp.links.all().is_empty());
+    assert!(lab.corp.links.all().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn h9_an_envoy_that_stands_still_for_five_seconds_loses_nothing() {
-    let mut deployment = Deployment::new().await;
-    deployment.works(b"so that connections are ready").await;
-    let (mut local, mut service) = deployment.transfer().await;
-    let envoy = deployment.corp.envoy.as_mut().unwrap();
+    let mut lab = lab().await;
+    lab.works(b"so that connections are ready").await;
+    let (mut local, mut service) = lab.transfer().await;
+    let envoy = lab.corp.envoy.as_mut().unwrap();
     envoy.signal(Signal::STOP);
     // One that comes meanwhile, on a connection that is ready: it is said once, and waits.
-    let mut waiting = deployment.pomd.connect("service").await;
+    let mut waiting = lab.pomd.connect("service").await;
     waiting.write_all(b"meanwhile").await.unwrap();
     // And one that says nothing at first.
-    let mut silent = deployment.pomd.connect("service").await;
+    let mut silent = lab.pomd.connect("service").await;
     // The pause is the fault itself.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    deployment.corp.envoy.as_mut().unwrap().signal(Signal::CONT);
+    lab.corp.envoy.as_mut().unwrap().signal(Signal::CONT);
     silent.write_all(b"and I").await.unwrap();
     let mut heard = Vec::new();
     for _ in 0..2 {
-        let accepted = timeout(PATIENCE, deployment.service.accept()).await;
+        let accepted = timeout(PATIENCE, lab.service.accept()).await;
         let (mut one, _) = accepted.expect("it was lost").unwrap();
         let mut words = vec![0; 5];
         timeout(PATIENCE, one.read_exact(&mut words))
@@ -149,7 +134,7 @@ async fn h9_an_envoy_that_stands_still_for_five_seconds_loses_nothing() {
             .unwrap();
         assert_eq!(&answer, b"yes");
     }
-    let stranger = timeout(Duration::ZERO, deployment.service.accept()).await;
+    let stranger = timeout(Duration::ZERO, lab.service.accept()).await;
     assert!(stranger.is_err(), "somebody was heard twice");
     service.write_all(b"still here").await.unwrap();
     let mut heard = [0; 10];
