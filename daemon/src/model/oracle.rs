@@ -51,13 +51,25 @@ impl Oracle {
         self.books.entry(cluster.to_owned()).or_default()
     }
 
-    /// Another session stands for the cluster; it holds what the one before left, or the disk.
-    pub(crate) fn begun(&mut self, cluster: &str, token: Option<&str>) {
-        let book = Book {
-            token: token.map(str::to_owned),
-            ..Book::default()
-        };
-        self.books.insert(cluster.to_owned(), book);
+    /// Other sessions stand for these clusters. Each holds the token that the one before left, or the disk; without one
+    /// it asks no more by itself than the one before would have (by name, where that one no longer waited for an answer).
+    pub(crate) fn begun<'a>(
+        &mut self,
+        heirs: impl IntoIterator<Item = (&'a str, Option<&'a str>, Option<&'a str>)>,
+    ) {
+        let heirs = heirs.into_iter().map(|(cluster, token, before)| {
+            let before = before.filter(|_| token.is_none());
+            let before = before.and_then(|it| self.books.get(it));
+            let book = Book {
+                token: token.map(str::to_owned),
+                asked: before.is_some_and(|it| it.asked),
+                hushed: before.is_some_and(|it| it.hushed),
+                ..Book::default()
+            };
+            (cluster.to_owned(), book)
+        });
+        let heirs: Vec<_> = heirs.collect();
+        self.books.extend(heirs);
     }
 
     /// pomd was killed.

@@ -12,7 +12,7 @@ use crate::{
     agent,
     config::{Address, BrowserChoice, ClusterName, Config, Start, TunnelName, changes},
     session::{
-        Patience,
+        Legacy, Patience,
         model::{Now, Seen, Session, TICK},
     },
 };
@@ -463,28 +463,41 @@ impl World {
                 self.minting.remove(&name);
                 let waiting: Vec<u64> = session.waiting().collect();
                 self.connections.retain(|it, _| !waiting.contains(it));
-                ended.push(session);
+                ended.push((name, session));
             }
         }
+        let mut heirs = Vec::new();
         for (name, spec) in &new.clusters {
             if self.sessions.contains_key(name) {
                 continue;
             }
-            let heir_of = |it: &&Session| spec.login_at.contains(it.address());
-            let heir = ended.iter().find(heir_of);
-            let inherited = heir.and_then(|it| Some((it.grant()?, it.address().clone())));
-            let inherited = inherited
-                .as_ref()
-                .map(|(grant, at)| (grant.generation, at, grant.token.reveal()));
-            let stored = spec
-                .login_at
-                .iter()
-                .find_map(|it| Some((1, it, self.disk.get(it)?.as_str())));
-            let held = inherited.or(stored);
-            self.oracle.begun(name.as_str(), held.map(|it| it.2));
-            let session = Session::new(name.as_str(), &spec.login_at[0], held, self.now);
+            let heir_of = |it: &&(ClusterName, Session)| spec.login_at.contains(it.1.address());
+            let before = ended.iter().filter(heir_of);
+            let before = before.reduce(|a, b| if a.1.grant().is_some() { a } else { b });
+            let legacy = before.map(|it| (it.1.legacy(), it.1.address().clone()));
+            let legacy = legacy.unwrap_or_else(|| (Legacy::default(), spec.login_at[0].clone()));
+            let saved = spec.login_at.iter();
+            let mut saved = saved.filter_map(|it| Some((it, self.disk.get(it)?.as_str())));
+            let session = Session::new(
+                name.as_str(),
+                &spec.login_at[0],
+                &legacy,
+                saved.next(),
+                self.now,
+            );
+            let token = session.grant().map(|it| it.token.reveal().to_owned());
+            let before = before.filter(|it| !it.1.awaits_an_answer());
+            heirs.push((name, token, before.map(|it| &it.0)));
             self.sessions.insert(name.clone(), session);
         }
+        let heirs = heirs.iter();
+        self.oracle.begun(heirs.map(|(name, token, before)| {
+            (
+                name.as_str(),
+                token.as_deref(),
+                before.map(|it| it.as_str()),
+            )
+        }));
         // P6: what did not change is the same tunnel as before.
         let before = self.tunnels.clone();
         for (name, _) in changes.tunnels {

@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use control::wire::Code;
+use control::wire::{ClusterState, Code};
 use jiff::Timestamp;
 
 use super::{
-    Grant, Patience,
+    Grant, Legacy, Patience,
     facts::Facts,
-    machine::{Action, Input, Machine},
+    machine::{Action, Input, Machine, Stance},
     pomerium::Failure,
     token::{Login, Token},
     wait::{Look, Wait},
@@ -66,18 +66,27 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// With the login of an earlier life, and the generation it has by now.
+    /// With what the one before it left, where that was made; else with the login that is saved.
     pub(crate) fn new(
         cluster: &str,
         first: &Address,
-        held: Option<(u64, &Address, &str)>,
+        legacy: &(Legacy, Address),
+        saved: Option<(&Address, &str)>,
         now: Now,
     ) -> Self {
+        let (legacy, made_at) = legacy;
+        let held = legacy.grant.as_ref();
+        let held = held.map(|it| (it.generation, made_at, it.token.reveal()));
+        let held = held.or(saved.map(|(at, token)| (1, at, token)));
         let login = held.and_then(|(_, at, token)| login(at, token, now.wall));
+        let mut machine = Machine::new(held.map(|it| it.0), now.wall);
+        if legacy.quiet {
+            machine.stay_quiet(legacy.logged_out);
+        }
         Self {
             facts: Facts {
                 cluster: cluster.to_owned(),
-                machine: Machine::new(held.map(|it| it.0), now.wall),
+                machine,
                 address: login.as_ref().map_or(first, |it| &it.address).clone(),
                 login,
                 since: now.wall,
@@ -102,6 +111,15 @@ impl Session {
         self.facts.standing().grant
     }
 
+    /// What it leaves to the one that takes its place.
+    pub(crate) fn legacy(&self) -> Legacy {
+        Legacy {
+            grant: self.grant(),
+            quiet: self.facts.machine.stance() == Stance::Quiet,
+            logged_out: self.facts.machine.state() == ClusterState::LoggedOut,
+        }
+    }
+
     /// Where the login was made last, or would be.
     pub(crate) fn address(&self) -> &Address {
         &self.facts.address
@@ -120,6 +138,11 @@ impl Session {
     /// A login is being made.
     pub(crate) fn is_starting(&self) -> bool {
         self.live && !self.is_open()
+    }
+
+    /// A login is being made, or is open and its time to be answered is not over.
+    pub(crate) fn awaits_an_answer(&self) -> bool {
+        self.live && self.facts.machine.stance() != Stance::Quiet
     }
 
     /// A connection wants a token newer than `after`.
