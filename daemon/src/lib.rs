@@ -72,7 +72,7 @@ use crate::{
     manager::Manager,
     points::Points,
     restart::Restart,
-    session::Open,
+    session::{Open, Servers},
     system::{
         channel::Channel,
         handed::Handed,
@@ -198,6 +198,7 @@ pub async fn run(
         log: options.log,
         clock: options.clock.clone(),
         opener: options.opener,
+        servers: Servers::real(),
         proxies: options.proxies,
         warnings: options.warnings.into_iter().chain(refused).collect(),
         handed: options.handed,

@@ -126,6 +126,7 @@ impl Agent {
             name: name.clone(),
             spec: spec.clone(),
             upstream: upstream.clone(),
+            servers: self.setup.servers.clone(),
             state: self.setup.state.clone(),
             fs: self.setup.fs.clone(),
             points: self.setup.points.clone(),

@@ -51,7 +51,7 @@ use crate::{
     config::{ClusterName, ClusterSpec, Config, TunnelName},
     disk::Fs,
     points::Points,
-    session::{Open, Session},
+    session::{Open, Servers, Session},
     system::{handed::Handed, network::Network, service::Pulse},
     tunnel::{Tunnel, peer::Owners, relay},
     upstream::{
@@ -101,6 +101,8 @@ pub struct Setup {
     pub clock: Clock,
     /// Shows login links.
     pub opener: Arc<dyn Open>,
+    /// What logins ask.
+    pub servers: Servers,
     /// What the environment says of forward proxies.
     pub proxies: Arc<Environment>,
     /// Standing warnings that hold for the life of the process.

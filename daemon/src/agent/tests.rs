@@ -59,6 +59,7 @@ impl World {
             log: None,
             clock,
             opener: Arc::new(NoBrowser),
+            servers: Servers::real(),
             lost: Arc::default(),
             handed: Arc::default(),
             warnings: Vec::new(),

@@ -23,7 +23,7 @@ use crate::{
     logging::Recent,
     points::Points,
     restart::Restart,
-    session::Open,
+    session::{Open, Servers},
     system::service::{Pulse, Service},
 };
 
@@ -82,6 +82,7 @@ impl House {
             log: None,
             clock: Clock::from_fn(|| Timestamp::UNIX_EPOCH),
             opener: Arc::new(NoBrowser),
+            servers: Servers::real(),
             proxies: Arc::default(),
             warnings: Vec::new(),
             handed: Arc::default(),

@@ -7,13 +7,26 @@
 mod history;
 mod oracle;
 mod pure;
+mod real;
 
-use history::History;
+use history::{Action, History};
 
 /// Lives through the history that these bytes tell.
 pub(crate) fn model(bytes: &[u8]) {
     let history = History::of(bytes);
     pure::live(&history);
+}
+
+/// Says where a history broke.
+struct Told<'a>(usize, &'a Action);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            #[allow(clippy::print_stderr, reason = "a test or the fuzzer shows it")]
+            let () = eprintln!("at action {}: {:?}", self.0, self.1);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::config::ClusterSpec;
+use control::wire::ClusterState;
+
+use crate::config::Address;
 
 /// The longest that any connection waits: half a minute for nobody, then five minutes for a person.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30 + 300);
@@ -33,6 +35,8 @@ struct Book {
     asked: bool,
     /// A person said logout; none asked since.
     hushed: bool,
+    /// A person said logout; nobody logged in since.
+    left: bool,
     /// Persons who want pomd to show the login.
     wishes: usize,
     /// Whoever asked last shows the login themselves.
@@ -64,6 +68,7 @@ impl Oracle {
                 token: token.map(str::to_owned),
                 asked: before.is_some_and(|it| it.asked),
                 hushed: before.is_some_and(|it| it.hushed),
+                left: before.is_some_and(|it| it.left),
                 ..Book::default()
             };
             (cluster.to_owned(), book)
@@ -112,8 +117,8 @@ impl Oracle {
         book.live = true;
     }
 
-    /// P1: no second tab by itself, and none for a program from before a sleep.
-    pub(crate) fn shown(&mut self, cluster: &str) {
+    /// P1: no second tab by itself, and none for a program from before a sleep. Tells whether it was by itself.
+    pub(crate) fn shown(&mut self, cluster: &str) -> bool {
         let book = self.book(cluster);
         assert!(book.live, "{cluster}: a link of no login is shown");
         assert!(!book.by_themselves, "{cluster}: a tab for who wants none");
@@ -125,8 +130,10 @@ impl Oracle {
             book.wishes > 0 || book.demanded,
             "{cluster}: a tab after a sleep"
         );
+        let by_itself = book.wishes == 0;
         book.wishes = book.wishes.saturating_sub(1);
         book.asked = true;
+        by_itself
     }
 
     /// The wish of whoever asks just now is for the next one.
@@ -165,6 +172,7 @@ impl Oracle {
         let book = self.book(cluster);
         book.token = None;
         book.hushed |= cause == Cause::LoggedOut;
+        book.left |= cause == Cause::LoggedOut;
     }
 
     /// P2 once more, by what is there after each thing that happens.
@@ -178,13 +186,36 @@ impl Oracle {
     }
 
     /// P8: no token crosses clusters: it is used where it was made.
-    pub(crate) fn used(&mut self, cluster: &str, spec: &ClusterSpec, token: &str) {
+    pub(crate) fn used(&mut self, cluster: &str, login_at: &[Address], token: &str) {
         let at = token.split_once('@').map(|it| it.1);
-        let made_here = spec
-            .login_at
+        let made_here = login_at
             .iter()
             .any(|it| Some(it.host.to_string().as_str()) == at);
         assert!(made_here, "{cluster}: the token {token} was made elsewhere");
+    }
+
+    /// P9: what is shown of the cluster is so.
+    pub(crate) fn shows(&mut self, cluster: &str, state: ClusterState) {
+        let book = self.book(cluster);
+        let may_be = match state {
+            ClusterState::LoggedIn => book.token.is_some(),
+            _ if book.token.is_some() => false,
+            ClusterState::LoginRunning => book.live,
+            ClusterState::LoggedOut => book.left,
+            ClusterState::LoginNeeded => !book.left,
+            ClusterState::Unknown => false,
+        };
+        assert!(may_be, "{cluster}: it is shown to be {state:?}");
+    }
+
+    /// A login is being made, or is open.
+    pub(crate) fn is_live(&mut self, cluster: &str) -> bool {
+        self.book(cluster).live
+    }
+
+    /// What the cluster must hold.
+    pub(crate) fn token(&mut self, cluster: &str) -> Option<String> {
+        self.book(cluster).token.clone()
     }
 
     /// P5: nothing waits for ever.

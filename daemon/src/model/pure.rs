@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    Told,
     history::{Action, File, HOSTS, History, Mood},
     oracle::{Cause, Oracle},
 };
@@ -30,18 +31,6 @@ pub(crate) fn live(history: &History) {
         let _told = Told(number, action);
         world.meet(*action);
         world.judge();
-    }
-}
-
-/// Says where a history broke.
-struct Told<'a>(usize, &'a Action);
-
-impl Drop for Told<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            #[allow(clippy::print_stderr, reason = "a test or the fuzzer shows it")]
-            let () = eprintln!("at action {}: {:?}", self.0, self.1);
-        }
     }
 }
 
@@ -309,7 +298,7 @@ impl World {
                 self.minting.insert(name.clone(), now.lived + MINT);
             }
             Seen::Shown => {
-                self.oracle.shown(cluster);
+                let _ = self.oracle.shown(cluster);
                 if !self.browser.1 {
                     self.session(name).not_shown(now);
                 }
@@ -344,7 +333,7 @@ impl World {
     /// The route is asked for with the token, and once more with a newer one.
     fn open(&mut self, name: &ClusterName, number: u64, generation: u64, token: &str) {
         self.oracle
-            .used(name.as_str(), &self.config.clusters[name], token);
+            .used(name.as_str(), &self.config.clusters[name].login_at, token);
         let Some(it) = self.connections.get_mut(&number) else {
             return;
         };
@@ -543,8 +532,9 @@ impl World {
             let grant = session.grant();
             let token = grant.as_ref().map(|it| it.token.reveal());
             oracle.holds(name.as_str(), token);
+            oracle.shows(name.as_str(), session.state());
             if let Some(token) = token {
-                oracle.used(name.as_str(), &config.clusters[name], token);
+                oracle.used(name.as_str(), &config.clusters[name].login_at, token);
             }
             let asked = session.is_open() || session.is_starting();
             for number in session.waiting() {

@@ -5,6 +5,8 @@ use crate::fuzz::Dice;
 
 /// How many histories are lived through on every change.
 const HISTORIES: u64 = 10_000;
+/// The same with everything that pomd is.
+const LONG_HISTORIES: u64 = 300;
 /// Another number of them: the night's.
 const COUNT: &str = "POMD_MODEL_HISTORIES";
 /// The one to begin with, to live through a failure again.
@@ -47,5 +49,14 @@ fn f2_no_history_breaks_a_promise_of_what_decides() {
         "f2_no_history_breaks_a_promise_of_what_decides",
         HISTORIES,
         pure::live,
+    );
+}
+
+#[test]
+fn no_history_breaks_a_promise_of_agent_and_sessions() {
+    live_through(
+        "no_history_breaks_a_promise_of_agent_and_sessions",
+        LONG_HISTORIES,
+        real::live,
     );
 }

@@ -39,8 +39,8 @@ use crate::{
     upstream::Upstream,
 };
 pub use handle::Session;
+pub use pomerium::Servers;
 
-use pomerium::Server;
 use store::Store;
 use task::House;
 use token::Token;
@@ -93,6 +93,8 @@ pub struct Setup {
     pub spec: ClusterSpec,
     /// How to reach it.
     pub upstream: Arc<Upstream>,
+    /// Makes of that what logins ask.
+    pub servers: Servers,
     /// The folder where tokens rest; made with mode 0700 when first needed.
     pub state: PathBuf,
     /// How it gets there.
@@ -157,11 +159,9 @@ impl Session {
             browser: setup.spec.browser,
             clock: setup.clock,
             opener: setup.opener,
-            pomerium: Arc::new(Server {
-                cluster: setup.name,
-                login_at: setup.spec.login_at,
-                upstream: setup.upstream,
-            }),
+            pomerium: setup
+                .servers
+                .of(setup.name, setup.spec.login_at, setup.upstream),
             store: Store::new(setup.state, setup.fs),
             points: setup.points,
             doorman: Arc::new(move |theirs, ours| owners.judge(Ends::Tcp { theirs, ours })),

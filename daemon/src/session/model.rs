@@ -1,6 +1,8 @@
 //! A session without its task: the real machine, facts and waits, and at once what the task does about them. Fast enough
 //! for millions of histories; that the task does the same is tried with fewer.
 
+pub(crate) mod site;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use control::wire::{ClusterState, Code};
@@ -118,6 +120,11 @@ impl Session {
             quiet: self.facts.machine.stance() == Stance::Quiet,
             logged_out: self.facts.machine.state() == ClusterState::LoggedOut,
         }
+    }
+
+    /// As it is shown.
+    pub(crate) fn state(&self) -> ClusterState {
+        self.facts.machine.state()
     }
 
     /// Where the login was made last, or would be.

@@ -1,6 +1,6 @@
 //! What a login asks of the server: a trait, so that logins can be tried without one, and the words for what fails.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use control::wire::{ApiError, Code, Reason};
 use futures_util::future::BoxFuture;
@@ -55,10 +55,54 @@ pub(super) struct Failure {
 }
 
 /// The real server, at any of the cluster's login addresses: the first that gives a verdict counts.
-pub(super) struct Server {
-    pub(super) cluster: ClusterName,
-    pub(super) login_at: Vec<Address>,
-    pub(super) upstream: Arc<Upstream>,
+struct Server {
+    cluster: ClusterName,
+    login_at: Vec<Address>,
+    upstream: Arc<Upstream>,
+}
+
+/// How the sessions reach their servers: a value, so that a history in virtual time brings its own.
+#[derive(Clone)]
+pub struct Servers(Arc<Make>);
+
+type Make = dyn Fn(ClusterName, Vec<Address>, Arc<Upstream>) -> Arc<dyn Pomerium> + Send + Sync;
+
+impl Servers {
+    /// Over the network.
+    pub fn real() -> Self {
+        Self::from_fn(|cluster, login_at, upstream| {
+            Arc::new(Server {
+                cluster,
+                login_at,
+                upstream,
+            })
+        })
+    }
+
+    pub(super) fn from_fn(
+        make: impl Fn(ClusterName, Vec<Address>, Arc<Upstream>) -> Arc<dyn Pomerium>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        Self(Arc::new(make))
+    }
+
+    /// The one of `cluster`.
+    pub(super) fn of(
+        &self,
+        cluster: ClusterName,
+        login_at: Vec<Address>,
+        upstream: Arc<Upstream>,
+    ) -> Arc<dyn Pomerium> {
+        (self.0)(cluster, login_at, upstream)
+    }
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Servers")
+    }
 }
 
 impl Pomerium for Server {
