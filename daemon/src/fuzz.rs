@@ -112,3 +112,5 @@ pub(crate) fn in_virtual_time<T>(task: impl Future<Output = T>) -> T {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::kept;

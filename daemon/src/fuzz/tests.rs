@@ -20,7 +20,7 @@ fn folder() -> PathBuf {
 }
 
 /// What is kept for `target`, with its file.
-fn kept(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn kept(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let mut res = Vec::new();
     for kind in ["seeds", "corpus"] {
         for entry in fs::read_dir(folder().join(kind).join(target))

@@ -11,10 +11,17 @@ mod real;
 
 use history::{Action, History};
 
-/// Lives through the history that these bytes tell.
+/// So many histories are told to what decides for one that pomd lives through as it is, which takes a hundred times
+/// as long.
+const SELDOM: u8 = 32;
+
+/// Lives through the history that these bytes tell; the last one says whether with all that pomd is.
 pub(crate) fn model(bytes: &[u8]) {
     let history = History::of(bytes);
     pure::live(&history);
+    if bytes.last().is_some_and(|it| it % SELDOM == 0) {
+        real::live(&history);
+    }
 }
 
 /// Says where a history broke.

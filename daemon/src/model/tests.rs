@@ -1,12 +1,12 @@
 use std::{env, panic::catch_unwind, time::Instant};
 
 use super::*;
-use crate::fuzz::Dice;
+use crate::fuzz::{Dice, kept};
 
 /// How many histories are lived through on every change.
 const HISTORIES: u64 = 10_000;
 /// The same with everything that pomd is.
-const LONG_HISTORIES: u64 = 300;
+const REAL_HISTORIES: u64 = 500;
 /// Another number of them: the night's.
 const COUNT: &str = "POMD_MODEL_HISTORIES";
 /// The one to begin with, to live through a failure again.
@@ -56,7 +56,15 @@ fn f2_no_history_breaks_a_promise_of_what_decides() {
 fn no_history_breaks_a_promise_of_agent_and_sessions() {
     live_through(
         "no_history_breaks_a_promise_of_agent_and_sessions",
-        LONG_HISTORIES,
+        REAL_HISTORIES,
         real::live,
     );
+}
+
+#[test]
+fn no_history_that_is_kept_breaks_a_promise_of_agent_and_sessions() {
+    for (path, bytes) in kept("model") {
+        let lived = catch_unwind(|| real::live(&History::of(&bytes)));
+        assert!(lived.is_ok(), "{} breaks a promise", path.display());
+    }
 }

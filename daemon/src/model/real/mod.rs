@@ -311,6 +311,12 @@ impl World {
         let down = self.life.agent.down(name.to_string(), now).await;
         let shown = down.expect("a tunnel that is there").tunnel.state;
         assert_eq!(shown, TunnelState::Down, "{name}");
+        if now {
+            self.settle().await;
+            let mut there = self.programs.there.values();
+            let left = there.any(|it| it.tunnel.name == name);
+            assert!(!left, "{name}: a connection outlives the tunnel's end");
+        }
         self.doors.insert(name, (false, true));
     }
 
