@@ -222,6 +222,31 @@ async fn n5_silence_without_bytes_under_way_is_a_cut_after_a_minute() {
     scene.recovers().await;
 }
 
+/// Whoever comes while the system still looks for a next hop, as it did when there was no wire, does not share its fate.
+#[tokio::test(flavor = "multi_thread")]
+async fn n6_f9_a_connection_that_comes_with_the_wire_waits_for_no_other_one() {
+    let Some(scene) = scene("n6_f9").await else {
+        return;
+    };
+    let machines = scene.machines();
+    machines.plug(Wire::First, false).await;
+    machines.inside.must_ip("neighbour flush all").await;
+    // More than are kept ready: the others look for the next hop.
+    let mut before = Vec::new();
+    for _ in 0..4 {
+        let mut stream = scene.connect(ECHO).await;
+        stream.write_all(b"anybody?").await.unwrap();
+        before.push(stream);
+    }
+    // Linux asks three times, a second apart, and then tells all that wait (arp(7)): the wire comes too late for that.
+    // On a slow machine it comes later still, which is the easier case.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    machines.plug(Wire::First, true).await;
+    scene.carries(ECHO).await;
+    drop(before);
+    scene.recovers().await;
+}
+
 /// As `read_all` does, without its limit.
 async fn read_to_the_end(stream: &mut TcpStream) -> Ending {
     match stream.read(&mut [0]).await {

@@ -109,7 +109,14 @@ impl Dialer {
         let mut failed = Vec::new();
         let connect = async |address: SocketAddr| {
             self.points.pass(Point::Dial)?;
-            TcpStream::connect(address).await
+            match TcpStream::connect(address).await {
+                // The system may have looked for the next hop since before the network was back, and given up for all
+                // who wait: asked once more, it looks anew.
+                Err(error) if error.kind() == io::ErrorKind::HostUnreachable => {
+                    TcpStream::connect(address).await
+                }
+                other => other,
+            }
         };
         let racing = race(&addresses, STAGGER, &mut failed, connect);
         match timeout(limit, racing).await {
