@@ -33,7 +33,6 @@ const ADDRESSES: usize = 64;
 /// The most lookups of a cluster that may run at once. The system's resolver cannot be cancelled: a lookup whose time
 /// was over goes on holding a thread, and these threads are shared with everyone.
 const LOOKUPS: usize = 16;
-
 /// How long a second look at a peer without TLS may take.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -110,13 +109,11 @@ impl Dialer {
         let connect = async |address: SocketAddr| {
             self.points.pass(Point::Dial)?;
             match TcpStream::connect(address).await {
-                // The system may have looked for the next hop since before the network was back, and given up for all
-                // who wait: asked once more, it looks anew.
-                Err(error) if error.kind() == io::ErrorKind::HostUnreachable => {
-                    TcpStream::connect(address).await
-                }
-                other => other,
+                Err(it) if it.kind() == io::ErrorKind::HostUnreachable => {}
+                other => return other,
             }
+            // The search for the next hop may be older than the wire: asked again, the system begins anew.
+            TcpStream::connect(address).await
         };
         let racing = race(&addresses, STAGGER, &mut failed, connect);
         match timeout(limit, racing).await {
