@@ -16,6 +16,7 @@ use integration::{
 };
 use tokio::{
     io::AsyncWriteExt,
+    net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 
@@ -109,7 +110,13 @@ impl Fault {
 async fn people(scene: &Scene) {
     loop {
         for tunnel in [ECHO, SSH] {
-            let mut stream = scene.connect(tunnel).await;
+            // A refusal may be here before the system has told that the connection is open.
+            let address = scene.pomd.address(tunnel).await;
+            let Ok(mut stream) = TcpStream::connect(address).await else {
+                continue;
+            };
+            // None of it is to be waited for.
+            let _ = stream.set_zero_linger();
             let _ = stream.write_all(b"hello?").await;
             // Whether an answer or an end comes is what the fault decides; here only that nobody panics or hangs on.
             let _ = timeout(Duration::from_millis(50), read_all(&mut stream)).await;
