@@ -150,7 +150,7 @@ async fn h9_an_end_before_the_answer_is_told(who: Who) {
                 .gateway
                 .wait_for(|it| it.requests.len() > asked)
                 .await;
-            scene.relay.end_all(how);
+            scene.relay.end_all(how).await;
         };
         let refusing = async { tokio::join!(scene.refuses_one(ECHO, Code::Http, ""), cutting).0 };
         let reason = scene.meanwhile(refusing).await;

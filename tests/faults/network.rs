@@ -48,7 +48,7 @@ async fn n5_a_cut_in_the_middle_of_a_transfer_is_no_end(who: Who) {
             // Some of it came back, so both directions are under way.
             let mut got = vec![0; N / 4];
             from.read_exact(&mut got).await.unwrap();
-            scene.relay.end_all(how);
+            scene.relay.end_all(how).await;
             let (rest, ending) = read_all(&mut from).await;
             got.extend(rest);
             (got, ending)

@@ -76,7 +76,7 @@ impl Fault {
         let gateway = &corp.gateway;
         match self {
             Self::PortClosed => relay.close().await,
-            Self::AllCut(how) => relay.end_all(how),
+            Self::AllCut(how) => relay.end_all(how).await,
             Self::NothingPasses => relay.set(Ways::both(Way::HELD)),
             Self::Slow => relay.set(Ways::both(Way {
                 delay: Duration::from_millis(100),

@@ -90,7 +90,7 @@ async fn a16_t4_only_an_end_with_close_notify_is_an_end(who: Who) {
         let mut got = vec![0; said.len()];
         open.read_exact(&mut got).await.unwrap();
         assert!(got == said);
-        scene.relay.end_all(how);
+        scene.relay.end_all(how).await;
         let ended = scene.meanwhile(read_all(&mut open)).await;
         assert_eq!(ended, (Vec::new(), Ending::Reset), "{how:?}");
         scene.recovers().await;
@@ -211,7 +211,7 @@ async fn t6_records_in_single_bytes_and_of_full_size_carry_everything() {
             ..Way::PLAIN
         };
         // Those that were made ready before are not made of such pieces.
-        scene.relay.end_all(Cut::Fin);
+        scene.relay.end_all(Cut::Fin).await;
         scene
             .relay
             .wait_for("none is left", |it| it.open == 0)

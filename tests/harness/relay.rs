@@ -4,7 +4,7 @@
 //! all its connections at once, unless it is for the next one only.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -119,6 +119,8 @@ struct Shared {
     new: Mutex<Option<Ways>>,
     ends: watch::Sender<Option<Ended>>,
     counts: watch::Sender<Counts>,
+    /// The connections that carry bytes, by their number.
+    carrying: watch::Sender<BTreeSet<u64>>,
     connections: Mutex<JoinSet<()>>,
 }
 
@@ -149,6 +151,7 @@ impl Relay {
                 new: Mutex::default(),
                 ends: watch::Sender::default(),
                 counts: watch::Sender::default(),
+                carrying: watch::Sender::default(),
                 connections: Mutex::default(),
             }),
         };
@@ -181,9 +184,14 @@ impl Relay {
         *lock(&self.shared.new) = ways;
     }
 
-    /// Ends every connection so.
-    pub fn end_all(&self, how: Cut) {
+    /// Ends every connection so, and comes back when nothing more goes through any of them.
+    pub async fn end_all(&self, how: Cut) {
+        let newest = self.counts().accepted;
         self.end_idle(Duration::ZERO, how);
+        let mut carrying = self.shared.carrying.subscribe();
+        let ended = carrying.wait_for(|it| it.iter().all(|number| *number > newest));
+        let ended = timeout(PATIENCE, ended).await;
+        assert!(ended.is_ok(), "the relay does not end its connections");
     }
 
     /// Ends every connection so that carried nothing for so long.
@@ -253,21 +261,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Counts a connection as long as it is open.
-struct Open(Arc<Shared>);
+struct Open {
+    shared: Arc<Shared>,
+    number: u64,
+}
 
 impl Open {
     fn new(shared: &Arc<Shared>) -> Self {
+        let mut number = 0;
         shared.counts.send_modify(|it| {
             it.accepted += 1;
             it.open += 1;
+            number = it.accepted;
         });
-        Self(shared.clone())
+        shared.carrying.send_modify(|it| {
+            it.insert(number);
+        });
+        let shared = shared.clone();
+        Self { shared, number }
+    }
+
+    /// From now on it carries nothing.
+    fn carries_nothing(&self) {
+        self.shared
+            .carrying
+            .send_if_modified(|it| it.remove(&self.number));
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.counts.send_modify(|it| it.open -= 1);
+        self.carries_nothing();
+        self.shared.counts.send_modify(|it| it.open -= 1);
     }
 }
 
@@ -277,7 +302,7 @@ async fn connection(
     ends: watch::Receiver<Option<Ended>>,
     open: Open,
 ) {
-    let to = *lock(&open.0.to);
+    let to = *lock(&open.shared.to);
     let mut far = match TcpStream::connect(to).await {
         Ok(far) => far,
         Err(_) => {
@@ -301,14 +326,19 @@ async fn connection(
     match how {
         // Both sides have ended by themselves.
         None => {}
-        Some(Cut::Stall) => std::future::pending().await,
+        Some(Cut::Stall) => {
+            open.carries_nothing();
+            std::future::pending().await
+        }
         Some(Cut::Reset) => {
             let _ = near.set_zero_linger();
             let _ = far.set_zero_linger();
+            drop((near, far));
         }
         Some(Cut::Fin) => {
             let _ = near.shutdown().await;
             let _ = far.shutdown().await;
+            open.carries_nothing();
             // Read on, so that a FIN stays a FIN.
             let (mut nowhere, mut void) = (sink(), sink());
             let rest = async {
