@@ -23,7 +23,7 @@
 //! | [`system`], [`disk`], [`lock`], [`logging`], [`opener`], [`clock`], [`points`], [`buffer`] | one fact of the machine each | everything else |
 //!
 //! Only for tests and the fuzzer there are `fuzz`, which feeds rooms with bytes that nobody thought of, and `model`, which
-//! has all but sockets and servers live through histories.
+//! lives through histories: with what decides alone, and with the agent and its sessions before servers that it makes up.
 
 pub mod agent;
 pub mod api;
