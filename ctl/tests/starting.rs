@@ -126,6 +126,10 @@ $ pomctl up x  # exit 1
 
 "#]]
     );
+    // As ssh runs it, too.
+    let ended = world.run(&["connect", "a.test:22"]);
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("pomd cannot be started"), "{said}");
 }
 
 #[test]
