@@ -463,8 +463,7 @@ impl World {
             let heir_of = |it: &&(ClusterName, Session)| spec.login_at.contains(it.1.address());
             let before = ended.iter().filter(heir_of);
             let before = before.reduce(|a, b| if a.1.grant().is_some() { a } else { b });
-            let legacy = before.map(|it| (it.1.legacy(), it.1.address().clone()));
-            let legacy = legacy.unwrap_or_else(|| (Legacy::default(), spec.login_at[0].clone()));
+            let legacy = before.map_or_else(Legacy::default, |it| it.1.legacy());
             let saved = spec.login_at.iter();
             let mut saved = saved.filter_map(|it| Some((it, self.disk.get(it)?.as_str())));
             let session = Session::new(

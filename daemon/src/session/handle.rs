@@ -256,6 +256,7 @@ impl Session {
         let standing = self.shared.standing.borrow();
         Legacy {
             grant: standing.grant.clone(),
+            address: Some(standing.address.clone()),
             quiet: standing.stance == Stance::Quiet,
             logged_out: self.shared.view.borrow().state == ClusterState::LoggedOut,
         }

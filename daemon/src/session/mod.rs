@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Clock,
-    config::{ClusterName, ClusterSpec},
+    config::{Address, ClusterName, ClusterSpec},
     disk::Fs,
     points::Points,
     tunnel::{local::Ends, peer::Owners},
@@ -78,6 +78,8 @@ pub struct View {
 pub struct Legacy {
     /// The token to use now.
     pub grant: Option<Grant>,
+    /// Where it was made, or would be; must be one of the heir's addresses.
+    pub address: Option<Address>,
     /// Nothing asks for a login until a person does: they logged out, or nobody answered.
     pub quiet: bool,
     /// They logged out.

@@ -72,11 +72,11 @@ impl Session {
     pub(crate) fn new(
         cluster: &str,
         first: &Address,
-        legacy: &(Legacy, Address),
+        legacy: &Legacy,
         saved: Option<(&Address, &str)>,
         now: Now,
     ) -> Self {
-        let (legacy, made_at) = legacy;
+        let made_at = legacy.address.as_ref().unwrap_or(first);
         let held = legacy.grant.as_ref();
         let held = held.map(|it| (it.generation, made_at, it.token.reveal()));
         let held = held.or(saved.map(|(at, token)| (1, at, token)));
@@ -117,6 +117,7 @@ impl Session {
     pub(crate) fn legacy(&self) -> Legacy {
         Legacy {
             grant: self.grant(),
+            address: Some(self.address().clone()),
             quiet: self.facts.machine.stance() == Stance::Quiet,
             logged_out: self.facts.machine.state() == ClusterState::LoggedOut,
         }

@@ -35,9 +35,12 @@ pub(in crate::session) fn start(house: House, legacy: Legacy) -> (Session, Task)
         Some(grant) => Some(grant.generation),
         None => stored.as_ref().map(|_| 1),
     };
-    let address = stored
-        .as_ref()
-        .map_or_else(|| house.login_at[0].clone(), |it| it.address.clone());
+    let made_at = if known {
+        stored.as_ref().map(|it| it.address.clone())
+    } else {
+        legacy.address
+    };
+    let address = made_at.unwrap_or_else(|| house.login_at[0].clone());
     let login = match inherited {
         Some(grant) if !known => Some(Login {
             address: address.clone(),

@@ -3,7 +3,7 @@
 use control::wire::{ClusterState, Opener};
 
 use super::{SSH, world::World};
-use crate::session::{Grant, Legacy, token::Token};
+use crate::session::{Grant, Legacy, fakes::address, token::Token};
 
 #[tokio::test(start_paused = true)]
 async fn what_was_inherited_wins_over_the_file_and_is_saved() {
@@ -25,6 +25,30 @@ async fn what_was_inherited_wins_over_the_file_and_is_saved() {
         world.session.grant(None, SSH).await.unwrap().token.reveal(),
         "newer"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a15_what_was_inherited_is_saved_for_where_it_was_made() {
+    let mut world = World::new().await;
+    let made_at = address("other.example.com");
+    let legacy = Legacy {
+        grant: Some(Grant {
+            generation: 1,
+            token: Token::parse("one").unwrap(),
+            user: None,
+        }),
+        address: Some(made_at.clone()),
+        ..Legacy::default()
+    };
+    world = world.restart_with(legacy).await;
+    assert_eq!(world.session.address(), made_at);
+    assert_eq!(
+        world.session.sign_out_url(),
+        format!("{made_at}/.pomerium/sign_out")
+    );
+    let world = world.restart().await;
+    assert!(world.session.view().grant.is_some());
+    assert_eq!(world.session.address(), made_at);
 }
 
 #[tokio::test(start_paused = true)]
