@@ -11,8 +11,11 @@ use tempfile::TempDir;
 
 const ROUTE: &str = "echo.corp.test:7000";
 const TUNNELS: usize = 50;
-/// How often threads wake for one tick: the one that waits for all, and one that it may hand the work to.
+/// How often threads wake for one tick where its moment is not met exactly, as on a busy machine: the one that waits for
+/// all, and one that it may hand the work to.
 const TICK: u64 = 4;
+/// How often where it is.
+const EXACT_TICK: u64 = 1;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// How often each thread of a process woke, did something and waited again.
@@ -95,12 +98,14 @@ async fn r4_fifty_tunnels_at_rest_wake_nobody_and_neither_does_what_is_written_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes three minutes"]
+#[ignore = "takes four minutes"]
 async fn r4_fifty_tunnels_at_rest_wake_twice_a_minute() {
     let rested = rested().await;
+    // The session looks around once more, half a minute after the login.
+    tokio::time::sleep(MINUTE).await;
     let (count, which) = wakes_within(&rested.pomd, 3 * MINUTE).await;
     assert!(
-        count <= 6 * TICK,
+        count <= 6 * EXACT_TICK,
         "{count} wakes in three minutes: {which:?}"
     );
 }

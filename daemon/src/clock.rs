@@ -61,6 +61,11 @@ impl Clock {
         self
     }
 
+    /// When this clock was made.
+    pub fn origin(&self) -> Instant {
+        self.origin
+    }
+
     /// Now, in whole seconds: what people and files see.
     pub fn now(&self) -> Timestamp {
         let now = (self.wall)();

@@ -23,13 +23,20 @@ use pomd::{
     system::{self, handed::Handed, service::Service},
     upstream::{self, proxy::Environment},
 };
-use tokio::sync::Notify;
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::Notify,
+};
 use tokio_util::sync::CancellationToken;
 
 /// It failed.
 const FAILED: u8 = 1;
 /// Usage or configuration.
 const USAGE: u8 = 2;
+/// As exactly as timers are told apart.
+const SAME_MOMENT: Duration = Duration::from_millis(1);
+/// On a machine so busy a few more wakes are no matter.
+const TRIES: u32 = 4;
 /// How long a signal may take from the system to us.
 const LATE_SIGNAL: Duration = Duration::from_millis(20);
 
@@ -59,9 +66,7 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
     if missing && named {
         return fail(USAGE, &format!("there is no file {shown}"));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = Builder::new_current_thread().enable_all().build();
     let loaded = match runtime {
         Ok(runtime) => runtime.block_on(load_once(&place.config)),
         Err(error) => return fail(FAILED, &error),
@@ -205,9 +210,7 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
     let recent = logging::start(start.filter, sink)?;
     system::limits::raise_descriptors();
     system::limits::keep_memory_private();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let (runtime, clock) = runtime()?;
     let proxies = proxies();
     if let Some(warning) = proxies.warning() {
         tracing::warn!("{warning}");
@@ -220,7 +223,7 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         log,
         place: start.place,
         recent,
-        clock: Clock::real(),
+        clock,
         fs: Arc::new(Disk),
         points: Points::none(),
         opener: Arc::new(opener::SystemBrowser),
@@ -244,6 +247,20 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         anyhow::bail!("cannot go on anew: {error}");
     }
     Ok(())
+}
+
+/// A runtime whose timers begin with the clock, as seldom wakes need it (`pomd::agent::beat`); another one where this
+/// thread was interrupted between the two.
+fn runtime() -> std::io::Result<(Runtime, Clock)> {
+    let mut tries = 0;
+    loop {
+        let clock = Clock::real();
+        let runtime = Builder::new_multi_thread().enable_all().build()?;
+        tries += 1;
+        if clock.origin().elapsed() < SAME_MOMENT || tries == TRIES {
+            return Ok((runtime, clock));
+        }
+    }
 }
 
 /// One life, from the first listener to the last connection; whether another one is to follow.

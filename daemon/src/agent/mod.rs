@@ -11,6 +11,7 @@
 
 mod again;
 mod apply;
+pub(crate) mod beat;
 mod clusters;
 mod command;
 mod doors;
@@ -60,6 +61,7 @@ use crate::{
         spares::Budget,
     },
 };
+use beat::Beat;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use clusters::is_same;
 pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded, Refused, refusal};
@@ -70,9 +72,6 @@ use showing::Showing;
 const RETRY: Duration = Duration::from_millis(500);
 /// A session that ends by itself is started again at once, but not more often than this.
 const RESTART: Duration = Duration::from_secs(1);
-/// The tick that re-reads wall-clock deadlines and tells a watchdog that the agent lives; more often where the watchdog
-/// is less patient.
-const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// How long connections and sessions may take to end at stop.
 const GRACE: Duration = Duration::from_secs(4);
 
@@ -113,13 +112,6 @@ pub struct Setup {
     pub pulse: Pulse,
 }
 
-impl Setup {
-    fn housekeeping(&self) -> Duration {
-        let every = self.pulse.every();
-        every.map_or(HOUSEKEEPING, |it| it.min(HOUSEKEEPING))
-    }
-}
-
 /// The owner of all state. See the module.
 pub struct Agent {
     setup: Setup,
@@ -156,6 +148,8 @@ pub struct Agent {
     missing: Vec<IpAddr>,
     /// The last look at the clocks that part in sleep.
     awake_at: Moment,
+    /// When wall-clock deadlines are read anew and a watchdog hears that the agent lives.
+    beat: Beat,
     housekeeping_at: Instant,
 }
 
@@ -215,6 +209,7 @@ impl Agent {
         let now = setup.clock.now();
         let config = Config::default();
         let (owners, _) = Owners::new(&config.settings.allow_users);
+        let beat = Beat::new(setup.clock.origin(), setup.pulse.every());
         let agent = Self {
             started_at: now,
             loaded_at: now,
@@ -240,7 +235,8 @@ impl Agent {
             network: Network::new(),
             missing: loopback::missing(&[]),
             awake_at: setup.clock.moment(),
-            housekeeping_at: Instant::now() + setup.housekeeping(),
+            beat,
+            housekeeping_at: beat.after(Instant::now()),
             config,
             setup,
         };
@@ -329,7 +325,7 @@ impl Agent {
             self.restart_cluster(name).await;
         }
         if self.housekeeping_at <= now {
-            self.housekeeping_at = now + self.setup.housekeeping();
+            self.housekeeping_at = self.beat.after(now);
             self.setup.pulse.beat();
             self.ports.retry();
             self.leaving.retain(|it| !it.connections.is_empty());

@@ -432,7 +432,7 @@ async fn k1_after_a_sleep_what_failed_before_is_forgotten_and_no_login_is_asked_
         outcome.send_replace(Some(failed(code)));
     };
     let later = async |world: &mut World| {
-        advance(HOUSEKEEPING).await;
+        advance(beat::LONGEST).await;
         world.agent.on_tick().await;
         let outcome = world.door("db").tunnel.outcome.borrow();
         outcome.as_ref().map(|it| it.code)
@@ -466,7 +466,7 @@ async fn k1_after_a_sleep_a_login_page_that_was_out_of_reach_is_no_reason_to_pau
     assert!(session.login(asked).await.is_err());
     let code = || session.view().reason.map(|it| it.code);
     assert_ne!(code(), Some(Code::LoginNeeded), "it pauses");
-    advance(HOUSEKEEPING).await;
+    advance(beat::LONGEST).await;
     world.slept.store(8 * 3600, Relaxed);
     world.agent.on_tick().await;
     // It has heard of it once it answers.

@@ -29,10 +29,10 @@ use super::{
     oracle::{Cause, Oracle},
 };
 use crate::{
-    agent::{Broken, Loaded},
+    agent::{Broken, Loaded, beat},
     config::{Address, ClusterName, Config, TunnelName, TunnelSpec},
     fuzz::in_virtual_time,
-    session::{Session, model::TICK},
+    session::Session,
 };
 
 use life::Life;
@@ -344,7 +344,7 @@ impl World {
     async fn pass(&mut self, most: Duration) {
         tokio::time::sleep(most).await;
         self.see().await;
-        if most >= TICK {
+        if most >= beat::LONGEST {
             self.nobody_waited_through_a_sleep();
         }
     }
