@@ -1,6 +1,6 @@
 //! Answers of Pomerium that open no route: refusals, nonsense, heads without measure, ends before an answer.
 
-use control::wire::Code;
+use control::wire::{Code, TunnelState};
 use gateway::{ANY, End, Gate, Script};
 use integration::{
     client::{Ending, pattern, read_all},
@@ -128,6 +128,26 @@ async fn h6_a_refusal_is_told_although_more_was_said_than_was_read(who: Who) {
         gateway.allow(gateway::DEMO_USER, ROUTE);
         scene.recovers().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h1_a_refusal_that_was_on_its_way_before_another_was_let_in_is_no_state() {
+    let scene = Scene::new(Who::Gateway).await;
+    let gateway = &scene.corp.gateway;
+    let gate = Gate::new();
+    gateway.script(ANY, Script::refuse(503).held_by(&gate).times(1));
+    let before = gateway.stats().connects;
+    let mut held = scene.connect(ECHO).await;
+    held.write_all(b"late").await.unwrap();
+    gateway.wait_for(|it| it.connects > before).await;
+    scene.meanwhile(scene.carries(ECHO)).await;
+    gate.open();
+    // Whoever was refused is told; that is after it was noted.
+    assert_eq!(read_all(&mut held).await, (Vec::new(), Ending::Reset));
+    let it = scene.pomd.status().await;
+    let it = integration::pomd::tunnel(&it, ECHO);
+    assert_eq!((it.state, &it.reason), (TunnelState::Up, &None));
+    scene.recovers().await;
 }
 
 /// The connection ends while the answer is awaited.

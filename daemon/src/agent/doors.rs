@@ -31,7 +31,7 @@ impl Agent {
         };
         door.wanted = true;
         door.overridden = true;
-        door.tunnel.outcome.send_replace(None);
+        door.tunnel.outcome.clear();
         let tunnel = door.tunnel.clone();
         if door.listening.is_none() {
             self.listen(&name);

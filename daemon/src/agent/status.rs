@@ -195,7 +195,7 @@ fn state(door: &Door, now: Timestamp) -> (TunnelState, Option<wire::Reason>) {
             login_reason(&door.tunnel, &view, waiting, now),
         );
     }
-    let outcome = door.tunnel.outcome.borrow().clone();
+    let outcome = door.tunnel.outcome.trouble();
     match outcome
         .filter(|it| it.code != Code::LoginNeeded && now.duration_since(it.at) < ERROR_SHOWN)
     {

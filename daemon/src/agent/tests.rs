@@ -198,17 +198,21 @@ async fn listening_comes_before_the_login_and_the_login_before_the_last_failure(
     let (holder, port) = holder().await;
     let mut world = World::new(&tunnel("db", "db.test", port)).await;
     let at = world.agent.setup.clock.now();
-    let failed = Some(wire::Reason::new(Code::Forbidden, "no", at));
-    world.door("db").tunnel.outcome.send_replace(failed.clone());
+    let failed = wire::Reason::new(Code::Forbidden, "no", at);
+    let fail = |world: &mut World| {
+        let outcome = &world.door("db").tunnel.outcome;
+        outcome.failed(Instant::now(), failed.clone());
+    };
+    fail(&mut world);
     assert_eq!(world.tunnel("db").state, TunnelState::Busy);
     drop(holder);
     advance(RETRY).await;
     world.until_free("db").await;
     assert_eq!(world.tunnel("db").state, TunnelState::Login);
     world.log_in("db.test", "t").await;
-    world.door("db").tunnel.outcome.send_replace(failed.clone());
+    fail(&mut world);
     assert_eq!(world.tunnel("db").state, TunnelState::Error);
-    assert_eq!(world.tunnel("db").reason, failed);
+    assert_eq!(world.tunnel("db").reason, Some(failed.clone()));
     // It is an hour old.
     world.seconds.fetch_add(3_600, Relaxed);
     assert_eq!(world.tunnel("db").state, TunnelState::Up);
@@ -429,13 +433,12 @@ async fn k1_after_a_sleep_what_failed_before_is_forgotten_and_no_login_is_asked_
     };
     let show = |world: &mut World, code| {
         let outcome = &world.door("db").tunnel.outcome;
-        outcome.send_replace(Some(failed(code)));
+        outcome.failed(Instant::now(), failed(code));
     };
     let later = async |world: &mut World| {
         advance(beat::LONGEST).await;
         world.agent.on_tick().await;
-        let outcome = world.door("db").tunnel.outcome.borrow();
-        outcome.as_ref().map(|it| it.code)
+        world.door("db").tunnel.outcome.trouble().map(|it| it.code)
     };
     show(&mut world, Code::Tcp);
     assert_eq!(later(&mut world).await, Some(Code::Tcp), "a while awake");

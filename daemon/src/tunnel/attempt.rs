@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::io::{AsyncRead, Interest};
+use tokio::{
+    io::{AsyncRead, Interest},
+    time::Instant,
+};
 
 use super::local::Local;
 use crate::{
@@ -45,7 +48,11 @@ pub(super) enum Failure {
     /// There is no login.
     NoGrant(NoGrant),
     /// It was tried with this grant. `Unauthenticated`: for the second time, with a token that was just given.
-    NotOpened(OpenError, Grant),
+    NotOpened {
+        error: OpenError,
+        grant: Grant,
+        begun: Instant,
+    },
 }
 
 /// What a client did first.
@@ -98,6 +105,7 @@ pub(super) async fn open<W: Way>(
             it = way.grant(after, patience) => it.map_err(Failure::NoGrant)?,
             () = gone(&early.source, sent, client) => return Err(Failure::Gone),
         };
+        let begun = Instant::now();
         let error = match way.open(&grant, early).await {
             Ok(it) => return Ok((it, grant)),
             Err(OpenError::LocalGone(_)) => return Err(Failure::Gone),
@@ -110,7 +118,11 @@ pub(super) async fn open<W: Way>(
                 continue;
             }
         }
-        return Err(Failure::NotOpened(error, grant));
+        return Err(Failure::NotOpened {
+            error,
+            grant,
+            begun,
+        });
     }
 }
 
@@ -138,7 +150,7 @@ async fn gone(socket: &Local, sent: bool, client: &Client<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, sync::Mutex, time::Instant};
+    use std::{collections::VecDeque, sync::Mutex};
 
     use control::wire::{Code, Reason};
     use jiff::Timestamp;
@@ -290,7 +302,12 @@ mod tests {
         client.write_all(b"\x07").await.unwrap();
         let fake = fake(9, [unauthenticated(), unauthenticated()]);
         let failure = open_on(&fake, false, local, true).await.unwrap_err();
-        let Failure::NotOpened(OpenError::Unauthenticated { .. }, grant) = failure else {
+        let Failure::NotOpened {
+            error: OpenError::Unauthenticated { .. },
+            grant,
+            ..
+        } = failure
+        else {
             panic!("{failure:?}");
         };
         assert_eq!(grant.generation, 2);
@@ -311,7 +328,10 @@ mod tests {
         let failure = open_on(&fake, false, local, true).await.unwrap_err();
         assert!(matches!(
             failure,
-            Failure::NotOpened(OpenError::Refused(_), _)
+            Failure::NotOpened {
+                error: OpenError::Refused(_),
+                ..
+            }
         ));
         assert_eq!(*fake.log.lock().unwrap(), ["grant None", "open 1 [7]"]);
     }

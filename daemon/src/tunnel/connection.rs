@@ -107,7 +107,7 @@ impl Connection<'_> {
 
     async fn relay(&self, opened: Opened, early: Early<Local>) {
         let tunnel = self.tunnel;
-        tunnel.set_outcome(None);
+        tunnel.clear_outcome();
         let took = self.started.elapsed();
         let own = Counters::default();
         let Early {
@@ -192,7 +192,11 @@ impl Connection<'_> {
                 self.complain(&reason);
                 reason.message
             }
-            Failure::NotOpened(error, grant) => {
+            Failure::NotOpened {
+                error,
+                grant,
+                begun,
+            } => {
                 let similar = tunnel.similar(&error, &grant).await;
                 let context = tunnel.context(&grant, &similar);
                 let Some(reason) = reason::reason(&error, &context) else {
@@ -206,7 +210,7 @@ impl Connection<'_> {
                     reason.message
                 );
                 let text = reason::for_ssh(&reason, &similar);
-                tunnel.set_outcome(Some(reason));
+                tunnel.failed(begun, reason);
                 text
             }
         };

@@ -15,6 +15,7 @@ mod accept;
 mod attempt;
 mod connection;
 mod holder;
+mod outcome;
 mod prove;
 mod reason;
 mod ssh_refusal;
@@ -31,15 +32,12 @@ use std::{
 };
 
 use control::wire::{self, Code};
-use tokio::{
-    net::TcpStream,
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{net::TcpStream, sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use local::{Ends, Local};
+use outcome::Outcome;
 
 use crate::{
     clock::Clock,
@@ -60,9 +58,8 @@ pub struct Tunnel {
     parts: Parts,
     /// Its counts.
     pub counters: Counters,
-    /// How the newest attempt ended: `None` is fine, or no attempt yet. That a login is missing is no outcome: the
-    /// session says so.
-    pub outcome: watch::Sender<Option<wire::Reason>>,
+    /// How the newest attempt ended.
+    pub outcome: Outcome,
     /// Its connections.
     pub connections: TaskTracker,
     /// Ends its connections.
@@ -169,7 +166,7 @@ impl Tunnel {
         Self {
             parts,
             counters: before.map_or_else(Counters::default, |it| it.counters.carried_over()),
-            outcome: watch::Sender::new(None),
+            outcome: Outcome::default(),
             connections: TaskTracker::new(),
             cut: CancellationToken::new(),
             proofs: prove::Proofs::default(),
@@ -210,8 +207,8 @@ impl Tunnel {
     pub fn look_again(&self) {
         self.proofs.forget();
         let of_network = |it: &wire::Reason| reason::is_of_network(it.code);
-        if self.outcome.borrow().as_ref().is_some_and(of_network) {
-            self.set_outcome(None);
+        if self.outcome.trouble().as_ref().is_some_and(of_network) {
+            self.clear_outcome();
         }
     }
 
@@ -238,13 +235,14 @@ impl Tunnel {
         self.connections.spawn(carried.instrument(span));
     }
 
-    fn set_outcome(&self, outcome: Option<wire::Reason>) {
-        let changed = self.outcome.send_if_modified(|it| {
-            let changed = *it != outcome;
-            *it = outcome;
-            changed
-        });
-        if changed {
+    fn clear_outcome(&self) {
+        if self.outcome.clear() {
+            self.changed.notify_one();
+        }
+    }
+
+    fn failed(&self, begun: Instant, trouble: wire::Reason) {
+        if self.outcome.failed(begun, trouble) {
             self.changed.notify_one();
         }
     }
@@ -346,8 +344,9 @@ impl accept::Door for Entrance {
     }
 
     fn still_exhausted(&mut self) {
-        let now = self.tunnel.outcome.borrow().clone();
-        self.tunnel.set_outcome(self.lack.lasts(now));
+        if self.tunnel.outcome.replace(|now| self.lack.lasts(now)) {
+            self.tunnel.changed.notify_one();
+        }
     }
 
     fn gave_up(&mut self, count: usize) {
@@ -360,8 +359,9 @@ impl accept::Door for Entrance {
     }
 
     fn relieved(&mut self) {
-        let now = self.tunnel.outcome.borrow().clone();
-        self.tunnel.set_outcome(self.lack.ends(now));
+        if self.tunnel.outcome.replace(|now| self.lack.ends(now)) {
+            self.tunnel.changed.notify_one();
+        }
     }
 }
 

@@ -52,6 +52,7 @@ pub(super) enum Fresh {
 
 /// See [`Tunnel::prove`] and [`Tunnel::prove_anew`].
 pub(super) async fn prove(tunnel: &Tunnel, fresh: Fresh) -> Answer {
+    let asked = Instant::now();
     let grant = || tunnel.session.view().grant;
     let attempt = |it| open(tunnel, it);
     let Some(answer) = tunnel.proofs.get(fresh, grant, attempt).await else {
@@ -60,9 +61,9 @@ pub(super) async fn prove(tunnel: &Tunnel, fresh: Fresh) -> Answer {
     // `up` has just taken the old reason away; an answer that is given again brings it back.
     if let Err(error) = &answer
         && !matches!(error.code, Code::LoginNeeded | Code::Internal)
-        && tunnel.outcome.borrow().is_none()
+        && tunnel.outcome.trouble().is_none()
     {
-        tunnel.set_outcome(Some(as_reason(error, tunnel.clock.now())));
+        tunnel.failed(asked, as_reason(error, tunnel.clock.now()));
     }
     answer
 }
@@ -129,7 +130,7 @@ async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
         Ok(opened) => {
             drop(opened);
             tunnel.session.carried(grant.generation);
-            tunnel.set_outcome(None);
+            tunnel.clear_outcome();
             return Ok(start.elapsed());
         }
         Err(error) => error,
@@ -152,7 +153,7 @@ async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
         "{}{id}",
         reason.message
     );
-    tunnel.set_outcome(Some(reason.clone()));
+    tunnel.failed(start, reason.clone());
     Err(ApiError {
         code: reason.code,
         message: reason.message,
