@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Limits, exhausted,
+    Limits, exhausted, hop,
     refusal::{Step, Unreachable},
 };
 use crate::{
@@ -108,12 +108,7 @@ impl Dialer {
         let mut failed = Vec::new();
         let connect = async |address: SocketAddr| {
             self.points.pass(Point::Dial)?;
-            match TcpStream::connect(address).await {
-                Err(it) if it.kind() == io::ErrorKind::HostUnreachable => {}
-                other => return other,
-            }
-            // The search for the next hop may be older than the wire: asked again, the system begins anew.
-            TcpStream::connect(address).await
+            hop::connect(address).await
         };
         let racing = race(&addresses, STAGGER, &mut failed, connect);
         match timeout(limit, racing).await {

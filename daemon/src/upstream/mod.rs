@@ -13,6 +13,7 @@ mod get;
 mod h1;
 mod handshake;
 mod head;
+mod hop;
 mod opening;
 pub mod proxy;
 mod reached;
