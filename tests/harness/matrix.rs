@@ -31,6 +31,8 @@ pub fn file() -> PathBuf {
 
 /// The figure that counts the other rows.
 const WHOLE: &str = "F1";
+/// The figure that no single test can show.
+const REPEATED: &str = "F13";
 
 /// The table as the sources are now; results are those of `log`, the output of `cargo test`.
 pub fn table(log: &str) -> String {
@@ -46,6 +48,10 @@ pub fn table(log: &str) -> String {
         let shown: Vec<&Shown> = tests.iter().filter(|it| it.shows(row.id)).collect();
         let (named, result) = match (shown.is_empty(), row.missing) {
             (true, None) if row.id == WHOLE => (whole(&tests), "counted"),
+            (true, None) if row.id == REPEATED => (
+                "each run of all tests is one more try".to_owned(),
+                "counted",
+            ),
             (true, Some(why)) => (why.to_owned(), "not built"),
             (true, None) => (String::new(), "no test yet"),
             (false, _) => {
