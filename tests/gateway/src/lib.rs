@@ -150,9 +150,14 @@ impl Gateway {
         self.door(Door::Open);
     }
 
-    /// What the port does before any HTTP, for new connections; those on which nothing was said yet end.
+    /// What the port does before any HTTP, for new connections; if that is something else than before, those on which
+    /// nothing was said yet end.
     pub fn door(&self, door: Door) {
-        self.shared.door.send_replace(door);
+        self.shared.door.send_if_modified(|it| {
+            let is_other = *it != door;
+            *it = door;
+            is_other
+        });
     }
 
     /// Shows this certificate from now on; connections on which nothing was said yet end.
