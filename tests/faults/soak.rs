@@ -101,7 +101,9 @@ impl Fault {
             Self::PortClosed => relay.open().await,
             Self::NothingPasses | Self::Slow => relay.set(Ways::both(Way::PLAIN)),
             Self::Certificate(_) => corp.gateway.show(Certificate::Good).unwrap(),
-            _ => corp.gateway.forgive(),
+            Self::NoTls | Self::HandshakeHangs => corp.gateway.forgive(),
+            // To end the connections that are ready would be another fault, and one in the middle of the recovery.
+            _ => corp.gateway.clear_scripts(),
         }
     }
 }

@@ -146,18 +146,18 @@ impl Gateway {
 
     /// Forgets all scripts and opens the door.
     pub fn forgive(&self) {
-        self.shared.scripts.clear();
+        self.clear_scripts();
         self.door(Door::Open);
     }
 
-    /// What the port does before any HTTP, for new connections; if that is something else than before, those on which
-    /// nothing was said yet end.
+    /// Answers as it should again; no connection ends.
+    pub fn clear_scripts(&self) {
+        self.shared.scripts.clear();
+    }
+
+    /// What the port does before any HTTP, for new connections; those on which nothing was said yet end.
     pub fn door(&self, door: Door) {
-        self.shared.door.send_if_modified(|it| {
-            let is_other = *it != door;
-            *it = door;
-            is_other
-        });
+        self.shared.door.send_replace(door);
     }
 
     /// Shows this certificate from now on; connections on which nothing was said yet end.
