@@ -241,6 +241,12 @@ impl Tunnel {
         }
     }
 
+    fn replace_outcome(&self, other: impl FnOnce(Option<wire::Reason>) -> Option<wire::Reason>) {
+        if self.outcome.replace(other) {
+            self.changed.notify_one();
+        }
+    }
+
     fn failed(&self, begun: Instant, trouble: wire::Reason) {
         if self.outcome.failed(begun, trouble) {
             self.changed.notify_one();
@@ -344,9 +350,7 @@ impl accept::Door for Entrance {
     }
 
     fn still_exhausted(&mut self) {
-        if self.tunnel.outcome.replace(|now| self.lack.lasts(now)) {
-            self.tunnel.changed.notify_one();
-        }
+        self.tunnel.replace_outcome(|now| self.lack.lasts(now));
     }
 
     fn gave_up(&mut self, count: usize) {
@@ -359,9 +363,7 @@ impl accept::Door for Entrance {
     }
 
     fn relieved(&mut self) {
-        if self.tunnel.outcome.replace(|now| self.lack.ends(now)) {
-            self.tunnel.changed.notify_one();
-        }
+        self.tunnel.replace_outcome(|now| self.lack.ends(now));
     }
 }
 
