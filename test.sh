@@ -76,6 +76,8 @@ awk '
 grep '^skipped: ' "$LOG" || true
 target/debug/faults-table
 if [ "$status" -ne 0 ]; then
+    say "What the tests that failed said:"
+    awk '/^failures:$/ { said = !said; next } said' "$LOG" | cut -c 1-400 | head -n 300
     grep -E '^test .* FAILED$|^error' "$LOG" | sort -u || true
     fail "not all tests passed; the whole output is in $LOG"
 fi

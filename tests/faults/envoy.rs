@@ -6,7 +6,6 @@ use control::wire::Code;
 use integration::{
     client::{Ending, pattern, read_all},
     corp::Who,
-    eventually,
     scene::{ECHO, Scene},
     witness::echoes,
 };
@@ -21,24 +20,6 @@ const STOPPED: Duration = Duration::from_secs(5);
 
 fn signal(scene: &mut Scene, signal: Signal) {
     scene.corp.envoy.as_mut().unwrap().signal(signal);
-}
-
-/// Waits until all threads of the process stand still: one that went on would take a request, and find its time over
-/// afterwards.
-async fn stands_still(pid: i32) {
-    let stands = |state: &str| {
-        state
-            .rsplit(')')
-            .next()
-            .is_some_and(|it| it.trim().starts_with('T'))
-    };
-    eventually("it stands still", async || {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-        let states = tasks.map(|it| std::fs::read_to_string(it.ok()?.path().join("stat")).ok());
-        let all: Option<Vec<String>> = states.collect();
-        all?.iter().all(|it| stands(it)).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,9 +58,9 @@ async fn h9_an_envoy_that_stands_still_for_five_seconds_loses_nothing() {
     let said = pattern(N);
     let mut open = scene.open(ECHO).await;
     let (mut from, mut to) = open.split();
-    signal(&mut scene, Signal::STOP);
-    let pid = scene.corp.envoy.as_ref().unwrap().pid().cast_signed();
-    stands_still(pid).await;
+    let envoy = scene.corp.envoy.as_mut().unwrap();
+    envoy.stand_still().await;
+    let pid = envoy.pid().cast_signed();
     let mut got = vec![0; N];
     let new = async {
         let mut stream = scene.connect(ECHO).await;

@@ -88,7 +88,7 @@ async fn f14_a_login_that_is_asked_for_and_gets_no_answer_ends_after_its_limit()
 async fn f14_pomctl_gives_a_pomd_up_that_does_not_answer() {
     let mut scene = Scene::new(Who::Gateway).await;
     let mut open = scene.open(ECHO).await;
-    scene.pomd.process().signal(Signal::STOP);
+    scene.pomd.process().stand_still().await;
     let start = Instant::now();
     let output = scene.pomd.pomctl(&["status"]).await;
     let took = start.elapsed();

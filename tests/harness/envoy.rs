@@ -100,9 +100,14 @@ impl Envoy {
         assert!(done, "Envoy does not drain");
     }
 
-    /// Sends it a signal: `KILL`, `STOP`, `CONT`.
+    /// Sends it a signal: `KILL`, `CONT`.
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// Stops it wholly, until it is told `CONT`.
+    pub async fn stand_still(&mut self) {
+        self.process.stand_still().await;
     }
 }
 

@@ -66,6 +66,18 @@ impl Process {
         }
     }
 
+    /// SIGSTOP. Returns once every thread of it stands still: they learn of it one after another, and one that went on
+    /// would begin something and find its time over afterwards. `Signal::CONT` lets it go on.
+    pub async fn stand_still(&mut self) {
+        self.signal(Signal::STOP);
+        let what = format!(
+            "every thread of {} (pid {}) stands still",
+            self.name,
+            self.pid()
+        );
+        eventually(&what, async || stands_still(self.pid()).then_some(())).await;
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
@@ -123,6 +135,18 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     let fields = stat.rsplit_once(')').map_or("", |it| it.1).split(' ');
     let times = fields.skip(12).take(2).map(|it| it.parse::<u64>());
     times.map(Result::unwrap_or_default).sum()
+}
+
+/// All threads of that process are stopped (`T` in proc_pid_stat(5)).
+fn stands_still(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().all(|it| {
+        let state = fs::read_to_string(it.path().join("stat")).unwrap_or_default();
+        let state = state.rsplit(") ").next();
+        state.is_some_and(|it| it.starts_with('T'))
+    })
 }
 
 impl Drop for Process {

@@ -102,7 +102,7 @@ async fn h9_an_envoy_that_stands_still_for_five_seconds_loses_nothing() {
     lab.works(b"so that connections are ready").await;
     let (mut local, mut service) = lab.transfer().await;
     let envoy = lab.corp.envoy.as_mut().unwrap();
-    envoy.signal(Signal::STOP);
+    envoy.stand_still().await;
     // One that comes meanwhile, on a connection that is ready: it is said once, and waits.
     let mut waiting = lab.pomd.connect("service").await;
     waiting.write_all(b"meanwhile").await.unwrap();

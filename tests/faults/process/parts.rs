@@ -30,12 +30,7 @@ async fn stopped_for(time: Duration) {
     echoes(&mut open, b"before").await;
     let address = pomd.address("ssh").await;
     let before = corp.gateway.stats();
-    pomd.process().signal(Signal::STOP);
-    // One thread learns of it first; until it tells the others, they go on.
-    eventually("every thread of pomd has stopped", async || {
-        is_stopped(pomd.pid()).then_some(())
-    })
-    .await;
+    pomd.process().stand_still().await;
     let mut meanwhile = TcpStream::connect(address).await.unwrap();
     meanwhile.write_all(b"said meanwhile").await.unwrap();
     open.write_all(b"said too").await.unwrap();
@@ -71,14 +66,6 @@ async fn x5_k3_a_process_that_is_stopped_goes_on_where_it_was_without_a_burst() 
 #[tokio::test(flavor = "multi_thread")]
 async fn x5_k3_a_process_that_is_stopped_for_a_minute_goes_on_where_it_was() {
     stopped_for(Duration::from_secs(65)).await;
-}
-
-/// All threads of the process wait for SIGCONT (proc_pid_stat(5)).
-fn is_stopped(pid: u32) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let mut stats =
-        tasks.map(|it| std::fs::read_to_string(it.unwrap().path().join("stat")).unwrap());
-    stats.all(|it| it.rsplit_once(") ").unwrap().1.starts_with('T'))
 }
 
 /// Lines at the level `error` that pomd has written.

@@ -155,9 +155,14 @@ impl Gateway {
         self.shared.scripts.clear();
     }
 
-    /// What the port does before any HTTP, for new connections; those on which nothing was said yet end.
+    /// What the port does before any HTTP, for new connections; those on which nothing was said yet end, if it did
+    /// something else until now.
     pub fn door(&self, door: Door) {
-        self.shared.door.send_replace(door);
+        self.shared.door.send_if_modified(|now| {
+            let is_another = *now != door;
+            *now = door;
+            is_another
+        });
     }
 
     /// Shows this certificate from now on; connections on which nothing was said yet end.
@@ -175,10 +180,10 @@ impl Gateway {
         self.shared.sever.send_replace(end);
     }
 
-    /// Waits until no connection is left on which nothing was said: after the port became another one, a client finds
-    /// the new one only.
+    /// Waits until no connection is left on which nothing was said, nor one in its handshake: after the port became
+    /// another one, a client finds the new one only.
     pub async fn nobody_waits(&self) {
-        self.wait_for(|it| it.waiting == 0).await;
+        self.wait_for(|it| it.entering + it.waiting == 0).await;
     }
 
     /// What it counted.

@@ -2,7 +2,8 @@
 
 use std::{net::Shutdown, sync::Arc, time::Duration};
 
-use socket2::SockRef;
+use rustls::ServerConfig;
+use socket2::{SockRef, Socket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -17,7 +18,7 @@ use crate::{
     script::{Door, End, Say},
     sessions::request_id,
     shared::Shared,
-    stats::Seen,
+    stats::{Seen, Stats},
     tunnel,
     wire::Wire,
 };
@@ -57,7 +58,7 @@ async fn one(
     };
     let _ = tcp.set_nodelay(true);
     tokio::select! {
-        () = serve(&shared, tcp) => {}
+        () = serve(&shared, tcp, &handle) => {}
         () = stop.cancelled() => {}
         Ok(()) = sever.changed() => {
             let end = *sever.borrow();
@@ -69,76 +70,114 @@ async fn one(
     }
 }
 
-async fn serve(shared: &Shared, tcp: TcpStream) {
-    let door = shared.door.borrow().clone();
-    let Some(wire) = enter(shared, tcp, &door).await else {
-        return;
+async fn serve(shared: &Shared, tcp: TcpStream, handle: &Socket) {
+    // It is counted before it looks at the port: none that saw the port before is missed by who changed that.
+    let entering = Counted::on(shared, |stats| &mut stats.entering);
+    let mut port = Port::of(shared);
+    let door = port.door.borrow_and_update().clone();
+    let config = port.tls.borrow_and_update().clone();
+    let entered = match door {
+        Door::Open | Door::EndsAfterHandshake(_) => tokio::select! {
+            biased;
+            () = port.changed() => {
+                let _ = handle.shutdown(Shutdown::Both);
+                None
+            }
+            wire = shake_hands(shared, config, tcp) => wire,
+        },
+        _ => {
+            drop(entering);
+            return fail(shared, tcp, &door).await;
+        }
     };
+    let Some(wire) = entered else { return };
     if let Door::EndsAfterHandshake(end) = door {
+        drop(entering);
         return wire.end(end, shared.linger).await;
     }
-    if let Some((wire, buffer)) = first_words(shared, wire).await {
+    let waiting = Counted::on(shared, |stats| &mut stats.waiting);
+    drop(entering);
+    let said = first_words(&mut port, wire).await;
+    drop(waiting);
+    if let Some((wire, buffer)) = said {
         requests(shared, wire, buffer).await;
+    }
+}
+
+/// What a connection finds that comes now, and whether it becomes another one.
+struct Port {
+    door: watch::Receiver<Door>,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+}
+
+impl Port {
+    fn of(shared: &Shared) -> Self {
+        Self {
+            door: shared.door.subscribe(),
+            tls: shared.tls.subscribe(),
+        }
+    }
+
+    /// Ready when it is another one than at the beginning.
+    async fn changed(&mut self) {
+        tokio::select! {
+            _ = self.door.changed() => {}
+            _ = self.tls.changed() => {}
+        }
     }
 }
 
 /// Waits until the client says something. One that waits itself, with a connection that is ready, is ended when the port
 /// becomes another one: as by a server that is started anew.
-async fn first_words(shared: &Shared, mut wire: Wire) -> Option<(Wire, Vec<u8>)> {
-    let (mut door, mut tls) = (shared.door.subscribe(), shared.tls.subscribe());
-    let _waiting = Waits::on(shared);
+async fn first_words(port: &mut Port, mut wire: Wire) -> Option<(Wire, Vec<u8>)> {
     let mut buffer = Vec::with_capacity(head::RECORD_MOST);
     tokio::select! {
         biased;
         said = tokio::time::timeout(IDLE_TIME, wire.read_buf(&mut buffer)) => {
             matches!(said, Ok(Ok(1..))).then_some((wire, buffer))
         }
-        _ = door.changed() => ended(wire).await,
-        _ = tls.changed() => ended(wire).await,
-    }
-}
-
-/// Ends it, and returns when the client has done so too.
-async fn ended<T>(wire: Wire) -> Option<T> {
-    wire.end(End::Cut, HEAD_TIME).await;
-    None
-}
-
-/// Counts a connection on which nothing was said yet.
-struct Waits<'a>(&'a Shared);
-
-impl<'a> Waits<'a> {
-    fn on(shared: &'a Shared) -> Self {
-        shared.counters.count(|stats| stats.waiting += 1);
-        Self(shared)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.counters.count(|stats| stats.waiting -= 1);
-    }
-}
-
-/// Through the door: TLS, or plain HTTP for who starts with it.
-async fn enter(shared: &Shared, mut tcp: TcpStream, door: &Door) -> Option<Wire> {
-    let mut first = [0];
-    let plain = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/html\r\ncontent-length: 11\r\nconnection: close\r\n\r\n<h1>400</h1>";
-    match door {
-        Door::Open | Door::EndsAfterHandshake(_) => {}
-        Door::Silent => std::future::pending().await,
-        Door::PlainHttp | Door::Says(_) | Door::Hangs => {
-            tcp.peek(&mut first).await.ok()?;
-            let words = match door {
-                Door::PlainHttp => plain.as_slice(),
-                Door::Says(words) => words,
-                _ => &[],
-            };
-            tcp.write_all(words).await.ok()?;
-            Wire::Plain(tcp).end(End::Clean, shared.linger).await;
-            return None;
+        () = port.changed() => {
+            // Returns when the client has ended it too.
+            wire.end(End::Cut, HEAD_TIME).await;
+            None
         }
     }
+}
+
+/// Counts a connection on which nothing was said yet, for as long as this lives.
+struct Counted<'a>(&'a Shared, fn(&mut Stats) -> &mut u64);
+
+impl<'a> Counted<'a> {
+    fn on(shared: &'a Shared, which: fn(&mut Stats) -> &mut u64) -> Self {
+        shared.counters.count(|stats| *which(stats) += 1);
+        Self(shared, which)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.counters.count(|stats| *(self.1)(stats) -= 1);
+    }
+}
+
+/// What a door does that nobody gets through.
+async fn fail(shared: &Shared, mut tcp: TcpStream, door: &Door) {
+    let plain = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/html\r\ncontent-length: 11\r\nconnection: close\r\n\r\n<h1>400</h1>";
+    let words = match door {
+        Door::PlainHttp => plain.as_slice(),
+        Door::Says(words) => words,
+        Door::Hangs => &[],
+        Door::Open | Door::EndsAfterHandshake(_) | Door::Silent => std::future::pending().await,
+    };
+    let mut first = [0];
+    if tcp.peek(&mut first).await.is_ok() && tcp.write_all(words).await.is_ok() {
+        Wire::Plain(tcp).end(End::Clean, shared.linger).await;
+    }
+}
+
+/// TLS, or plain HTTP for who starts with it.
+async fn shake_hands(shared: &Shared, config: Arc<ServerConfig>, tcp: TcpStream) -> Option<Wire> {
+    let mut first = [0];
     if tcp.peek(&mut first).await.ok()? == 0 {
         return None;
     }
@@ -146,7 +185,6 @@ async fn enter(shared: &Shared, mut tcp: TcpStream, door: &Door) -> Option<Wire>
     if first[0] != 22 {
         return Some(Wire::Plain(tcp));
     }
-    let config = shared.tls.borrow().clone();
     // A failed handshake has sent its alert when this returns.
     let tls = TlsAcceptor::from(config).accept(tcp).await.ok()?;
     shared.counters.count(|stats| stats.handshakes += 1);

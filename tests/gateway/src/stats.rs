@@ -16,6 +16,8 @@ pub struct Stats {
     pub connections: u64,
     /// TLS handshakes completed.
     pub handshakes: u64,
+    /// Connections on their way through an open port: accepted, and not past their handshake yet.
+    pub entering: u64,
     /// Connections past their handshake on which nothing was said yet.
     pub waiting: u64,
     /// CONNECT requests read.
