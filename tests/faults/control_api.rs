@@ -2,7 +2,11 @@
 
 use control::{client::Client, wire::TunnelState};
 use gateway::Upstream;
-use integration::{corp::Corp, pomd::tunnel, witness::Witness};
+use integration::{
+    corp::Corp,
+    pomd::tunnel,
+    witness::{Witness, at_rest, takes_no_more},
+};
 use tokio::{io::AsyncWriteExt, net::UnixStream, task::JoinSet};
 
 use super::{ECHO, SSH, carries};
@@ -59,6 +63,7 @@ async fn q4_a_client_that_dies_before_its_answer_is_obeyed_and_leaves_nothing_be
     let corp = Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
     let pomd = corp.logged_in(&TUNNELS).await;
     let witness = Witness::new(&pomd, "calm").await;
+    let before = at_rest(&pomd).await;
     let command =
         |path: &str| format!("POST {path} HTTP/1.1\r\nhost: pomd\r\ncontent-length: 0\r\n\r\n");
     for _ in 0..50 {
@@ -75,6 +80,8 @@ async fn q4_a_client_that_dies_before_its_answer_is_obeyed_and_leaves_nothing_be
         let half = command("/v1/tunnels/calm/down");
         stream.write_all(&half.as_bytes()[..40]).await.unwrap();
     }
+    // An `up` that is still on its way would come behind what is asked next.
+    takes_no_more(&pomd, before).await;
     let mut stream = UnixStream::connect(pomd.setup().socket()).await.unwrap();
     let down = command("/v1/tunnels/storm/down");
     stream.write_all(down.as_bytes()).await.unwrap();
