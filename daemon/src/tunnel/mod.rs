@@ -206,9 +206,8 @@ impl Tunnel {
     /// The network is another one, or the machine slept: that the route could not be reached before says nothing now.
     pub fn look_again(&self) {
         self.proofs.forget();
-        let of_network = |it: &wire::Reason| reason::is_of_network(it.code);
-        if self.outcome.trouble().as_ref().is_some_and(of_network) {
-            self.clear_outcome();
+        if self.outcome.look_again() {
+            self.changed.notify_one();
         }
     }
 

@@ -1,12 +1,14 @@
 //! What is wrong with the way of a tunnel, as its attempts found out.
 //!
-//! Attempts overlap: one that began while something was wrong may end after another one went well. What it met is over
-//! by then.
+//! Attempts overlap: one that began while something was wrong may end after another one went well, or after the machine
+//! came to another network. What it met is over by then.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use control::wire;
 use tokio::time::Instant;
+
+use super::reason;
 
 /// How the newest attempt ended. That a login is missing is no outcome: the session says so.
 #[derive(Debug, Default)]
@@ -17,6 +19,8 @@ struct Newest {
     trouble: Option<wire::Reason>,
     /// When that was cleared last.
     cleared_at: Option<Instant>,
+    /// When the network was another one last.
+    elsewhere_at: Option<Instant>,
 }
 
 impl Outcome {
@@ -32,10 +36,22 @@ impl Outcome {
         newest.trouble.take().is_some()
     }
 
+    /// The network is another one, or the machine slept: trouble with the one before says nothing any more, however late
+    /// it is told. True if that was what was wrong.
+    pub fn look_again(&self) -> bool {
+        let mut newest = self.newest();
+        newest.elsewhere_at = Some(Instant::now());
+        let of_network = newest.trouble.take_if(|it| reason::is_of_network(it.code));
+        of_network.is_some()
+    }
+
     /// An attempt that began at `begun` met `trouble`. True if that is news.
     pub fn failed(&self, begun: Instant, trouble: wire::Reason) -> bool {
         let mut newest = self.newest();
-        newest.cleared_at.is_none_or(|it| begun >= it) && newest.show(Some(trouble))
+        let is_over = newest.cleared_at.is_some_and(|it| begun < it)
+            || reason::is_of_network(trouble.code)
+                && newest.elsewhere_at.is_some_and(|it| begun < it);
+        !is_over && newest.show(Some(trouble))
     }
 
     /// Shows what `other` makes of what is shown. True if that is something else.
@@ -93,6 +109,21 @@ mod tests {
         assert!(outcome.failed(Instant::now(), trouble(Code::Tcp)));
         assert_eq!(outcome.trouble().map(|it| it.code), Some(Code::Tcp));
         assert!(outcome.replace(|_| None));
+        assert!(outcome.failed(Instant::now(), trouble(Code::Tcp)));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn n6_trouble_with_a_network_that_was_left_is_no_news_and_other_trouble_is() {
+        let outcome = Outcome::default();
+        let before = Instant::now();
+        assert!(outcome.failed(before, trouble(Code::Tcp)));
+        advance(Duration::from_secs(1)).await;
+        assert!(outcome.look_again());
+        assert!(!outcome.look_again(), "nothing is left of it");
+        assert!(!outcome.failed(before, trouble(Code::Tcp)));
+        assert_eq!(outcome.trouble(), None);
+        assert!(outcome.failed(before, trouble(Code::Http)));
+        assert!(!outcome.look_again());
+        assert_eq!(outcome.trouble().map(|it| it.code), Some(Code::Http));
         assert!(outcome.failed(Instant::now(), trouble(Code::Tcp)));
     }
 }
