@@ -65,6 +65,8 @@ say "Building ..."
 cargo build --workspace --all-targets --locked
 
 say "Testing ..."
+# Most of a test is waiting, for other processes and for limits of time.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$((2 * $(getconf _NPROCESSORS_ONLN)))}"
 status=0
 cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$LOG" || status=$?
 
