@@ -74,10 +74,14 @@ async fn bytes_go_both_ways_and_an_end_is_an_end() {
     let greeter = UnixStream::connect(pomd.setup().runtime().join("g")).await;
     let (said, ending) = read_all(&mut greeter.unwrap()).await;
     assert_eq!((&said[..], ending), (&b"welcome"[..], Ending::Clean));
-    let status = pomd.status().await;
+    // Bytes are counted once they are said.
+    let status = pomd
+        .wait_for("all bytes are counted", |it| {
+            pomd::tunnel(it, "db").bytes.sent == 3_000_000
+        })
+        .await;
     let shown = pomd::tunnel(&status, "db");
     assert_eq!(shown.listen, [format!("unix:{}", socket(&pomd).display())]);
-    assert_eq!(shown.bytes.sent, 3_000_000);
     let said = pomd.pomctl(&["status"]).await.stdout;
     let said = String::from_utf8_lossy(&said).into_owned();
     assert!(said.contains(" unix:db.sock "), "{said}");

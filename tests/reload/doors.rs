@@ -156,12 +156,13 @@ async fn down_closes_the_door_and_now_ends_who_is_inside() {
     other.carries().await;
     pomd.client().up("updown").await.unwrap();
     let mut again = Line::open(&pomd, "updown").await;
-    // What was counted is not forgotten: two bytes of the first, one of each other.
-    let status = pomd.status().await;
-    let tunnel = find_tunnel(&status, "updown").unwrap();
-    let counted = tunnel.connections;
-    assert_eq!((counted.open, counted.total), (1, 3), "{counted:?}");
-    assert_eq!((tunnel.bytes.sent, tunnel.bytes.received), (4, 4));
+    // What was counted is not forgotten: two bytes of the first, one of each other. Bytes are counted once they are said.
+    pomd.wait_for("all is counted", |status| {
+        let tunnel = find_tunnel(status, "updown").unwrap();
+        let (connections, bytes) = (tunnel.connections, tunnel.bytes);
+        (connections.open, connections.total) == (1, 3) && (bytes.sent, bytes.received) == (4, 4)
+    })
+    .await;
     again.carries().await;
     corp.gateway.wait_for(|it| it.open_tunnels == 2).await;
 }
