@@ -6,11 +6,15 @@ use integration::{
     binary::binary,
     pomd::{self, run},
 };
+use tokio::sync::Mutex;
 
+/// Both would have the usual ports, and one of them says who has them.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 const DEMO_TIME: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fast_demo_shows_every_step_and_leaves_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let folder = pomd::folder();
     // A program of the user holds the usual port.
     let _taken = std::net::TcpListener::bind("127.0.0.1:8088");
@@ -53,6 +57,7 @@ async fn the_fast_demo_shows_every_step_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_demo_ends_its_pomd_and_leaves_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let folder = pomd::folder();
     let words = folder.path().join("words");
     let inside = folder.path().join("tmp");
