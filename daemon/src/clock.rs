@@ -9,8 +9,7 @@ use tokio::time::Instant;
 #[derive(Clone)]
 pub struct Clock {
     wall: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    boot: Arc<dyn Fn() -> Duration + Send + Sync>,
-    /// From here on the time awake is counted.
+    moment: Arc<dyn Fn() -> Moment + Send + Sync>,
     origin: Instant,
 }
 
@@ -50,14 +49,17 @@ impl Clock {
         let origin = Instant::now();
         Self {
             wall: Arc::new(now),
-            boot: Arc::new(move || boot(origin)),
+            moment: Arc::new(move || Moment {
+                boot: boot(origin),
+                awake: origin.elapsed(),
+            }),
             origin,
         }
     }
 
-    /// The same, but what counts on in sleep is `boot`.
-    pub fn with_boot(mut self, boot: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        self.boot = Arc::new(boot);
+    /// The same, but for what must know of sleep it is `moment`.
+    pub fn with_moment(mut self, moment: impl Fn() -> Moment + Send + Sync + 'static) -> Self {
+        self.moment = Arc::new(moment);
         self
     }
 
@@ -74,10 +76,7 @@ impl Clock {
 
     /// Now, for what must know of sleep.
     pub fn moment(&self) -> Moment {
-        Moment {
-            boot: (self.boot)(),
-            awake: self.origin.elapsed(),
-        }
+        (self.moment)()
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     pomd::{Pomd, Setup, cluster, tunnel as shown},
     relay::Relay,
     ssh,
+    trial::Trial,
     witness::{at_rest, echoes, takes_no_more},
 };
 
@@ -89,6 +90,16 @@ impl Scene {
         let relay = Relay::start(company.0.address()).await;
         let cluster = company.0.cluster_at(relay.address(), "");
         Self::set(company, relay, cluster).await
+    }
+
+    /// The same, with a pomd whose clocks go so many times as fast as ours.
+    pub async fn at_pace(who: Who, pace: u32) -> Self {
+        let company = company(who).await;
+        let relay = Relay::start(company.0.address()).await;
+        let other = bystander().await;
+        let clusters = company.0.cluster_at(relay.address(), "") + &other.cluster("");
+        let hurry = |it: Setup| Trial::new(it).1.env("POMD_TRIAL_PACE", &pace.to_string());
+        Self::start(company, relay, other, &clusters, None, hurry).await
     }
 
     /// A company made by [`company`], the wire before it, and `[cluster.corp]`.

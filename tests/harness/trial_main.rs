@@ -4,6 +4,8 @@
 //! calls with these numbers (`3`, or `3-5`) at this place (`*`: any, `disk`: any of the disk's) it fails with
 //! `error NUMBER`, or it is the end of the task (`panic`) or of the process (`kill`). Numbers count from the moment when
 //! the plan was last changed. `clock SECONDS` sets the wall clock off. What is called stands in the file `calls`.
+//!
+//! With `POMD_TRIAL_PACE`, all clocks go so many times as fast from the start on; timers do not.
 
 use std::{
     collections::HashMap,
@@ -13,13 +15,14 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use control::place::{Place, Wishes};
+use jiff::Timestamp;
 use pomd::{
     Locks, Options,
-    clock::Clock,
+    clock::{Clock, Moment},
     disk::{Disk, Folder, Fs, Opened},
     logging::{self, Sink},
     opener::SystemBrowser,
@@ -37,8 +40,11 @@ fn main() -> ExitCode {
     let Some(folder) = env::var_os("POMD_TRIAL") else {
         return fail("POMD_TRIAL names no folder");
     };
+    let pace = env::var("POMD_TRIAL_PACE").ok();
     let trial = Arc::new(Trial {
         folder: folder.into(),
+        pace: pace.and_then(|it| it.parse().ok()).unwrap_or(1),
+        begun: (Clock::real().now(), Instant::now()),
         progress: Mutex::default(),
     });
     match run(trial) {
@@ -58,14 +64,16 @@ fn run(trial: Arc<Trial>) -> Result<(), String> {
     let place = Place::find(Wishes::default()).map_err(|it| words(&it))?;
     let filter = logging::filter("debug").map_err(|it| words(&it))?;
     let recent = logging::start(filter, Sink::Stderr).map_err(|it| words(&it))?;
-    let (points, clock) = (trial.clone(), trial.clone());
+    let (points, wall, moment) = (trial.clone(), trial.clone(), trial.clone());
+    let real = Clock::real();
+    let moment = move || moment.hurry(real.moment());
     let points = Points::from_fn(move |it| points.pass(name(it)));
     let locks = Locks::take(&place, &points).map_err(|it| words(&it))?;
     let options = Options {
         place,
         log: None,
         recent,
-        clock: Clock::from_fn(move || clock.now()),
+        clock: Clock::from_fn(move || wall.now()).with_moment(moment),
         fs: Arc::new(TriedDisk(trial)),
         points,
         opener: Arc::new(SystemBrowser),
@@ -110,6 +118,10 @@ fn name(point: Point) -> &'static str {
 #[derive(Debug)]
 struct Trial {
     folder: PathBuf,
+    /// How fast the clocks go.
+    pace: u32,
+    /// When it began, by the machine's clocks.
+    begun: (Timestamp, Instant),
     progress: Mutex<Progress>,
 }
 
@@ -125,13 +137,24 @@ impl Trial {
         fs::read_to_string(self.folder.join("plan")).unwrap_or_default()
     }
 
-    fn now(&self) -> jiff::Timestamp {
+    fn now(&self) -> Timestamp {
         let plan = self.plan();
         let off = plan.lines().find_map(|it| it.strip_prefix("clock "));
         let off: i64 = off.and_then(|it| it.parse().ok()).unwrap_or(0);
-        let now = Clock::real().now();
         let shift = Duration::from_secs(off.unsigned_abs());
+        // At its own pace it can be turned, as the machine's can.
+        let now = match self.pace {
+            1 => Clock::real().now(),
+            pace => self.begun.0 + self.begun.1.elapsed() * pace,
+        };
         if off < 0 { now - shift } else { now + shift }
+    }
+
+    fn hurry(&self, now: Moment) -> Moment {
+        Moment {
+            boot: now.boot * self.pace,
+            awake: now.awake * self.pace,
+        }
     }
 
     /// Comes to `place`, and fails there if that is planned.

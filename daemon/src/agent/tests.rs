@@ -47,7 +47,11 @@ impl World {
         let slept = Arc::new(AtomicU64::new(0));
         let clock = {
             let (slept, origin) = (slept.clone(), Instant::now());
-            clock.with_boot(move || origin.elapsed() + Duration::from_secs(slept.load(Relaxed)))
+            clock.with_moment(move || {
+                let awake = origin.elapsed();
+                let boot = awake + Duration::from_secs(slept.load(Relaxed));
+                Moment { boot, awake }
+            })
         };
         let (agent, handle) = Agent::new(Setup {
             proxies: Arc::default(),

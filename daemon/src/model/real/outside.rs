@@ -18,7 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 use zeroize::Zeroizing;
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Moment},
     config::Address,
     disk::{Disk, Folder, Fs, Opened},
     model::history::{HOSTS, Mood},
@@ -156,8 +156,11 @@ impl Outside {
 
     pub(super) fn clock(self: &Arc<Self>) -> Clock {
         let (wall, boot) = (self.clone(), self.clone());
-        Clock::from_fn(move || wall.now())
-            .with_boot(move || boot.begun.elapsed() + Duration::from_secs(boot.slept.load(Relaxed)))
+        Clock::from_fn(move || wall.now()).with_moment(move || {
+            let awake = boot.begun.elapsed();
+            let boot = awake + Duration::from_secs(boot.slept.load(Relaxed));
+            Moment { boot, awake }
+        })
     }
 
     fn now(&self) -> Timestamp {

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    clock::Clock,
+    clock::{Clock, Moment},
     upstream::spares::{Budget, Said, Spares},
 };
 
@@ -46,8 +46,12 @@ impl Ready {
     fn empty(lab: Lab, budget: Budget) -> Self {
         let slept = Arc::<Mutex<Duration>>::default();
         let (counted, origin) = (slept.clone(), Instant::now());
-        let boot = move || origin.elapsed() + *counted.lock().unwrap();
-        let clock = Clock::from_fn(|| jiff::Timestamp::UNIX_EPOCH).with_boot(boot);
+        let moment = move || {
+            let awake = origin.elapsed();
+            let boot = awake + *counted.lock().unwrap();
+            Moment { boot, awake }
+        };
+        let clock = Clock::from_fn(|| jiff::Timestamp::UNIX_EPOCH).with_moment(moment);
         let upstream = Arc::new(lab.upstream().with_spares(budget, clock));
         let stop = CancellationToken::new();
         let mut keeping = JoinSet::new();
