@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{Certificate, DEMO_USER, End, Gateway, Script, Upstream};
+use crate::{Certificate, DEMO_USER, Door, End, Gateway, Script, Upstream};
 
 const ROUTE: &str = "echo.corp.test:7";
 
@@ -164,6 +164,34 @@ async fn wrong_certificates_are_not_taken() {
     }
     gateway.show(Certificate::Good).unwrap();
     assert!(dial(&gateway).await.is_ok());
+}
+
+#[tokio::test]
+async fn who_is_on_the_way_in_when_the_certificate_changes_never_sees_the_one_before() {
+    let gateway = echo().await;
+    let mut on_its_way = TcpStream::connect(gateway.address()).await.unwrap();
+    // The beginning of a handshake.
+    on_its_way.write_all(&[22, 3, 1]).await.unwrap();
+    let mut waiting = dial(&gateway).await.unwrap();
+    gateway
+        .wait_for(|it| (it.entering, it.waiting) == (1, 1))
+        .await;
+    gateway.show(Certificate::Expired).unwrap();
+    assert!(waiting.read_u8().await.is_err());
+    drop(waiting);
+    gateway.nobody_waits().await;
+    assert!(on_its_way.read_u8().await.is_err());
+    assert!(dial(&gateway).await.is_err());
+    // To be what it is already is no change.
+    gateway.show(Certificate::Good).unwrap();
+    let mut waiting = dial(&gateway).await.unwrap();
+    gateway.wait_for(|it| it.waiting == 1).await;
+    gateway.door(Door::Open);
+    waiting
+        .write_all(b"GET / HTTP/1.1\r\nHost: corp.test\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(waiting.read_u8().await.unwrap(), b'H');
 }
 
 #[tokio::test]
