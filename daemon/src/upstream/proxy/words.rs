@@ -132,8 +132,9 @@ impl Context<'_> {
 
     fn answered(&self, answer: &Answer) -> (String, String) {
         let (proxy, status) = (self.proxy, answer.status);
-        if status == 407 {
-            return self.wants_password(&answer.schemes);
+        // 401 is an origin server's (RFC 9110, 15.5.2), but tinyproxy says it to a wrong password.
+        if matches!(status, 401 | 407) {
+            return self.wants_password(status, &answer.schemes);
         }
         let said = match answer.said.as_str() {
             "" => String::new(),
@@ -157,13 +158,13 @@ impl Context<'_> {
         (message, hint)
     }
 
-    fn wants_password(&self, schemes: &[String]) -> (String, String) {
+    fn wants_password(&self, status: u16, schemes: &[String]) -> (String, String) {
         let proxy = self.proxy;
         let basic = |it: &String| it.eq_ignore_ascii_case("basic");
         if !schemes.is_empty() && !schemes.iter().any(basic) {
             let list = schemes.join(" or ");
             return (
-                format!("{proxy} answered 407, it wants {list}, which pomd does not speak"),
+                format!("{proxy} answered {status}, it wants {list}, which pomd does not speak"),
                 format!(
                     "a proxy on this machine that does can stand in between: forward_proxy in {}",
                     self.place
@@ -172,12 +173,12 @@ impl Context<'_> {
         }
         match self.password_in {
             None => (
-                format!("{proxy} answered 407, it wants a password"),
+                format!("{proxy} answered {status}, it wants a password"),
                 self.give_it(),
             ),
             Some(_) => (
                 format!(
-                    "{proxy} answered 407, it does not take the user and password{}",
+                    "{proxy} answered {status}, it does not take the user and password{}",
                     self.of()
                 ),
                 self.correct_it(),
@@ -313,6 +314,12 @@ mod tests {
             given.0,
             "http://proxy.lan:3128 answered 407, it does not take the user and password of /etc/proxy-password"
         );
+        let (message, hint) = told(&answered(401, "Unauthorized", &[]), None, Some("/etc/p"));
+        assert_eq!(
+            message,
+            "http://proxy.lan:3128 answered 401, it does not take the user and password of /etc/p"
+        );
+        assert_eq!(hint, "correct it there, as user:password: /etc/p");
         let other = told(&answered(407, "", &["Negotiate", "NTLM"]), None, None);
         assert_eq!(
             other.0,
