@@ -112,6 +112,8 @@ async fn sixty_four_mebibytes_each_way_are_equal(who: Who) {
     let sent = up.clone();
     tasks.spawn(async move {
         to_far.write_all(&sent).await.unwrap();
+        // The rest of it may still be with TLS.
+        to_far.flush().await.unwrap();
         None
     });
     let sent = down.clone();
