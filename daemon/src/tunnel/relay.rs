@@ -3,7 +3,8 @@
 //! What is decided here and nowhere else: which end of the remote is an end and which a cut, and how each is told to
 //! the local side. Must not know HTTP, sessions, or why the route was opened.
 //!
-//! An idle relay owns no buffer and no timer; it wakes only when a socket does, and once more after its last write.
+//! An idle relay owns no buffer and no timer; it wakes only when a socket does, and once more after its last write or
+//! after the local side was slow.
 
 mod allowance;
 mod doubt;

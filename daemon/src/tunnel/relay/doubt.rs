@@ -26,9 +26,9 @@ pub(super) struct Doubt {
 }
 
 impl Doubt {
-    /// The remote has something and we do not take it.
-    pub(super) fn left_unread(&mut self, now: Instant) {
-        self.behind.get_or_insert((now, 0));
+    /// The remote has something and we do not take it. Since when that is so.
+    pub(super) fn left_unread(&mut self, now: Instant) -> Instant {
+        self.behind.get_or_insert((now, 0)).0
     }
 
     /// Something was left unread and there may be more of it.

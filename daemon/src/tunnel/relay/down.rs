@@ -2,11 +2,13 @@
 //! all that came before it was written.
 
 use std::{
+    pin::Pin,
     sync::atomic::Ordering::Relaxed,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{End, ROUNDS, Shared, allowance::Allowance, doubt::Doubt, local::Local};
 use crate::{
@@ -15,11 +17,17 @@ use crate::{
     upstream::record::{RecvError, Remote},
 };
 
+/// How long something may wait at the remote before it is read ahead: far below the second that Envoy has patience for. A
+/// local side that reads at all mostly does so within it, and the way through memory costs the processor more.
+pub(super) const SOON: Duration = Duration::from_millis(100);
+
 pub(super) struct Down<'a> {
     /// Plaintext that the local side has not taken yet.
     queue: Queue,
     allowance: Allowance<'a>,
     doubt: Doubt,
+    /// Wakes the relay when it is time to read ahead; may stand on an earlier moment.
+    timer: Option<Pin<Box<Sleep>>>,
     /// The remote ended so.
     ended: Option<End>,
 }
@@ -34,6 +42,7 @@ impl<'a> Down<'a> {
             queue,
             allowance,
             doubt: Doubt::default(),
+            timer: None,
             ended: None,
         }
     }
@@ -91,16 +100,18 @@ impl<'a> Down<'a> {
 
     /// One read of the remote; pending if it has nothing or may not be read.
     fn poll_take(&mut self, remote: &mut Remote, blocked: bool, cx: &mut Context<'_>) -> Poll<()> {
-        if blocked && !self.allowance.one_more(self.queue.buffers()) {
-            if remote.socket.poll_read_ready(cx).is_ready() {
-                self.doubt.left_unread(Instant::now());
+        if blocked && remote.socket.poll_read_ready(cx).is_ready() {
+            let since = self.doubt.left_unread(Instant::now());
+            ready!(self.poll_timer(since + SOON, cx));
+            if !self.allowance.one_more(self.queue.buffers()) {
+                return Poll::Pending;
             }
-            return Poll::Pending;
         }
         let read = remote.poll_fill(cx, &mut self.queue);
         self.allowance.settle(self.queue.buffers());
         match read {
             Poll::Pending => {
+                self.timer.take_if(|it| it.is_elapsed());
                 if self.doubt.is_behind() {
                     self.doubt.caught_up(Instant::now());
                 }
@@ -114,6 +125,20 @@ impl<'a> Down<'a> {
             Poll::Ready(Err(e)) => self.ended = Some(self.meaning(e)),
         }
         Poll::Ready(())
+    }
+
+    /// Pending until then. Mostly the local side is quicker: the timer is left where it is, and looked at when it is over.
+    fn poll_timer(&mut self, then: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(then)));
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= then {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(then);
+        }
+        Poll::Pending
     }
 
     /// What the remote's end means for the local side.

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::*;
+use super::{down::SOON, *};
 #[cfg(target_os = "linux")]
 use crate::system::sockets::{self, Progress};
 use crate::{
@@ -145,6 +145,13 @@ impl Rig {
 async fn until(mut state: impl FnMut() -> bool) {
     while !state() {
         tokio::task::yield_now().await;
+    }
+}
+
+/// Waits for `state` where time has to pass for it.
+async fn in_time(mut state: impl FnMut() -> bool) {
+    while !state() {
+        tokio::time::sleep(SOON / 10).await;
     }
 }
 

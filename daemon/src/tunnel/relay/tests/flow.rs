@@ -264,6 +264,36 @@ async fn a_reply_of_eight_mebibytes_is_taken_although_nobody_reads_it() {
     assert_eq!(rig.budget(), before);
 }
 
+/// What goes through memory costs more: a local side that reads on soon gets everything past it.
+#[tokio::test(start_paused = true)]
+async fn a_short_pause_of_the_reader_takes_no_memory_and_a_longer_one_does() {
+    const ALL: usize = 4 << 20;
+    let want = Want {
+        narrow: true,
+        ..Want::default()
+    };
+    let (mut rig, mut server) = Rig::new(want).await;
+    let before = rig.budget();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        pour(&mut server, ALL).await;
+        server.shutdown().await.unwrap();
+        server
+    });
+    in_time(|| borrowed() == 1).await;
+    let blocked = tokio::time::Instant::now();
+    tokio::time::sleep(SOON / 2).await;
+    assert_eq!((rig.budget(), borrowed()), (before, 1));
+    in_time(|| rig.budget() < before).await;
+    assert!(blocked.elapsed() <= 2 * SOON, "{:?}", blocked.elapsed());
+    rig.widen();
+    catch(&mut rig.app, ALL).await;
+    assert_eq!(read_all(&mut rig.app).await, (vec![], Ok(())));
+    rig.app.shutdown().await.unwrap();
+    assert!(matches!(rig.end().await, End::Clean));
+    assert_eq!(rig.budget(), before);
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_budget_the_server_has_to_wait_and_nothing_is_lost() {
     const ALL: usize = 32 << 20;
@@ -279,7 +309,8 @@ async fn without_a_budget_the_server_has_to_wait_and_nothing_is_lost() {
         server.shutdown().await.unwrap();
         server
     });
-    until(|| rig.budget() == 0).await;
+    // What waits is read ahead after a while only.
+    in_time(|| rig.budget() == 0).await;
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
@@ -289,7 +320,7 @@ async fn without_a_budget_the_server_has_to_wait_and_nothing_is_lost() {
     catch(&mut rig.app, ALL).await;
     assert_eq!(read_all(&mut rig.app).await, (vec![], Ok(())));
     rig.app.shutdown().await.unwrap();
-    // The clock stood still: no doubt.
+    // The clock stood still but for that: no doubt.
     assert!(matches!(rig.end().await, End::Clean));
     assert_eq!(rig.budget(), 2 * SIZE);
 }
