@@ -436,7 +436,11 @@ $ pomctl logs ssh-prd  # exit 2
 fn g21_logs_of_a_pomd_that_has_ended_come_from_its_file() {
     let world = World::new();
     let log = world.path("home/.local/state/pomd/pomd.log");
-    let line = |rest: &str| format!("2026-11-28T14:05:40.123456Z {rest}\n");
+    // Today's: older ones are shown with their day.
+    let at = ago(1);
+    let date = at.strftime("%Y-%m-%d").to_string();
+    let time = at.strftime("%H:%M:%S");
+    let line = |rest: &str| format!("{date}T{time}.123456Z {rest}\n");
     let text = [
         line(" INFO ready"),
         line(" WARN connection{tunnel=ssh-prod cluster=corp connection=1}: \u{1b}[31m403"),
@@ -458,10 +462,12 @@ thread 'main' panicked, and ssh knows why
 "#]]
     );
     assert_data_eq!(
-        world.transcript(&["logs", "ssh", "--json"]),
+        world
+            .transcript(&["logs", "ssh", "--json"])
+            .replace(&date, "YYYY-MM-DD"),
         str![[r#"
 $ pomctl logs ssh --json  # exit 0
-{"at":"2026-11-28THH:MM:SS.123456Z","level":"info","tunnel":"ssh","cluster":"corp","connection":2,"message":"open"}
+{"at":"YYYY-MM-DDTHH:MM:SS.123456Z","level":"info","tunnel":"ssh","cluster":"corp","connection":2,"message":"open"}
 {"at":null,"cluster":null,"connection":null,"level":null,"message":"thread 'main' panicked, and ssh knows why","tunnel":null}
 | Reading ~/.local/state/pomd/pomd.log (pomd is not running)
 
