@@ -16,7 +16,8 @@ use crate::{binary, eventually, process::Process};
 /// How much Pomerium lets its Envoy hold for one connection.
 const BUFFER: u32 = 32 << 10;
 
-/// Asks the gateway what a CONNECT is to be told, as Pomerium's Envoy asks its authorization service.
+/// Asks the gateway what a CONNECT is to be told, as Pomerium's Envoy asks its authorization service. It waits far longer
+/// than any test stops Envoy: stopped between two events of one turn, it goes by the clock from before.
 const CHECK: &str = r#"
 function envoy_on_request(handle)
   local headers = handle:headers()
@@ -29,7 +30,7 @@ function envoy_on_request(handle)
   for _, name in ipairs({"accept", "authorization"}) do
     if headers:get(name) then ask[name] = headers:get(name) end
   end
-  local answer, body = handle:httpCall("portal", ask, nil, 5000)
+  local answer, body = handle:httpCall("portal", ask, nil, 15000)
   local status = answer[":status"]
   if status == "200" or status == "404" then return end
   handle:respond({
