@@ -76,7 +76,6 @@ awk '
     END { printf "\n%d passed, %d failed, %d ignored, %d skipped\n", passed, failed, ignored, skipped }
 ' "$LOG"
 grep '^skipped: ' "$LOG" || true
-target/debug/faults-table
 if [ "$status" -ne 0 ]; then
     say "What the tests that failed said:"
     awk '/^failures:$/ { said = !said; next } said' "$LOG" | cut -c 1-400 | head -n 300

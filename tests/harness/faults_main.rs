@@ -1,14 +1,13 @@
-//! Writes the table of faults and their tests: from the sources, and from the output of the last run.
+//! Writes the table of faults and their tests: from the sources.
 
 use std::{fs, process::ExitCode};
 
-use integration::{binary::root, matrix};
+use integration::matrix;
 
 #[expect(clippy::print_stderr, reason = "its words are its answer")]
 fn main() -> ExitCode {
-    let log = fs::read_to_string(root().join("target/test.log")).unwrap_or_default();
     let file = matrix::file();
-    match fs::write(&file, matrix::table(&log)) {
+    match fs::write(&file, matrix::table()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cannot write {}: {error}", file.display());

@@ -37,11 +37,6 @@ impl Shown {
     pub fn shows(&self, id: &str) -> bool {
         self.ids.contains(id)
     }
-
-    /// It runs only when asked for.
-    pub fn is_of_the_night(&self) -> bool {
-        self.places.contains("night")
-    }
 }
 
 impl fmt::Display for Shown {
