@@ -37,13 +37,14 @@ mount -t tmpfs -o mode=0755 tmpfs /run/log
 mount -t tmpfs -o mode=0755 tmpfs /run/user
 mkdir -m 0700 "/run/user/$2" && chown "$2:$2" "/run/user/$2"
 printf '[Journal]\nStorage=volatile\nReadKMsg=no\nAudit=no\nForwardToSyslog=no\nRateLimitBurst=0\n' > /run/systemd/journald.conf.d/test.conf
-cp /etc/passwd "$1/passwd" && echo "pomd-test:x:$2:$2::$1/home:/bin/sh" >> "$1/passwd" && chmod 0644 "$1/passwd"
+cp /etc/passwd "$1/passwd" && echo "pomd-test:x:$2:$2::$1/the home:/bin/sh" >> "$1/passwd" && chmod 0644 "$1/passwd"
 mount --bind "$1/passwd" /etc/passwd
 tr -d - < /proc/sys/kernel/random/uuid > "$1/machine-id"
 [ -e /etc/machine-id ] || : > /etc/machine-id
 mount --bind "$1/machine-id" /etc/machine-id
 mkdir -p "/run/log/journal/$(cat "$1/machine-id")"
 : > "$1/bin/pomd" && mount --bind "$5" "$1/bin/pomd"
+: > "$1/the home/.cargo/bin/pomd" && mount --bind "$5" "$1/the home/.cargo/bin/pomd"
 : > "$1/bin/pomctl" && mount --bind "$6" "$1/bin/pomctl"
 mount -t cgroup2 none /sys/fs/cgroup
 group="/sys/fs/cgroup/$3/user@$2.service"
@@ -51,7 +52,7 @@ mkdir -p "$group" && chown -R "$2:$2" "$group"
 "$4/systemd-journald" &
 # The first process stays at the top: the journal takes its place for the root of all units.
 sh -c 'echo $$ > "$0/cgroup.procs" && exec "$@"' "$group" \
-    setpriv --reuid "$2" --regid "$2" --clear-groups env -i HOME="$1/home" PATH="$PATH" LANG=C \
+    setpriv --reuid "$2" --regid "$2" --clear-groups env -i HOME="$1/the home" PATH="$PATH" LANG=C \
         XDG_RUNTIME_DIR="/run/user/$2" DBUS_SESSION_BUS_ADDRESS="unix:path=/run/user/$2/bus" "$4/systemd" --user &
 : > "$1/made"
 wait
@@ -128,7 +129,7 @@ impl Systemd {
 
     /// pomd's configuration file.
     pub fn config_file(&self) -> PathBuf {
-        self.folder.path().join("home/.config/pomd/pomd.toml")
+        self.folder.path().join("the home/.config/pomd/pomd.toml")
     }
 
     /// Adds settings to the unit.
@@ -179,7 +180,7 @@ impl Systemd {
 
     /// Runs this as the user; pomd's programs are on its path.
     pub async fn user(&self, words: &[&str]) -> Output {
-        let home = self.folder.path().join("home");
+        let home = self.folder.path().join("the home");
         let path = std::env::var("PATH").unwrap_or_default();
         let bin = self.folder.path().join("bin");
         let mut command = self.enter();
@@ -251,32 +252,37 @@ impl Drop for Systemd {
     }
 }
 
-/// A folder with the user's home: the configuration, and the unit as it is shipped with the whole path of pomd.
+/// A folder with the user's home, whose path has a blank: the configuration, and the unit as it is shipped.
 fn prepared(config: &str) -> TempDir {
     let folder = crate::pomd::folder();
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(folder.path(), open).unwrap_or_else(|error| panic!("{error}"));
-    for part in ["bin", "home", "home/.config/pomd", "home/.local/state"] {
+    for part in [
+        "bin",
+        "the home/.cargo/bin",
+        "the home/.config/pomd",
+        "the home/.local/state",
+    ] {
         make(&folder.path().join(part));
     }
     make(&units(folder.path()));
-    crate::setup::write(&folder.path().join("home/.config/pomd/pomd.toml"), config);
-    let shipped = fs::read_to_string(root().join("systemd/pomd.service"));
-    let shipped = shipped.unwrap_or_else(|error| panic!("the unit: {error}"));
-    let pomd = folder.path().join("bin/pomd");
-    let unit = shipped.replace("ExecStart=pomd", &format!("ExecStart={}", pomd.display()));
-    assert_ne!(unit, shipped, "the unit starts something else");
+    crate::setup::write(
+        &folder.path().join("the home/.config/pomd/pomd.toml"),
+        config,
+    );
+    let unit = fs::read_to_string(root().join("systemd/pomd.service"));
+    let unit = unit.unwrap_or_else(|error| panic!("the unit: {error}"));
     crate::setup::write(&units(folder.path()).join("pomd.service"), &unit);
     let owned = Command::new("chown")
         .args(["-R", &format!("{UID}:{UID}")])
-        .arg(folder.path().join("home"))
+        .arg(folder.path().join("the home"))
         .status();
     assert!(owned.is_ok_and(|it| it.success()), "chown");
     folder
 }
 
 fn units(folder: &Path) -> PathBuf {
-    folder.join("home/.config/systemd/user")
+    folder.join("the home/.config/systemd/user")
 }
 
 fn make(folder: &Path) {
