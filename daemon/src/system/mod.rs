@@ -2,6 +2,7 @@
 //! the rest of the house; where a platform cannot tell, it says so.
 
 pub mod channel;
+pub mod cpu;
 pub mod errors;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;

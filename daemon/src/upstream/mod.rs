@@ -5,6 +5,7 @@
 
 pub mod carrier;
 mod certificate;
+pub mod cipher_suites;
 mod dial;
 mod exhausted;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -14,7 +14,7 @@ use rustls::{
     ClientConfig, Error, InconsistentKeys,
     client::Resumption,
     client::danger::ServerCertVerifier,
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     sign::CertifiedKey,
 };
@@ -23,6 +23,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use super::{
     certificate::{self, Anyone, Identity, Telling},
+    cipher_suites,
     dial::{reason, shown},
     refusal::{Step, Unreachable},
 };
@@ -184,7 +185,7 @@ impl Files {
     }
 
     fn make(&self) -> Result<(Secure, Vec<Stamp>), Unreachable> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::new(cipher_suites::provider());
         let mut stamps = Vec::new();
         let verifier = self.verifier(&provider, &mut stamps)?;
         let key = match &self.identity {
