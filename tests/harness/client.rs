@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig, RootCertStore,
-    crypto::aws_lc_rs,
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use socket2::SockRef;
@@ -48,12 +48,16 @@ pub struct Tunnel {
 impl Front {
     /// Dials `address` and trusts `ca_pem`.
     pub fn new(address: SocketAddr, ca_pem: &str) -> Self {
+        Self::with_provider(address, ca_pem, aws_lc_rs::default_provider())
+    }
+
+    /// The same with the crypto of another client.
+    pub fn with_provider(address: SocketAddr, ca_pem: &str, provider: CryptoProvider) -> Self {
         let mut roots = RootCertStore::empty();
         let added = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map(|it| roots.add(it));
         assert!(matches!(added, Ok(Ok(()))), "no certificate: {ca_pem}");
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config =
-            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions();
         let config = config.unwrap_or_else(|error| panic!("{error}"));
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];

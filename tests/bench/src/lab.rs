@@ -23,6 +23,8 @@ use crate::service;
 
 /// The route that everything goes to.
 pub(crate) const ROUTE: &str = "service.corp.test:7000";
+/// Its host.
+pub(crate) const HOST: &str = "service.corp.test";
 /// The tunnel that leads there.
 pub(crate) const TUNNEL: &str = "service";
 

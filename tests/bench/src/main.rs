@@ -11,6 +11,7 @@
 )]
 
 mod connect;
+mod crypto;
 mod first_byte;
 mod idle;
 mod lab;
