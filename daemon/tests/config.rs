@@ -101,6 +101,7 @@ fn rendered(config: &Config) -> String {
         let ClusterSpec {
             hosts,
             login_at,
+            ports,
             connect,
             server_name,
             ca_file,
@@ -112,6 +113,7 @@ fn rendered(config: &Config) -> String {
             named,
         } = cluster;
         assert!(!login_at.is_empty(), "{name}");
+        assert!(login_at.iter().all(|it| ports.contains(&it.port)), "{name}");
         let list = |all: &[String]| all.join(" ");
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let login_at: Vec<String> = login_at.iter().map(ToString::to_string).collect();

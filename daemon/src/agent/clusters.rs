@@ -24,12 +24,12 @@ impl Agent {
     pub(super) async fn replace_clusters(&mut self, new: &Config) -> BTreeSet<ClusterName> {
         let old = std::mem::take(&mut self.clusters);
         let mut ended = Vec::new();
-        for (name, cluster) in old {
-            if new
-                .clusters
-                .get(&name)
-                .is_some_and(|it| is_same(&cluster.spec, it))
-            {
+        for (name, mut cluster) in old {
+            let spec = new.clusters.get(&name);
+            if let Some(spec) = spec.filter(|it| is_same(&cluster.spec, it)) {
+                // Connections of a tunnel that went may still wait for its server.
+                cluster.spec.ports.extend(&spec.ports);
+                cluster.upstream.allow_ports(&spec.ports);
                 self.clusters.insert(name, cluster);
             } else {
                 cluster.session.give_way();
@@ -168,7 +168,8 @@ impl Agent {
     }
 }
 
-/// Only the order of login addresses may differ, as when a tunnel is added, and the first is still one of them.
+/// Only what tunnels add may differ, as when one is added: the order of login addresses, of which the first is still one
+/// of them, and ports.
 pub(crate) fn is_same(old: &ClusterSpec, new: &ClusterSpec) -> bool {
     let still_there = old
         .login_at
@@ -176,6 +177,7 @@ pub(crate) fn is_same(old: &ClusterSpec, new: &ClusterSpec) -> bool {
         .is_some_and(|it| new.login_at.contains(it));
     let with_old_order = ClusterSpec {
         login_at: old.login_at.clone(),
+        ports: old.ports.clone(),
         ..new.clone()
     };
     still_there && *old == with_old_order

@@ -2,47 +2,35 @@
 
 use std::sync::Arc;
 
-use control::wire::Code;
+use control::wire::{ApiError, Code};
 
 use super::{Agent, Refused, refusal};
 use crate::{
-    config::{Listen, Route, Start, TunnelName, TunnelSpec},
+    config::{self, Destination, Listen, Start, TunnelName, TunnelSpec},
     tunnel::Tunnel,
 };
 
 impl Agent {
-    /// The tunnel that leads to `route`, else one made for it in the cluster that has its host. Never a cluster for a
-    /// host that the configuration does not know: a login would be asked for whatever somebody types (A14, A15).
-    pub(super) fn connect(&mut self, route: &str, ssh: bool) -> Result<Arc<Tunnel>, Refused> {
-        let bad = |it: &dyn std::fmt::Display| refusal(Code::BadRequest, it.to_string());
-        let route = Route::parse(route).map_err(|it| bad(&it))?;
-        let doors = self.tunnels.values();
-        let known = doors
-            .map(|it| &it.tunnel)
-            .find(|it| it.spec.route.authority == route.authority);
-        if let Some(tunnel) = known.filter(|it| it.spec.ssh == ssh) {
+    /// The tunnel that leads to `name`, else one made for it. The name may be a stranger's: whatever it holds, the file
+    /// alone says which server is dialled and whose login it takes.
+    pub(super) fn connect(&mut self, name: &str, ssh: bool) -> Result<Arc<Tunnel>, Refused> {
+        let name = config::bare_name(name).map_err(|it| ApiError {
+            hint: Some(it.instead.clone()),
+            ..refusal(Code::BadRequest, it.what)
+        })?;
+        let Destination { route, cluster } =
+            self.config.destination(&name).map_err(|it| ApiError {
+                hint: Some(it.hint()),
+                ..refusal(Code::NoSuchCluster, it.to_string())
+            })?;
+        let mut tunnels = self.tunnels.values().map(|it| &it.tunnel);
+        let known = tunnels.find(|it| {
+            let spec = &it.spec;
+            (&spec.route, &spec.cluster, spec.ssh) == (&route, &cluster, ssh)
+        });
+        if let Some(tunnel) = known {
             return Ok(tunnel.clone());
         }
-        let route = known.map_or(route, |it| it.spec.route.clone());
-        let host = &route.address.host;
-        let cluster = known
-            .map(|it| it.spec.cluster.clone())
-            .or_else(|| self.config.cluster_for(host).cloned())
-            .ok_or_else(|| {
-                refusal(
-                    Code::NoSuchCluster,
-                    format!(
-                        "no tunnel leads to {}, and no cluster has the host {host}",
-                        route.authority
-                    ),
-                )
-            })
-            .map_err(|it| control::wire::ApiError {
-                hint: Some(
-                    "add the host to the hosts of a [cluster] in the configuration".to_owned(),
-                ),
-                ..it
-            })?;
         // A route's text is always a name: letters, digits, dots and hyphens, and a colon that becomes a hyphen.
         let name = route.authority.to_string().replace(['[', ']', ':'], "-");
         let name = TunnelName::parse(name.trim_matches('-'))

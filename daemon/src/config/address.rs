@@ -86,7 +86,7 @@ impl Route {
     }
 
     /// The route's port says nothing about where Pomerium listens: that is the scheme's own port.
-    fn direct(authority: Authority, tls: bool) -> Self {
+    pub(super) fn direct(authority: Authority, tls: bool) -> Self {
         let address = Address {
             tls,
             host: authority.host.clone(),
@@ -213,7 +213,7 @@ fn route_hint(wrong: Wrong) -> Wrong {
     wrong
 }
 
-fn default_port(tls: bool) -> u16 {
+pub(super) fn default_port(tls: bool) -> u16 {
     if tls { 443 } else { 80 }
 }
 

@@ -113,6 +113,8 @@ fn cluster_keys(old: &ClusterSpec, new: &ClusterSpec) -> Vec<&'static str> {
     let ClusterSpec {
         hosts,
         login_at,
+        // What a tunnel of it says.
+        ports: _,
         connect,
         server_name,
         ca_file,

@@ -9,6 +9,7 @@ use super::{
     file::Field,
     host::Host,
     named::Named,
+    owner::{Owner, owner},
     report::{Found, Problem, Span, quoted},
 };
 
@@ -38,7 +39,11 @@ pub(super) fn place(
     let mut of_tunnel = Vec::new();
     for draft in drafts {
         let address = &draft.route.value.address;
-        let cluster = match owner(&claims, address) {
+        let of_pattern = |pattern: &HostPattern| {
+            let claims = claims.get(pattern).into_iter().flatten();
+            claims.map(|it| (it.cluster, it.url.as_ref())).collect()
+        };
+        let cluster = match owner(of_pattern, address) {
             Owner::None => {
                 let name = ClusterName::for_address(address);
                 add_own(&mut own, &name, address, draft, &named, found);
@@ -67,6 +72,8 @@ pub(super) fn place(
         one_scheme(&cluster, &routes, found);
         not_in_the_open(&cluster, &routes, found);
         cluster.spec.login_at = login_at(&cluster, &routes);
+        let servers = routes.iter().map(|it| &it.value.address);
+        cluster.spec.ports = ports(cluster.spec.login_at.iter().chain(servers));
         let could_be = cluster.has_url || cluster.hosts.is_empty();
         if cluster.spec.login_at.is_empty() && !partial && !could_be {
             found.push(
@@ -78,29 +85,6 @@ pub(super) fn place(
         res.insert(cluster.name, cluster.spec);
     }
     (res, of_tunnel)
-}
-
-enum Owner {
-    None,
-    One(usize),
-    Several(usize, usize),
-}
-
-/// The cluster with the most specific pattern for the host.
-fn owner(claims: &Claims, address: &Address) -> Owner {
-    let patterns = HostPattern::all_for(&address.host);
-    let Some(best) = patterns.iter().find_map(|it| claims.get(it)) else {
-        return Owner::None;
-    };
-    match best.as_slice() {
-        [] => Owner::None,
-        [one] => Owner::One(one.cluster),
-        // Only several logins on one host come here: their ports tell them apart.
-        [first, second, ..] => match best.iter().find(|it| it.url.as_ref() == Some(address)) {
-            Some(it) => Owner::One(it.cluster),
-            None => Owner::Several(first.cluster, second.cluster),
-        },
-    }
 }
 
 fn claims(named: &[Named], found: &mut Found) -> Claims {
@@ -207,6 +191,7 @@ fn of_host(address: &Address) -> ClusterSpec {
     ClusterSpec {
         hosts: vec![HostPattern::exactly(&address.host)],
         login_at: vec![address.clone()],
+        ports: ports([address]),
         connect: None,
         server_name: None,
         ca_file: None,
@@ -260,6 +245,10 @@ fn not_in_the_open(cluster: &Named, routes: &[&Field<super::Route>], found: &mut
 fn without_repeats<T: Ord + Clone>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut seen = BTreeSet::new();
     all.filter(|it| seen.insert(it.clone())).collect()
+}
+
+fn ports<'a>(addresses: impl IntoIterator<Item = &'a Address>) -> BTreeSet<u16> {
+    addresses.into_iter().map(|it| it.port).collect()
 }
 
 fn login_at(cluster: &Named, routes: &[&Field<super::Route>]) -> Vec<Address> {

@@ -14,6 +14,7 @@ mod host;
 mod listen;
 mod named;
 pub mod near;
+mod owner;
 mod pattern;
 mod proxy;
 mod report;
@@ -21,7 +22,7 @@ mod secrets;
 mod syntax;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -31,6 +32,7 @@ pub use changes::{Change, Changes, changes};
 pub use control::wire::{BrowserChoice, Start};
 pub use host::Host;
 pub use listen::{Listen, SocketName};
+pub use owner::{Destination, NoDestination, bare_name};
 pub use pattern::HostPattern;
 pub use proxy::{ForwardProxy, ProxyAddress, ProxyKind};
 pub use report::{Problem, Problems, Span, Wrong};
@@ -86,6 +88,9 @@ pub struct ClusterSpec {
     /// Where to log in, best first; never empty. The key `url`, else the addresses of its tunnels in order of their
     /// names, else its hosts that are no patterns. Tokens are stored under the address where the login was made.
     pub login_at: Vec<Address>,
+    /// The ports of `login_at` and of its tunnels' servers. A token of this cluster is sent to no other port (A24),
+    /// unless `connect` says where to dial in any case.
+    pub ports: BTreeSet<u16>,
     /// Dial here instead of the route's own address.
     pub connect: Option<Authority>,
     /// Verify this name instead of the dialled host's.
@@ -159,16 +164,6 @@ impl Config {
             found.append(others);
         }
         found.finish(text).map(|()| res)
-    }
-
-    /// The cluster whose login is good for `host`: the one with the most specific pattern.
-    pub fn cluster_for(&self, host: &Host) -> Option<&ClusterName> {
-        HostPattern::all_for(host).iter().find_map(|pattern| {
-            let mut clusters = self.clusters.iter();
-            clusters
-                .find(|(_, it)| it.hosts.contains(pattern))
-                .map(|(name, _)| name)
-        })
     }
 
     /// [`Config::parse`] for bytes: a file that is no text is a problem too.

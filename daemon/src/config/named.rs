@@ -1,6 +1,9 @@
 //! One `[cluster.NAME]` of the file → its settings, before it is known which tunnels are its own.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use super::{
     BrowserChoice, ClientIdentity, ClusterName, ClusterSpec, ForwardProxy, HostPattern, Wrong,
@@ -68,6 +71,7 @@ pub(super) fn cluster(
     let spec = ClusterSpec {
         hosts: Vec::new(),
         login_at: Vec::new(),
+        ports: BTreeSet::new(),
         connect: connect.map(|it| it.value),
         server_name: server_name.map(|it| it.value),
         ca_file,

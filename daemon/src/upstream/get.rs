@@ -24,8 +24,9 @@ use super::{
     h1::{AGENT, Peer},
     handshake,
     refusal::{self, OpenError, Step, Unreachable, shown_id},
+    token_policy::Permitted,
 };
-use crate::{config::Address, session::token::Token};
+use crate::config::Address;
 
 /// The longest body that is taken.
 const BODY: usize = 4 << 20;
@@ -38,7 +39,7 @@ pub(super) async fn get<S>(
     stream: S,
     address: &Address,
     path: &str,
-    token: Option<&Token>,
+    token: Option<Permitted<'_>>,
     peer: Peer<'_>,
     late_verdict: bool,
 ) -> Result<Answer, OpenError>
@@ -66,7 +67,7 @@ where
 fn request(
     address: &Address,
     path: &str,
-    token: Option<&Token>,
+    token: Option<Permitted<'_>>,
 ) -> Result<Request<Empty<Bytes>>, http::Error> {
     let mut request = Request::get(path.parse::<Uri>()?)
         .header(header::HOST, address.host_and_port())

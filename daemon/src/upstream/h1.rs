@@ -28,8 +28,9 @@ use super::{
     record::{Records, RecvError, Remote},
     refusal::{self, OpenError, Step, Unreachable},
     spares::{Said, Waited},
+    token_policy::Permitted,
 };
-use crate::{config::Authority, session::token::Token};
+use crate::config::Authority;
 
 /// The most early bytes that are kept, and the most that is queued at once.
 const FLIGHT: usize = 64 << 10;
@@ -73,7 +74,7 @@ pub(super) enum Again {
 }
 
 /// The head of a CONNECT. Holds the token.
-pub(super) fn request(authority: &Authority, token: &Token) -> Zeroizing<Vec<u8>> {
+pub(super) fn request(authority: &Authority, token: Permitted<'_>) -> Zeroizing<Vec<u8>> {
     let secret = token.reveal();
     // As long as it gets: growing would leave copies of the token behind.
     let mut res = Zeroizing::new(Vec::with_capacity(1024 + secret.len()));

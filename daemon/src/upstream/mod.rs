@@ -22,8 +22,10 @@ pub mod record;
 pub mod refusal;
 pub mod spares;
 mod tls;
+mod token_policy;
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -51,6 +53,7 @@ pub use refusal::OpenError;
 use refusal::{Step, Unreachable};
 use spares::{Budget, Spares};
 use tls::{Secure, Tls};
+use token_policy::TokenPolicy;
 
 /// How to reach one cluster. Cheap to make: certificates and keys are read when first needed, and again when their
 /// files change.
@@ -58,6 +61,7 @@ use tls::{Secure, Tls};
 pub struct Upstream {
     name: ClusterName,
     spec: ClusterSpec,
+    tokens: TokenPolicy,
     limits: Limits,
     /// Where a person would change this cluster's settings.
     place: String,
@@ -146,6 +150,7 @@ impl Upstream {
             reached: Reached::default(),
             proxies: Proxies::new(&cluster, limits, &place),
             tls: Tls::new(&cluster, &place, limits.tls),
+            tokens: TokenPolicy::new(name.clone(), cluster.clone(), place.clone()),
             name,
             spec: cluster,
             limits,
@@ -171,6 +176,11 @@ impl Upstream {
     pub fn with_spares(mut self, budget: Budget, clock: Clock) -> Self {
         self.spares = Some(Spares::new(budget, clock));
         self
+    }
+
+    /// Tunnels that were added to the cluster name these ports of servers.
+    pub fn allow_ports(&self, ports: &BTreeSet<u16>) {
+        self.tokens.allow_ports(ports);
     }
 
     /// Keeps connections ready until `stop`, where somebody was answered lately. Looks at the time when told to, by
@@ -226,9 +236,9 @@ impl Upstream {
     where
         R: AsyncRead + Unpin + Send,
     {
-        self.check(&route.address)?;
+        let permitted = self.tokens.permit(token, &route.address)?;
         // Apart, as it is large, and whoever waits for it would keep that room for as long as the route is open.
-        let opened = Box::pin(self.open_somehow(route, token, early)).await;
+        let opened = Box::pin(self.open_somehow(&route.authority, permitted, early)).await;
         let answered = matches!(
             opened,
             Ok(_) | Err(OpenError::Refused(_) | OpenError::Unauthenticated { .. })
@@ -243,16 +253,16 @@ impl Upstream {
     }
 
     /// GETs `path` (with its query) of the cluster's `address`, always with `Accept: application/json`. Follows no
-    /// redirect. A token is sent only if the cluster's hosts allow `address` (A15).
+    /// redirect. A token is sent only where the cluster's settings allow it (A15, A24).
     pub async fn get(
         &self,
         address: &Address,
         path: &str,
         token: Option<&Token>,
     ) -> Result<Answer, OpenError> {
-        if token.is_some() {
-            self.check(address)?;
-        }
+        let permitted = token
+            .map(|token| self.tokens.permit(token, address))
+            .transpose()?;
         let name = address.host_and_port();
         let socket = self.dial(address).await?;
         let mut peer = Peer {
@@ -263,7 +273,7 @@ impl Upstream {
             reach: self.limits.tcp,
         };
         if !address.tls {
-            return get::get(socket, address, path, token, peer, false).await;
+            return get::get(socket, address, path, permitted, peer, false).await;
         }
         let secure = self.tls.secure().await?;
         let server_name = tls::server_name(self.verified(address))?;
@@ -280,21 +290,7 @@ impl Upstream {
         let version = stream.get_ref().1.protocol_version();
         let late_verdict =
             version == Some(ProtocolVersion::TLSv1_3) && secure.identity.may_be_missed();
-        get::get(stream, address, path, token, peer, late_verdict).await
-    }
-
-    /// A token of this cluster may go to `address`.
-    fn check(&self, address: &Address) -> Result<(), Unreachable> {
-        let host = &address.host;
-        if self.spec.allows(host) || self.spec.login_at.iter().any(|it| it.host == *host) {
-            return Ok(());
-        }
-        let message = format!(
-            "the login of {} is not for {host}: nothing was sent",
-            self.name
-        );
-        let hint = format!("if it is, add it to hosts in {}", self.place);
-        Err(Unreachable::new(Step::Http, &message).hint(&hint))
+        get::get(stream, address, path, permitted, peer, late_verdict).await
     }
 
     /// A handshaken connection, made now.

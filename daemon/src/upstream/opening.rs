@@ -11,11 +11,9 @@ use super::{
     refusal::OpenError,
     spares::{Waited, Way},
     tls::Secure,
+    token_policy::Permitted,
 };
-use crate::{
-    config::{Address, Route},
-    session::token::Token,
-};
+use crate::config::{Address, Authority};
 
 /// A handshaken connection on which nothing was said.
 struct Connection {
@@ -39,25 +37,28 @@ impl Upstream {
     /// With a spare if there is one; what was said on it in vain is said once more on a fresh connection.
     pub(super) async fn open_somehow<R>(
         &self,
-        route: &Route,
-        token: &Token,
+        authority: &Authority,
+        permitted: Permitted<'_>,
         early: &mut Early<R>,
     ) -> Result<Opened, OpenError>
     where
         R: AsyncRead + Unpin + Send,
     {
+        let address = permitted.address();
         let mut eager = !self.guarded.load(Ordering::Relaxed);
-        let mut ready = self.spare(&route.address).await;
+        let mut ready = self.spare(address).await;
         loop {
             let connection = match ready.take() {
                 Some(it) => it,
-                None => self.fresh(&route.address).await?.into(),
+                None => self.fresh(address).await?.into(),
             };
-            let opened = self.attempt(connection, route, token, early, eager).await;
+            let opened = self
+                .attempt(connection, authority, permitted, early, eager)
+                .await;
             match opened.as_ref().map_err(|it| it.again) {
                 Err(Again::Unheard) => {
                     if let Some(spares) = &self.spares {
-                        spares.doubt(&self.way(&route.address));
+                        spares.doubt(&self.way(address));
                     }
                 }
                 // An Envoy may be told not to take early bytes; none of them reached the service.
@@ -74,16 +75,16 @@ impl Upstream {
     async fn attempt<R>(
         &self,
         connection: Connection,
-        route: &Route,
-        token: &Token,
+        authority: &Authority,
+        permitted: Permitted<'_>,
         early: &mut Early<R>,
         eager: bool,
     ) -> Result<Opened, Failure>
     where
         R: AsyncRead + Unpin + Send,
     {
-        let name = route.address.host_and_port();
-        let request = h1::request(&route.authority, token);
+        let name = permitted.address().host_and_port();
+        let request = h1::request(authority, permitted);
         let peer = Peer {
             name: &name,
             identity: connection.secure.as_ref().map(|it| &*it.identity),

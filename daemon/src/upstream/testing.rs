@@ -78,6 +78,7 @@ impl Lab {
                 HostPattern::parse("*.corp.example.com").unwrap(),
             ],
             login_at: vec![corp()],
+            ports: [corp().port].into(),
             connect: Some(Authority {
                 host: Host::Ip(at.ip()),
                 port: at.port(),
@@ -90,6 +91,18 @@ impl Lab {
             browser: BrowserChoice::None,
             insecure_skip_verify: false,
             named: true,
+        }
+    }
+
+    /// The same cluster in a lab without TLS.
+    pub(crate) fn plain_spec(&self) -> ClusterSpec {
+        let plain = Address {
+            tls: false,
+            ..corp()
+        };
+        ClusterSpec {
+            login_at: vec![plain],
+            ..self.spec()
         }
     }
 

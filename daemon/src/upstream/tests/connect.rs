@@ -393,9 +393,42 @@ async fn a15_a_token_goes_to_no_host_of_another_cluster() {
 }
 
 #[tokio::test]
+async fn a24_no_token_goes_without_tls_or_to_a_port_that_nothing_names() {
+    let lab = Lab::new().await;
+    let spec = ClusterSpec {
+        connect: None,
+        ..lab.spec()
+    };
+    let at = lab.address();
+    for (address, why) in [
+        // Everything of a cluster with `connect` leads to the listener here, whatever the address says.
+        (format!("http://{HOST}"), "without TLS"),
+        (format!("http://{HOST}:{}", at.port()), "without TLS"),
+        (format!("https://{HOST}:{}", at.port()), "port"),
+    ] {
+        let upstream = match why {
+            "port" => lab.upstream_of(spec.clone()),
+            _ => lab.upstream(),
+        };
+        let mut route = route();
+        route.address = Address::parse(&address).unwrap();
+        let mut early = early(Says(b"x"));
+        let it = unreachable(upstream.open(&route, &token(), &mut early).await);
+        assert!(
+            it.message.contains(why) && it.message.contains("nothing was sent"),
+            "{it:?}"
+        );
+        let got = upstream.get(&route.address, "/", Some(&token())).await;
+        assert_eq!(unreachable(got), it);
+    }
+    let none = tokio::time::timeout(Duration::from_millis(1), lab.listener.accept()).await;
+    assert!(none.is_err(), "nobody was dialled");
+}
+
+#[tokio::test]
 async fn a_lab_address_goes_without_tls() {
     let lab = Lab::new().await;
-    let upstream = lab.upstream();
+    let upstream = lab.upstream_of(lab.plain_spec());
     let (mut route, token) = (route(), token());
     route.address.tls = false;
     let mut early = early(Says(b"early"));

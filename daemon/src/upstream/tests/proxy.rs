@@ -272,7 +272,11 @@ async fn a17_without_tls_to_the_cluster_nothing_goes_through_a_proxy() {
     let mut plain = (route(), corp());
     plain.0.address.tls = false;
     plain.1.tls = false;
-    let upstream = lab.upstream_of(spec_behind(&lab, key("http", proxy.address())));
+    let spec = ClusterSpec {
+        forward_proxy: key("http", proxy.address()),
+        ..lab.plain_spec()
+    };
+    let upstream = lab.upstream_of(spec);
     let mut local = early(Says(b"early"));
     let it = unreachable(upstream.open(&plain.0, &token(), &mut local).await);
     assert!(it.message.contains("nothing was sent"), "{it:?}");
@@ -282,7 +286,9 @@ async fn a17_without_tls_to_the_cluster_nothing_goes_through_a_proxy() {
 
     let value = format!("http://{}", proxy.address());
     let environment = Environment::read(|it| (it == "ALL_PROXY").then(|| value.clone()));
-    let upstream = lab.upstream().with_environment(Arc::new(environment));
+    let upstream = lab
+        .upstream_of(lab.plain_spec())
+        .with_environment(Arc::new(environment));
     let mut local = early(Says(b""));
     let token = token();
     let (res, ()) = join!(upstream.open(&plain.0, &token, &mut local), async {
