@@ -2,11 +2,12 @@
 //!
 //! The bytes pass through a loopback TCP pair, so that they take the same way as those of a tunnel's port.
 
-use std::{io, net::Ipv4Addr, sync::Arc};
+use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use control::frames;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -15,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::tunnel::Tunnel;
+
+/// How long the two ends of a pair may take to find each other: others may fill the queue meanwhile.
+const PAIR: Duration = Duration::from_secs(10);
 
 /// A client that was told 101: what it sends from now on goes through `tunnel`.
 pub(super) struct Upgraded {
@@ -69,21 +73,62 @@ impl Upgraded {
 async fn pair() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let near = TcpStream::connect(listener.local_addr()?).await?;
-    let ours = near.local_addr()?;
+    let far = other_end(&near, &listener);
+    let far = timeout(PAIR, far).await.map_err(io::Error::from)??;
+    near.set_nodelay(true)?;
+    Ok((near, far))
+}
+
+/// The connection of `listener` that is `near`'s other end.
+async fn other_end(near: &TcpStream, listener: &TcpListener) -> io::Result<TcpStream> {
     loop {
-        let (far, from) = listener.accept().await?;
-        if from == ours {
-            near.set_nodelay(true)?;
-            return Ok((near, far));
+        let (far, _) = listener.accept().await?;
+        // A connection that its client reset may have had the address that `near` has now: it has no ends any more.
+        let Ok(ends) = far.peer_addr().and_then(|it| Ok((it, far.local_addr()?))) else {
+            continue;
+        };
+        if ends == (near.local_addr()?, near.peer_addr()?) {
+            return Ok(far);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use std::net::SocketAddr;
+
+    use tokio::{io::AsyncReadExt, net::TcpSocket};
 
     use super::*;
+
+    /// A socket that is bound to `at` beside what lingers there.
+    fn bound(at: SocketAddr) -> TcpSocket {
+        let res = TcpSocket::new_v4().unwrap();
+        res.set_reuseaddr(true).unwrap();
+        res.bind(at).unwrap();
+        res
+    }
+
+    #[tokio::test]
+    async fn a1_what_a_dead_connection_left_is_not_taken_for_the_other_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let first = bound("127.0.0.1:0".parse().unwrap());
+        let mut first = first.connect(at).await.unwrap();
+        let its_address = first.local_addr().unwrap();
+        first.write_all(&[b'x'; 64 << 10]).await.unwrap();
+        first.set_zero_linger().unwrap();
+        drop(first);
+        let other = TcpStream::connect(at).await.unwrap();
+        let mut near = bound(its_address).connect(at).await.unwrap();
+        let mut far = other_end(&near, &listener).await.unwrap();
+        near.write_all(b"ours").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        far.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"ours");
+        drop(other);
+    }
 
     #[tokio::test]
     async fn the_two_ends_of_a_pair_are_each_others() {

@@ -49,8 +49,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Eight of these are 40 bits; none looks like another.
 const LETTERS: &[u8; 32] = b"23456789abcdefghijkmnpqrstuvwxyz";
 
-/// Judges who is at the other end: theirs, ours.
-pub(super) type Doorman = Arc<dyn Fn(SocketAddr, SocketAddr) -> Peer + Send + Sync>;
+/// Judges who is at the other end, which has this address.
+pub(super) type Doorman = Arc<dyn Fn(&TcpStream, SocketAddr) -> Peer + Send + Sync>;
 
 /// One login.
 #[derive(Clone)]
@@ -232,7 +232,7 @@ async fn serve(job: Job, listener: TcpListener, door: Door) {
             () = sleep_until(closes_at) => break,
             Some(_) = visits.join_next() => {}
             accepted = listener.accept(), if visits.len() < VISITS_MOST => match accepted {
-                Ok((stream, theirs)) if is_welcome(&job, &stream, theirs) => {
+                Ok((stream, theirs)) if (job.doorman)(&stream, theirs) == Peer::Welcome => {
                     visits.spawn(visit(shared.clone(), stream));
                 }
                 Ok((stream, theirs)) => {
@@ -255,11 +255,6 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-fn is_welcome(job: &Job, stream: &TcpStream, theirs: SocketAddr) -> bool {
-    let ours = stream.local_addr();
-    ours.is_ok_and(|ours| (job.doorman)(theirs, ours) == Peer::Welcome)
 }
 
 /// With a reset: whoever it is learns nothing.

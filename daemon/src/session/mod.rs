@@ -35,7 +35,7 @@ use crate::{
     config::{Address, ClusterName, ClusterSpec},
     disk::Fs,
     points::Points,
-    tunnel::{local::Ends, peer::Owners},
+    tunnel::peer::Owners,
     upstream::Upstream,
 };
 pub use handle::Session;
@@ -166,7 +166,7 @@ impl Session {
                 .of(setup.name, setup.spec.login_at, setup.upstream),
             store: Store::new(setup.state, setup.fs),
             points: setup.points,
-            doorman: Arc::new(move |theirs, ours| owners.judge(Ends::Tcp { theirs, ours })),
+            doorman: Arc::new(move |socket, theirs| owners.judge_login(socket, theirs)),
             changed: setup.changed,
             stop,
         };

@@ -47,6 +47,10 @@ pub const ANY_STATE: u32 = u32::MAX;
 /// The length of a request.
 pub const REQUEST: usize = HEADER + 56;
 
+/// The states of a connection that both ends made, and that the owner of one may still own: established, and all stages
+/// of its end but the last. One that is only asked for (SYN_SENT) is none: it may be asked of a socket that is dead.
+const MADE: [u8; 6] = [1, 4, FIN_WAIT_2, 8, 9, 11];
+const FIN_WAIT_2: u8 = 5;
 const TIME_WAIT: u8 = 6;
 /// The timer mark of a socket of which the kernel keeps nothing but the addresses, in whatever state it is.
 const TIMER_LINGERS: u8 = 3;
@@ -67,7 +71,13 @@ const WITH_INFO: u8 = 1 << (INFO - 1);
 impl Row {
     /// It ended, and only its addresses are remembered: uid and inode read 0, whoever owned it.
     pub fn lingers(&self) -> bool {
-        self.timer == TIMER_LINGERS || self.state == TIME_WAIT
+        let orphan = self.state == FIN_WAIT_2 && (self.uid, self.inode) == (0, 0);
+        self.timer == TIMER_LINGERS || self.state == TIME_WAIT || orphan
+    }
+
+    /// It is an end of a connection that was made.
+    pub fn is_connected(&self) -> bool {
+        MADE.contains(&self.state)
     }
 }
 

@@ -258,6 +258,11 @@ mod imp {
         pub fn lingers(&self) -> bool {
             false
         }
+
+        /// It is an end of a connection that was made.
+        pub fn is_connected(&self) -> bool {
+            true
+        }
     }
 
     /// How far a connection came with what was written to it.

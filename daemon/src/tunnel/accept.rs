@@ -22,7 +22,7 @@ pub(super) trait Door {
         Ok(())
     }
     /// Judges a connection before anything else.
-    fn judge(&mut self, ends: Ends) -> Verdict;
+    fn judge(&mut self, local: &Local, ends: Ends) -> Verdict;
     /// A connection that may come in.
     fn enter(&mut self, local: Local, ends: Ends);
     /// A connection was turned away.
@@ -162,7 +162,7 @@ fn receive(door: &mut impl Door, local: Local, ends: Option<Ends>) {
     let Some(ends) = ends else {
         return;
     };
-    match door.judge(ends) {
+    match door.judge(&local, ends) {
         Verdict::Welcome => door.enter(local, ends),
         Verdict::TurnAway { uid } => {
             // The other side sees an error and no empty answer.
@@ -263,7 +263,7 @@ mod tests {
     }
 
     impl Door for Fake {
-        fn judge(&mut self, ends: Ends) -> Verdict {
+        fn judge(&mut self, _: &Local, ends: Ends) -> Verdict {
             (self.verdict)(ends)
         }
         fn enter(&mut self, local: Local, _: Ends) {

@@ -4,15 +4,12 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::{
-    io::{AsyncRead, Interest},
-    time::Instant,
-};
+use tokio::{io::Interest, time::Instant};
 
 use super::local::Local;
 use crate::{
     session::{Grant, NoGrant, Patience},
-    upstream::{Early, OpenError},
+    upstream::{Early, EarlySource, OpenError},
 };
 
 /// The two things a connection needs of its cluster.
@@ -37,7 +34,7 @@ pub(super) trait Way: Sync {
         early: &mut Early<R>,
     ) -> impl Future<Output = Result<Self::Opened, OpenError>> + Send
     where
-        R: AsyncRead + Unpin + Send;
+        R: EarlySource;
 }
 
 /// Why there is no open route.
@@ -206,7 +203,7 @@ mod tests {
 
         async fn open<R>(&self, grant: &Grant, early: &mut Early<R>) -> Result<(), OpenError>
         where
-            R: AsyncRead + Unpin + Send,
+            R: EarlySource,
         {
             let mut byte = [0];
             if early.kept.is_empty() && early.source.read(&mut byte).await.unwrap() == 1 {

@@ -13,7 +13,7 @@ use std::{
 use control::wire;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt},
     sync::Notify,
     time::Instant,
 };
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     points::Point,
     session::{Grant, NoGrant, Patience},
-    upstream::{Early, OpenError, Opened},
+    upstream::{Early, EarlySource, OpenError, Opened},
 };
 
 /// A client that did nothing for so long is no port scanner: a login may be asked for its sake.
@@ -255,7 +255,7 @@ impl Way for Tunnel {
 
     async fn open<R>(&self, grant: &Grant, early: &mut Early<R>) -> Result<Opened, OpenError>
     where
-        R: AsyncRead + Unpin + Send,
+        R: EarlySource,
     {
         self.upstream
             .open(&self.spec.route, &grant.token, early)

@@ -20,6 +20,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::upstream::EarlySource;
+
 /// One accepted connection.
 #[derive(Debug)]
 pub enum Local {
@@ -100,6 +102,15 @@ impl Local {
         }
     }
 
+    /// An error if the connection broke, even if bytes of it can still be read. A Unix socket knows no such thing.
+    pub(super) fn check(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(it) => it.peer_addr().map(drop),
+            #[cfg(unix)]
+            Self::Unix(_) => Ok(()),
+        }
+    }
+
     /// Closes it so that the other side sees an error, if it can.
     pub(super) fn reset(self) {
         match &self {
@@ -153,6 +164,12 @@ impl AsyncRead for Local {
             #[cfg(unix)]
             Self::Unix(it) => Pin::new(it).poll_read(cx, to),
         }
+    }
+}
+
+impl EarlySource for Local {
+    fn check(&self) -> io::Result<()> {
+        self.check()
     }
 }
 

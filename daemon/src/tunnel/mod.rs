@@ -313,8 +313,8 @@ impl accept::Door for Entrance {
         self.tunnel.points.pass(Point::Accept)
     }
 
-    fn judge(&mut self, ends: Ends) -> peer::Verdict {
-        let verdict = self.tunnel.owners.judge(ends);
+    fn judge(&mut self, local: &Local, ends: Ends) -> peer::Verdict {
+        let verdict = self.tunnel.owners.judge(local, ends);
         admit(verdict, self.tunnel.spec.expose, ends)
     }
 

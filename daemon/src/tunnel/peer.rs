@@ -2,6 +2,10 @@
 //!
 //! The system is asked for the owner of *their* end, right after the accept: whoever may open a connection to a listener
 //! of pomd is signed in as its owner.
+//!
+//! The system knows addresses, not connections: a client that reset its connection has freed its address, and the next
+//! program that gets it is answered for. So our own socket is asked *after* the owner is known: if it is still
+//! connected, it was all the time, and there was no other connection with these addresses.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +25,10 @@ use crate::system::{
 /// The users who may use our listeners, and whether this system can tell who connects.
 #[derive(Debug)]
 pub struct Owners {
+    /// Who may use the listeners.
     uids: BTreeSet<u32>,
+    /// Who may answer a login: the user of this process alone.
+    own: BTreeSet<u32>,
     sockets: Option<Sockets>,
     /// The system remembers whose a socket was after its process closed it.
     remembers: bool,
@@ -50,7 +57,8 @@ impl Owners {
     /// The user of this process and `allow_users` (names or numeric ids). Tries the system once: see `can_tell`.
     /// Names that no user has are left out, and come back.
     pub fn new(allow_users: &[String]) -> (Self, Vec<String>) {
-        let mut uids: BTreeSet<u32> = own_uid().into_iter().collect();
+        let own: BTreeSet<u32> = own_uid().into_iter().collect();
+        let mut uids = own.clone();
         let mut missing = Vec::new();
         for user in allow_users {
             match user.parse().ok().or_else(|| users::uid(user)) {
@@ -64,6 +72,7 @@ impl Owners {
         let remembers = sockets.as_ref().is_some_and(remembers);
         let owners = Self {
             uids,
+            own,
             sockets,
             remembers,
             looked: Mutex::new(None),
@@ -76,23 +85,49 @@ impl Owners {
         self.sockets.is_some()
     }
 
-    /// Judges a connection that we accepted. Takes microseconds; call it before anything else.
-    pub fn judge(&self, ends: Ends) -> Verdict {
+    /// Judges a connection that a listener accepted. Takes microseconds; call it before anything else.
+    pub fn judge(&self, local: &Local, ends: Ends) -> Verdict {
         match ends {
-            Ends::Tcp { theirs, ours } => self.judge_addresses(theirs, ours),
-            // Root may open what is ours anyway.
+            Ends::Tcp { theirs, ours } => {
+                let verdict = self.judge_addresses(theirs, ours, &self.uids);
+                if_alive(verdict, local.check())
+            }
             #[cfg(unix)]
-            Ends::Unix { uid, .. } if uid == 0 || self.uids.contains(&uid) => Verdict::Welcome,
-            #[cfg(unix)]
-            Ends::Unix { uid, .. } => Verdict::TurnAway { uid: Some(uid) },
+            Ends::Unix { uid, .. } => self.judge_unix(uid),
         }
     }
 
-    fn judge_addresses(&self, theirs: SocketAddr, ours: SocketAddr) -> Verdict {
+    #[cfg(unix)]
+    fn judge_unix(&self, uid: u32) -> Verdict {
+        // Root may open what is ours anyway.
+        if uid == 0 || self.uids.contains(&uid) {
+            Verdict::Welcome
+        } else {
+            Verdict::TurnAway { uid: Some(uid) }
+        }
+    }
+
+    /// Judges a connection that the page of a login accepted from `theirs`: other users who may use the listeners are not
+    /// welcome there, for whoever answers a login decides whose it is (A5).
+    pub fn judge_login(&self, socket: &tokio::net::TcpStream, theirs: SocketAddr) -> Verdict {
+        let Ok(ours) = socket.local_addr() else {
+            return Verdict::TurnAway { uid: None };
+        };
+        let verdict = self.judge_addresses(theirs, ours, &self.own);
+        if_alive(verdict, socket.peer_addr())
+    }
+
+    /// By the addresses alone, which only counts if our socket is connected afterwards.
+    fn judge_addresses(
+        &self,
+        theirs: SocketAddr,
+        ours: SocketAddr,
+        uids: &BTreeSet<u32>,
+    ) -> Verdict {
         match &self.sockets {
             None => Verdict::Welcome,
             Some(it) => match it.connected(theirs, ours) {
-                Ok(Some(row)) => verdict(&row, &self.uids, self.remembers),
+                Ok(Some(row)) => verdict(&row, uids, self.remembers),
                 Ok(None) | Err(_) => Verdict::TurnAway { uid: None },
             },
         }
@@ -158,10 +193,18 @@ impl Owners {
     }
 }
 
+/// The verdict, if our own socket was found connected after it: else it was about somebody else's connection.
+fn if_alive<T>(verdict: Verdict, checked: io::Result<T>) -> Verdict {
+    match checked {
+        Ok(_) => verdict,
+        Err(_) => Verdict::TurnAway { uid: None },
+    }
+}
+
 /// The rule, for a row that is about the very connection.
 fn verdict(row: &Row, uids: &BTreeSet<u32>, remembers: bool) -> Verdict {
-    if row.lingers() {
-        // It reads as root's, whoever it was.
+    if row.lingers() || !row.is_connected() {
+        // It reads as root's, whoever it was; or it is about a connection that nobody has accepted.
         return Verdict::TurnAway { uid: None };
     }
     let open = row.inode != 0;
@@ -305,7 +348,7 @@ mod tests {
         let me = own_uid().unwrap();
         let (owners, _) = Owners::new(&[(me + 1).to_string()]);
         for (uid, welcome) in [(me, true), (me + 1, true), (0, true), (me + 2, false)] {
-            let verdict = owners.judge(Ends::Unix { uid, pid: None });
+            let verdict = owners.judge_unix(uid);
             let expected = match welcome {
                 true => Verdict::Welcome,
                 false => Verdict::TurnAway { uid: Some(uid) },
@@ -318,6 +361,86 @@ mod tests {
             text.ends_with(&format!("(pid {})", std::process::id())),
             "{text}"
         );
+    }
+
+    fn judged(owners: &Owners, theirs: SocketAddr, ours: SocketAddr) -> Verdict {
+        owners.judge_addresses(theirs, ours, &owners.uids)
+    }
+
+    #[test]
+    fn a1_only_a_connection_that_was_made_counts_and_an_orphan_of_root_s_is_nobodys() {
+        for state in 1..=12 {
+            for (uid, inode) in [(0, 0), (0, 1), (1000, 0), (1000, 1)] {
+                let row = Row {
+                    state,
+                    ..row(uid, inode)
+                };
+                let made = [1, 4, 5, 8, 9, 11].contains(&state);
+                let orphan = state == 5 && (uid, inode) == (0, 0);
+                for owner in [0, 1000] {
+                    let expected = match uid {
+                        _ if !made || orphan => Verdict::TurnAway { uid: None },
+                        0 if owner == 0 || inode == 1 => Verdict::Welcome,
+                        _ if uid == owner => Verdict::Welcome,
+                        _ => Verdict::TurnAway { uid: Some(uid) },
+                    };
+                    let verdict = verdict(&row, &BTreeSet::from([owner]), true);
+                    assert_eq!(verdict, expected, "{row:?} for {owner}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a5_who_may_use_the_listeners_may_not_answer_a_login() {
+        let me = own_uid().unwrap();
+        let (owners, _) = Owners::new(&[(me + 1).to_string()]);
+        assert_eq!(owners.uids, BTreeSet::from([me, me + 1]));
+        assert_eq!(owners.own, BTreeSet::from([me]));
+    }
+
+    /// A socket that is bound to `at` beside what lingers there.
+    fn bound(at: SocketAddr) -> socket2::Socket {
+        let res = socket2::Socket::new(
+            socket2::Domain::for_address(at),
+            socket2::Type::STREAM,
+            None,
+        )
+        .unwrap();
+        res.set_reuse_address(true).unwrap();
+        res.bind(&at.into()).unwrap();
+        res
+    }
+
+    #[tokio::test]
+    async fn a1_a_dead_socket_is_nobodys_although_its_address_is_an_owner_s_again() {
+        let (owners, _) = Owners::new(&[]);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = listener.local_addr().unwrap();
+        for live in [false, true] {
+            let first = bound("127.0.0.1:0".parse().unwrap());
+            first.connect(&ours.into()).unwrap();
+            let theirs = first.local_addr().unwrap().as_socket().unwrap();
+            first.send(&[b'x'; 64 << 10]).unwrap();
+            first.set_linger(Some(Duration::ZERO)).unwrap();
+            drop(first);
+            let second = bound(theirs);
+            second.connect(&ours.into()).unwrap();
+            let (dead, from) = listener.accept().await.unwrap();
+            assert_eq!(from, theirs);
+            // What the system says is about the second one.
+            assert_eq!(judged(&owners, theirs, ours), Verdict::Welcome);
+            let login = owners.judge_login(&dead, from);
+            let ends = Ends::Tcp { theirs, ours };
+            let listened = owners.judge(&dead.into(), ends);
+            let away = Verdict::TurnAway { uid: None };
+            assert_eq!((login, listened), (away, away));
+            let (alive, _) = listener.accept().await.unwrap();
+            assert_eq!(owners.judge_login(&alive, theirs), Verdict::Welcome);
+            if live {
+                assert_eq!(owners.judge(&alive.into(), ends), Verdict::Welcome);
+            }
+        }
     }
 
     #[test]
@@ -358,9 +481,9 @@ mod tests {
             };
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (_local, theirs, ours) = accept(&listener);
-            assert_eq!(owners.judge_addresses(theirs, ours), Verdict::Welcome);
+            assert_eq!(judged(&owners, theirs, ours), Verdict::Welcome);
             client.shutdown(Shutdown::Write).unwrap();
-            assert_eq!(owners.judge_addresses(theirs, ours), Verdict::Welcome);
+            assert_eq!(judged(&owners, theirs, ours), Verdict::Welcome);
             assert_eq!(owners.is_held_at(theirs, ours), Some(true));
             drop(client);
             assert_eq!(owners.is_held_at(theirs, ours), Some(false));
@@ -421,11 +544,11 @@ mod tests {
             let (_local, theirs, ours) = accept(&listener);
             let uid = Some(STRANGER);
             assert_eq!(
-                owners.judge_addresses(theirs, ours),
+                judged(&owners, theirs, ours),
                 Verdict::TurnAway { uid },
                 "{bind} {client}"
             );
-            assert_eq!(allowing.judge_addresses(theirs, ours), Verdict::Welcome);
+            assert_eq!(judged(&allowing, theirs, ours), Verdict::Welcome);
             drop(child.stdin.take());
             child.wait().unwrap();
         }
@@ -443,7 +566,7 @@ mod tests {
         let mut kept = Vec::new();
         for _ in 0..200 {
             let (local, theirs, ours) = accept(&listener);
-            assert_ne!(owners.judge_addresses(theirs, ours), Verdict::Welcome);
+            assert_ne!(judged(&owners, theirs, ours), Verdict::Welcome);
             kept.push((local, theirs, ours));
         }
         child.wait().unwrap();
@@ -460,7 +583,7 @@ mod tests {
                 assert!(start.elapsed() < Duration::from_secs(10), "{row:?}");
                 std::thread::yield_now();
             }
-            assert_ne!(owners.judge_addresses(*theirs, *ours), Verdict::Welcome);
+            assert_ne!(judged(&owners, *theirs, *ours), Verdict::Welcome);
         }
         assert!(lingering > 0);
     }
@@ -479,7 +602,7 @@ mod tests {
             let client = TcpStream::connect(ours).unwrap();
             let theirs = client.local_addr().unwrap();
             drop(client);
-            welcome += usize::from(owners.judge_addresses(theirs, ours) == Verdict::Welcome);
+            welcome += usize::from(judged(&owners, theirs, ours) == Verdict::Welcome);
         }
         assert!(welcome > 25, "{welcome} of 50");
     }

@@ -18,7 +18,7 @@ use tokio::{
 use super::{Tunnel, reason};
 use crate::{
     session::Grant,
-    upstream::{Early, OpenError},
+    upstream::{Early, EarlySource, OpenError},
 };
 
 /// For so long an answer is given again.
@@ -190,6 +190,8 @@ fn error(tunnel: &Tunnel, code: Code, message: String) -> ApiError {
 
 /// A local side that says nothing and stays.
 struct Silent;
+
+impl EarlySource for Silent {}
 
 impl AsyncRead for Silent {
     fn poll_read(

@@ -13,14 +13,14 @@ use std::{
 use control::text::clean;
 use rustls::ProtocolVersion;
 use tokio::{
-    io::{AsyncRead, ReadBuf},
+    io::ReadBuf,
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 use zeroize::Zeroizing;
 
 use super::{
-    Early, Opened,
+    Early, EarlySource, Opened,
     certificate::Identity,
     dial::{reason, shown},
     handshake,
@@ -102,7 +102,7 @@ pub(super) async fn connect<R>(
     peer: Peer<'_>,
 ) -> Result<Opened, Failure>
 where
-    R: AsyncRead + Unpin,
+    R: EarlySource,
 {
     let mut exchange = Exchange {
         remote: &mut remote,
@@ -226,7 +226,7 @@ enum Stop {
     Head(HeadError),
 }
 
-impl<R: AsyncRead + Unpin> Exchange<'_, R> {
+impl<R: EarlySource> Exchange<'_, R> {
     /// `None`: its time is over; for a spare that nobody seems to hear that comes sooner.
     async fn answer(&mut self, peer: Peer<'_>) -> Result<Option<Head>, Stop> {
         let begun = Instant::now();
@@ -270,6 +270,8 @@ impl<R: AsyncRead + Unpin> Exchange<'_, R> {
     /// After the 200: queues the early bytes that did not leave yet, and begins to write them. Does not wait until they
     /// are gone: the service may want to be heard first, and no limit counts while bytes move.
     async fn finish(&mut self) -> Result<(), Stop> {
+        // A client that went meanwhile wants nothing of it any more, nor may what it left be said for it.
+        self.early.source.check().map_err(Stop::Local)?;
         self.eager = true;
         while let Some(flight) = self.next_flight() {
             let queued = self.remote.queue(&flight);
@@ -281,7 +283,8 @@ impl<R: AsyncRead + Unpin> Exchange<'_, R> {
         Ok(())
     }
 
-    /// Reads what the local side says, as long as it may be kept.
+    /// Reads what the local side says, as long as it may be kept. Its errors come behind its last byte: whoever does not
+    /// read that far asks for them.
     fn hear_local(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let mut room = [0; 8 << 10];
         while !self.early.ended && self.early.kept.len() < FLIGHT {
@@ -294,7 +297,7 @@ impl<R: AsyncRead + Unpin> Exchange<'_, R> {
                 Poll::Ready(Ok(())) => self.early.kept.extend_from_slice(piece.filled()),
             }
         }
-        Ok(())
+        self.early.source.check()
     }
 
     /// Ready when everything that may be sent was written, or never will be.

@@ -26,6 +26,7 @@ mod token_policy;
 
 use std::{
     collections::BTreeSet,
+    io,
     net::IpAddr,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -102,6 +103,15 @@ impl Default for Limits {
             answer: Duration::from_secs(20),
             get: Duration::from_secs(10),
         }
+    }
+}
+
+/// The local side, as far as whoever opens a route has to know it.
+pub trait EarlySource: AsyncRead + Unpin + Send {
+    /// An error if the local side is gone with an error, even if bytes of it can still be read. Whoever stops reading
+    /// before the end asks this before the bytes are passed on: they may be all that is left of a client.
+    fn check(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -234,7 +244,7 @@ impl Upstream {
         early: &mut Early<R>,
     ) -> Result<Opened, OpenError>
     where
-        R: AsyncRead + Unpin + Send,
+        R: EarlySource,
     {
         let permitted = self.tokens.permit(token, &route.address)?;
         // Apart, as it is large, and whoever waits for it would keep that room for as long as the route is open.

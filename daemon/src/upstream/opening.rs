@@ -2,10 +2,8 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use tokio::io::AsyncRead;
-
 use super::{
-    Early, Opened, Upstream,
+    Early, EarlySource, Opened, Upstream,
     h1::{self, Again, Failure, Peer},
     record::Remote,
     refusal::OpenError,
@@ -42,7 +40,7 @@ impl Upstream {
         early: &mut Early<R>,
     ) -> Result<Opened, OpenError>
     where
-        R: AsyncRead + Unpin + Send,
+        R: EarlySource,
     {
         let address = permitted.address();
         let mut eager = !self.guarded.load(Ordering::Relaxed);
@@ -81,7 +79,7 @@ impl Upstream {
         eager: bool,
     ) -> Result<Opened, Failure>
     where
-        R: AsyncRead + Unpin + Send,
+        R: EarlySource,
     {
         let name = permitted.address().host_and_port();
         let request = h1::request(authority, permitted);

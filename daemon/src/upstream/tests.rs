@@ -30,6 +30,14 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 /// A local side that says `0` and then nothing for ever.
 struct Says(&'static [u8]);
 
+impl EarlySource for Says {}
+
+impl EarlySource for tokio::io::DuplexStream {}
+
+impl EarlySource for tokio::io::Empty {}
+
+impl EarlySource for &[u8] {}
+
 impl AsyncRead for Says {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -48,6 +56,8 @@ impl AsyncRead for Says {
 
 /// A local side that was reset.
 struct Reset;
+
+impl EarlySource for Reset {}
 
 impl AsyncRead for Reset {
     fn poll_read(

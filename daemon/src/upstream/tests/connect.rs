@@ -425,6 +425,57 @@ async fn a24_no_token_goes_without_tls_or_to_a_port_that_nothing_names() {
     assert!(none.is_err(), "nobody was dialled");
 }
 
+/// A client that left more than is kept, and is gone.
+struct Left;
+
+impl EarlySource for Left {
+    fn check(&self) -> io::Result<()> {
+        Err(io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl AsyncRead for Left {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        to.put_slice(&vec![7; to.remaining()]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a1_what_a_client_left_that_is_gone_is_not_said_for_it() {
+    let lab = Lab::new().await;
+    let (upstream, server) = (lab.upstream(), lab.server());
+    let (route, token) = (route(), token());
+    for patient in [false, true] {
+        upstream.guarded.store(patient, Ordering::Relaxed);
+        let mut early = Early {
+            source: Left,
+            kept: Vec::new(),
+            ended: false,
+        };
+        let (res, said) = join!(upstream.open(&route, &token, &mut early), async {
+            let mut stream = lab.accept(&server).await.unwrap();
+            let mut said = Vec::new();
+            let mut room = [0; 1024];
+            while !said.ends_with(b"\r\n\r\n") {
+                match stream.read(&mut room).await {
+                    Ok(n @ 1..) => said.extend_from_slice(&room[..n]),
+                    _ => return said,
+                }
+            }
+            let _ = stream.write_all(OK).await;
+            let _ = stream.read_to_end(&mut said).await;
+            said
+        });
+        assert!(matches!(res, Err(OpenError::LocalGone(_))), "{res:?}");
+        assert!(!said.contains(&7), "{patient}");
+    }
+}
+
 #[tokio::test]
 async fn a_lab_address_goes_without_tls() {
     let lab = Lab::new().await;
