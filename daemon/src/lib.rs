@@ -18,6 +18,7 @@
 //! | [`portal`] | what a cluster says of the user | tunnels |
 //! | [`tunnel`] | one listener's connections: who connects, open, relay, refuse | the file, other tunnels |
 //! | [`api`] | the control socket: requests into commands | how anything works |
+//! | [`admission`] | who keeps a place where places are few | what anybody asks |
 //! | [`manager`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`restart`] | goes on as the program that is installed now | what ends before |
 //! | [`system`], [`disk`], [`lock`], [`logging`], [`opener`], [`clock`], [`points`], [`buffer`] | one fact of the machine each | everything else |
@@ -25,6 +26,7 @@
 //! Only for tests and the fuzzer there are `fuzz`, which feeds rooms with bytes that nobody thought of, and `model`, which
 //! lives through histories: with what decides alone, and with the agent and its sessions before servers that it makes up.
 
+pub mod admission;
 pub mod agent;
 pub mod api;
 pub mod buffer;

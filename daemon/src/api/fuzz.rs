@@ -12,8 +12,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, serve_client};
+use super::{Api, CLIENTS, serve_client};
 use crate::{
+    admission::Admission,
     agent::{Agent, Loaded, Setup},
     clock::Clock,
     config::Config,
@@ -131,7 +132,8 @@ impl House {
             }
             heard
         };
-        let (upgraded, heard) = tokio::join!(serve_client(self.api.clone(), server), asking);
+        let place = Admission::new(CLIENTS).enter();
+        let (upgraded, heard) = tokio::join!(serve_client(self.api.clone(), server, place), asking);
         assert!(upgraded.is_none(), "a route was handed out without a login");
         heard
     }

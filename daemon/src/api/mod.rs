@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::{
+    admission::{Admission, Most, Place},
     agent::AgentHandle,
     load::Reloads,
     logging::Recent,
@@ -46,8 +47,13 @@ use crate::{
     system::{channel::Channel, errors},
 };
 
-/// How many clients may be connected at once.
-const CLIENTS: usize = 64;
+/// How many clients may be connected at once. Whoever says nothing gives way to those who come, and whoever follows
+/// something takes no place of theirs.
+const CLIENTS: Most = Most {
+    silent: 64,
+    served: 192,
+    following: 64,
+};
 /// How long a client may take to send the head of a request, to begin the next one, and to send a body.
 const REQUEST: Duration = Duration::from_secs(10);
 /// The most that the head of a request may hold.
@@ -81,6 +87,7 @@ pub struct Api {
 pub async fn serve(api: Arc<Api>, bound: Channel) {
     let mut bound = Some(bound);
     let mut clients = JoinSet::new();
+    let admission = Admission::new(CLIENTS);
     let mut reserve = Reserve::new();
     // Clients that were handed a route: they may stay for days, and do not count among those that ask.
     let mut carried = JoinSet::new();
@@ -106,11 +113,11 @@ pub async fn serve(api: Arc<Api>, bound: Channel) {
                 bound = bind_again(&api.socket);
                 continue;
             }
-            accepted = accept(bound.as_ref()), if clients.len() < CLIENTS => accepted,
+            accepted = accept(bound.as_ref()), if !admission.is_full() => accepted,
         };
         match accepted {
             Ok(Some(stream)) => {
-                clients.spawn(serve_client(api.clone(), socket(stream)));
+                clients.spawn(serve_client(api.clone(), socket(stream), admission.enter()));
             }
             Ok(None) => {
                 warn!("somebody else's program connected to the control socket and was turned away")
@@ -153,16 +160,25 @@ fn bind_again(path: &Path) -> Option<Channel> {
 async fn serve_client(
     api: Arc<Api>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    place: Place,
 ) -> Option<Upgraded> {
+    let place = Arc::new(place);
     let stop = api.stop.clone();
     let (upgrades, mut upgraded) = mpsc::channel(1);
     let endless = Endless::default();
     let stream = Ahead::new(stream, endless.clone());
+    let its_place = place.clone();
     let service = service_fn(move |request| {
         let (api, upgrades, endless) = (api.clone(), upgrades.clone(), endless.clone());
+        let place = its_place.clone();
         async move {
-            let answer = routes::answer(&api, request, &upgrades).await;
+            let answer = routes::answer(&api, request, &upgrades, &place).await;
             endless.set(answer::is_endless(&answer));
+            if answer::is_endless(&answer) {
+                place.follows();
+            } else {
+                place.is_answered();
+            }
             Ok::<_, Infallible>(answer)
         }
     });
@@ -175,6 +191,10 @@ async fn serve_client(
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Ok(ended),
+        () = place.given_away() => {
+            debug!("a client of the control socket that said nothing made room for others");
+            return None;
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(LAST_WORDS, connection).await

@@ -21,6 +21,7 @@ use super::{
     query::{decode, parameter},
 };
 use crate::{
+    admission::Place,
     agent::{Refused, refusal},
     logging::RecentReader,
     points::Point,
@@ -36,10 +37,11 @@ pub(super) async fn answer(
     api: &Api,
     request: Request<Incoming>,
     upgrades: &mpsc::Sender<Upgraded>,
+    place: &Place,
 ) -> Response<Body> {
     tokio::select! {
         biased;
-        answer = answer_whatever(api, request, upgrades) => answer,
+        answer = answer_whatever(api, request, upgrades, place) => answer,
         () = api.stop.cancelled() => {
             answer::refused(&refusal(Code::Stopping, "pomd is stopping"))
         }
@@ -50,6 +52,7 @@ async fn answer_whatever(
     api: &Api,
     mut request: Request<Incoming>,
     upgrades: &mpsc::Sender<Upgraded>,
+    place: &Place,
 ) -> Response<Body> {
     if let Err(error) = api.points.pass(Point::Request) {
         let error = refusal(Code::Internal, error.to_string());
@@ -81,7 +84,7 @@ async fn answer_whatever(
         );
     }
     let query = request.uri().query().unwrap_or_default().to_owned();
-    if route == Route::Connect {
+    if route == Route::Connect && place.is_served() {
         let answer = connect(api, &query, &mut request, upgrades).await;
         return answer.unwrap_or_else(|error| answer::refused(&error));
     }
@@ -91,6 +94,13 @@ async fn answer_whatever(
             return answer::error(status, &refusal(Code::BadRequest, message));
         }
     };
+    if !place.is_served() {
+        let error = refusal(
+            Code::BadRequest,
+            "others needed the place before all was said",
+        );
+        return answer::error(StatusCode::REQUEST_TIMEOUT, &error);
+    }
     match route.run(api, &query, body).await {
         Ok(response) => response,
         Err(error) => answer::refused(&error),

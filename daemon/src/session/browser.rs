@@ -32,7 +32,12 @@ use super::{
     pomerium::{Failure, NotGood, Pomerium},
     token::Token,
 };
-use crate::{config::Address, portal::User, tunnel::peer::Verdict as Peer};
+use crate::{
+    admission::{Admission, Most, Place},
+    config::Address,
+    portal::User,
+    tunnel::peer::Verdict as Peer,
+};
 
 /// How long pages can be read after the login is over.
 const LINGER: Duration = Duration::from_secs(30);
@@ -43,7 +48,12 @@ const VISIT_LIMIT: Duration = Duration::from_secs(120);
 /// A token of the longest kind, and beside it the cookies of all other programs on this host: their ports count for
 /// nothing.
 const HEAD_MOST: usize = 64 << 10;
-const VISITS_MOST: usize = 16;
+/// How many visits there may be at once; those that say nothing give way.
+const VISITS: Most = Most {
+    silent: 16,
+    served: 48,
+    following: 0,
+};
 /// How long not to accept after accepting failed (no descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Eight of these are 40 bits; none looks like another.
@@ -220,6 +230,7 @@ fn unguessable() -> io::Result<String> {
 async fn serve(job: Job, listener: TcpListener, door: Door) {
     let shared = Arc::new((job.clone(), door));
     let mut visits = JoinSet::new();
+    let admission = Admission::new(VISITS);
     let mut closes_at = None;
     let mut turned_away = 0_u64;
     loop {
@@ -231,9 +242,9 @@ async fn serve(job: Job, listener: TcpListener, door: Door) {
             }
             () = sleep_until(closes_at) => break,
             Some(_) = visits.join_next() => {}
-            accepted = listener.accept(), if visits.len() < VISITS_MOST => match accepted {
+            accepted = listener.accept(), if !admission.is_full() => match accepted {
                 Ok((stream, theirs)) if (job.doorman)(&stream, theirs) == Peer::Welcome => {
-                    visits.spawn(visit(shared.clone(), stream));
+                    visits.spawn(visit(shared.clone(), stream, admission.enter()));
                 }
                 Ok((stream, theirs)) => {
                     turned_away += 1;
@@ -268,12 +279,19 @@ fn turn_away(job: &Job, stream: TcpStream, theirs: SocketAddr, count: u64) {
     }
 }
 
-async fn visit(shared: Arc<(Job, Door)>, stream: TcpStream) {
-    speak(stream, async |request| {
+async fn visit(shared: Arc<(Job, Door)>, stream: TcpStream, place: Place) {
+    let speaking = speak(stream, async |request| {
+        if !place.is_served() {
+            return callback::reply(StatusCode::REQUEST_TIMEOUT, None, None);
+        }
         let (job, door) = &*shared;
         respond(job, door, &request).await
-    })
-    .await;
+    });
+    tokio::select! {
+        biased;
+        () = place.given_away() => {}
+        () = speaking => {}
+    }
 }
 
 pub(super) async fn respond<B>(

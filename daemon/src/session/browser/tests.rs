@@ -233,17 +233,19 @@ async fn a_login_whose_server_mints_nothing_is_not_opened() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn visitors_who_say_nothing_are_sent_away_after_ten_seconds_and_others_wait_their_turn() {
+async fn a31_visitors_who_say_nothing_give_way_or_are_sent_away_after_ten_seconds() {
     let mut login = Login::open().await;
     let mut idle = Vec::new();
-    for _ in 0..VISITS_MOST {
+    for _ in 0..VISITS.silent * 3 {
         let mut stream = TcpStream::connect(("127.0.0.1", login.door.port))
             .await
             .unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
         idle.push(stream);
     }
+    let begun = Instant::now();
     assert_eq!(login.answer(TOKEN).await.0.status, 303);
+    assert!(begun.elapsed() < HEAD_LIMIT, "{:?}", begun.elapsed());
     for mut stream in idle {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
