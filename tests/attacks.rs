@@ -4,6 +4,9 @@ mod control;
 mod hosts;
 mod listeners;
 mod login;
+mod names;
+mod places;
+mod reset;
 mod state;
 
 use std::{

@@ -7,7 +7,10 @@ use gateway::{DEMO_USER, Script, Upstream};
 use integration::{
     corp::{CLUSTER, Corp},
     pomd::{Pomd, cluster},
+    stranger::UID,
 };
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{raw, status, stranger};
 
@@ -26,8 +29,14 @@ struct Waiting {
 
 impl Waiting {
     async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// With these settings.
+    async fn with(settings: &str) -> Self {
         let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
-        let pomd = corp.pomd(&[("echo", ROUTE)]).await;
+        let config = settings.to_owned() + &corp.config(&[("echo", ROUTE)]);
+        let pomd = Pomd::start(&config).await;
         let answer = pomd.client().login(CLUSTER, LoginRequest::default()).await;
         let link = answer.unwrap().login.unwrap().link;
         let sign_in = corp.browser.get(&link).await.unwrap();
@@ -103,6 +112,61 @@ async fn a5_another_uid_that_knows_path_and_port_and_a_good_token_is_refused() {
         assert_eq!(said.trim(), "reset after 0 bytes", "{path}");
         waiting.still_waits("a stranger's visit").await;
     }
+    waiting.the_person_signs_in().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a5_a_user_who_may_use_the_listeners_may_not_answer_the_owner_s_login() {
+    let test = "a5_a_user_who_may_use_the_listeners_may_not_answer_the_owner_s_login";
+    let Some(stranger) = stranger(test) else {
+        return;
+    };
+    let waiting = Waiting::with(&format!("[settings]\nallow_users = [{UID}]\n")).await;
+    let token = waiting.corp.gateway.token(MALLORY);
+    let address = waiting.callback.to_string();
+    for path in [
+        format!("{}?pomerium_jwt={token}", waiting.path),
+        format!("/{}", waiting.link.rsplit_once('/').unwrap().1),
+    ] {
+        let said = stranger.does(&["get", &address, &path]).await;
+        assert_eq!(said.trim(), "reset after 0 bytes", "{path}");
+        waiting.still_waits("an allowed user's visit").await;
+    }
+    waiting.the_person_signs_in().await;
+    // The listeners are another matter.
+    let tunnel = waiting.pomd.address("echo").await.to_string();
+    let said = stranger.does(&["connect", &tunnel, "1"]).await;
+    assert_eq!(said.trim(), "silence after 18 bytes", "an echo that stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a1_a5_what_was_left_at_the_login_page_before_a_reset_is_no_answer() {
+    let test = "a1_a5_what_was_left_at_the_login_page_before_a_reset_is_no_answer";
+    let Some(stranger) = stranger(test) else {
+        return;
+    };
+    let mut waiting = Waiting::new().await;
+    let token = waiting.corp.gateway.token(MALLORY);
+    let address = waiting.callback.to_string();
+    let answer = format!(
+        "GET {}?pomerium_jwt={token} HTTP/1.1\\r\\nHost: {address}\\r\\n\\r\\n",
+        waiting.path
+    );
+    waiting.pomd.process().stand_still().await;
+    let mut ours = Vec::new();
+    for _ in 0..8 {
+        ours.push(stranger.leaves(waiting.callback, &answer).await);
+    }
+    waiting.pomd.process().signal(Signal::CONT);
+    // Ours are served, so those before them were looked at.
+    for mut stream in ours {
+        let request = format!("GET /nothing HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(status(&String::from_utf8_lossy(&heard)), 404);
+    }
+    waiting.still_waits("what a stranger left").await;
     waiting.the_person_signs_in().await;
 }
 

@@ -260,8 +260,8 @@ impl Machine {
         })
     }
 
-    /// A socket stays where it was made, whoever uses it then.
-    fn within<T: Send>(&self, make: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    /// Does something here. A socket stays where it was made, and a child where it was started, whoever uses it then.
+    pub fn within<T: Send>(&self, make: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         let space = format!("/proc/{}/ns/net", self.process.pid());
         let entered = move || {
             let space = File::open(space)?;

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Command, Output, Stdio},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::pomd;
 
@@ -49,6 +51,27 @@ impl Stranger {
             .uid(UID)
             .gid(UID);
         command
+    }
+
+    /// Says `words` on a connection to `to` and resets it. Returns a connection of ours that has its address then.
+    pub async fn leaves(&self, to: SocketAddr, words: &str) -> TcpStream {
+        // None that the system could give to somebody else meanwhile.
+        let from = SocketAddr::new(to.ip(), pomd::free_port());
+        let said = self
+            .does(&["leave", &from.to_string(), &to.to_string(), words])
+            .await;
+        assert_eq!(said.trim(), "left", "from {from}");
+        let connecting = async {
+            let socket = match from {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(from)?;
+            socket.connect(to).await
+        };
+        let connected = connecting.await;
+        connected.unwrap_or_else(|error| panic!("from {from} to {to}: {error}"))
     }
 
     /// Runs the helper; its words.

@@ -1,15 +1,22 @@
-//! What a stranger does: run under another user id by the tests, says one line for each try. Uses nothing but std.
+//! What a stranger does: run under another user id by the tests, says one line for each try. Uses
+//! nothing but std and sockets.
 
 use std::{
     env, fs,
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::{
         fs::PermissionsExt,
         net::{UnixListener, UnixStream},
     },
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
+
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// How long a try may take.
 const TRY_TIME: Duration = Duration::from_secs(10);
@@ -21,10 +28,12 @@ fn main() {
         ["connect", address, times] => connect(address, times.parse().unwrap_or(1)),
         ["get", address, path] => say(&get(address, path)),
         ["hold", address] => hold(address),
+        ["leave", from, address, words] => leave(from, address, words),
+        ["flood", address, first, last] => flood(address, first, last),
         ["unix", path, request] => unix(path, request),
         ["pretend", path] => pretend(path),
         _ => {
-            say("usage: stranger connect|get|hold|unix|pretend …");
+            say("usage: stranger connect|get|hold|leave|flood|unix|pretend …");
             std::process::exit(2);
         }
     }
@@ -99,6 +108,59 @@ fn hold(address: &str) {
         }
         Err(error) => say(&format!("not held: {:?}", error.kind())),
     }
+}
+
+/// The most that is said on a connection before it is reset: more than is taken of a client before its route is open.
+const LEFT: usize = 128 << 10;
+
+/// Connects from this address, says `words` again and again, and resets.
+fn leave(from: &str, address: &str, words: &str) {
+    let words = words.replace("\\r\\n", "\r\n");
+    say(&match left(Some(from), address, &words) {
+        Ok(()) => "left".to_owned(),
+        Err(error) => format!("not left: {error}"),
+    });
+}
+
+fn left(from: Option<&str>, address: &str, words: &str) -> std::io::Result<()> {
+    let parsed = |text: &str| text.parse::<SocketAddr>().map_err(std::io::Error::other);
+    let address = parsed(address)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if let Some(from) = from {
+        socket.set_reuse_address(true)?;
+        socket.bind(&parsed(from)?.into())?;
+    }
+    socket.connect(&address.into())?;
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(words.repeat(LEFT / words.len()).as_bytes())?;
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))
+}
+
+/// Takes all ports from `first` to `last` but two, and says so; then leaves bytes on connections that have one of these
+/// two, until its stdin ends; says how many.
+fn flood(address: &str, first: &str, last: &str) {
+    let (first, last): (u16, u16) = (first.parse().unwrap_or(0), last.parse().unwrap_or(0));
+    let taken: Vec<Socket> = (first + 2..=last)
+        .filter_map(|port| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            socket.bind(&address.into()).ok().map(|()| socket)
+        })
+        .collect();
+    say(&format!("took {}", taken.len()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = stop.clone();
+    let waiting = std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        told.store(true, Ordering::Relaxed);
+    });
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        // Somebody else may have the port at the moment.
+        count += u32::from(left(None, address, "the stranger's ").is_ok());
+    }
+    let _ = waiting.join();
+    say(&format!("left {count}"));
 }
 
 /// Sends a request to a Unix socket and says what came.

@@ -1,6 +1,11 @@
 //! Sockets that a service manager bound and handed over, by a small launcher and by a real systemd.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    sync::{Arc, Mutex},
+};
 
 use control::wire::TunnelState;
 use gateway::Upstream;
@@ -9,6 +14,7 @@ use integration::{
     corp::{Corp, tunnel},
     pomd::{Pomd, Setup, free_port},
     skipped,
+    stranger::Stranger,
     systemd::Systemd,
 };
 use tokio::{
@@ -162,6 +168,51 @@ async fn what_was_handed_over_is_used_and_kept_whatever_becomes_of_the_tunnels()
     all_carry(&pomd, &expected).await;
     assert_eq!(pomd.status().await.pomd.pid, pid);
     assert!(file.exists(), "it is not pomd's to remove");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a1_what_strangers_left_in_the_queue_of_a_tunnel_that_was_down_goes_nowhere() {
+    let test = "a1_what_strangers_left_in_the_queue_of_a_tunnel_that_was_down_goes_nowhere";
+    let Some(stranger) = Stranger::new(test, &binary("stranger")) else {
+        return;
+    };
+    let heard = Arc::new(Mutex::new(String::new()));
+    let hearing = heard.clone();
+    let service = Upstream::service(move |mut stream, _| {
+        let hearing = hearing.clone();
+        async move {
+            let mut room = [0; 4096];
+            while let Ok(n @ 1..) = stream.read(&mut room).await {
+                let text = String::from_utf8_lossy(&room[..n]).into_owned();
+                hearing.lock().unwrap().push_str(&text);
+                let _ = stream.write_all(&room[..n]).await;
+            }
+        }
+    });
+    let corp = Corp::gateway(|it| it.route(ROUTE, service)).await;
+    let port = free_port();
+    let config = corp.cluster("")
+        + &tunnel(
+            "later",
+            ROUTE,
+            &format!("listen = {port}\nstart = \"manual\""),
+        );
+    let sockets = [(format!("tcp=127.0.0.1:{port}"), "pomd.socket")];
+    let pomd = handed(Setup::new(&config), &sockets).await;
+    corp.log_in(&pomd).await;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut ours = Vec::new();
+    for _ in 0..10 {
+        ours.push(stranger.leaves(address, "the stranger's ").await);
+    }
+    pomd.client().up("later").await.unwrap();
+    let times = ours.len();
+    for stream in ours {
+        carries(stream).await;
+    }
+    let heard = heard.lock().unwrap();
+    let ours = *heard == "there".repeat(times);
+    assert!(ours, "{} bytes, from {:?}", heard.len(), heard.get(..40));
 }
 
 #[tokio::test(flavor = "multi_thread")]
