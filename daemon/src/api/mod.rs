@@ -5,6 +5,7 @@
 
 mod ahead;
 mod answer;
+mod body;
 mod connect;
 mod door;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -8,14 +8,14 @@ use control::{
     wire::{self, Code},
 };
 use futures_util::{Stream, stream};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{Method, Request, Response, StatusCode, Version, body::Incoming, header};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Api, REQUEST,
+    Api,
     answer::{self, Body, cluster_of},
+    body::body,
     connect::Upgraded,
     door,
     query::{decode, parameter},
@@ -28,9 +28,6 @@ use crate::{
     session::LoginOutcome,
     system::usage,
 };
-
-/// The most that the body of a request may hold.
-const BODY: usize = 64 << 10;
 
 /// Answers one request, whatever it holds; that pomd is stopping, if it stops meanwhile.
 pub(super) async fn answer(
@@ -104,26 +101,6 @@ async fn answer_whatever(
     match route.run(api, &query, body).await {
         Ok(response) => response,
         Err(error) => answer::refused(&error),
-    }
-}
-
-/// The whole body, or why it is not taken.
-async fn body(body: Incoming) -> Result<Bytes, (StatusCode, String)> {
-    let whole = Limited::new(body, BODY).collect();
-    match tokio::time::timeout(REQUEST, whole).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err((
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a body may hold {} KiB", BODY >> 10),
-        )),
-        Ok(Err(_)) => Err((
-            StatusCode::BAD_REQUEST,
-            "the body ended half-way".to_owned(),
-        )),
-        Err(_) => Err((
-            StatusCode::REQUEST_TIMEOUT,
-            format!("the body did not come within {} s", REQUEST.as_secs()),
-        )),
     }
 }
 
