@@ -6,10 +6,12 @@ use std::{
 };
 
 use control::wire;
+use jiff::{Timestamp, tz::TimeZone};
 use tracing::{debug, info, warn};
 
 use super::{Agent, Broken, Door, Loaded, Refused, refusal};
 use crate::{
+    clock::time_of_day,
     config::{self, Change, Changes, ClusterName, Config, Start, TunnelName, TunnelSpec},
     tunnel::{Parts, Tunnel, peer::Owners},
 };
@@ -31,19 +33,29 @@ impl Agent {
         }
     }
 
+    /// Goes over to the settings of an earlier life, as they were read at that time: the file is broken now.
+    pub(super) async fn fall_back(&mut self, config: Config, read_at: Timestamp) {
+        self.go_over_to(config, Vec::new()).await;
+        self.loaded_at = read_at;
+        self.look();
+    }
+
     fn keep_last_good(&mut self, broken: Broken) {
         let known = self.config_error.as_ref();
         if known.is_some_and(|it| it.report == broken.report) {
             return;
         }
+        let now = self.setup.clock.now();
         let meanwhile = if self.tunnels.is_empty() {
-            "there are no tunnels until it is mended"
+            "there are no tunnels until it is mended".to_owned()
         } else {
-            "the old settings apply"
+            let time = time_of_day(self.loaded_at, now, &TimeZone::system());
+            format!("the settings of {time} apply")
         };
-        warn!("{}; {meanwhile}", broken.message);
+        let check = control::text::check_command(&self.setup.config);
+        warn!("{}; {meanwhile}. Run: {check}", broken.message);
         self.config_error = Some(wire::ConfigError {
-            at: self.setup.clock.now(),
+            at: now,
             message: broken.message,
             report: broken.report,
             count: broken.count,
