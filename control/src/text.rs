@@ -72,7 +72,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a17_a_command_names_its_file_as_a_shell_understands_it() {
+    fn a_command_names_its_file_as_a_shell_understands_it() {
         for (path, command) in [
             ("/etc/pomd.toml", "pomd check /etc/pomd.toml"),
             ("/home/a b/x.toml", "pomd check '/home/a b/x.toml'"),

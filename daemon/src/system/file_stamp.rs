@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a16_only_an_old_file_is_known_by_its_stamp() {
+    fn c2_only_an_old_file_is_known_by_its_stamp() {
         let old = |now| FileStamp::at(Ok(found(7, 100)), at(now));
         assert!(old(103).is_surely(&old(200)));
         assert!(!old(102).is_surely(&old(200)), "a tick may hide a change");

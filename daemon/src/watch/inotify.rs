@@ -92,7 +92,11 @@ impl Eyes {
             let after = walk(path);
             if after == way {
                 res.map_err(|it| explain(&it))?;
-                return way.keys().find_map(|it| silent(it)).map_or(Ok(()), Err);
+                return way
+                    .keys()
+                    .map(PathBuf::as_path)
+                    .find_map(silent)
+                    .map_or(Ok(()), Err);
             }
             way = after;
         }
@@ -209,7 +213,7 @@ fn matters(watched: &Watched, event: &EventOwned) -> bool {
 }
 
 /// Why changes at `path` may go unnoticed: a file system that others write to, past this machine's kernel.
-fn silent(path: &PathBuf) -> Option<String> {
+fn silent(path: &Path) -> Option<String> {
     let kind = silent_kind(u64::try_from(statfs(path).ok()?.f_type).unwrap_or_default())?;
     let path = control::text::clean(&path.display().to_string(), 200);
     Some(format!(
