@@ -61,8 +61,8 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
         Err(error) => return fail(USAGE, &error),
     };
     let shown = pomd::config_file::shown(&place.config);
-    let missing = std::fs::symlink_metadata(&place.config)
-        .is_err_and(|it| it.kind() == std::io::ErrorKind::NotFound);
+    let missing =
+        std::fs::metadata(&place.config).is_err_and(|it| it.kind() == std::io::ErrorKind::NotFound);
     if missing && named {
         return fail(USAGE, &format!("there is no file {shown}"));
     }
