@@ -26,7 +26,9 @@ impl Agent {
                 Err(error)
             }
             Loaded::Good(config, warnings) => {
-                let answer = self.go_over_to(*config, warnings).await;
+                let answer = self
+                    .go_over_to(*config, warnings, "configuration read")
+                    .await;
                 self.look();
                 Ok(answer)
             }
@@ -35,7 +37,8 @@ impl Agent {
 
     /// Goes over to the settings of an earlier life, as they were read at that time: the file is broken now.
     pub(super) async fn fall_back(&mut self, config: Config, read_at: Timestamp) {
-        self.go_over_to(config, Vec::new()).await;
+        self.go_over_to(config, Vec::new(), "last good configuration taken")
+            .await;
         self.loaded_at = read_at;
         self.look();
     }
@@ -63,7 +66,13 @@ impl Agent {
         self.look();
     }
 
-    async fn go_over_to(&mut self, new: Config, warnings: Vec<String>) -> wire::ReloadAnswer {
+    /// `event` is what the log says happened.
+    async fn go_over_to(
+        &mut self,
+        new: Config,
+        warnings: Vec<String>,
+        event: &str,
+    ) -> wire::ReloadAnswer {
         let old = std::mem::replace(&mut self.config, new.clone());
         let changes = config::changes(&old, &new);
         self.loaded_at = self.setup.clock.now();
@@ -116,9 +125,9 @@ impl Agent {
         }
         let answer = answer(&changes, &replaced, &new, leaving);
         match summary(&answer) {
-            Some(summary) => info!("configuration read: {summary}"),
-            None if old == new => debug!("configuration read: nothing changed"),
-            None => info!("configuration read: no tunnel changed"),
+            Some(summary) => info!("{event}: {summary}"),
+            None if old == new => debug!("{event}: nothing changed"),
+            None => info!("{event}: no tunnel changed"),
         }
         answer
     }

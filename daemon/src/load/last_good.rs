@@ -109,11 +109,12 @@ impl LastGood {
     pub(super) async fn keep(&mut self, text: &[u8], read_at: Timestamp) {
         self.useless = None;
         let is_same = |it: &Option<Kept>| it.as_ref().is_some_and(|it| it.text == text);
-        if is_same(&self.wanted) {
+        if is_same(&self.wanted) && self.unsaved.is_none() {
             return;
         }
         self.wanted = match is_same(&self.kept) {
             true => self.kept.clone(),
+            false if is_same(&self.wanted) => self.wanted.take(),
             false => Some(Kept {
                 text: text.to_owned(),
                 read_at,
@@ -261,4 +262,79 @@ fn decode(bytes: &[u8], config: &Path) -> Result<Option<Kept>, String> {
 
 fn no_answer() -> String {
     format!("the disk does not answer within {} s", LIMIT.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::disk::Disk;
+
+    fn place(folder: &Path, config: &str) -> Place {
+        Place {
+            config: config.into(),
+            state: folder.join("state"),
+            socket: folder.join("pomd.sock"),
+        }
+    }
+
+    async fn loaded(place: &Place) -> (LastGood, Option<Kept>) {
+        let mut res = LastGood::new(place, Arc::new(Disk));
+        let kept = res.load().await;
+        (res, kept)
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[tokio::test]
+    async fn c1_the_copy_is_of_one_file_and_says_when_its_text_was_first_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = place(dir.path(), "/etc/ours.toml");
+        let (mut it, kept) = loaded(&ours).await;
+        assert_eq!(kept, None);
+        it.keep("[settings]\r\n# \u{e4}\t\"".as_bytes(), at(7))
+            .await;
+        let (mut it, kept) = loaded(&ours).await;
+        let kept = kept.unwrap();
+        assert_eq!(kept.text, "[settings]\r\n# \u{e4}\t\"".as_bytes());
+        assert_eq!(kept.read_at, at(7));
+        // The same again is not written again, as after every start.
+        let file = ours.state.join(NAME);
+        let written = fs::metadata(&file).unwrap().modified().unwrap();
+        it.keep(&kept.text, at(8)).await;
+        assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), written);
+        assert_eq!(loaded(&ours).await.1.unwrap().read_at, at(7));
+        let theirs = place(dir.path(), "/etc/theirs.toml");
+        let (it, kept) = loaded(&theirs).await;
+        assert_eq!(kept, None);
+        assert_eq!(it.trouble().next(), None, "that is no trouble");
+        assert!(loaded(&ours).await.0.is_there().await);
+    }
+
+    #[test]
+    fn s4_whatever_stands_in_the_file_is_read_or_refused() {
+        let config = Path::new("/etc/pomd.toml");
+        let kept = Kept {
+            text: b"[settings]".to_vec(),
+            read_at: at(7),
+        };
+        let good = encode(&kept, config).unwrap();
+        for end in 0..good.len() {
+            assert!(decode(&good[..end], config).is_err(), "{end} bytes");
+        }
+        assert_eq!(decode(&good, config), Ok(Some(kept)));
+        assert!(decode(&vec![b' '; FILE_MOST + 1], config).is_err());
+    }
+
+    #[test]
+    fn the_largest_configuration_fits() {
+        let text = "\"".repeat(MOST_BYTES).into_bytes();
+        let read_at = Timestamp::MAX;
+        let long = format!("/{}", "x".repeat(4095));
+        let bytes = encode(&Kept { text, read_at }, Path::new(&long)).unwrap();
+        assert!(bytes.len() <= FILE_MOST, "{}", bytes.len());
+    }
 }
