@@ -20,6 +20,7 @@ mod state;
 mod time;
 mod tls;
 mod token;
+mod watching;
 
 use control::wire::{Code, Status};
 use integration::{

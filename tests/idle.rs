@@ -51,7 +51,7 @@ async fn wakes_within(pomd: &Pomd, time: Duration) -> (u64, Vec<String>) {
 /// A pomd with many tunnels, and nothing under way any more.
 struct Rested {
     pomd: Pomd,
-    /// Holds a file, and the folder of the configuration. Nobody makes anything there, or above: that would wake pomd.
+    /// Holds a file, and the folder of the configuration.
     above: TempDir,
     _corp: Corp,
 }
@@ -60,7 +60,7 @@ async fn rested() -> Rested {
     let names: Vec<String> = (0..TUNNELS).map(|it| format!("tunnel-{it}")).collect();
     let tunnels: Vec<(&str, &str)> = names.iter().map(|it| (it.as_str(), ROUTE)).collect();
     let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
-    let above = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let above = integration::pomd::folder();
     let config = above.path().join("conf/pomd.toml");
     fs::create_dir(above.path().join("conf")).unwrap();
     fs::write(&config, corp.config(&tunnels)).unwrap();
@@ -88,6 +88,15 @@ async fn r4_fifty_tunnels_at_rest_wake_nobody_and_neither_does_what_is_written_b
         for n in 0..50 {
             fs::read_to_string(rested.above.path().join("conf/pomd.toml")).unwrap();
             fs::write(rested.above.path().join("history"), n.to_string()).unwrap();
+            // As in a home, or in a folder for temporary files; and as an editor does beside the file that it has open.
+            for folder in ["", "conf"].map(|it| rested.above.path().join(it)) {
+                fs::write(folder.join(".lesshst~"), n.to_string()).unwrap();
+                fs::rename(folder.join(".lesshst~"), folder.join(".lesshst")).unwrap();
+                fs::write(folder.join(".pomd.toml.swp"), n.to_string()).unwrap();
+                fs::remove_file(folder.join(".pomd.toml.swp")).unwrap();
+                drop(tempfile::tempdir_in(folder).unwrap());
+            }
+            drop(integration::pomd::folder());
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };

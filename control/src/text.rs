@@ -1,6 +1,6 @@
 //! Text from outside, made safe to show. The one function for every terminal, log and status.
 
-use std::fmt::Write;
+use std::{fmt::Write, path::Path};
 
 /// `text` in one line of at most `most` characters (`…` included where it was cut): control characters, line and
 /// paragraph separators and everything that changes the direction of writing appear as `\u{…}`.
@@ -26,6 +26,25 @@ pub fn clean(text: &str, most: usize) -> String {
     res
 }
 
+/// The command that judges the configuration file at `path`, as a person can paste it.
+pub fn check_command(path: &Path) -> String {
+    format!("pomd check {}", shell_word(&path.display().to_string()))
+}
+
+/// `text` as one word of a command line: quoted where a shell would take it for something else.
+pub fn shell_word(text: &str) -> String {
+    let text = clean(text, 4096);
+    let is_plain = |c: char| c.is_alphanumeric() || "_-+=:,./@%".contains(c);
+    let is_plain = |c: char| is_plain(c) || (cfg!(windows) && c == '\\');
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text
+    } else if cfg!(windows) {
+        format!("\"{text}\"")
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 fn is_harmless(c: char) -> bool {
     !c.is_control()
         && !matches!(c,
@@ -49,5 +68,18 @@ mod tests {
         assert_eq!(clean("abcdefg", 6), "abcde…");
         assert_eq!(clean("\u{1}\u{1}\u{1}", 8).chars().count(), 8);
         assert_eq!(clean(&"ä".repeat(1 << 20), 200).chars().count(), 200);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_command_names_its_file_as_a_shell_understands_it() {
+        for (path, command) in [
+            ("/etc/pomd.toml", "pomd check /etc/pomd.toml"),
+            ("/home/a b/x.toml", "pomd check '/home/a b/x.toml'"),
+            ("/it's/$(x)", r"pomd check '/it'\''s/$(x)'"),
+            ("/~/*.toml", "pomd check '/~/*.toml'"),
+        ] {
+            assert_eq!(check_command(Path::new(path)), command);
+        }
     }
 }

@@ -80,6 +80,10 @@ pub struct ConfigState {
     pub loaded_at: Timestamp,
     /// Why a newer version of the file is not in force.
     pub error: Option<ConfigError>,
+    /// The file is being written or read: what else is told here may be older than it. Only in the answer of
+    /// `GET /v1/status`.
+    #[serde(default)]
+    pub pending: bool,
 }
 
 /// Why the file on disk is not in force.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anstream::{AutoStream, ColorChoice};
+use control::place::{Place, Wishes};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
@@ -28,6 +29,8 @@ pub(crate) struct Screen {
     signs: &'static Signs,
     zone: TimeZone,
     home: Option<PathBuf>,
+    /// The configuration file of the environment alone.
+    checked: Option<PathBuf>,
     /// What goes on without us if the person stops waiting now.
     meanwhile: std::rc::Rc<std::cell::RefCell<String>>,
 }
@@ -40,6 +43,7 @@ impl Screen {
             signs: Signs::for_environment(|name| env::var(name).ok().filter(|it| !it.is_empty())),
             zone: TimeZone::system(),
             home: env::home_dir().filter(|it| it.is_absolute() && it.parent().is_some()),
+            checked: Place::find(Wishes::default()).ok().map(|it| it.config),
             meanwhile: std::rc::Rc::default(),
         }
     }
@@ -72,6 +76,7 @@ impl Screen {
             now: now(),
             zone: &self.zone,
             home: self.home.as_deref(),
+            checked: self.checked.as_deref(),
         }
     }
 

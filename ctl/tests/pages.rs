@@ -115,7 +115,7 @@ fn g5_all_that_can_be_wrong_is_told_in_words() {
         world.transcript(&["status"]),
         str![[r#"
 $ pomctl status  # exit 1
-✗ pomd.toml has 2 errors since HH:MM; the old settings apply. Run: pomd check
+✗ pomd.toml has 2 errors since HH:MM; the settings of HH:MM apply. Run: pomd check /home/alice/.config/pomd/pomd.toml
     line 14: unknown key `lissten` in [tunnel.grafana]
 warning: corp takes any certificate (insecure_skip_verify)
   TUNNEL    STATE  LOCAL           CONN    RECV    SENT  ROUTE

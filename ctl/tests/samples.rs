@@ -40,6 +40,7 @@ pub(crate) fn status(tunnels: Vec<Tunnel>, clusters: Vec<Cluster>) -> Status {
                 path: "/home/alice/.config/pomd/pomd.toml".to_owned(),
                 loaded_at: ago(300),
                 error: None,
+                pending: false,
             },
             log: None,
             warnings: Vec::new(),

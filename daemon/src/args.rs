@@ -55,6 +55,11 @@ pub(crate) enum Action {
 }
 
 impl Args {
+    /// A person named the configuration file; there should be one then.
+    pub(crate) fn names_the_configuration(&self) -> bool {
+        self.config.is_some()
+    }
+
     /// Where things are; `config` wins over `--config`.
     pub(crate) fn wishes(&self, config: Option<PathBuf>) -> Wishes {
         Wishes {

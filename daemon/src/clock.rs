@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, tz::TimeZone};
 use tokio::time::Instant;
 
 /// The wall clock, and one that counts on while the machine sleeps.
@@ -32,6 +32,17 @@ impl Moment {
         let awake = self.awake.saturating_sub(earlier.awake);
         passed.saturating_sub(awake) > APART
     }
+}
+
+/// A time as a person says it: of a day that is not today the date is told too.
+pub fn time_of_day(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
+    let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone.clone()));
+    let format = if at.date() == now.date() {
+        "%H:%M"
+    } else {
+        "%Y-%m-%d %H:%M"
+    };
+    at.strftime(format).to_string()
 }
 
 impl Clock {

@@ -193,7 +193,7 @@ pub async fn run(
     let (agent, handle) = Agent::new(agent::Setup {
         config: options.place.config.clone(),
         state: options.place.state.clone(),
-        fs: options.fs,
+        fs: options.fs.clone(),
         points: options.points.clone(),
         socket: options.place.socket.clone(),
         lost: lost.clone(),
@@ -206,12 +206,14 @@ pub async fn run(
         handed: options.handed,
         pulse: pulse.clone(),
     });
-    let (mut loader, reloads) = Loader::new(
-        options.place.config.clone(),
-        handle.clone(),
-        options.look.clone(),
-        options.service.clone(),
-    );
+    let (mut loader, reloads, watch) = Loader::new(load::Parts {
+        place: options.place.clone(),
+        agent: handle.clone(),
+        look: options.look,
+        service: options.service.clone(),
+        clock: options.clock.clone(),
+        fs: options.fs,
+    });
     let manager = Manager {
         service: options.service,
         agent: handle.clone(),
@@ -232,17 +234,12 @@ pub async fn run(
 
     let mut core = JoinSet::new();
     let agent = core.spawn(agent.run(stop.clone())).id();
-    // A broken file is in the status now; pomd runs on without tunnels.
-    let _ = loader.reload(true).await;
+    loader.start().await;
     core.spawn(api::serve(api, socket));
     manager.ready().await;
     core.spawn(manager.run(stop.clone()));
     core.spawn(loader.run(stop.clone()));
-    core.spawn(watch::watch(
-        options.place.config,
-        options.look,
-        stop.clone(),
-    ));
+    core.spawn(watch::watch(options.place.config, watch, stop.clone()));
     info!(
         "pomd {} runs (pid {})",
         control::VERSION,

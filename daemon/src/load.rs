@@ -1,6 +1,9 @@
-//! Reads the configuration file again, one read at a time, and hands what it holds to the agent.
+//! Reads the configuration file, one read at a time, and hands what it holds to the agent.
 //!
-//! A file that vanished or became empty counts as broken: an editor may be half-way, and all tunnels would close.
+//! A file that vanished or became empty counts as broken: an editor may be half-way, and all tunnels would close. A pomd
+//! that starts with a broken file uses the last good configuration, of which `last_good` keeps a copy.
+
+mod last_good;
 
 use std::{
     path::{Path, PathBuf},
@@ -8,47 +11,115 @@ use std::{
     time::Duration,
 };
 
-use control::wire;
-use tokio::sync::{Notify, mpsc, oneshot};
+use control::{place::Place, wire};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{AgentHandle, Broken, Loaded, Refused, refusal},
+    clock::Clock,
     config::{self, Config},
     config_file::{self, FileError, shown},
-    system::service::{Service, Word},
+    disk::Fs,
+    system::{
+        file_stamp::FileStamp,
+        service::{Service, Word},
+    },
+    watch::{QUIET, Watch},
 };
+use last_good::{Kept, LastGood};
 
 /// How long reading the file may take before it counts as broken: it may lie on a network that is gone.
 const READ: Duration = Duration::from_secs(5);
+/// How often a file that changes all the time is looked at before an answer goes without it.
+const MOST_LOOKS: usize = 5;
+/// How long an answer waits for the file to be looked at.
+const SETTLE: Duration = Duration::from_secs(2);
+/// How soon after a failed write of the last good configuration the next one is tried.
+const RETRY: Duration = Duration::from_secs(30);
 
-/// Asks for the file to be read again. Clones ask the same reader.
+/// Asks for the file to be read. Clones ask the same reader.
 #[derive(Clone, Debug)]
-pub struct Reloads(mpsc::Sender<oneshot::Sender<Result<wire::ReloadAnswer, Refused>>>);
+pub struct Reloads(mpsc::Sender<Request>);
+
+#[derive(Debug)]
+enum Request {
+    /// Read the file now and say what changed.
+    Reload(oneshot::Sender<Result<wire::ReloadAnswer, Refused>>),
+    /// Read the file if it is not the one that was read last; whether what holds now is what it says.
+    Settle(oneshot::Sender<bool>),
+}
 
 impl Reloads {
     /// Reads the file now and says what changed.
     pub async fn reload(&self) -> Result<wire::ReloadAnswer, Refused> {
         let stopping = || Box::new(refusal(wire::Code::Stopping, "pomd is stopping"));
         let (reply, answer) = oneshot::channel();
-        self.0.send(reply).await.map_err(|_| stopping())?;
+        let sent = self.0.send(Request::Reload(reply)).await;
+        sent.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
+
+    /// Lets a save of a moment ago come into force, so that an answer does not tell what stood before it. Looks at the
+    /// file's times and reads it only where they are new. Returns false where that takes too long: the answer is then
+    /// about what stood before.
+    pub async fn settle(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let settling = async {
+            self.0.send(Request::Settle(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        let settled = tokio::time::timeout(SETTLE, settling).await;
+        settled.ok().flatten().unwrap_or(false)
+    }
+}
+
+/// What the reader of the file is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where the file and the state folder are.
+    pub place: Place,
+    /// Who is handed what the file holds.
+    pub agent: AgentHandle,
+    /// Told when the file should be looked at, as by SIGHUP.
+    pub look: Arc<Notify>,
+    /// Who hears of reloads.
+    pub service: Service,
+    /// What time it is.
+    pub clock: Clock,
+    /// How the copy of the last good configuration reaches the disk.
+    pub fs: Arc<dyn Fs>,
 }
 
 /// The one reader of the file.
 pub struct Loader {
     path: PathBuf,
     agent: AgentHandle,
-    maybe_changed: Arc<Notify>,
+    look: Arc<Notify>,
     service: Service,
-    requests: mpsc::Receiver<oneshot::Sender<Result<wire::ReloadAnswer, Refused>>>,
-    seen: Option<Content>,
+    clock: Clock,
+    requests: mpsc::Receiver<Request>,
+    changed: Arc<Notify>,
+    walk: Arc<Notify>,
+    unreadable: watch::Sender<bool>,
+    trouble: watch::Receiver<Option<String>>,
+    last_good: LastGood,
+    seen: Option<Seen>,
     /// The settings in force were written in a file.
     had_text: bool,
+    /// What was last said of watching and keeping.
+    warnings: Vec<String>,
 }
 
-/// What the file held when it was last read.
+/// What was found when the file was last read.
+#[derive(Debug)]
+struct Seen {
+    content: Content,
+    warnings: Vec<String>,
+    stamp: FileStamp,
+}
+
+/// What the file held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Content {
     Absent,
@@ -57,125 +128,256 @@ enum Content {
 }
 
 impl Loader {
-    /// Reads `path` whenever `maybe_changed` is told or the handle is asked, and tells `service` of it.
-    pub fn new(
-        path: PathBuf,
-        agent: AgentHandle,
-        maybe_changed: Arc<Notify>,
-        service: Service,
-    ) -> (Self, Reloads) {
+    /// The reader, the handle that asks it, and what its watch needs.
+    pub fn new(parts: Parts) -> (Self, Reloads, Watch) {
         let (sender, requests) = mpsc::channel(4);
+        let (unreadable, is_unreadable) = watch::channel(false);
+        let (says, trouble) = watch::channel(None);
+        let watch = Watch {
+            changed: Arc::default(),
+            walk: Arc::default(),
+            unreadable: is_unreadable,
+            trouble: says,
+        };
         let loader = Self {
-            path,
-            agent,
-            maybe_changed,
-            service,
+            last_good: LastGood::new(&parts.place, parts.fs),
+            path: parts.place.config,
+            agent: parts.agent,
+            look: parts.look,
+            service: parts.service,
+            clock: parts.clock,
             requests,
+            changed: watch.changed.clone(),
+            walk: watch.walk.clone(),
+            unreadable,
+            trouble,
             seen: None,
             had_text: false,
+            warnings: Vec::new(),
         };
-        (loader, Reloads(sender))
+        (loader, Reloads(sender), watch)
     }
 
-    /// Reads the file once, then whenever it is told, until `stop`.
+    /// Reads the file for the first time. If it is broken, the last good configuration comes into force, as far as there
+    /// is one.
+    pub async fn start(&mut self) {
+        let kept = self.last_good.load().await;
+        let seen = read(self.path.clone()).await;
+        let loaded = judge(&seen.content, &self.path, kept.is_some(), Vec::new());
+        if let (Loaded::Broken(_), Some(kept)) = (loaded, kept) {
+            self.fall_back(kept).await;
+        }
+        // An agent that is ending takes nothing, and that a file is broken is in its status.
+        let _ = self.apply(seen).await;
+    }
+
+    async fn fall_back(&mut self, kept: Kept) {
+        match parse(&kept.text, &self.path) {
+            Ok(config) => {
+                let taken = self.agent.fall_back(config, kept.read_at).await;
+                self.had_text = taken.is_ok();
+            }
+            // A release that reads it may come back: it stays where it is.
+            Err(problems) => self.last_good.is_of_no_use(&kept, &problems.first_line()),
+        }
+    }
+
+    /// Reads the file whenever it is told or asked, until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        loop {
-            let reply = tokio::select! {
+        while !stop.is_cancelled() {
+            self.warn().await;
+            let retry = self.last_good.needs_retry();
+            tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
-                Some(reply) = self.requests.recv() => Some(reply),
-                () = self.maybe_changed.notified() => None,
-            };
-            let answer = self.reload_and_tell(reply.is_some()).await;
-            if let (Some(reply), Some(answer)) = (reply, answer) {
-                // Whoever asked may have gone meanwhile.
-                let _ = reply.send(answer);
+                () = stop.cancelled() => {}
+                Some(request) = self.requests.recv() => self.answer(request).await,
+                () = self.look.notified() => {
+                    self.walk.notify_one();
+                    self.reload_and_tell(false).await;
+                }
+                () = self.changed.notified() => {
+                    self.reload_and_tell(false).await;
+                }
+                Ok(()) = self.trouble.changed() => {}
+                () = tokio::time::sleep(RETRY), if retry => self.last_good.write().await,
             }
         }
     }
 
+    /// Lets the status say what is wrong with watching and keeping.
+    async fn warn(&mut self) {
+        let watching = self.trouble.borrow_and_update().clone();
+        let keeping = self.last_good.trouble();
+        let warnings: Vec<String> = watching.into_iter().chain(keeping).collect();
+        if warnings != self.warnings && self.agent.reader_warns(warnings.clone()).await.is_ok() {
+            self.warnings = warnings;
+        }
+    }
+
+    async fn answer(&mut self, request: Request) {
+        // Whoever asked may have gone meanwhile.
+        match request {
+            Request::Reload(reply) => {
+                self.walk.notify_one();
+                if let Some(answer) = self.reload_and_tell(true).await {
+                    let _ = reply.send(answer);
+                }
+            }
+            Request::Settle(reply) => {
+                let settled = self.settle().await;
+                self.warn().await;
+                let _ = reply.send(settled);
+            }
+        }
+    }
+
+    /// Reads the file if it may have changed since it was last read, and lets what it says come into force once the same
+    /// has stood there for a moment: whoever writes it is done by then. Returns false if it does not come to rest.
+    async fn settle(&mut self) -> bool {
+        let Some(seen) = &self.seen else {
+            return true;
+        };
+        let path = self.path.clone();
+        let now = tokio::task::spawn_blocking(move || FileStamp::of(&path)).await;
+        if now.is_ok_and(|it| seen.stamp.is_surely(&it)) {
+            return true;
+        }
+        let mut before: Option<Seen> = None;
+        for _ in 0..MOST_LOOKS {
+            let now = read(self.path.clone()).await;
+            if self.is_seen(&now) {
+                self.seen = Some(now);
+                return true;
+            }
+            if before.is_some_and(|it| it.content == now.content) {
+                // That the file is broken is in the status.
+                let _ = self.apply_and_tell(now).await;
+                return true;
+            }
+            before = Some(now);
+            tokio::time::sleep(QUIET).await;
+        }
+        false
+    }
+
+    /// Reads the file; `None` if it is as before and nobody asked.
     async fn reload_and_tell(
         &mut self,
         asked: bool,
     ) -> Option<Result<wire::ReloadAnswer, Refused>> {
-        let (content, warnings) = self.news(asked).await?;
-        self.service.say(Word::Reloading).await;
-        let answer = self.apply(content, warnings).await;
-        self.service.say(Word::Running).await;
-        Some(answer)
-    }
-
-    /// Reads the file; `None` if it is as before and nobody asked.
-    pub async fn reload(&mut self, asked: bool) -> Option<Result<wire::ReloadAnswer, Refused>> {
-        let (content, warnings) = self.news(asked).await?;
-        Some(self.apply(content, warnings).await)
-    }
-
-    async fn news(&self, asked: bool) -> Option<(Content, Vec<String>)> {
-        let (content, warnings) = read(self.path.clone()).await;
-        let is_new = asked || self.seen.as_ref() != Some(&content);
-        is_new.then_some((content, warnings))
-    }
-
-    async fn apply(
-        &mut self,
-        content: Content,
-        warnings: Vec<String>,
-    ) -> Result<wire::ReloadAnswer, Refused> {
-        let loaded = judge(&content, &self.path, self.had_text, warnings);
-        if matches!(loaded, Loaded::Good(..)) {
-            self.had_text = matches!(&content, Content::Text(it) if !is_blank(it));
+        let now = read(self.path.clone()).await;
+        if !asked && self.is_seen(&now) {
+            self.seen = Some(now);
+            return None;
         }
-        self.seen = Some(content);
-        self.agent.apply(loaded).await
+        Some(self.apply_and_tell(now).await)
+    }
+
+    fn is_seen(&self, now: &Seen) -> bool {
+        let seen = self.seen.as_ref();
+        seen.is_some_and(|it| it.content == now.content && it.warnings == now.warnings)
+    }
+
+    async fn apply_and_tell(&mut self, now: Seen) -> Result<wire::ReloadAnswer, Refused> {
+        self.service.say(Word::Reloading).await;
+        let answer = self.apply(now).await;
+        self.service.say(Word::Running).await;
+        answer
+    }
+
+    async fn apply(&mut self, now: Seen) -> Result<wire::ReloadAnswer, Refused> {
+        let loaded = judge(
+            &now.content,
+            &self.path,
+            self.had_text,
+            now.warnings.clone(),
+        );
+        let is_good = matches!(loaded, Loaded::Good(..));
+        let is_unreadable = matches!(&now.content, Content::Unreadable(_));
+        self.unreadable
+            .send_if_modified(|it| std::mem::replace(it, is_unreadable) != is_unreadable);
+        let answer = self.agent.apply(loaded).await;
+        if is_good && answer.is_ok() {
+            self.had_text = false;
+            if let Content::Text(text) = &now.content
+                && !is_blank(text)
+            {
+                self.had_text = true;
+                self.last_good.keep(text, self.clock.now()).await;
+            }
+        }
+        self.seen = Some(now);
+        answer
     }
 }
 
-/// Reads and judges the file once, as `pomd check` and the start do: an absent file is an empty configuration.
+/// Reads and judges the file once: an absent file is an empty configuration.
 pub async fn load_once(path: &Path) -> Loaded {
-    let (content, warnings) = read(path.to_owned()).await;
-    judge(&content, path, false, warnings)
+    let seen = read(path.to_owned()).await;
+    judge(&seen.content, path, false, seen.warnings)
 }
 
-async fn read(path: PathBuf) -> (Content, Vec<String>) {
+/// Judges the file as a pomd does that starts at this place: where the last good configuration is known, a file that
+/// vanished or is empty is a broken one. Changes nothing.
+pub async fn check(place: &Place, fs: Arc<dyn Fs>) -> Loaded {
+    let had_text = LastGood::new(place, fs).is_there().await;
+    let seen = read(place.config.clone()).await;
+    judge(&seen.content, &place.config, had_text, seen.warnings)
+}
+
+async fn read(path: PathBuf) -> Seen {
     let shown = shown(&path);
-    let reading = tokio::task::spawn_blocking(move || config_file::read(&path));
-    match tokio::time::timeout(READ, reading).await {
-        Ok(Ok(Ok(text))) => (Content::Text(text.bytes), text.warnings),
-        Ok(Ok(Err(FileError::Absent { .. }))) => (Content::Absent, Vec::new()),
-        Ok(Ok(Err(error))) => (Content::Unreadable(error.to_string()), Vec::new()),
-        Ok(Err(panic)) => (
-            Content::Unreadable(format!("cannot read {shown}: {panic}")),
-            Vec::new(),
-        ),
+    let reading = tokio::task::spawn_blocking(move || {
+        // A change after this is told by the next stamp, whether or not it is read now.
+        let stamp = FileStamp::of(&path);
+        (config_file::read(&path), stamp)
+    });
+    let mut warnings = Vec::new();
+    let (content, stamp) = match tokio::time::timeout(READ, reading).await {
+        Ok(Ok((Ok(text), stamp))) => {
+            warnings = text.warnings;
+            (Content::Text(text.bytes), stamp)
+        }
+        Ok(Ok((Err(FileError::Absent { .. }), stamp))) => (Content::Absent, stamp),
+        Ok(Ok((Err(error), stamp))) => (Content::Unreadable(error.to_string()), stamp),
+        Ok(Err(panic)) => {
+            let message = format!("cannot read {shown}: {panic}");
+            (Content::Unreadable(message), FileStamp::unknown())
+        }
         Err(_) => {
             let message = format!("cannot read {shown}: no answer within {} s", READ.as_secs());
-            (Content::Unreadable(message), Vec::new())
+            (Content::Unreadable(message), FileStamp::unknown())
         }
+    };
+    Seen {
+        content,
+        warnings,
+        stamp,
     }
+}
+
+fn parse(text: &[u8], path: &Path) -> Result<Config, config::Problems> {
+    Config::read(text, path.parent().unwrap_or(Path::new("/")))
 }
 
 fn judge(content: &Content, path: &Path, had_text: bool, warnings: Vec<String>) -> Loaded {
     let shown = shown(path);
     match content {
-        Content::Absent if had_text => broken(format!("{shown} is gone")),
+        Content::Absent if had_text => missed(&format!("{shown} is gone")),
         Content::Absent => Loaded::Good(Box::default(), warnings),
-        Content::Unreadable(message) => broken(message.clone()),
-        Content::Text(text) if had_text && is_blank(text) => broken(format!("{shown} is empty")),
-        Content::Text(text) => {
-            let base = path.parent().unwrap_or(Path::new("/"));
-            match Config::read(text, base) {
-                Ok(config) => Loaded::Good(Box::new(config), warnings),
-                Err(problems) => Loaded::Broken(Broken {
-                    message: format!("{shown}: {}", inside(&problems.first_line())),
-                    report: format!(
-                        "{}\n",
-                        problems.render(&String::from_utf8_lossy(text), &shown, false)
-                    ),
-                    count: u32::try_from(problems.count()).unwrap_or(u32::MAX),
-                }),
-            }
-        }
+        Content::Unreadable(message) => broken(message.clone(), ""),
+        Content::Text(text) if had_text && is_blank(text) => missed(&format!("{shown} is empty")),
+        Content::Text(text) => match parse(text, path) {
+            Ok(config) => Loaded::Good(Box::new(config), warnings),
+            Err(problems) => Loaded::Broken(Broken {
+                message: format!("{shown}: {}", inside(&problems.first_line())),
+                report: format!(
+                    "{}\n",
+                    problems.render(&String::from_utf8_lossy(text), &shown, false)
+                ),
+                count: u32::try_from(problems.count()).unwrap_or(u32::MAX),
+            }),
+        },
     }
 }
 
@@ -192,9 +394,15 @@ fn inside(sentence: &str) -> String {
     }
 }
 
-fn broken(message: String) -> Loaded {
+/// There is nothing where a configuration was. How to say that nothing is meant has to be told.
+fn missed(message: &str) -> Loaded {
+    let help = "if you want no tunnels at all, save a file with the one line [settings]";
+    broken(message.to_owned(), &format!("help: {help}\n"))
+}
+
+fn broken(message: String, help: &str) -> Loaded {
     Loaded::Broken(Broken {
-        report: format!("error: {message}\n"),
+        report: format!("error: {message}\n{help}"),
         message,
         count: 1,
     })

@@ -15,7 +15,7 @@ use pomd::{
     agent::Loaded,
     clock::Clock,
     disk::Disk,
-    load::load_once,
+    load,
     logging::{self, Sink},
     opener,
     points::Points,
@@ -55,20 +55,20 @@ fn main() -> ExitCode {
     reason = "this is what the person asked for"
 )]
 fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
-    let named = file.is_some();
+    let named = file.is_some() || args.names_the_configuration();
     let place = match Place::find(args.wishes(file)) {
         Ok(place) => place,
         Err(error) => return fail(USAGE, &error),
     };
     let shown = pomd::config_file::shown(&place.config);
-    let missing = std::fs::symlink_metadata(&place.config)
-        .is_err_and(|it| it.kind() == std::io::ErrorKind::NotFound);
+    let missing =
+        std::fs::metadata(&place.config).is_err_and(|it| it.kind() == std::io::ErrorKind::NotFound);
     if missing && named {
         return fail(USAGE, &format!("there is no file {shown}"));
     }
     let runtime = Builder::new_current_thread().enable_all().build();
     let loaded = match runtime {
-        Ok(runtime) => runtime.block_on(load_once(&place.config)),
+        Ok(runtime) => runtime.block_on(load::check(&place, Arc::new(Disk))),
         Err(error) => return fail(FAILED, &error),
     };
     match loaded {

@@ -2,8 +2,10 @@
 //!
 //! Knows snapshots and the agent's pulse. Must not know how a manager is told, or how anything works.
 
+use std::path::Path;
+
 use control::{
-    text::clean,
+    text::{check_command, clean},
     wire::{self, ClusterState, TunnelState},
 };
 use jiff::{Timestamp, tz::TimeZone};
@@ -11,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::AgentHandle,
-    clock::Clock,
+    clock::{Clock, time_of_day},
     restart::Restart,
     system::service::{Pulse, Service, Word},
 };
@@ -98,7 +100,16 @@ fn line(status: &wire::Status, now: Timestamp, zone: &TimeZone) -> String {
     let mut parts = Vec::new();
     if let Some(error) = &status.pomd.config.error {
         let problem = clean(&error.message, PROBLEM);
-        parts.push(format!("the configuration is broken ({problem})"));
+        let since = time_of_day(error.at, now, zone);
+        parts.push(format!(
+            "the configuration is broken since {since} ({problem})"
+        ));
+        if !status.tunnels.is_empty() {
+            let loaded = time_of_day(status.pomd.config.loaded_at, now, zone);
+            parts.push(format!("the settings of {loaded} apply"));
+        }
+        let path = Path::new(&status.pomd.config.path);
+        parts.push(format!("run: {}", check_command(path)));
     }
     let tunnels = &status.tunnels;
     let up = tunnels.iter().filter(|it| it.state == TunnelState::Up);
@@ -118,23 +129,14 @@ fn line(status: &wire::Status, now: Timestamp, zone: &TimeZone) -> String {
 fn cluster(cluster: &wire::Cluster, now: Timestamp, zone: &TimeZone) -> String {
     let name = &cluster.name;
     match (cluster.state, cluster.until) {
-        (ClusterState::LoggedIn, Some(until)) => format!("{name} until {}", time(until, now, zone)),
+        (ClusterState::LoggedIn, Some(until)) => {
+            format!("{name} until {}", time_of_day(until, now, zone))
+        }
         (ClusterState::LoggedIn, None) => format!("{name} logged in"),
         (ClusterState::LoggedOut, _) => format!("{name} logged out"),
         (ClusterState::LoginRunning, _) => format!("{name} waits for a login"),
         _ => format!("{name} needs a login"),
     }
-}
-
-/// Of a day that is not today the date is told too.
-fn time(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
-    let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone.clone()));
-    let format = if at.date() == now.date() {
-        "%H:%M"
-    } else {
-        "%Y-%m-%d %H:%M"
-    };
-    at.strftime(format).to_string()
 }
 
 #[cfg(test)]
@@ -203,7 +205,9 @@ mod tests {
                 count: 1,
             });
         });
-        assert!(line.starts_with("the configuration is broken (pomd.toml:3: no"));
+        let start = "the configuration is broken since 13:05 (pomd.toml:3: no";
+        assert!(line.starts_with(start), "{line}");
+        assert!(line.contains("apply, run: pomd check "), "{line}");
         assert!(!line.contains('\n'), "{line}");
     }
 }

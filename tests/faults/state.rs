@@ -2,6 +2,7 @@
 
 mod disks;
 mod kills;
+mod last_good;
 
 use std::{fs, path::PathBuf, time::Duration};
 

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Output, time::Duration};
 
 use integration::{
     binary::binary,
-    pomd::{self, Pomd, find_tunnel},
+    pomd::{self, Pomd, Setup, find_tunnel},
 };
 
 use super::{A, B, Line, corp, text, write};
@@ -26,20 +26,19 @@ async fn c1_a_broken_file_changes_nothing_and_says_where_and_a_mended_one_is_tak
     let typo = good.replace("route", "rout");
     let cut = good[..good.len() - 12].to_owned();
     let nul = good.replace("[tunnel", "\0[tunnel");
-    let cases: [(&str, &dyn Fn(), &str, i32); 9] = [
-        ("a typo", &|| write(&file, &typo), "pomd.toml:", 2),
-        ("half of it", &|| write(&file, &cut), "pomd.toml:", 2),
-        ("a zero byte", &|| write(&file, &nul), "pomd.toml:", 2),
-        ("nothing", &|| write(&file, ""), "pomd.toml is empty", 0),
-        ("a comment", &|| write(&file, "# soon\n"), "is empty", 0),
-        ("no file", &|| fs::remove_file(&file).unwrap(), "is gone", 0),
+    let cases: [(&str, &dyn Fn(), &str); 9] = [
+        ("a typo", &|| write(&file, &typo), "pomd.toml:"),
+        ("half of it", &|| write(&file, &cut), "pomd.toml:"),
+        ("a zero byte", &|| write(&file, &nul), "pomd.toml:"),
+        ("nothing", &|| write(&file, ""), "pomd.toml is empty"),
+        ("a comment", &|| write(&file, "# soon\n"), "is empty"),
+        ("no file", &|| fs::remove_file(&file).unwrap(), "is gone"),
         (
             "a folder",
             &|| fs::create_dir(&file).unwrap(),
             "is a folder",
-            2,
         ),
-        ("a pipe", &|| make_pipe(&file), "is not a file", 2),
+        ("a pipe", &|| make_pipe(&file), "is not a file"),
         (
             "100 MiB",
             &|| {
@@ -47,10 +46,9 @@ async fn c1_a_broken_file_changes_nothing_and_says_where_and_a_mended_one_is_tak
                 file.set_len(100 << 20).unwrap();
             },
             "larger than 1 MiB",
-            2,
         ),
     ];
-    for (n, (what, break_it, said, exit)) in cases.into_iter().enumerate() {
+    for (n, (what, break_it, said)) in cases.into_iter().enumerate() {
         if what == "a folder" || what == "a pipe" {
             fs::remove_file(&file).unwrap();
         }
@@ -66,8 +64,9 @@ async fn c1_a_broken_file_changes_nothing_and_says_where_and_a_mended_one_is_tak
         let output = pomd.pomctl(&["reload"]).await;
         assert_eq!(output.status.code(), Some(2), "{what}: {output:?}");
         assert!(text(&output.stderr).contains(said), "{what}: {output:?}");
+        // `pomd check` says what the running pomd says.
         let output = check(&pomd).await;
-        assert_eq!(output.status.code(), Some(exit), "{what}: {output:?}");
+        assert_eq!(output.status.code(), Some(2), "{what}: {output:?}");
         line.carries().await;
         if what == "a folder" {
             fs::remove_dir(&file).unwrap();
@@ -130,4 +129,149 @@ async fn c2_of_a_hundred_saves_in_a_second_the_last_one_wins_in_few_reads() {
     line.carries().await;
     let reads = pomd.words().matches("configuration read").count() - before;
     assert!(reads <= 8, "{reads} reads: {}", pomd.words());
+}
+
+/// What `pomctl` says on both streams, with the environment of a shell that knows of no other file.
+async fn said_elsewhere(pomd: &Pomd, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = pomd.setup().command(&binary("pomctl"));
+    command.args(arguments).env_remove("POMD_CONFIG");
+    let output = pomd::run(command, integration::PATIENCE).await;
+    let words = text(&output.stdout) + &text(&output.stderr);
+    (output.status.code(), words)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c1_the_command_that_is_said_judges_the_file_of_the_running_pomd() {
+    for place in ["my config/pomd.toml", "it's/pomd.toml", "conf/other.toml"] {
+        let setup = Setup::new("").config_at(place);
+        let file = setup.config_file();
+        fs::create_dir(file.parent().unwrap()).unwrap();
+        write(&file, "[tunnel.a]\nroute = \"a.corp.test:1\"\n");
+        let pomd = setup.start().await;
+        for (break_it, said) in [
+            (Some("[tunnel.a]\nrout = 7\n"), "did you mean `route`?"),
+            (None, "is gone"),
+        ] {
+            match break_it {
+                Some(text) => write(&file, text),
+                None => fs::remove_file(&file).unwrap(),
+            }
+            let (_, page) = said_elsewhere(&pomd, &["status"]).await;
+            let (_, command) = page.split_once("Run: ").expect(&page);
+            let command = command.lines().next().unwrap();
+            // As a person pastes it.
+            let mut shell = pomd.setup().command(std::path::Path::new("/bin/sh"));
+            let program = binary("pomd");
+            let path = program.parent().unwrap().display().to_string();
+            shell.env("PATH", path).env_remove("POMD_CONFIG");
+            shell.args(["-c", command]);
+            let output = pomd::run(shell, integration::PATIENCE).await;
+            assert_eq!(output.status.code(), Some(2), "{command}: {output:?}");
+            let words = text(&output.stderr);
+            let said = words.contains(said) || words.contains("there is no file ");
+            assert!(said, "{command}: {words}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c1_a_named_file_that_is_not_there_is_an_error_and_none_at_all_is_a_valid_start() {
+    let setup = Setup::new("");
+    let nowhere = setup.folder().join("nonexist.toml").display().to_string();
+    let link = setup.folder().join("link.toml");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    let link = link.display().to_string();
+    for arguments in [
+        ["--config", &nowhere, "check"].as_slice(),
+        &["check", "--config", &nowhere],
+        &["check", &nowhere],
+        &["check", &link],
+    ] {
+        let mut command = setup.command(&binary("pomd"));
+        command.args(arguments);
+        let output = pomd::run(command, integration::PATIENCE).await;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        let words = text(&output.stderr);
+        assert!(words.contains("there is no file "), "{words}");
+    }
+    let mut command = setup.command(&binary("pomd"));
+    command.arg("check").env_remove("POMD_CONFIG");
+    let output = pomd::run(command, integration::PATIENCE).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output.stdout).contains("yet, so pomd starts with no tunnels"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c2_whoever_asks_right_after_a_save_is_told_what_it_says() {
+    let corp = corp().await;
+    let setup = Setup::new("").config_at("conf/pomd.toml");
+    fs::create_dir(setup.folder().join("conf")).unwrap();
+    let pomd = setup.start().await;
+    let file = pomd.setup().config_file();
+    let (_, page) = said_elsewhere(&pomd, &["status"]).await;
+    assert!(page.contains("No tunnels yet."), "{page}");
+    write(&file, &corp.config(&[("db", A)]));
+    let (_, page) = said_elsewhere(&pomd, &["status"]).await;
+    assert!(
+        page.contains("db") && !page.contains("No tunnels"),
+        "{page}"
+    );
+    for n in 0..4 {
+        write(&file, "[tunnel.db]\nrout = 7\n");
+        let status = pomd.status().await;
+        assert!(status.pomd.config.error.is_some(), "{n}: {status:#?}");
+        let name = format!("save-{n}");
+        pomd.replace_config(&corp.config(&[("db", A), (&name, B)]));
+        // `up` and `login` as well as `status`.
+        match n % 2 {
+            0 => corp.log_in(&pomd).await,
+            _ => {
+                let (_, words) = said_elsewhere(&pomd, &["up", &name]).await;
+                let is_up = words.contains(&name) && !words.contains("has an error");
+                assert!(is_up, "{words}");
+            }
+        }
+        let status = pomd.status().await;
+        assert_eq!(status.pomd.config.error, None, "{n}");
+        assert!(find_tunnel(&status, &name).is_some(), "{n}: {status:#?}");
+    }
+    // The same length, in the same place, as fast as it goes: the file's times may not tell.
+    for name in ["one", "two", "six", "ten"].repeat(3) {
+        write(&file, &corp.config(&[("db", A), (name, B)]));
+        let status = pomd.status().await;
+        assert!(find_tunnel(&status, name).is_some(), "{status:#?}");
+    }
+    // A cluster that was written a moment ago.
+    let other = corp.config(&[]).replace("[cluster.corp]", "[cluster.more]");
+    write(&file, &other);
+    let (code, words) = said_elsewhere(&pomd, &["logout", "more"]).await;
+    assert_eq!(code, Some(0), "{words}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c2_while_a_file_is_written_again_and_again_the_status_answers_and_says_so() {
+    let corp = corp().await;
+    let pomd = corp.pomd(&[("db", A)]).await;
+    let file = pomd.setup().config_file();
+    let writing = async {
+        for n in 0.. {
+            let name = format!("save-{n}");
+            write(&file, &corp.config(&[("db", A), (&name, B)]));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let asking = async {
+        let start = tokio::time::Instant::now();
+        let status = pomd.status().await;
+        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(status.pomd.config.pending, "{status:#?}");
+        let (_, page) = said_elsewhere(&pomd, &["status"]).await;
+        let told = "pomd.toml is being written or read; what stands here may be older";
+        assert!(page.contains(told), "{page}");
+    };
+    tokio::select! {
+        () = writing => {}
+        () = asking => {}
+    }
+    assert!(!pomd.status().await.pomd.config.pending);
 }

@@ -43,7 +43,7 @@ async fn systemd_starts_reloads_restarts_and_stops_the_unit_as_it_is_shipped() {
     eventually("the problem is shown", async || {
         let status = systemd.property("StatusText").await;
         status
-            .starts_with("the configuration is broken (")
+            .starts_with("the configuration is broken since ")
             .then_some(())
     })
     .await;

@@ -13,6 +13,7 @@ pub(crate) mod tunnel;
 
 use std::path::Path;
 
+use control::text::{self, shell_word};
 use jiff::{Timestamp, tz::TimeZone};
 
 use self::signs::Signs;
@@ -26,6 +27,8 @@ pub(crate) struct View<'a> {
     pub(crate) now: Timestamp,
     pub(crate) zone: &'a TimeZone,
     pub(crate) home: Option<&'a Path>,
+    /// The configuration file that `pomd check` judges where none is named.
+    pub(crate) checked: Option<&'a Path>,
 }
 
 impl View<'_> {
@@ -40,6 +43,19 @@ impl View<'_> {
         match short {
             Some(rest) => format!("~/{}", rest.display()),
             None => path.display().to_string(),
+        }
+    }
+
+    /// The command that judges this configuration file.
+    pub(crate) fn check_command(&self, path: &Path) -> String {
+        if self.checked == Some(path) {
+            return "pomd check".to_owned();
+        }
+        // A shell finds the home folder only outside of quotes.
+        let short = self.path(path);
+        match short.strip_prefix("~/") {
+            Some(below) if shell_word(below) == below => format!("pomd check {short}"),
+            _ => text::check_command(path),
         }
     }
 }

@@ -21,7 +21,8 @@ const NARROW: usize = 60;
 pub(crate) fn status(status: &Status, view: &View<'_>) -> String {
     let mut lines = top(status, view);
     // Who has a broken file knows how to begin.
-    if status.tunnels.is_empty() && status.pomd.config.error.is_none() {
+    let config = &status.pomd.config;
+    if status.tunnels.is_empty() && config.error.is_none() && !config.pending {
         if !lines.is_empty() {
             lines.push(String::new());
         }
@@ -68,6 +69,13 @@ fn top(status: &Status, view: &View<'_>) -> Vec<String> {
     if let Some(error) = &pomd.config.error {
         lines.extend(broken_file(status, error, view));
     }
+    if pomd.config.pending {
+        let name = file_name(status);
+        let sign = paint(Role::Warn, "warning:");
+        lines.push(format!(
+            "{sign} {name} is being written or read; what stands here may be older"
+        ));
+    }
     for warning in &pomd.warnings {
         lines.push(format!("{} {warning}", paint(Role::Warn, "warning:")));
     }
@@ -82,21 +90,27 @@ fn broken_file(status: &Status, error: &ConfigError, view: &View<'_>) -> [String
     ]
 }
 
-/// `pomd.toml has an error since 14:01; the old settings apply. Run: pomd check`.
+/// `pomd.toml has an error since 14:01; the settings of 13:58 apply. Run: pomd check`.
 pub(crate) fn not_in_force(status: &Status, error: &ConfigError, view: &View<'_>) -> String {
-    let path = Path::new(&status.pomd.config.path);
-    let name = path.file_name().unwrap_or(path.as_os_str());
+    let config = &status.pomd.config;
     let errors = match error.count {
         0 | 1 => "an error".to_owned(),
         many => format!("{many} errors"),
     };
+    let settings = format!("the settings of {} apply", view.time(config.loaded_at));
     format!(
         "{} has {errors} since {}; {}. Run: {}",
-        name.display(),
+        file_name(status),
         view.time(error.at),
-        meanwhile(status, "the old settings apply"),
-        paint(Role::Command, "pomd check"),
+        meanwhile(status, &settings),
+        paint(Role::Command, &view.check_command(Path::new(&config.path))),
     )
+}
+
+fn file_name(status: &Status) -> String {
+    let path = Path::new(&status.pomd.config.path);
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.display().to_string()
 }
 
 /// What holds while the file is broken: `settings`, if pomd has any.

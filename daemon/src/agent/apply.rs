@@ -6,10 +6,12 @@ use std::{
 };
 
 use control::wire;
+use jiff::{Timestamp, tz::TimeZone};
 use tracing::{debug, info, warn};
 
 use super::{Agent, Broken, Door, Loaded, Refused, refusal};
 use crate::{
+    clock::time_of_day,
     config::{self, Change, Changes, ClusterName, Config, Start, TunnelName, TunnelSpec},
     tunnel::{Parts, Tunnel, peer::Owners},
 };
@@ -24,11 +26,21 @@ impl Agent {
                 Err(error)
             }
             Loaded::Good(config, warnings) => {
-                let answer = self.go_over_to(*config, warnings).await;
+                let answer = self
+                    .go_over_to(*config, warnings, "configuration read")
+                    .await;
                 self.look();
                 Ok(answer)
             }
         }
+    }
+
+    /// Goes over to the settings of an earlier life, as they were read at that time: the file is broken now.
+    pub(super) async fn fall_back(&mut self, config: Config, read_at: Timestamp) {
+        self.go_over_to(config, Vec::new(), "last good configuration taken")
+            .await;
+        self.loaded_at = read_at;
+        self.look();
     }
 
     fn keep_last_good(&mut self, broken: Broken) {
@@ -36,14 +48,17 @@ impl Agent {
         if known.is_some_and(|it| it.report == broken.report) {
             return;
         }
+        let now = self.setup.clock.now();
         let meanwhile = if self.tunnels.is_empty() {
-            "there are no tunnels until it is mended"
+            "there are no tunnels until it is mended".to_owned()
         } else {
-            "the old settings apply"
+            let time = time_of_day(self.loaded_at, now, &TimeZone::system());
+            format!("the settings of {time} apply")
         };
-        warn!("{}; {meanwhile}", broken.message);
+        let check = control::text::check_command(&self.setup.config);
+        warn!("{}; {meanwhile}. Run: {check}", broken.message);
         self.config_error = Some(wire::ConfigError {
-            at: self.setup.clock.now(),
+            at: now,
             message: broken.message,
             report: broken.report,
             count: broken.count,
@@ -51,7 +66,13 @@ impl Agent {
         self.look();
     }
 
-    async fn go_over_to(&mut self, new: Config, warnings: Vec<String>) -> wire::ReloadAnswer {
+    /// `event` is what the log says happened.
+    async fn go_over_to(
+        &mut self,
+        new: Config,
+        warnings: Vec<String>,
+        event: &str,
+    ) -> wire::ReloadAnswer {
         let old = std::mem::replace(&mut self.config, new.clone());
         let changes = config::changes(&old, &new);
         self.loaded_at = self.setup.clock.now();
@@ -104,9 +125,9 @@ impl Agent {
         }
         let answer = answer(&changes, &replaced, &new, leaving);
         match summary(&answer) {
-            Some(summary) => info!("configuration read: {summary}"),
-            None if old == new => debug!("configuration read: nothing changed"),
-            None => info!("configuration read: no tunnel changed"),
+            Some(summary) => info!("{event}: {summary}"),
+            None if old == new => debug!("{event}: nothing changed"),
+            None => info!("{event}: no tunnel changed"),
         }
         answer
     }

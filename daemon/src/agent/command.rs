@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use control::wire;
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
@@ -65,6 +66,22 @@ pub enum Command {
         loaded: Loaded,
         /// Takes the answer.
         reply: oneshot::Sender<Result<wire::ReloadAnswer, Refused>>,
+    },
+    /// Go over to the last good configuration of an earlier life.
+    FallBack {
+        /// It.
+        config: Box<Config>,
+        /// When it was read from its file.
+        read_at: Timestamp,
+        /// Takes the answer.
+        reply: oneshot::Sender<()>,
+    },
+    /// What the reader of the file has to say to a person, in place of what it said before.
+    ReaderWarns {
+        /// Sentences.
+        warnings: Vec<String>,
+        /// Takes the answer.
+        reply: oneshot::Sender<()>,
     },
 }
 
@@ -138,6 +155,23 @@ impl AgentHandle {
     /// See [`Command::Apply`].
     pub async fn apply(&self, loaded: Loaded) -> Result<wire::ReloadAnswer, Refused> {
         self.ask(|reply| Command::Apply { loaded, reply }).await?
+    }
+
+    /// See [`Command::FallBack`].
+    pub async fn fall_back(&self, config: Config, read_at: Timestamp) -> Result<(), Refused> {
+        let config = Box::new(config);
+        self.ask(|reply| Command::FallBack {
+            config,
+            read_at,
+            reply,
+        })
+        .await
+    }
+
+    /// See [`Command::ReaderWarns`].
+    pub async fn reader_warns(&self, warnings: Vec<String>) -> Result<(), Refused> {
+        self.ask(|reply| Command::ReaderWarns { warnings, reply })
+            .await
     }
 
     async fn ask<T>(

@@ -121,6 +121,8 @@ pub struct Agent {
     loaded_at: Timestamp,
     config_error: Option<wire::ConfigError>,
     config_warnings: Vec<String>,
+    /// What is wrong with watching the file and keeping a copy of it.
+    reader_warnings: Vec<String>,
     /// What the settings ask for and cannot be had.
     settings_warnings: Vec<String>,
     tunnels: BTreeMap<TunnelName, Door>,
@@ -215,6 +217,7 @@ impl Agent {
             loaded_at: now,
             config_error: None,
             config_warnings: Vec::new(),
+            reader_warnings: Vec::new(),
             settings_warnings: Vec::new(),
             tunnels: BTreeMap::new(),
             clusters: BTreeMap::new(),
@@ -293,6 +296,19 @@ impl Agent {
             }
             Command::Apply { loaded, reply } => {
                 let _ = reply.send(self.apply(loaded).await);
+            }
+            Command::FallBack {
+                config,
+                read_at,
+                reply,
+            } => {
+                self.fall_back(*config, read_at).await;
+                let _ = reply.send(());
+            }
+            Command::ReaderWarns { warnings, reply } => {
+                self.reader_warnings = warnings;
+                self.look();
+                let _ = reply.send(());
             }
         }
     }

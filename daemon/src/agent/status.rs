@@ -45,6 +45,7 @@ impl Agent {
             path: self.setup.config.display().to_string(),
             loaded_at: self.loaded_at,
             error: self.config_error.clone(),
+            pending: false,
         }
     }
 
@@ -68,6 +69,7 @@ impl Agent {
     fn warnings(&self) -> Vec<String> {
         let mut res = self.setup.warnings.clone();
         res.extend(self.config_warnings.iter().cloned());
+        res.extend(self.reader_warnings.iter().cloned());
         res.extend(self.settings_warnings.iter().cloned());
         res.extend(self.ports.warning().map(str::to_owned));
         for (name, cluster) in &self.clusters {
@@ -149,6 +151,7 @@ pub(super) fn empty(setup: &Setup, now: Timestamp) -> wire::Status {
         path: setup.config.display().to_string(),
         loaded_at: now,
         error: None,
+        pending: false,
     };
     empty_with(setup, now, config, Vec::new())
 }
@@ -361,6 +364,7 @@ pub(super) mod tests {
             path: "/home/alice/.config/pomd/pomd.toml".to_owned(),
             loaded_at: at,
             error: None,
+            pending: false,
         };
         wire::Status {
             schema: wire::SCHEMA,

@@ -2,12 +2,11 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use control::wire::BrowserChoice;
+use control::{place::Place, wire::BrowserChoice};
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::Notify,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -20,7 +19,7 @@ use crate::{
     config::Config,
     disk::Disk,
     fuzz,
-    load::Loader,
+    load::{Loader, Parts},
     logging::Recent,
     points::Points,
     restart::Restart,
@@ -89,12 +88,18 @@ impl House {
             handed: Arc::default(),
             pulse: Pulse::for_watchdog(None),
         });
-        let (loader, reloads) = Loader::new(
-            state.join("pomd.toml"),
-            handle.clone(),
-            Arc::new(Notify::new()),
-            Service::none(),
-        );
+        let (loader, reloads, _) = Loader::new(Parts {
+            place: Place {
+                config: state.join("pomd.toml"),
+                state: state.to_owned(),
+                socket: state.join("pomd.sock"),
+            },
+            agent: handle.clone(),
+            look: Arc::default(),
+            service: Service::none(),
+            clock: Clock::from_fn(|| Timestamp::UNIX_EPOCH),
+            fs: Arc::new(Disk),
+        });
         let mut tasks = JoinSet::new();
         tasks.spawn(agent.run(stop.clone()));
         tasks.spawn(loader.run(stop.clone()));

@@ -145,10 +145,21 @@ impl Route {
         }
     }
 
+    /// Whether its answer depends on what the configuration file says now.
+    fn depends_on_the_file(&self) -> bool {
+        match self {
+            Self::Status | Self::Events | Self::Up(_) | Self::Down(_) => true,
+            Self::Login(_) | Self::Logout(_) => true,
+            Self::Logs | Self::Connect | Self::Reload | Self::Restart | Self::Stop => false,
+        }
+    }
+
     async fn run(self, api: &Api, query: &str, body: Bytes) -> Result<Response<Body>, Refused> {
+        let is_settled = !self.depends_on_the_file() || api.reloads.settle().await;
         Ok(match self {
             Self::Status => {
                 let mut status = Arc::unwrap_or_clone(api.agent.status().await?);
+                status.pomd.config.pending = !is_settled;
                 status.pomd.usage = Some(usage::now());
                 answer::json(&status)
             }
@@ -259,7 +270,14 @@ async fn connect(
     };
     let route = parameter(query, "route").unwrap_or_default();
     let ssh = parameter(query, "ssh").as_deref() == Some("true");
-    let tunnel = api.agent.connect(route, ssh).await?;
+    let tunnel = match api.agent.connect(route.clone(), ssh).await {
+        // Its cluster may have been written into the file a moment ago.
+        Err(error) if error.code == Code::NoSuchCluster => {
+            api.reloads.settle().await;
+            api.agent.connect(route, ssh).await?
+        }
+        answer => answer?,
+    };
     if ssh {
         tunnel.has_grant()?;
     } else {

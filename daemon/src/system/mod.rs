@@ -4,6 +4,7 @@
 pub mod channel;
 pub mod cpu;
 pub mod errors;
+pub mod file_stamp;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 pub mod handed;

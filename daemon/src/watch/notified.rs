@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::{
     MOST_WALKS,
-    way::{Id, Way, walk},
+    way::{Id, Kind, Way, walk},
 };
 
 /// How to come by a watcher that tells events to this.
@@ -46,7 +46,7 @@ impl Eyes {
         }
     }
 
-    /// Walks the way and watches every folder on it, until the way is the same after as before. An error means that
+    /// Walks the way and watches every folder on it for its entries, until the way is the same after as before. An error means that
     /// changes may go unnoticed.
     pub(super) fn look(&mut self, path: &Path) -> Result<(), String> {
         let mut way = walk(path);
@@ -89,7 +89,7 @@ impl Eyes {
             let _ = watcher.unwatch(&name);
         }
         let mut res = Ok(());
-        for (name, folder) in way {
+        for (name, folder) in way.iter().filter(|it| it.1.kind == Kind::Folder) {
             // Asked again, a watch would end and start again.
             if self.watched.contains_key(name) {
                 continue;

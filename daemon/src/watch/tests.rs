@@ -13,9 +13,35 @@ const LIMIT: Duration = Duration::from_secs(10);
 struct Watched {
     dir: TempDir,
     path: PathBuf,
-    changed: Arc<Notify>,
+    reader: Reader,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+}
+
+/// The reader's side of a watch.
+struct Reader {
+    changed: Arc<Notify>,
+    walk: Arc<Notify>,
+    unreadable: Sender<bool>,
+    trouble: Receiver<Option<String>>,
+}
+
+fn both_sides() -> (Watch, Reader) {
+    let (unreadable, is_unreadable) = tokio::sync::watch::channel(false);
+    let (says, trouble) = tokio::sync::watch::channel(None);
+    let watch = Watch {
+        changed: Arc::default(),
+        walk: Arc::default(),
+        unreadable: is_unreadable,
+        trouble: says,
+    };
+    let reader = Reader {
+        changed: watch.changed.clone(),
+        walk: watch.walk.clone(),
+        unreadable,
+        trouble,
+    };
+    (watch, reader)
 }
 
 impl Watched {
@@ -24,14 +50,14 @@ impl Watched {
         let dir = tempfile::tempdir().unwrap();
         set_up(dir.path());
         let path = dir.path().join(path);
-        let changed = Arc::new(Notify::new());
+        let (side, reader) = both_sides();
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(watch(path.clone(), Arc::clone(&changed), stop.clone()));
+        tasks.spawn(watch(path.clone(), side, stop.clone()));
         let res = Self {
             dir,
             path,
-            changed,
+            reader,
             stop,
             tasks,
         };
@@ -40,14 +66,17 @@ impl Watched {
     }
 
     async fn told(&self) {
-        timeout(LIMIT, self.changed.notified())
+        timeout(LIMIT, self.reader.changed.notified())
             .await
             .expect("nothing was told");
     }
 
     /// Nothing is under way any more, so that what is told next is about what happens next.
     async fn quiet(&self) {
-        while timeout(QUIET * 3, self.changed.notified()).await.is_ok() {}
+        while timeout(QUIET * 3, self.reader.changed.notified())
+            .await
+            .is_ok()
+        {}
     }
 
     /// Does it, and sees the new content.
@@ -303,14 +332,158 @@ async fn a_file_that_vanishes_is_told() {
     it.end().await;
 }
 
+/// Wakes of the watch are what the kernel tells it, whatever it makes of them.
 #[tokio::test]
-async fn reading_the_file_and_noise_around_the_way_are_not_told() {
-    let it = Watched::start("conf/c.toml", |dir| folder_with(dir.join("conf"), "0")).await;
+async fn r4_reading_the_file_and_noise_beside_the_way_tell_nothing_and_wake_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("dotfiles")).unwrap();
+    symlink("dotfiles", dir.path().join("config")).unwrap();
+    folder_with(dir.path().join("dotfiles/conf"), "0");
+    let path = dir.path().join("config/conf/c.toml");
+    let mut eyes = Eyes::new(eyes::make);
+    eyes.look(&path).unwrap();
+    for place in ["", "dotfiles", "dotfiles/conf"] {
+        let place = dir.path().join(place);
+        for n in 0..3 {
+            // What shells, editors and other programs do there.
+            write_aside_and_rename(&place, ".lesshst", &n.to_string());
+            write(place.join(".c.toml.swp"), "x");
+            fs::remove_file(place.join(".c.toml.swp")).unwrap();
+            folder_with(place.join("4913"), "x");
+            fs::remove_dir_all(place.join("4913")).unwrap();
+        }
+    }
+    fs::read_to_string(&path).unwrap();
+    assert!(timeout(QUIET, eyes.happened()).await.is_err());
+    assert_eq!(eyes.heard(), 0, "events that were told and passed over");
+    write(&path, "1");
+    timeout(LIMIT, eyes.happened()).await.unwrap();
+    assert!(eyes.heard() > 0);
+}
+
+#[tokio::test]
+async fn c7_a_write_through_another_name_of_the_file_is_told() {
+    let it = Watched::start("conf/c.toml", |dir| {
+        folder_with(dir.join("conf"), "0");
+        fs::hard_link(dir.join("conf/c.toml"), dir.join("elsewhere.toml")).unwrap();
+    })
+    .await;
+    for content in ["1", "2"] {
+        it.change(content, |dir| write(dir.join("elsewhere.toml"), content))
+            .await;
+    }
+    it.end().await;
+}
+
+#[tokio::test]
+async fn c7_two_files_or_folders_that_change_places_are_told() {
+    let exchange = |one: &Path, other: &Path| {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, flags).unwrap();
+    };
+    let it = Watched::start("a/conf/c.toml", |dir| {
+        folder_with(dir.join("a/conf"), "0");
+        folder_with(dir.join("b/conf"), "1");
+        write(dir.join("other.toml"), "2");
+    })
+    .await;
+    it.change("1", |dir| exchange(&dir.join("a"), &dir.join("b")))
+        .await;
+    it.change("2", |dir| {
+        exchange(&dir.join("a/conf/c.toml"), &dir.join("other.toml"))
+    })
+    .await;
+    it.change("0", |dir| exchange(&dir.join("b"), &dir.join("a")))
+        .await;
+    it.end().await;
+}
+
+#[tokio::test]
+async fn c7_folders_that_a_program_has_open_are_told_when_they_are_removed_slowly_and_made_again() {
+    let it = Watched::start("a/b/c.toml", |dir| folder_with(dir.join("a/b"), "0")).await;
+    // As a shell in that folder: its removal is told by nothing but the folder above.
+    let held = ["a/b", "a"].map(|name| fs::File::open(it.dir.path().join(name)).unwrap());
+    for removed in ["a/b/c.toml", "a/b", "a"] {
+        it.quiet().await;
+        let path = it.dir.path().join(removed);
+        match fs::metadata(&path).unwrap().is_dir() {
+            true => fs::remove_dir(path).unwrap(),
+            false => fs::remove_file(path).unwrap(),
+        }
+        it.told().await;
+    }
+    it.change("1", |dir| folder_with(dir.join("a/b"), "1"))
+        .await;
+    drop(held);
+    it.end().await;
+}
+
+#[tokio::test]
+async fn c7_the_way_is_walked_anew_when_somebody_asks_and_while_the_file_cannot_be_read() {
+    let it = Watched::start("c.toml", |dir| write(dir.join("c.toml"), "0")).await;
     it.quiet().await;
-    fs::read_to_string(&it.path).unwrap();
-    write(it.dir.path().join("history"), "x");
-    let told = timeout(QUIET * 3, it.changed.notified()).await;
-    assert!(told.is_err());
+    it.reader.walk.notify_one();
+    it.told().await;
+    it.quiet().await;
+    it.reader.unreadable.send(true).unwrap();
+    it.told().await;
+    let start = Instant::now();
+    it.told().await;
+    assert!(start.elapsed() > LOOK / 2, "{:?}", start.elapsed());
+    it.reader.unreadable.send(false).unwrap();
+    it.told().await;
+    it.end().await;
+}
+
+/// Steps in any order, with noise between them: what was read last after a while is what is there.
+#[tokio::test]
+async fn c7_after_any_steps_in_any_order_the_newest_content_is_known() {
+    let it = Watched::start("link/conf/c.toml", |dir| {
+        folder_with(dir.join("real/conf"), "0");
+        symlink("real", dir.join("link")).unwrap();
+    })
+    .await;
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut steps = Vec::new();
+    let mut read = fs::read_to_string(&it.path).ok();
+    for n in 0..40 {
+        let dir = it.dir.path();
+        let text = n.to_string();
+        for _ in 0..=seed % 3 {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            steps.push(seed % 9);
+            match seed % 9 {
+                // Where the folder is gone, there is nothing to write into.
+                0 => drop(fs::write(&it.path, &text)),
+                1 => {
+                    let new = it.path.with_extension("new");
+                    let _ = fs::write(&new, &text).and_then(|()| fs::rename(&new, &it.path));
+                }
+                2 => drop(fs::remove_file(&it.path)),
+                3 => drop(fs::remove_dir_all(dir.join("link/conf"))),
+                4 if dir.join("link").exists() => folder_with(dir.join("link/conf"), &text),
+                5 => {
+                    let new = format!("real-{n}-{}", steps.len());
+                    folder_with(dir.join(&new).join("conf"), &text);
+                    link_anew(&new, &dir.join("link"));
+                }
+                6 => drop(fs::remove_file(dir.join("link"))),
+                7 => {
+                    let away = format!("away-{n}-{}", steps.len());
+                    let _ = fs::rename(dir.join("link/conf"), dir.join(away));
+                }
+                _ => write(dir.join("noise"), &text),
+            }
+        }
+        let now = fs::read_to_string(&it.path).ok();
+        while read != now {
+            let told = timeout(LIMIT, it.reader.changed.notified()).await;
+            assert!(told.is_ok(), "{read:?} is not {now:?} after {steps:?}");
+            read = fs::read_to_string(&it.path).ok();
+        }
+    }
     it.end().await;
 }
 
@@ -322,7 +495,10 @@ async fn many_saves_at_once_are_told_a_few_times() {
         write_aside_and_rename(it.dir.path(), "c.toml", &n.to_string());
     }
     let mut told = 0;
-    while timeout(QUIET * 3, it.changed.notified()).await.is_ok() {
+    while timeout(QUIET * 3, it.reader.changed.notified())
+        .await
+        .is_ok()
+    {
         told += 1;
     }
     assert!((1..=4).contains(&told), "{told}");
@@ -332,21 +508,23 @@ async fn many_saves_at_once_are_told_a_few_times() {
 #[tokio::test(start_paused = true)]
 async fn where_the_system_tells_nothing_it_is_told_every_five_seconds() {
     let dir = tempfile::tempdir().unwrap();
-    let changed = Arc::new(Notify::new());
+    let (side, mut reader) = both_sides();
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let full = || Err(std::io::Error::from_raw_os_error(28));
-    tasks.spawn(watch_with(
-        dir.path().join("c.toml"),
-        Arc::clone(&changed),
-        stop.clone(),
-        full,
-    ));
-    changed.notified().await;
+    let path = dir.path().join("c.toml");
+    tasks.spawn(watch_with(path, side, stop.clone(), full));
+    reader.changed.notified().await;
+    let told = reader.trouble.borrow_and_update().clone().unwrap();
+    assert!(
+        told.contains("so it is read every 5 s: the limit"),
+        "{told}"
+    );
     let start = Instant::now();
-    changed.notified().await;
-    changed.notified().await;
+    reader.changed.notified().await;
+    reader.changed.notified().await;
     assert_eq!(start.elapsed().as_secs(), 2 * LOOK.as_secs());
+    assert!(!reader.trouble.has_changed().unwrap(), "said once");
     stop.cancel();
     tasks.join_next().await.unwrap().unwrap();
 }

@@ -1,5 +1,5 @@
-//! The way to a file: the folders in which the system looks something up when it opens the path, and which entries in
-//! them matter. Looks at folders, watches none.
+//! The way to a file: what the system looks up when it opens the path, and what of it must be watched. Looks at
+//! folders, watches none.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -11,32 +11,36 @@ use std::{
 /// As many symlinks as Linux follows.
 const MOST_LINKS: usize = 40;
 
-/// The folders on the way to a file, each with what matters in it.
-pub(super) type Way = BTreeMap<PathBuf, Folder>;
+/// The folders, symlinks and the file on the way, each by its own path: no symlink is in it but at its end.
+pub(super) type Way = BTreeMap<PathBuf, Spot>;
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Folder {
-    /// Which folder it is: another may take its name.
+/// Something on the way that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    /// Which one it is: another may take its name.
     pub(super) id: Option<Id>,
-    /// The entries the way goes through.
-    entries: BTreeSet<OsString>,
-    /// It holds the file, or would.
+    pub(super) kind: Kind,
+    /// The entry of this folder that the way needs and that is missing, or is no file.
+    pub(super) awaited: BTreeSet<OsString>,
+    /// The entry of this folder whose removal could go unnoticed otherwise: a folder that a program has open does not
+    /// tell that it was removed.
+    pub(super) held: BTreeSet<OsString>,
+    /// This folder holds the file, or would: its mode decides whether the file may be trusted.
     pub(super) last: bool,
 }
 
-/// Tells a folder from another one of the same name.
-pub(super) type Id = (u64, u64);
-
-#[cfg(target_os = "linux")]
-impl Folder {
-    /// Whether an entry of that name is on the way. In the last folder every one is: editors do all kinds of things
-    /// there.
-    pub(super) fn matters(&self, name: &std::ffi::OsStr) -> bool {
-        self.last || self.entries.contains(name)
-    }
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Folder,
+    /// With where it leads.
+    Link(PathBuf),
+    File,
 }
 
-/// Every folder in which the system looks something up when it opens `path`.
+/// Tells a thing from another one of the same name.
+pub(super) type Id = (u64, u64);
+
+/// Everything that the system looks at when it opens `path`.
 pub(super) fn walk(path: &Path) -> Way {
     let mut way = Way::new();
     let mut here = PathBuf::new();
@@ -54,12 +58,12 @@ pub(super) fn walk(path: &Path) -> Way {
             }
             Step::Into(name) => name,
         };
-        let folder = way.entry(here.clone()).or_default();
-        folder.id = id(&here);
-        folder.entries.insert(name.clone());
+        let folder = folder(&mut way, &here);
+        folder.last |= steps.is_empty();
         let next = here.join(&name);
-        match kind(&next) {
-            Ok(Kind::Link(target)) => {
+        let found = look(&next);
+        match found {
+            Ok((Found::Link(target), id)) => {
                 links += 1;
                 if links > MOST_LINKS {
                     break;
@@ -67,16 +71,49 @@ pub(super) fn walk(path: &Path) -> Way {
                 for step in target.components().rev().filter_map(Step::of) {
                     steps.push_front(step);
                 }
+                way.insert(next, Spot::new(id, Kind::Link(target)));
             }
-            Ok(Kind::Folder) if !steps.is_empty() => here = next,
-            // The end of the way, or as far as it goes yet.
+            Ok((Found::Folder, _)) if !steps.is_empty() => here = next,
+            Ok((Found::File, id)) if steps.is_empty() => {
+                way.insert(next, Spot::new(id, Kind::File));
+                break;
+            }
+            // As far as the way goes yet, or what stands in it.
             _ => {
-                folder.last = steps.is_empty();
+                folder.awaited.insert(name);
+                let (above, own) = (here.parent(), here.file_name());
+                if let (Some(above), Some(own)) = (above, own) {
+                    let above = self::folder(&mut way, above);
+                    above.held.insert(own.to_owned());
+                }
                 break;
             }
         }
     }
     way
+}
+
+fn folder<'a>(way: &'a mut Way, path: &Path) -> &'a mut Spot {
+    let new = || Spot::new(id_of(path), Kind::Folder);
+    way.entry(path.to_owned()).or_insert_with(new)
+}
+
+impl Spot {
+    fn new(id: Option<Id>, kind: Kind) -> Self {
+        Self {
+            id,
+            kind,
+            awaited: BTreeSet::new(),
+            held: BTreeSet::new(),
+            last: false,
+        }
+    }
+
+    /// Whether what happened to the entry of that name may be about the way.
+    #[cfg(target_os = "linux")]
+    pub(super) fn needs(&self, name: &std::ffi::OsStr) -> bool {
+        self.awaited.contains(name) || self.held.contains(name)
+    }
 }
 
 enum Step {
@@ -99,33 +136,41 @@ impl Step {
     }
 }
 
-enum Kind {
+enum Found {
     Link(PathBuf),
     Folder,
+    File,
     Other,
 }
 
-fn kind(path: &Path) -> io::Result<Kind> {
+fn look(path: &Path) -> io::Result<(Found, Option<Id>)> {
     let metadata = fs::symlink_metadata(path)?;
-    Ok(if metadata.is_symlink() {
-        Kind::Link(fs::read_link(path)?)
+    let found = if metadata.is_symlink() {
+        Found::Link(fs::read_link(path)?)
     } else if metadata.is_dir() {
-        Kind::Folder
+        Found::Folder
+    } else if metadata.is_file() {
+        Found::File
     } else {
-        Kind::Other
-    })
+        Found::Other
+    };
+    Ok((found, id(&metadata)))
+}
+
+fn id_of(folder: &Path) -> Option<Id> {
+    fs::metadata(folder).ok().as_ref().and_then(id)
 }
 
 #[cfg(unix)]
-fn id(folder: &Path) -> Option<Id> {
+fn id(metadata: &fs::Metadata) -> Option<Id> {
     use std::os::unix::fs::MetadataExt;
-    fs::metadata(folder).ok().map(|it| (it.dev(), it.ino()))
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Windows keeps a watched folder from being replaced; the time it was made stands in for a number.
 #[cfg(not(unix))]
-fn id(folder: &Path) -> Option<Id> {
-    let made = fs::metadata(folder).ok()?.created().ok()?;
+fn id(metadata: &fs::Metadata) -> Option<Id> {
+    let made = metadata.created().ok()?;
     let age = made.duration_since(std::time::UNIX_EPOCH).ok()?;
     Some((age.as_secs(), u64::from(age.subsec_nanos())))
 }
@@ -143,7 +188,7 @@ mod tests {
         symlink("b", dir.path().join("a")).unwrap();
         symlink("a", dir.path().join("b")).unwrap();
         let way = walk(&dir.path().join("a/c.toml"));
-        assert!(way[dir.path()].entries.contains(&OsString::from("b")));
+        assert_eq!(way[&dir.path().join("b")].kind, Kind::Link("a".into()));
     }
 
     #[test]
@@ -155,5 +200,31 @@ mod tests {
         let way = walk(&dir.path().join("link/../z/c.toml"));
         assert!(way[&dir.path().join("x/z")].last);
         assert!(!way.contains_key(&dir.path().join("z")));
+    }
+
+    #[test]
+    fn no_folder_is_asked_for_its_entries_unless_something_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        symlink("a/b", dir.path().join("link")).unwrap();
+        fs::write(dir.path().join("a/b/c.toml"), "").unwrap();
+        let way = walk(&dir.path().join("link/c.toml"));
+        let asks = |it: &Spot| !it.awaited.is_empty() || !it.held.is_empty();
+        assert!(!way.values().any(asks), "{way:?}");
+        assert_eq!(way[&dir.path().join("a/b/c.toml")].kind, Kind::File);
+        fs::remove_file(dir.path().join("a/b/c.toml")).unwrap();
+        let way = walk(&dir.path().join("link/c.toml"));
+        let asking: Vec<_> = way.iter().filter(|it| asks(it.1)).collect();
+        assert_eq!(asking.len(), 2, "{way:?}");
+        assert!(
+            way[&dir.path().join("a/b")]
+                .awaited
+                .contains(&OsString::from("c.toml"))
+        );
+        assert!(
+            way[&dir.path().join("a")]
+                .held
+                .contains(&OsString::from("b"))
+        );
     }
 }
