@@ -72,7 +72,7 @@ async fn a_manager_hears_of_a_reload_and_its_end_and_of_the_stop() {
 
     pomd.replace_config("nonsense = true\n");
     pomd.process().signal(Signal::HUP);
-    let broken = |it: &str| it.starts_with("STATUS=the configuration is broken (");
+    let broken = |it: &str| it.starts_with("STATUS=the configuration is broken since ");
     let broken = manager.wait_for("the problem", again, broken).await;
     let over = manager
         .wait_for("READY after a problem", again, |it| it == "READY=1")

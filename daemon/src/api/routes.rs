@@ -1,4 +1,6 @@
 //! The route table: what each request asks of the house.
+//!
+//! Long because a route and what it does are read together.
 
 use std::sync::Arc;
 
