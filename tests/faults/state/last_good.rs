@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use super::*;
 
-const BROKEN: &str = "[tunnel.ssh]\nrout = \"ssh.corp.test:22\"\n";
+const BROKEN: &str = "[tunnel.ssh]\nroute = \"ssh.corp.test:22\"\nlissten = 1\n";
 
 fn copy(pomd: &Pomd) -> PathBuf {
     pomd.setup().state_dir().join("last-good.json")
@@ -63,7 +63,7 @@ async fn c1_a_pomd_that_starts_with_a_broken_file_uses_the_last_good_one_and_say
     assert_eq!(mode & 0o777, 0o600);
     let read_at = pomd.status().await.pomd.config.loaded_at;
     let cases: [(&str, &dyn Fn(), &str); 6] = [
-        ("a typo", &|| put(&file, BROKEN), "line 1: no route"),
+        ("a typo", &|| put(&file, BROKEN), "lissten"),
         ("nothing", &|| put(&file, ""), "is empty"),
         ("a comment", &|| put(&file, "# soon\n"), "is empty"),
         ("no file", &|| (), "is gone"),
@@ -116,8 +116,7 @@ async fn c1_a_pomd_that_starts_with_a_broken_file_uses_the_last_good_one_and_say
         let output = check(&pomd).await;
         assert_eq!(output.status.code(), Some(2), "{what}: {output:?}");
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
-        let problem = said.rsplit(": ").next().unwrap();
-        assert!(words.contains(problem), "{what}: {words}");
+        assert!(words.contains(said), "{what}: {words}");
         assert_eq!(kept(&pomd).as_deref(), Some(good.as_str()), "{what}");
     }
     assert_eq!(corp.gateway.stats().sign_ins, 1);
