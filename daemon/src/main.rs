@@ -73,7 +73,10 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
     };
     match loaded {
         Loaded::Good(config, warnings) => {
-            for warning in warnings.iter().chain(&missing_files(&config)) {
+            for warning in warnings
+                .iter()
+                .chain(&missing_files(&config, Clock::real().now()))
+            {
                 eprintln!("warning: {warning}");
             }
             if missing {
@@ -99,37 +102,15 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
     }
 }
 
-/// Files that the configuration names and that cannot be read: a warning, because they may come later.
-fn missing_files(config: &pomd::config::Config) -> Vec<String> {
-    let mut res = Vec::new();
-    for (name, cluster) in &config.clusters {
-        let identity = cluster
-            .client_identity
-            .iter()
-            .flat_map(|it| [&it.certificate, &it.key]);
-        for path in cluster.ca_file.iter().chain(identity) {
-            if let Err(error) = readable(path) {
-                res.push(format!(
-                    "[cluster.{name}] names {}, which cannot be read: {error}",
-                    path.display()
-                ));
-            }
-        }
-        if let Some(path) = &cluster.forward_proxy_auth
-            && let Err(problem) = upstream::proxy::check(path)
-        {
-            res.push(format!("[cluster.{name}]: {problem}"));
-        }
-    }
-    res
-}
-
-/// To open a pipe would be to wait for its other end.
-fn readable(path: &std::path::Path) -> std::io::Result<()> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("it is not a file"));
-    }
-    std::fs::File::open(path).map(|_| ())
+/// What is wrong with the files that the configuration names: warnings, because they may come later.
+fn missing_files(config: &pomd::config::Config, now: jiff::Timestamp) -> Vec<String> {
+    let problems = |(name, spec)| {
+        let found: Vec<_> = upstream::check_files(spec, now);
+        found
+            .into_iter()
+            .map(move |(_, problem)| format!("[cluster.{name}]: {problem}"))
+    };
+    config.clusters.iter().flat_map(problems).collect()
 }
 
 fn start(args: &Args) -> ExitCode {
