@@ -74,7 +74,7 @@ impl Finding {
             Kind::File => name,
         };
         let (owner, mode) = (self.owner, self.mode);
-        let whose = if owner == 0 { "root's" } else { "yours" };
+        let whose = if owner == us() { "yours" } else { "root's" };
         let sudo = if owner == us() { "" } else { "sudo " };
         match self.risk {
             Risk::Group => format!(

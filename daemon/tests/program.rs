@@ -98,6 +98,8 @@ fn what_keeps_pomd_from_starting_is_one_line_with_a_way_out() {
     let home = folder();
     fs::write(home.path().join("file"), "").unwrap();
     fs::create_dir_all(home.path().join("taken/s/x")).unwrap();
+    let closed = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(home.path().join("taken"), closed).unwrap();
     for (more, why, way_out) in [
         (
             ["--state-dir", "file"],

@@ -7,10 +7,11 @@ use std::{
 };
 
 use super::{
-    Config, Listen, Route, Settings, SocketName, Start, TunnelName, TunnelSpec, Wrong, clusters,
+    Config, Host, Listen, Machine, Route, Settings, SocketName, Start, TunnelName, TunnelSpec,
+    Wrong, clusters,
     file::{Either, Field, File, Section},
     named,
-    report::{Found, Problem, Span, quoted},
+    report::{Found, Problem, Severity, Span, quoted},
 };
 
 const NAME: &str = "a name is made of letters, digits, `.`, `_` and `-`, at most 64";
@@ -32,13 +33,22 @@ pub(super) struct Draft {
 }
 
 /// `partial`: parts of the file could not be read, so nothing can be called missing.
-pub(super) fn check(file: &File<'_>, base: &Path, partial: bool, found: &mut Found) -> Config {
+pub(super) fn check(
+    file: &File<'_>,
+    base: &Path,
+    partial: bool,
+    machine: &Machine,
+    found: &mut Found,
+) -> Config {
     let drafts: Vec<Draft> = file
         .tunnels
         .iter()
         .filter_map(|it| tunnel(it, partial, found))
         .collect();
     listeners(&drafts, found);
+    for draft in &drafts {
+        doubts(draft, machine, found);
+    }
     let named = file
         .clusters
         .iter()
@@ -101,7 +111,7 @@ fn tunnel(section: &Section<'_>, partial: bool, found: &mut Found) -> Option<Dra
     if name.is_none() {
         found.push(bad_name(section));
     }
-    if !section.has("route") && !partial {
+    if !section.has("route") && !partial && !section.means("route") {
         found.push(
             Problem::at(section.span.clone(), "no `route`")
                 .section(&section.title)
@@ -122,7 +132,7 @@ fn tunnel(section: &Section<'_>, partial: bool, found: &mut Found) -> Option<Dra
         found.push(
             Problem::at(
                 listen.span.clone(),
-                "a listener that other machines can reach",
+                "the listen address is reachable from other machines",
             )
             .section(&section.title)
             .label("this opens the tunnel to your network; add expose = true if you mean it"),
@@ -138,6 +148,41 @@ fn tunnel(section: &Section<'_>, partial: bool, found: &mut Found) -> Option<Dra
         title: section.title.clone(),
         route,
     })
+}
+
+/// Warns of what can be used, and will not work as it is.
+fn doubts(draft: &Draft, machine: &Machine, found: &mut Found) {
+    let Route { authority, address } = &draft.route.value;
+    let odd = [&authority.host, &address.host]
+        .into_iter()
+        .find(|it| matches!(it, Host::Name(name) if name.contains('_')));
+    if let Some(host) = odd {
+        let what = format!("the host name {host} has a `_`, and Pomerium answers 400 to it");
+        found.warn(
+            Severity::Warning,
+            Problem::at(draft.route.span.clone(), what)
+                .section(&draft.title)
+                .label("write it with `-`, here and in the route that Pomerium publishes"),
+        );
+    }
+    let Some(listen) = &draft.listen else { return };
+    let port = match listen.value {
+        Listen::Loopback(port) => Some(port),
+        Listen::Address(it) => Some(it.port()),
+        Listen::Chosen | Listen::Unix(_) => None,
+    };
+    let first = machine.first_port;
+    if let Some(port) = port.filter(|it| *it < first) {
+        found.warn(
+            Severity::Warning,
+            Problem::at(
+                listen.span.clone(),
+                format!("ports below {first} need root"),
+            )
+            .section(&draft.title)
+            .label(format!("try {}", port + 8000)),
+        );
+    }
 }
 
 fn read_listen(
@@ -251,7 +296,7 @@ fn settings(section: &Section<'_>, found: &mut Found) -> Settings {
         match size.filter(|it| (1 << 20..=64 << 30).contains(it)) {
             Some(it) => res.read_ahead = it,
             None => found.push(
-                Problem::at(field.span, "`read_ahead` is no size that works")
+                Problem::at(field.span, "`read_ahead` is not a valid size")
                     .section(&section.title)
                     .label(READ_AHEAD),
             ),
@@ -264,7 +309,10 @@ fn settings(section: &Section<'_>, found: &mut Found) -> Settings {
         .unwrap_or_default()
     {
         match read_user(&user.value) {
-            Some(it) if seen.insert(it.clone()) => res.allow_users.push(it),
+            Some(it) if seen.insert(it.clone()) => {
+                found.place(&section.title, &it, user.span);
+                res.allow_users.push(it);
+            }
             Some(_) => {}
             None => found.push(
                 Problem::at(user.span, "neither the name nor the id of a user")

@@ -39,13 +39,13 @@ mod platform {
 
     /// How the names of what pomd keeps in its folders begin: lock, socket, log, settings; tokens, chosen ports, and
     /// these half-written. Sockets of `unix:` listeners may have any name.
-    const NAMES: [&str; 6] = [
+    const NAMES: [&str; 7] = [
         "pomd.",
         "tokens",
         "ports.json",
         ".ports.json",
         ".pomd.",
-        "last-good",
+        "last-good", ".last-good",
     ];
     /// Pomd's folders hold a few files and a socket for some tunnels.
     const MOST_ENTRIES: usize = 1_000;
