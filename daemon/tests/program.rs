@@ -169,6 +169,7 @@ fn a_folder_of_another_user_is_named_with_its_owner() {
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
     let state = home.path().join("state");
     fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::chown(&state, Some(65534), Some(65534)).unwrap();
     let output = Command::new(&program)
         .env_clear()
