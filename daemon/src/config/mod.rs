@@ -123,16 +123,10 @@ pub struct ClientIdentity {
 }
 
 /// What a warning may depend on besides the file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Machine {
     /// The lowest port that this user may listen on.
     pub first_port: u16,
-}
-
-impl Default for Machine {
-    fn default() -> Self {
-        Self { first_port: 0 }
-    }
 }
 
 /// `[settings]`.
