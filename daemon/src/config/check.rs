@@ -7,11 +7,11 @@ use std::{
 };
 
 use super::{
-    Config, Host, Listen, Machine, Route, Settings, SocketName, Start, TunnelName, TunnelSpec,
-    Wrong, clusters,
+    Config, Listen, Machine, Route, Settings, SocketName, Start, TunnelName, TunnelSpec, Wrong,
+    clusters, doubts,
     file::{Either, Field, File, Section},
     named,
-    report::{Found, Problem, Severity, Span, quoted},
+    report::{Found, Problem, Span, quoted},
 };
 
 const NAME: &str = "a name is made of letters, digits, `.`, `_` and `-`, at most 64";
@@ -47,7 +47,7 @@ pub(super) fn check(
         .collect();
     listeners(&drafts, found);
     for draft in &drafts {
-        doubts(draft, machine, found);
+        doubts::of_tunnel(draft, machine, found);
     }
     let named = file
         .clusters
@@ -148,41 +148,6 @@ fn tunnel(section: &Section<'_>, partial: bool, found: &mut Found) -> Option<Dra
         title: section.title.clone(),
         route,
     })
-}
-
-/// Warns of what can be used, and will not work as it is.
-fn doubts(draft: &Draft, machine: &Machine, found: &mut Found) {
-    let Route { authority, address } = &draft.route.value;
-    let odd = [&authority.host, &address.host]
-        .into_iter()
-        .find(|it| matches!(it, Host::Name(name) if name.contains('_')));
-    if let Some(host) = odd {
-        let what = format!("the host name {host} has a `_`, and Pomerium answers 400 to it");
-        found.warn(
-            Severity::Warning,
-            Problem::at(draft.route.span.clone(), what)
-                .section(&draft.title)
-                .label("write it with `-`, here and in the route that Pomerium publishes"),
-        );
-    }
-    let Some(listen) = &draft.listen else { return };
-    let port = match listen.value {
-        Listen::Loopback(port) => Some(port),
-        Listen::Address(it) => Some(it.port()),
-        Listen::Chosen | Listen::Unix(_) => None,
-    };
-    let first = machine.first_port;
-    if let Some(port) = port.filter(|it| *it < first) {
-        found.warn(
-            Severity::Warning,
-            Problem::at(
-                listen.span.clone(),
-                format!("ports below {first} need root"),
-            )
-            .section(&draft.title)
-            .label(format!("try {}", port + 8000)),
-        );
-    }
 }
 
 fn read_listen(

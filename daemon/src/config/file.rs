@@ -1,5 +1,7 @@
 //! The file's shape: tables → sections with fields that have a place in the text. Judges keys and kinds of values, not
 //! what the values say.
+//!
+//! Long because each kind of wrong key or value has words of its own beside the accessor that finds it.
 
 use control::text::clean;
 use toml::{

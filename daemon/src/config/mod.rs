@@ -8,6 +8,7 @@ mod changes;
 mod characters;
 mod check;
 mod clusters;
+mod doubts;
 mod file;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;

@@ -1,4 +1,6 @@
 //! What is wrong with a file, and the annotated lines that a person reads.
+//!
+//! Long because errors and warnings are collected, ordered and shown by the same code.
 
 use std::{fmt, fmt::Write, ops::Range};
 

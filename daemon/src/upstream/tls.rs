@@ -1,6 +1,8 @@
 //! The TLS settings of one cluster: roots and client certificate.
 //!
 //! The files are read when first needed, and again when they changed.
+//!
+//! Long because what a check says of the files must be what using them says.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
