@@ -45,7 +45,8 @@ mod platform {
         "ports.json",
         ".ports.json",
         ".pomd.",
-        "last-good", ".last-good",
+        "last-good",
+        ".last-good",
     ];
     /// Pomd's folders hold a few files and a socket for some tunnels.
     const MOST_ENTRIES: usize = 1_000;
