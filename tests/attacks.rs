@@ -8,6 +8,7 @@ mod names;
 mod places;
 mod reset;
 mod state;
+mod trust;
 
 use std::{
     net::SocketAddr,

@@ -266,7 +266,7 @@ async fn a_proxy_of_no_use_is_a_warning_and_check_judges_the_password_file() {
     let output = pomd::run(check, Duration::from_secs(30)).await;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
-        said.contains("others can read forward_proxy_auth"),
+        said.contains("cannot use forward_proxy_auth") && said.contains("others can read it"),
         "{said}"
     );
     assert!(!said.contains("canary"), "{said}");

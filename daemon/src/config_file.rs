@@ -5,10 +5,13 @@
 use std::{
     borrow::Cow,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
-use crate::{config::MOST_BYTES, system::plain_file};
+use crate::{
+    config::MOST_BYTES,
+    file_trust::{self, Opened},
+};
 
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +61,7 @@ pub fn read(path: &Path) -> Result<Text, FileError> {
             source,
         },
     };
-    let file = plain_file::open(path).map_err(failed)?;
+    let Opened { file, findings } = file_trust::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         let kind = if metadata.is_dir() {
@@ -70,13 +73,8 @@ pub fn read(path: &Path) -> Result<Text, FileError> {
             "{name} is {kind}: a configuration is a plain text file"
         )));
     }
-    let mut warnings = Vec::new();
-    for folder in folders(path) {
-        let verdict = platform::judge_folder(&folder).map_err(failed)?;
-        settle(verdict, "the folder ", &shown(&folder), &mut warnings)?;
-    }
-    let verdict = platform::judge(&file).map_err(failed)?;
-    settle(verdict, "", &name, &mut warnings)?;
+    let warnings =
+        file_trust::settle(&findings, "it can name commands").map_err(FileError::Unusable)?;
     let mut bytes = Vec::new();
     file.take(MOST_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
@@ -106,121 +104,13 @@ fn shown_from(path: &Path, home: Option<&Path>) -> String {
     control::text::clean(&text, 200)
 }
 
-/// The folder the file is named in, and the one it is in where that is another.
-fn folders(path: &Path) -> Vec<PathBuf> {
-    let folder = |it: &Path| match it.parent() {
-        Some(it) if it.as_os_str().is_empty() => Some(PathBuf::from(".")),
-        Some(it) => Some(it.to_owned()),
-        None => None,
-    };
-    let mut res: Vec<PathBuf> = folder(path).into_iter().collect();
-    let real = path.canonicalize().ok().and_then(|it| folder(&it));
-    if let Some(real) = real
-        && res.first().and_then(|it| it.canonicalize().ok()) != Some(real.clone())
-    {
-        res.push(real);
-    }
-    res
-}
-
-/// Whether somebody else could change a file or folder.
-#[cfg_attr(
-    not(unix),
-    expect(dead_code, reason = "only Unix tells owners and modes")
-)]
-enum Verdict {
-    Safe,
-    /// Its group may write it.
-    Group,
-    /// Everybody may write it.
-    Everybody,
-    /// It belongs to this user, who is neither us nor root.
-    Owner(u32),
-}
-
-fn settle(
-    verdict: Verdict,
-    kind: &str,
-    name: &str,
-    warnings: &mut Vec<String>,
-) -> Result<(), FileError> {
-    match verdict {
-        Verdict::Safe => Ok(()),
-        Verdict::Group => {
-            warnings.push(format!(
-                "the group of {kind}{name} may write it; if that is not meant: chmod g-w {name}"
-            ));
-            Ok(())
-        }
-        Verdict::Everybody => Err(FileError::Unusable(format!(
-            "everybody may write {kind}{name}, and it can name commands: chmod go-w {name}"
-        ))),
-        Verdict::Owner(uid) => Err(FileError::Unusable(format!(
-            "{kind}{name} belongs to another user (uid {uid}), and it can name commands: use a file of your own"
-        ))),
-    }
-}
-
-#[cfg(unix)]
-mod platform {
-    use std::{
-        fs::{self, File, Metadata},
-        io,
-        os::unix::fs::MetadataExt,
-        path::Path,
-    };
-
-    use rustix::fs::{StatVfs, StatVfsMountFlags, fstatvfs, statvfs};
-
-    use super::Verdict;
-
-    pub(super) fn judge(file: &File) -> io::Result<Verdict> {
-        Ok(verdict(&file.metadata()?, &fstatvfs(file)?))
-    }
-
-    pub(super) fn judge_folder(folder: &Path) -> io::Result<Verdict> {
-        Ok(verdict(&fs::metadata(folder)?, &statvfs(folder)?))
-    }
-
-    /// A read-only mount is fine whatever its mode: mounted ConfigMaps are 0777.
-    fn verdict(metadata: &Metadata, mount: &StatVfs) -> Verdict {
-        let owner = metadata.uid();
-        if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-            return Verdict::Owner(owner);
-        }
-        if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
-            return Verdict::Safe;
-        }
-        match metadata.mode() & 0o022 {
-            0 => Verdict::Safe,
-            0o020 => Verdict::Group,
-            _ => Verdict::Everybody,
-        }
-    }
-}
-
-#[cfg(not(unix))]
-mod platform {
-    use std::{fs::File, io, path::Path};
-
-    use super::Verdict;
-
-    /// Who may write there is a matter of access lists, which keep a profile's folders to their owner.
-    pub(super) fn judge(_file: &File) -> io::Result<Verdict> {
-        Ok(Verdict::Safe)
-    }
-
-    pub(super) fn judge_folder(_folder: &Path) -> io::Result<Verdict> {
-        Ok(Verdict::Safe)
-    }
-}
-
 #[cfg(unix)]
 #[cfg(test)]
 mod tests {
     use std::{
         fs,
         os::unix::fs::{PermissionsExt, chown, symlink},
+        path::PathBuf,
     };
 
     use tempfile::TempDir;
@@ -350,25 +240,6 @@ mod tests {
         let folder = place();
         chown(folder.dir.path(), Some(65_534), None).unwrap();
         assert!(refusal(&folder.file).starts_with("the folder "));
-    }
-
-    #[test]
-    fn a20_a_read_only_mount_is_fine_whatever_its_mode() {
-        // The kernel's own files are the one read-only mount that many machines have.
-        let mounted = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let read_only = mounted.lines().find_map(|line| {
-            let mut words = line.split(' ').skip(1);
-            let (at, _, options) = (words.next()?, words.next()?, words.next()?);
-            (options.split(',').any(|it| it == "ro")).then(|| PathBuf::from(at))
-        });
-        let Some(at) = read_only else {
-            eprintln!(
-                "SKIPPED a20_a_read_only_mount_is_fine_whatever_its_mode: no read-only mount here"
-            );
-            return;
-        };
-        let verdict = platform::judge_folder(&at).unwrap();
-        assert!(matches!(verdict, Verdict::Safe), "{}", at.display());
     }
 
     #[test]

@@ -162,6 +162,7 @@ mod platform {
     use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
     use super::Opened;
+    use crate::system::private_folder;
 
     /// A folder that was looked at.
     pub type Folder = OwnedFd;
@@ -251,9 +252,9 @@ mod platform {
 
     /// A folder of somebody else is refused. A mode of ours that lets others in, or (for the state folder, which the
     /// person may share) lets them exchange what is inside, is put right.
-    fn keep_ours(folder: &OwnedFd, path: &Path, forbidden: Mode) -> io::Result<()> {
+    fn keep_ours(folder: &OwnedFd, at: &Path, forbidden: Mode) -> io::Result<()> {
         let stat = rustix::fs::fstat(folder)?;
-        let path = path.display();
+        let path = at.display();
         if !is_ours(&stat) {
             let message = format!("{path} belongs to another user (uid {})", stat.st_uid);
             return Err(io::Error::other(message));
@@ -261,6 +262,13 @@ mod platform {
         let mode = Mode::from_raw_mode(stat.st_mode);
         let sticky = mode.contains(Mode::SVTX) && !forbidden.contains(OTHERS);
         if mode.intersects(forbidden) && !sticky {
+            // Every file of the folder inside is ours; the state folder itself may have become something else.
+            if !forbidden.contains(OTHERS) && !private_folder::is_ours_alone(folder, at)? {
+                let message = format!(
+                    "others may change {path}, and it is not pomd's alone: give it a folder of its own"
+                );
+                return Err(io::Error::other(message));
+            }
             rustix::fs::fchmod(folder, mode - forbidden)?;
             tracing::warn!("others could change {path}; its mode is put right");
         }

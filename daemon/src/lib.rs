@@ -21,6 +21,7 @@
 //! | [`admission`] | who keeps a place where places are few | what anybody asks |
 //! | [`manager`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`restart`] | goes on as the program that is installed now | what ends before |
+//! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | what they are for |
 //! | [`system`], [`disk`], [`lock`], [`logging`], [`opener`], [`clock`], [`points`], [`buffer`] | one fact of the machine each | everything else |
 //!
 //! Only for tests and the fuzzer there are `fuzz`, which feeds rooms with bytes that nobody thought of, and `model`, which
@@ -34,6 +35,7 @@ pub mod clock;
 pub mod config;
 pub mod config_file;
 pub mod disk;
+pub mod file_trust;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzz;
 pub mod load;
@@ -42,6 +44,7 @@ pub mod logging;
 pub mod manager;
 #[cfg(any(test, feature = "fuzzing"))]
 mod model;
+pub mod named_file;
 pub mod opener;
 pub mod points;
 pub mod portal;

@@ -3,6 +3,7 @@
 //! A file that vanished or became empty counts as broken: an editor may be half-way, and all tunnels would close. A pomd
 //! that starts with a broken file uses the last good configuration, of which `last_good` keeps a copy.
 
+mod check;
 mod last_good;
 
 use std::{
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent::{AgentHandle, Broken, Loaded, Refused, refusal},
     clock::Clock,
-    config::{self, Config},
+    config::{self, Config, Machine},
     config_file::{self, FileError, shown},
     disk::Fs,
     system::{
@@ -27,6 +28,7 @@ use crate::{
     },
     watch::{QUIET, Watch},
 };
+pub use check::{Checked, check};
 use last_good::{Kept, LastGood};
 
 /// How long reading the file may take before it counts as broken: it may lie on a network that is gone.
@@ -173,7 +175,7 @@ impl Loader {
 
     async fn fall_back(&mut self, kept: Kept) {
         match parse(&kept.text, &self.path) {
-            Ok(config) => {
+            Ok((config, _)) => {
                 let taken = self.agent.fall_back(config, kept.read_at).await;
                 self.had_text = taken.is_ok();
             }
@@ -317,14 +319,6 @@ pub async fn load_once(path: &Path) -> Loaded {
     judge(&seen.content, path, false, seen.warnings)
 }
 
-/// Judges the file as a pomd does that starts at this place: where the last good configuration is known, a file that
-/// vanished or is empty is a broken one. Changes nothing.
-pub async fn check(place: &Place, fs: Arc<dyn Fs>) -> Loaded {
-    let had_text = LastGood::new(place, fs).is_there().await;
-    let seen = read(place.config.clone()).await;
-    judge(&seen.content, &place.config, had_text, seen.warnings)
-}
-
 async fn read(path: PathBuf) -> Seen {
     let shown = shown(&path);
     let reading = tokio::task::spawn_blocking(move || {
@@ -356,8 +350,11 @@ async fn read(path: PathBuf) -> Seen {
     }
 }
 
-fn parse(text: &[u8], path: &Path) -> Result<Config, config::Problems> {
-    Config::read(text, path.parent().unwrap_or(Path::new("/")))
+/// The settings that a text means, with the warnings that are to stand as long as they are in force.
+fn parse(text: &[u8], path: &Path) -> Result<(Config, Vec<String>), config::Problems> {
+    let base = path.parent().unwrap_or(Path::new("/"));
+    let (config, warnings) = Config::read_for(&Machine::default(), text, base)?;
+    Ok((config, warnings.standing()))
 }
 
 fn judge(content: &Content, path: &Path, had_text: bool, warnings: Vec<String>) -> Loaded {
@@ -368,7 +365,10 @@ fn judge(content: &Content, path: &Path, had_text: bool, warnings: Vec<String>) 
         Content::Unreadable(message) => broken(message.clone(), ""),
         Content::Text(text) if had_text && is_blank(text) => missed(&format!("{shown} is empty")),
         Content::Text(text) => match parse(text, path) {
-            Ok(config) => Loaded::Good(Box::new(config), warnings),
+            Ok((config, standing)) => {
+                let warnings = warnings.into_iter().chain(standing);
+                Loaded::Good(Box::new(config), warnings.collect())
+            }
             Err(problems) => Loaded::Broken(Broken {
                 message: format!("{shown}: {}", inside(&problems.first_line())),
                 report: format!(

@@ -168,9 +168,21 @@ mod tests {
         Lock::take(folder, &Points::none())
     }
 
+    /// A folder that is closed to others.
+    #[cfg(unix)]
+    fn closed() -> tempfile::TempDir {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::Permissions::from_mode(0o700);
+        tempfile::Builder::new()
+            .permissions(mode)
+            .tempdir()
+            .unwrap()
+    }
+
+    #[cfg(unix)]
     #[test]
     fn s6_a_disk_that_knows_no_locks_is_a_warning_and_no_end() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = closed();
         let none = Points::from_fn(|_| Err(rustix::io::Errno::NOLCK.into()));
         let lock = Lock::take(dir.path(), &none).unwrap();
         let said = lock.refused().unwrap();
@@ -212,7 +224,7 @@ mod tests {
     fn a_folder_that_others_can_read_is_closed_and_a_link_is_refused() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("open");
+        let folder = dir.path().join("pomd");
         fs::create_dir(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         let lock = take(&folder).unwrap();
@@ -235,12 +247,12 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn a_lock_file_that_is_a_link_or_a_fifo_is_refused_without_waiting() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = closed();
         fs::write(dir.path().join("target"), "").unwrap();
         std::os::unix::fs::symlink("target", dir.path().join("pomd.lock")).unwrap();
         assert!(matches!(take(dir.path()), Err(LockError::Io { .. })));
 
-        let dir = tempfile::tempdir().unwrap();
+        let dir = closed();
         let fifo = dir.path().join("pomd.lock");
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();

@@ -12,16 +12,16 @@ use clap::Parser;
 use control::place::Place;
 use pomd::{
     Locks, Options, RunError,
-    agent::Loaded,
     clock::Clock,
+    config::Machine,
     disk::Disk,
-    load,
+    load::{self, Checked},
     logging::{self, Sink},
     opener,
     points::Points,
     restart::Restart,
     system::{self, handed::Handed, service::Service},
-    upstream::{self, proxy::Environment},
+    upstream::proxy::Environment,
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -39,6 +39,12 @@ const SAME_MOMENT: Duration = Duration::from_millis(1);
 const TRIES: u32 = 4;
 /// How long a signal may take from the system to us.
 const LATE_SIGNAL: Duration = Duration::from_millis(20);
+
+/// What to write into a file that has no tunnel yet.
+const FIRST_TUNNEL: &str = "hint: a tunnel is three lines:
+  [tunnel.ssh-prod]
+  route  = \"ssh-prod.corp.example.com:22\"
+  listen = 2202";
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -68,26 +74,38 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
     }
     let runtime = Builder::new_current_thread().enable_all().build();
     let loaded = match runtime {
-        Ok(runtime) => runtime.block_on(load::check(&place, Arc::new(Disk))),
+        Ok(runtime) => {
+            let machine = Machine {
+                first_port: system::limits::first_port(),
+            };
+            let now = Clock::real().now();
+            runtime.block_on(load::check(&place, Arc::new(Disk), &machine, now))
+        }
         Err(error) => return fail(FAILED, &error),
     };
     match loaded {
-        Loaded::Good(config, warnings) => {
-            for warning in warnings.iter().chain(&missing_files(&config)) {
-                eprintln!("warning: {warning}");
-            }
+        Checked::Good {
+            tunnels,
+            warnings,
+            report,
+        } => {
+            eprint!("{report}");
             if missing {
                 println!("there is no {shown} yet, so pomd starts with no tunnels");
                 return ExitCode::SUCCESS;
             }
-            let tunnels = config.tunnels.len();
-            println!(
-                "{shown} is good: {tunnels} tunnel{}",
-                if tunnels == 1 { "" } else { "s" }
-            );
+            let s = |count: usize| if count == 1 { "" } else { "s" };
+            let verdict = match warnings {
+                0 => "good".to_owned(),
+                _ => format!("usable, {warnings} warning{}", s(warnings)),
+            };
+            println!("{shown} is {verdict}: {tunnels} tunnel{}", s(tunnels));
+            if tunnels == 0 {
+                eprintln!("{FIRST_TUNNEL}");
+            }
             ExitCode::SUCCESS
         }
-        Loaded::Broken(broken) => {
+        Checked::Broken(broken) => {
             eprint!("{}", broken.report);
             let count = broken.count;
             eprintln!(
@@ -97,39 +115,6 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
-}
-
-/// Files that the configuration names and that cannot be read: a warning, because they may come later.
-fn missing_files(config: &pomd::config::Config) -> Vec<String> {
-    let mut res = Vec::new();
-    for (name, cluster) in &config.clusters {
-        let identity = cluster
-            .client_identity
-            .iter()
-            .flat_map(|it| [&it.certificate, &it.key]);
-        for path in cluster.ca_file.iter().chain(identity) {
-            if let Err(error) = readable(path) {
-                res.push(format!(
-                    "[cluster.{name}] names {}, which cannot be read: {error}",
-                    path.display()
-                ));
-            }
-        }
-        if let Some(path) = &cluster.forward_proxy_auth
-            && let Err(problem) = upstream::proxy::check(path)
-        {
-            res.push(format!("[cluster.{name}]: {problem}"));
-        }
-    }
-    res
-}
-
-/// To open a pipe would be to wait for its other end.
-fn readable(path: &std::path::Path) -> std::io::Result<()> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("it is not a file"));
-    }
-    std::fs::File::open(path).map(|_| ())
 }
 
 fn start(args: &Args) -> ExitCode {

@@ -8,14 +8,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pomd::config::{ClusterSpec, Config, ForwardProxy, Problems, Settings, TunnelSpec};
+use pomd::config::{ClusterSpec, Config, ForwardProxy, Machine, Problems, Settings, TunnelSpec};
 
 #[test]
 fn good_files_are_read_as_they_mean() {
     compare("good", |bytes| {
-        let config = Config::read(bytes, Path::new("/home/alice/.config/pomd"));
-        let config = config.unwrap_or_else(|problems| panic!("{}", report(&problems, bytes)));
-        rendered(&config)
+        let machine = Machine { first_port: 1024 };
+        let read = Config::read_for(&machine, bytes, Path::new("/home/alice/.config/pomd"));
+        let (config, mut warnings) =
+            read.unwrap_or_else(|problems| panic!("{}", report(&problems, bytes)));
+        let mut res = rendered(&config);
+        if warnings.count() > 0 {
+            let text = String::from_utf8_lossy(bytes);
+            res += &warnings.render(&text, "~/.config/pomd/pomd.toml", false);
+            res += "\n";
+            for it in warnings.standing() {
+                res += &format!("standing: {it}\n");
+            }
+        }
+        res
     });
 }
 

@@ -98,6 +98,8 @@ fn what_keeps_pomd_from_starting_is_one_line_with_a_way_out() {
     let home = folder();
     fs::write(home.path().join("file"), "").unwrap();
     fs::create_dir_all(home.path().join("taken/s/x")).unwrap();
+    let closed = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(home.path().join("taken"), closed).unwrap();
     for (more, why, way_out) in [
         (
             ["--state-dir", "file"],
@@ -167,6 +169,7 @@ fn a_folder_of_another_user_is_named_with_its_owner() {
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
     let state = home.path().join("state");
     fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::chown(&state, Some(65534), Some(65534)).unwrap();
     let output = Command::new(&program)
         .env_clear()

@@ -1,6 +1,6 @@
 //! TLS between pomd and Pomerium: certificates, handshakes, ends.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use control::wire::Code;
 use gateway::{Certificate, Door, End, Script, Stats};
@@ -130,6 +130,7 @@ async fn t5_a_client_certificate_is_asked_for_and_a_new_one_used_without_a_reloa
     let write = |identity: &gateway::Identity| {
         fs::write(file("me.pem"), &identity.certificate).unwrap();
         fs::write(file("me.key"), &identity.key).unwrap();
+        fs::set_permissions(file("me.key"), fs::Permissions::from_mode(0o600)).unwrap();
     };
     let good = corp.gateway.client_identity("me").unwrap();
     let (another, _echo) = integration::scene::company(Who::Gateway).await;

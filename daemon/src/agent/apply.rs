@@ -78,6 +78,12 @@ impl Agent {
         self.loaded_at = self.setup.clock.now();
         self.ports.retry();
         self.config_error = None;
+        for warning in warnings
+            .iter()
+            .filter(|it| !self.config_warnings.contains(it))
+        {
+            warn!("{warning}");
+        }
         self.config_warnings = warnings;
 
         let settings_changed = old.settings != new.settings;

@@ -63,8 +63,13 @@ impl Route {
                     "Pomerium is the SSH server there: ssh USER@ROUTE@HOST",
                 ));
             }
-            other => {
-                let what = format!("unknown kind of route {}", quoted(other));
+            known @ ("https" | "http" | "tcp") => {
+                let what = format!("unknown kind of route {}", quoted(scheme));
+                let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
+                return Err(Wrong::new(what, instead_of_url(known, place)));
+            }
+            _ => {
+                let what = format!("unknown kind of route {}", quoted(scheme));
                 return Err(Wrong::new(
                     what,
                     "a route is HOST:PORT or tcp+https://HOST:PORT",
@@ -124,8 +129,11 @@ impl Address {
         let tls = match scheme.to_ascii_lowercase().as_str() {
             "https" => true,
             "http" => false,
-            other => {
-                return Err(Wrong::new(format!("unknown scheme {}", quoted(other)), URL));
+            _ => {
+                return Err(Wrong::new(
+                    format!("unknown scheme {}", quoted(scheme)),
+                    URL,
+                ));
             }
         };
         no_extras(rest)?;
@@ -204,6 +212,19 @@ fn no_extras(rest: &str) -> Result<(), Wrong> {
         return extra("an address with `?` or `#`", "leave that part out");
     }
     Ok(())
+}
+
+/// What to write where somebody wrote the address of a web page, or a scheme of another program.
+fn instead_of_url(scheme: &str, place: &str) -> String {
+    let write = match (Authority::parse(place), Host::parse(place)) {
+        (Ok(it), _) => format!("\"{it}\""),
+        (_, Ok(host)) => format!("\"{}:PORT\"", host.bracketed()),
+        _ => "HOST:PORT".to_owned(),
+    };
+    match scheme {
+        "tcp" => format!("write {write}"),
+        _ => format!("a web page needs no tunnel: open it in a browser. A TCP route: {write}"),
+    }
 }
 
 fn route_hint(wrong: Wrong) -> Wrong {

@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    Config, Listen, Route, Settings, SocketName, Start, TunnelName, TunnelSpec, Wrong, clusters,
+    Config, Listen, Machine, Route, Settings, SocketName, Start, TunnelName, TunnelSpec, Wrong,
+    clusters, doubts,
     file::{Either, Field, File, Section},
     named,
     report::{Found, Problem, Span, quoted},
@@ -32,13 +33,22 @@ pub(super) struct Draft {
 }
 
 /// `partial`: parts of the file could not be read, so nothing can be called missing.
-pub(super) fn check(file: &File<'_>, base: &Path, partial: bool, found: &mut Found) -> Config {
+pub(super) fn check(
+    file: &File<'_>,
+    base: &Path,
+    partial: bool,
+    machine: &Machine,
+    found: &mut Found,
+) -> Config {
     let drafts: Vec<Draft> = file
         .tunnels
         .iter()
         .filter_map(|it| tunnel(it, partial, found))
         .collect();
     listeners(&drafts, found);
+    for draft in &drafts {
+        doubts::of_tunnel(draft, machine, found);
+    }
     let named = file
         .clusters
         .iter()
@@ -101,7 +111,7 @@ fn tunnel(section: &Section<'_>, partial: bool, found: &mut Found) -> Option<Dra
     if name.is_none() {
         found.push(bad_name(section));
     }
-    if !section.has("route") && !partial {
+    if !section.has("route") && !partial && !section.means("route") {
         found.push(
             Problem::at(section.span.clone(), "no `route`")
                 .section(&section.title)
@@ -122,7 +132,7 @@ fn tunnel(section: &Section<'_>, partial: bool, found: &mut Found) -> Option<Dra
         found.push(
             Problem::at(
                 listen.span.clone(),
-                "a listener that other machines can reach",
+                "the listen address is reachable from other machines",
             )
             .section(&section.title)
             .label("this opens the tunnel to your network; add expose = true if you mean it"),
@@ -251,7 +261,7 @@ fn settings(section: &Section<'_>, found: &mut Found) -> Settings {
         match size.filter(|it| (1 << 20..=64 << 30).contains(it)) {
             Some(it) => res.read_ahead = it,
             None => found.push(
-                Problem::at(field.span, "`read_ahead` is no size that works")
+                Problem::at(field.span, "`read_ahead` is not a valid size")
                     .section(&section.title)
                     .label(READ_AHEAD),
             ),
@@ -264,7 +274,10 @@ fn settings(section: &Section<'_>, found: &mut Found) -> Settings {
         .unwrap_or_default()
     {
         match read_user(&user.value) {
-            Some(it) if seen.insert(it.clone()) => res.allow_users.push(it),
+            Some(it) if seen.insert(it.clone()) => {
+                found.place(&section.title, &it, user.span);
+                res.allow_users.push(it);
+            }
             Some(_) => {}
             None => found.push(
                 Problem::at(user.span, "neither the name nor the id of a user")

@@ -6,6 +6,7 @@ use super::{
     BrowserChoice, ClusterName, ClusterSpec, ForwardProxy, HostPattern,
     address::Address,
     check::Draft,
+    doubts,
     file::Field,
     host::Host,
     named::Named,
@@ -67,10 +68,12 @@ pub(super) fn place(
         };
         of_tunnel.push(cluster);
     }
+    doubts::of_separate_logins(&own, drafts, &of_tunnel, &named, found);
     let mut res = own;
     for (mut cluster, routes) in named.into_iter().zip(addresses) {
         one_scheme(&cluster, &routes, found);
         not_in_the_open(&cluster, &routes, found);
+        doubts::of_cluster(&cluster, &routes, drafts.is_empty() || partial, found);
         cluster.spec.login_at = login_at(&cluster, &routes);
         let servers = routes.iter().map(|it| &it.value.address);
         cluster.spec.ports = ports(cluster.spec.login_at.iter().chain(servers));

@@ -1,5 +1,7 @@
 //! The file's shape: tables → sections with fields that have a place in the text. Judges keys and kinds of values, not
 //! what the values say.
+//!
+//! Long because each kind of wrong key or value has words of its own beside the accessor that finds it.
 
 use control::text::clean;
 use toml::{
@@ -8,17 +10,20 @@ use toml::{
 };
 
 use super::{
+    hints,
     near::nearest,
-    report::{Found, Problem, Span, not_yet},
+    report::{Found, Problem, Span, not_yet, plain},
 };
 
 const SECTIONS: [&str; 3] = ["tunnel", "cluster", "settings"];
 
 const TUNNEL: Keys = Keys {
+    kind: "tunnel",
     built: &["route", "listen", "start", "expose", "ssh"],
     later: &["half_close", "browser_guard", "allow_hosts"],
 };
 const CLUSTER: Keys = Keys {
+    kind: "cluster",
     built: &[
         "hosts",
         "url",
@@ -36,15 +41,18 @@ const CLUSTER: Keys = Keys {
 };
 /// A table that says where a secret is.
 const SECRET: Keys = Keys {
+    kind: "secret",
     built: &["file"],
     later: &[],
 };
 const SETTINGS: Keys = Keys {
+    kind: "settings",
     built: &["read_ahead", "allow_users"],
     later: &["notify"],
 };
 
 struct Keys {
+    kind: &'static str,
     built: &'static [&'static str],
     later: &'static [&'static str],
 }
@@ -107,7 +115,7 @@ impl<'t> File<'t> {
                 (known, _) if SECTIONS.contains(&known) => {
                     found.push(not_a_section(known, key.span()))
                 }
-                (other, _) => found.push(unknown_section(other, key.span())),
+                (other, value) => found.push(unknown_section(other, key.span(), value)),
             }
         }
         res
@@ -116,14 +124,15 @@ impl<'t> File<'t> {
 
 impl<'t> Section<'t> {
     pub(super) fn text(&self, key: &str, wants: &str, found: &mut Found) -> Option<Field<&'t str>> {
-        self.get(key, wants, found, |value| match value {
+        self.get(key, ("a string", wants), found, |value| match value {
             DeValue::String(it) => Some(it.as_ref()),
             _ => None,
         })
     }
 
     pub(super) fn flag(&self, key: &str, found: &mut Found) -> Option<Field<bool>> {
-        self.get(key, "write true or false", found, |value| match value {
+        let wants = ("true or false", "write true or false");
+        self.get(key, wants, found, |value| match value {
             DeValue::Boolean(it) => Some(*it),
             _ => None,
         })
@@ -135,7 +144,7 @@ impl<'t> Section<'t> {
         wants: &str,
         found: &mut Found,
     ) -> Option<Field<Either<'t>>> {
-        self.get(key, wants, found, either)
+        self.get(key, ("a number or a string", wants), found, either)
     }
 
     /// A list of texts and numbers.
@@ -145,7 +154,7 @@ impl<'t> Section<'t> {
         wants: &str,
         found: &mut Found,
     ) -> Option<Field<Vec<Field<Either<'t>>>>> {
-        let items = self.get(key, wants, found, |value| match value {
+        let items = self.get(key, ("a list", wants), found, |value| match value {
             DeValue::Array(it) => Some(it),
             _ => None,
         })?;
@@ -156,7 +165,11 @@ impl<'t> Section<'t> {
                     span: item.span(),
                     value,
                 }),
-                None => found.push(self.wrong_kind(key, item, wants)),
+                None => {
+                    let (holds, span) = (kind(item.get_ref()), item.span());
+                    let problem = Problem::at(span, format!("`{key}` holds {holds}"));
+                    found.push(problem.section(&self.title).label(wants));
+                }
             }
         }
         Some(Field {
@@ -206,14 +219,17 @@ impl<'t> Section<'t> {
             }
             DeValue::String(_) => {
                 found.push(
-                    Problem::at(value.span(), format!("the secret of `{key}` in the file"))
-                        .section(&self.title)
-                        .label(format!("keep it out of this file: {wants}")),
+                    Problem::at(
+                        value.span(),
+                        format!("the secret of `{key}` is in this file"),
+                    )
+                    .section(&self.title)
+                    .label(format!("keep it out of this file: {wants}")),
                 );
                 None
             }
             _ => {
-                found.push(self.wrong_kind(key, value, wants));
+                found.push(self.wrong_kind(key, value, ("a table", wants)));
                 None
             }
         }
@@ -232,7 +248,7 @@ impl<'t> Section<'t> {
     fn get<T>(
         &self,
         key: &str,
-        wants: &str,
+        wants: (&str, &str),
         found: &mut Found,
         take: impl FnOnce(&'t DeValue<'t>) -> Option<T>,
     ) -> Option<Field<T>> {
@@ -249,11 +265,15 @@ impl<'t> Section<'t> {
         }
     }
 
-    fn wrong_kind(&self, key: &str, value: &Spanned<DeValue<'_>>, wants: &str) -> Problem {
-        let kind = kind(value.get_ref());
-        Problem::at(value.span(), format!("`{key}` can't be {kind}"))
+    /// `wants`: the kind that it must be, and what to write.
+    fn wrong_kind(&self, key: &str, value: &Spanned<DeValue<'_>>, wants: (&str, &str)) -> Problem {
+        let kind = match kind(value.get_ref()) {
+            it if it == wants.0 => String::new(),
+            it => format!(", not {it}"),
+        };
+        Problem::at(value.span(), format!("`{key}` must be {}{kind}", wants.0))
             .section(&self.title)
-            .label(wants)
+            .label(wants.1)
     }
 
     fn judge_keys(&self, keys: &Keys, found: &mut Found) {
@@ -262,16 +282,59 @@ impl<'t> Section<'t> {
             if keys.later.contains(&name) {
                 found.push(later(name, key.span(), value).section(&self.title));
             } else if !keys.built.contains(&name) {
-                let problem = Problem::at(key.span(), format!("unknown key `{}`", clean(name, 40)))
-                    .section(&self.title);
-                found.push(match nearest(name, keys.built) {
-                    Some(near) => problem.label(format!("did you mean `{near}`?")),
-                    None => problem
-                        .label("no such key")
-                        .help(format!("keys here: {}", keys.built.join(", "))),
+                let is_section = matches!(keys.kind, "tunnel" | "cluster");
+                found.push(match value.get_ref() {
+                    DeValue::Table(_) if is_section => self.dotted(keys, name, key.span()),
+                    other => self.unknown(keys, name, key.span(), other),
                 });
             }
         }
+    }
+
+    /// `[tunnel.ssh.prod]`, which TOML takes for a table inside of `[tunnel.ssh]`.
+    fn dotted(&self, keys: &Keys, name: &str, span: Span) -> Problem {
+        let (kind, outer) = (keys.kind, self.name);
+        let quoted = written(&format!("{outer}.{name}"));
+        Problem::at(span, format!("a dot in the name of a {kind}"))
+            .section(&format!("[{kind}.{}.{}]", written(outer), written(name)))
+            .label(format!(
+                "write [{kind}.{}] or [{kind}.{quoted}]",
+                plain(&format!("{outer}-{name}"))
+            ))
+    }
+
+    fn unknown(&self, keys: &Keys, name: &str, span: Span, value: &DeValue<'_>) -> Problem {
+        let what = format!("unknown key `{}`", clean(name, 40));
+        let problem = Problem::at(span, what).section(&self.title);
+        let others = [&TUNNEL, &CLUSTER, &SETTINGS];
+        let elsewhere = others.iter().find(|it| it.built.contains(&name));
+        if keys.kind == "tunnel"
+            && let Some(instead) = hints::instead_in_tunnel(name, value, self.table)
+        {
+            return problem.label(instead);
+        }
+        if let Some(near) = hints::meant(keys.kind, name).or(nearest(name, keys.built)) {
+            return problem.label(format!("did you mean `{near}`?"));
+        }
+        match elsewhere.map(|it| it.kind) {
+            Some("settings") => problem.label("it belongs in [settings]"),
+            Some(kind) => problem.label(format!("it belongs in a [{kind}.NAME] section")),
+            None => problem
+                .label("unknown key")
+                .help(format!("valid keys: {}", keys.built.join(", "))),
+        }
+    }
+
+    /// Whether a key that is wrong was probably meant to be `key`, or the whole section to be another.
+    pub(super) fn means(&self, key: &str) -> bool {
+        let mut keys = self.table.iter().map(|it| it.0.get_ref().as_ref());
+        self.holds_only_tables() || keys.any(|it| hints::meant("tunnel", it) == Some(key))
+    }
+
+    /// Whether it holds tables and nothing else, as `[tunnel.ssh]` does where there is only `[tunnel.ssh.prod]`.
+    pub(super) fn holds_only_tables(&self) -> bool {
+        let is_table = |it: &Spanned<DeValue<'_>>| matches!(it.get_ref(), DeValue::Table(_));
+        !self.table.is_empty() && self.table.iter().all(|it| is_table(it.1))
     }
 }
 
@@ -284,7 +347,7 @@ fn named<'t>(
     let mut res = Vec::new();
     for (key, value) in table {
         let name: &str = key.get_ref().as_ref();
-        let title = format!("[{kind}.{}]", written(name));
+        let title = title(kind, name);
         match value.get_ref() {
             DeValue::Table(table) => {
                 let section = Section {
@@ -297,18 +360,26 @@ fn named<'t>(
                 res.push(section);
             }
             _ if keys.built.contains(&name) || keys.later.contains(&name) => found.push(
-                Problem::at(key.span(), format!("`{name}` stands outside of a {kind}"))
-                    .section(&format!("[{kind}]"))
-                    .label(format!("give the {kind} a name above it: [{kind}.NAME]")),
+                Problem::at(
+                    key.span(),
+                    format!("`{name}` is outside of a [{kind}.NAME] section"),
+                )
+                .section(&format!("[{kind}]"))
+                .label(format!("give the {kind} a name above it: [{kind}.NAME]")),
             ),
             _ => found.push(
-                Problem::at(key.span(), format!("{title} is no section")).label(format!(
+                Problem::at(key.span(), format!("{title} is not a section")).label(format!(
                     "write it as {title}, and its keys on the lines below"
                 )),
             ),
         }
     }
     res
+}
+
+/// `[tunnel.NAME]`.
+pub(super) fn title(kind: &str, name: &str) -> String {
+    format!("[{kind}.{}]", written(name))
 }
 
 /// A key as TOML wants it: quoted unless it is plain.
@@ -338,26 +409,29 @@ fn not_a_section(name: &str, span: Span) -> Problem {
         "settings" => "[settings]".to_owned(),
         other => format!("[{other}.NAME]"),
     };
-    Problem::at(span, format!("`{name}` is no section")).label(format!(
+    Problem::at(span, format!("`{name}` is not a section")).label(format!(
         "write it as {header}, and its keys on the lines below"
     ))
 }
 
-fn unknown_section(name: &str, span: Span) -> Problem {
+fn unknown_section(name: &str, span: Span, value: &DeValue<'_>) -> Problem {
     let key = [&TUNNEL, &CLUSTER, &SETTINGS]
         .iter()
         .zip(["[tunnel.NAME]", "[cluster.NAME]", "[settings]"])
         .find(|it| it.0.built.contains(&name) || it.0.later.contains(&name));
     if let Some((_, section)) = key {
-        return Problem::at(span, format!("`{name}` stands outside of a section"))
+        return Problem::at(span, format!("`{name}` is outside of a section"))
             .label(format!("write {section} above it"));
     }
     let problem = Problem::at(span, format!("unknown section `{}`", clean(name, 40)));
     match nearest(name, &SECTIONS) {
+        Some(near) if matches!(value, DeValue::Array(_)) => problem.label(format!(
+            "write [{near}.NAME], and its keys on the lines below"
+        )),
         Some(near) => problem.label(format!("did you mean `{near}`?")),
         None => problem
-            .label("no such section")
-            .help("sections: [tunnel.NAME], [cluster.NAME], [settings]"),
+            .label("unknown section")
+            .help("valid sections: [tunnel.NAME], [cluster.NAME], [settings]"),
     }
 }
 
@@ -375,7 +449,7 @@ fn either<'t>(value: &'t DeValue<'t>) -> Option<Either<'t>> {
 
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
-        DeValue::String(_) => "a text",
+        DeValue::String(_) => "a string",
         DeValue::Integer(_) | DeValue::Float(_) => "a number",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date",

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use super::{Wrong, report::quoted};
+use super::{Wrong, characters::invisible, report::quoted};
 
 /// What to write for a host.
 pub(super) const HOST: &str = "a host is a name such as db.example.com, or an IP address";
@@ -38,6 +38,25 @@ impl Host {
         }
     }
 
+    /// Whether it is this machine, whatever a resolver says.
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Self::Ip(it) => it.to_canonical().is_loopback(),
+            Self::Name(it) => it == "localhost" || it.ends_with(".localhost"),
+        }
+    }
+
+    /// The domain that a name is in, if that is one of several labels.
+    pub(super) fn parent(&self) -> Option<&str> {
+        match self {
+            Self::Name(it) => it
+                .split_once('.')
+                .map(|it| it.1)
+                .filter(|it| it.contains('.')),
+            Self::Ip(_) => None,
+        }
+    }
+
     /// As in a URL: an IPv6 address in brackets.
     pub fn bracketed(&self) -> String {
         match self {
@@ -53,6 +72,10 @@ pub(super) fn name(text: &str) -> Result<String, Wrong> {
         return Err(Wrong::new("no host name", HOST));
     }
     let bad = || Wrong::new(format!("bad host name {}", quoted(text)), HOST);
+    // A name's one spelling leaves some of them out, so that nobody would ever see them.
+    if invisible(text).is_some() {
+        return Err(bad());
+    }
     let name = if text.is_ascii() {
         text.to_ascii_lowercase()
     } else {
@@ -141,6 +164,8 @@ mod tests {
             "a.0x",
             "[127.0.0.1]",
             "127.0.0.1%1",
+            "db\u{200b}.example.com",
+            "db\u{ad}.example.com",
         ] {
             assert!(Host::parse(text).is_err(), "{text}");
         }

@@ -5,11 +5,14 @@
 
 mod address;
 mod changes;
+mod characters;
 mod check;
 mod clusters;
+mod doubts;
 mod file;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod hints;
 mod host;
 mod listen;
 mod named;
@@ -35,7 +38,7 @@ pub use listen::{Listen, SocketName};
 pub use owner::{Destination, NoDestination, bare_name};
 pub use pattern::HostPattern;
 pub use proxy::{ForwardProxy, ProxyAddress, ProxyKind};
-pub use report::{Problem, Problems, Span, Wrong};
+pub use report::{Problem, Problems, Severity, Span, Warnings, Wrong};
 
 use file::File;
 use report::Found;
@@ -120,6 +123,13 @@ pub struct ClientIdentity {
     pub key: PathBuf,
 }
 
+/// What a warning may depend on besides the file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine {
+    /// The lowest port that this user may listen on.
+    pub first_port: u16,
+}
+
 /// `[settings]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -130,8 +140,13 @@ pub struct Settings {
 }
 
 impl Config {
-    /// What stands in a file. Relative paths in it start at `base`, the folder of the file.
+    /// What a file says. Relative paths in it start at `base`, the folder of the file.
     pub fn parse(text: &str, base: &Path) -> Result<Self, Problems> {
+        Self::parse_for(&Machine::default(), text, base).map(|it| it.0)
+    }
+
+    /// [`Config::parse`], with what a person should know of a file that can be used.
+    fn parse_for(machine: &Machine, text: &str, base: &Path) -> Result<(Self, Warnings), Problems> {
         let text = without_bom(text);
         let mut found = Found::default();
         if text.len() > MOST_BYTES {
@@ -139,14 +154,14 @@ impl Config {
                 Problem::of_file("the file is larger than 1 MiB")
                     .help("is it a configuration at all?"),
             );
-            return found.finish(text).map(|()| Self::default());
+            return found.finish(text).map(|it| (Self::default(), it));
         }
         if let Some(at) = text.find('\0') {
             found.push(
                 Problem::at(at..at + 1, "a zero byte in the file")
                     .label("the file is damaged, or not a text"),
             );
-            return found.finish(text).map(|()| Self::default());
+            return found.finish(text).map(|it| (Self::default(), it));
         }
         let (table, rest) = syntax::tables(text, &mut found);
         let mut res = Self::default();
@@ -154,7 +169,7 @@ impl Config {
             let lines: Vec<Span> = found.spans().iter().map(|it| line_of(text, it)).collect();
             let mut others = Found::default();
             let file = File::read(&table, &mut others);
-            res = check::check(&file, base, rest == Rest::OtherLines, &mut others);
+            res = check::check(&file, base, rest == Rest::OtherLines, machine, &mut others);
             others.retain(|it| {
                 let span = it.span.as_ref();
                 !lines
@@ -163,13 +178,22 @@ impl Config {
             });
             found.append(others);
         }
-        found.finish(text).map(|()| res)
+        found.finish(text).map(|it| (res, it))
     }
 
     /// [`Config::parse`] for bytes: a file that is no text is a problem too.
     pub fn read(bytes: &[u8], base: &Path) -> Result<Self, Problems> {
+        Self::read_for(&Machine::default(), bytes, base).map(|it| it.0)
+    }
+
+    /// [`Config::read`] for a machine, with what a person should know of a file that can be used.
+    pub fn read_for(
+        machine: &Machine,
+        bytes: &[u8],
+        base: &Path,
+    ) -> Result<(Self, Warnings), Problems> {
         let wrong = match std::str::from_utf8(bytes) {
-            Ok(text) => return Self::parse(text, base),
+            Ok(text) => return Self::parse_for(machine, text, base),
             Err(wrong) => wrong,
         };
         // Up to the mistake the replaced text is the same, so the place is right in both.
@@ -178,11 +202,23 @@ impl Config {
         let at = wrong.valid_up_to().saturating_sub(bom);
         let mut found = Found::default();
         found.push(
-            Problem::at(at..at + char::REPLACEMENT_CHARACTER.len_utf8(), "not UTF-8")
-                .label("save the file as UTF-8"),
+            Problem::at(
+                at..at + char::REPLACEMENT_CHARACTER.len_utf8(),
+                match bytes {
+                    [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "the file is UTF-16, not UTF-8",
+                    _ => "not UTF-8",
+                },
+            )
+            .label("save the file as UTF-8"),
         );
-        found.finish(without_bom(&text)).map(|()| Self::default())
+        let all = found.finish(without_bom(&text));
+        all.map(|it| (Self::default(), it))
     }
+}
+
+/// The section of a cluster of the file, as its problems name it.
+pub fn section_of_cluster(name: &ClusterName) -> String {
+    file::title("cluster", name.as_str())
 }
 
 /// Whether a file says nothing: only white space and comments. A valid start, but in a reload a file that is being

@@ -36,6 +36,8 @@ pub(super) struct Named {
     pub(super) hosts: Vec<Field<HostPattern>>,
     /// Where the forward proxy stands that the cluster has of its own.
     pub(super) proxy: Option<Span>,
+    /// It has the key `hosts`.
+    pub(super) has_hosts: bool,
 }
 
 pub(super) fn cluster(
@@ -48,7 +50,8 @@ pub(super) fn cluster(
     if name.is_none() {
         found.push(bad_name(section));
     }
-    if !partial && !section.has("hosts") && !section.has("url") {
+    let missing = !section.has("hosts") && !section.has("url");
+    if !partial && missing && !section.holds_only_tables() {
         found.push(
             Problem::at(section.span.clone(), "neither `hosts` nor `url`")
                 .section(&section.title)
@@ -91,6 +94,7 @@ pub(super) fn cluster(
         spec,
         url,
         has_url: section.has("url"),
+        has_hosts: section.has("hosts"),
         hosts,
         proxy: proxy
             .filter(|it| matches!(it.value, ForwardProxy::At(_)))
@@ -170,13 +174,17 @@ fn proxy_auth(
         );
     }
     let field = secret.text("file", "write the name of a file", found);
-    parsed(section, field, read_path, found).map(|it| base.join(it.value))
+    let path = parsed(section, field, read_path, found)?;
+    found.place(&section.title, "forward_proxy_auth", path.span);
+    Some(base.join(path.value))
 }
 
 /// A path, absolute: relative ones start at the folder of the file.
 fn file(section: &Section<'_>, key: &str, base: &Path, found: &mut Found) -> Option<PathBuf> {
     let field = section.text(key, FILE, found);
-    parsed(section, field, read_path, found).map(|it| base.join(it.value))
+    let path = parsed(section, field, read_path, found)?;
+    found.place(&section.title, key, path.span);
+    Some(base.join(path.value))
 }
 
 fn read_path(text: &str) -> Result<PathBuf, Wrong> {

@@ -1,11 +1,13 @@
 //! What is wrong with a file, and the annotated lines that a person reads.
+//!
+//! Long because errors and warnings are collected, ordered and shown by the same code.
 
 use std::{fmt, fmt::Write, ops::Range};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use control::text::clean;
 
-use super::{secrets::Hidden, without_bom};
+use super::{characters::invisible, secrets::Hidden, without_bom};
 
 /// So many problems are kept of one file, the rest is counted.
 const MOST_KEPT: usize = 1_000;
@@ -42,6 +44,37 @@ pub struct Problem {
     pub help: Option<String>,
     /// Line and column of the place, from 1.
     pub position: Option<(usize, usize)>,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Severity {
+    /// The file cannot be used.
+    #[default]
+    Error,
+    /// It can, and a person should look at this when editing it.
+    Warning,
+    /// A warning that belongs into the status as long as the settings are in force.
+    Standing,
+}
+
+/// What a person should know of a file that can be used, in its order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Warnings {
+    list: Vec<Problem>,
+    places: Vec<Place>,
+}
+
+/// Where a value stands that can only be judged by looking at the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    /// Such as `[cluster.corp]`.
+    section: String,
+    /// The key, or one item of its list.
+    key: String,
+    span: Span,
 }
 
 /// Everything that is wrong with a file, in its order. Never empty.
@@ -56,6 +89,7 @@ pub struct Problems {
 pub(super) struct Found {
     list: Vec<Problem>,
     left_out: usize,
+    warnings: Warnings,
 }
 
 impl Wrong {
@@ -87,6 +121,7 @@ impl Problem {
             others: Vec::new(),
             help: None,
             position: None,
+            severity: Severity::Error,
         }
     }
 
@@ -133,12 +168,31 @@ impl Found {
         }
     }
 
+    /// Something to tell of a file that can be used.
+    pub(super) fn warn(&mut self, severity: Severity, mut problem: Problem) {
+        problem.severity = severity;
+        if self.warnings.list.len() < MOST_KEPT {
+            self.warnings.list.push(problem);
+        }
+    }
+
+    /// Notes where the value of `key` stands.
+    pub(super) fn place(&mut self, section: &str, key: &str, span: Span) {
+        self.warnings.places.push(Place {
+            section: section.to_owned(),
+            key: key.to_owned(),
+            span,
+        });
+    }
+
     pub(super) fn spans(&self) -> Vec<Span> {
         self.list.iter().filter_map(|it| it.span.clone()).collect()
     }
 
     pub(super) fn append(&mut self, other: Self) {
         self.left_out += other.left_out;
+        self.warnings.list.extend(other.warnings.list);
+        self.warnings.places.extend(other.warnings.places);
         for problem in other.list {
             self.push(problem);
         }
@@ -148,23 +202,82 @@ impl Found {
         self.list.retain(keep);
     }
 
-    /// Nothing, or every problem in the order of the file.
-    pub(super) fn finish(mut self, text: &str) -> Result<(), Problems> {
+    /// The warnings, or every problem in the order of the file.
+    pub(super) fn finish(mut self, text: &str) -> Result<Warnings, Problems> {
         if self.list.is_empty() {
-            return Ok(());
+            self.warnings.settle(text);
+            return Ok(self.warnings);
         }
-        self.list
-            .sort_by_key(|it| it.span.as_ref().map(|it| (it.start, it.end)));
-        for problem in &mut self.list {
-            problem.position = problem
-                .span
-                .as_ref()
-                .map(|it| line_and_column(text, it.start));
-        }
+        settle(&mut self.list, text);
         Err(Problems {
             list: self.list,
             left_out: self.left_out,
         })
+    }
+}
+
+/// Puts problems in the order of the file, and says where they are and what is not seen there.
+fn settle(list: &mut [Problem], text: &str) {
+    list.sort_by_key(|it| it.span.as_ref().map(|it| (it.start, it.end)));
+    for problem in list {
+        let Some(span) = &problem.span else { continue };
+        problem.position = Some(line_and_column(text, span.start));
+        let said = problem.help.is_some() || problem.what.contains("U+");
+        // What is damaged is no matter of a single character.
+        let part = text
+            .get(span.clone())
+            .filter(|it| !said && !it.contains('\0'));
+        if let Some((_, name)) = part.and_then(invisible) {
+            problem.help = Some(format!("there is {name}: delete it"));
+        }
+    }
+}
+
+impl Warnings {
+    fn settle(&mut self, text: &str) {
+        settle(&mut self.list, text);
+    }
+
+    /// Adds what a look at the machine found: `what` is wrong with the value of `key` in `section`.
+    pub fn add(&mut self, section: &str, key: &str, what: &str) {
+        let place = self.places.iter();
+        let place = place.filter(|it| it.section == section && it.key == key);
+        let mut problem = match place.map(|it| it.span.clone()).next() {
+            Some(span) => Problem::at(span, what),
+            None => Problem::of_file(what),
+        };
+        problem.severity = Severity::Warning;
+        self.list.push(problem);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// All of them, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.list.iter()
+    }
+
+    /// Those that belong into the status, each as a sentence.
+    pub fn standing(&self) -> Vec<String> {
+        let standing = self.list.iter();
+        let standing = standing.filter(|it| it.severity == Severity::Standing);
+        standing
+            .map(|it| {
+                let label = it.label.iter().map(|it| format!(": {it}"));
+                let help = it.help.iter().map(|it| format!("; {it}"));
+                let rest: String = label.chain(help).collect();
+                Hidden::sentence(&format!("{}{rest}", it.what))
+            })
+            .collect()
+    }
+
+    /// As [`Problems::render`]. `text` is what was read.
+    pub fn render(&mut self, text: &str, shown_path: &str, color: bool) -> String {
+        self.settle(without_bom(text));
+        render(&self.list, self.list.len(), text, shown_path, color)
     }
 }
 
@@ -194,28 +307,32 @@ impl Problems {
     /// All of them, annotated, without an end of line behind the last. `text` is what was read (bytes that are not
     /// UTF-8 replaced), `shown_path` the file's name as the person knows it.
     pub fn render(&self, text: &str, shown_path: &str, color: bool) -> String {
-        let hidden = Hidden::file(without_bom(text));
-        let shown_path = clean(shown_path, 200);
-        let renderer = if color {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
-        let mut res = String::new();
-        for problem in self.list.iter().take(MOST_SHOWN) {
-            if !res.is_empty() {
-                res.push_str("\n\n");
-            }
-            res.push_str(&renderer.render(&[group(problem, &hidden, &shown_path)]));
-        }
-        match self.count().saturating_sub(MOST_SHOWN) {
-            0 => {}
-            more => {
-                let _ = write!(res, "\n\n… and {more} more");
-            }
-        }
-        res
+        render(&self.list, self.count(), text, shown_path, color)
     }
+}
+
+fn render(list: &[Problem], count: usize, text: &str, shown_path: &str, color: bool) -> String {
+    let hidden = Hidden::file(without_bom(text));
+    let shown_path = clean(shown_path, 200);
+    let renderer = if color {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    };
+    let mut res = String::new();
+    for problem in list.iter().take(MOST_SHOWN) {
+        if !res.is_empty() {
+            res.push_str("\n\n");
+        }
+        res.push_str(&renderer.render(&[group(problem, &hidden, &shown_path)]));
+    }
+    match count.saturating_sub(MOST_SHOWN) {
+        0 => {}
+        more => {
+            let _ = write!(res, "\n\n… and {more} more");
+        }
+    }
+    res
 }
 
 impl fmt::Display for Problems {
@@ -230,9 +347,20 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Text of the file, to stand in a sentence.
+/// Text of the file as it was typed, spaces at its ends included, to stand in a sentence.
 pub(super) fn quoted(text: &str) -> String {
-    format!("`{}`", clean(text, 60))
+    let mut res = clean(&format!("`{text}`"), 62);
+    if !res.ends_with('`') {
+        res.push('`');
+    }
+    res
+}
+
+/// A name as it may stand in a section's header without quotes.
+pub(super) fn plain(name: &str) -> String {
+    let fits = |it: char| it.is_ascii_alphanumeric() || it == '_' || it == '-';
+    let name = name.chars().map(|it| if fits(it) { it } else { '-' });
+    name.take(64).collect()
 }
 
 /// The words for what the contract promises and this version lacks.
@@ -241,7 +369,11 @@ pub(super) fn not_yet(thing: &str) -> String {
 }
 
 fn group<'a>(problem: &Problem, hidden: &'a Hidden, shown_path: &'a str) -> Group<'a> {
-    let title = Level::ERROR.primary_title(problem.title());
+    let level = match problem.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning | Severity::Standing => Level::WARNING,
+    };
+    let title = level.primary_title(problem.title());
     let mut group = match &problem.span {
         Some(span) => title.element(snippet(problem, span, hidden, shown_path)),
         None => title.element(Origin::path(shown_path)),

@@ -5,7 +5,10 @@ use toml::{
     de::{DeTable, DeValue, Error},
 };
 
-use super::report::{Found, Problem, Span, quoted};
+use super::{
+    characters::{invisible, typographic_quote},
+    report::{Found, Problem, Span, quoted},
+};
 
 /// What of a broken file can still be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,10 @@ pub(super) enum Rest {
 
 /// The tables as far as they could be read. Several mistakes on a line are told once.
 pub(super) fn tables<'t>(text: &'t str, found: &mut Found) -> (DeTable<'t>, Rest) {
+    if let Some(problem) = yaml(text) {
+        found.push(problem);
+        return (DeTable::new(), Rest::Nothing);
+    }
     let (table, errors) = DeTable::parse_recoverable(text);
     let table = table.into_inner();
     let mut rest = Rest::Whole;
@@ -64,6 +71,9 @@ fn problem(text: &str, table: &DeTable<'_>, error: &Error, span: Span) -> Proble
     if message == "duplicate key" {
         return duplicate(text, table, span);
     }
+    if let Some(problem) = misread(text, &span) {
+        return problem;
+    }
     let (what, expected) = match message.split_once(", expected ") {
         Some((what, expected)) => (what, format!("expected {expected}")),
         None => (message, String::new()),
@@ -90,6 +100,70 @@ fn problem(text: &str, table: &DeTable<'_>, error: &Error, span: Span) -> Proble
     problem
 }
 
+/// What is not TOML because it only looks as if it were: a character that a person cannot tell from another, or a blank
+/// in a section's name.
+fn misread(text: &str, span: &Span) -> Option<Problem> {
+    let line = super::line_of(text, span);
+    let line = line.start..line.end.min(text.len());
+    let code = text[line.clone()].split('#').next().unwrap_or_default();
+    let at = |it: Span| line.start + it.start..line.start + it.end;
+    if let Some(quote) = typographic_quote(code) {
+        let problem = Problem::at(at(quote), "not valid TOML: typographic quotes");
+        return Some(problem.label("these are typographic quotes; use \""));
+    }
+    if let Some((place, name)) = invisible(code) {
+        let problem = Problem::at(at(place), format!("not valid TOML: {name}"));
+        return Some(problem.label("delete it, or write a plain space"));
+    }
+    let header = code.trim();
+    let inner = header.trim_start_matches('[').trim_end_matches(']');
+    let mut words = inner.split_whitespace();
+    let (first, second) = (words.next()?, words.next()?);
+    let is_plain = |it: &str| {
+        it.chars()
+            .all(|it| it.is_ascii_alphanumeric() || "._-".contains(it))
+    };
+    let kinds = ["tunnel", "cluster"];
+    let kind = kinds
+        .iter()
+        .find(|it| first == **it || first.starts_with(&format!("{it}.")))?;
+    if !header.starts_with('[') || !is_plain(first) || !is_plain(second) {
+        return None;
+    }
+    let rest = inner[inner.find(kind)? + kind.len()..].trim_start_matches(['.', ' ', '\t']);
+    let name: Vec<&str> = rest.split_whitespace().collect();
+    let start = code.find('[')?;
+    let whole = at(start..start + header.len());
+    let problem = Problem::at(whole, "not valid TOML: a space in the name of a section");
+    Some(problem.label(format!(
+        "write [{kind}.{}]",
+        super::report::plain(&name.join("-"))
+    )))
+}
+
+/// A file whose first lines have colons where TOML has brackets and equals signs.
+fn yaml(text: &str) -> Option<Problem> {
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let (at, code) = (start, line.trim());
+        start += line.len();
+        if code.is_empty() || code.starts_with('#') || code == "---" {
+            continue;
+        }
+        let key = code.strip_suffix(':')?;
+        let is_key = !key.is_empty()
+            && key
+                .chars()
+                .all(|it| it.is_ascii_alphanumeric() || "_-".contains(it));
+        let at = at + line.len() - line.trim_start().len();
+        return is_key.then(|| {
+            Problem::at(at..at + code.len(), "this looks like YAML; pomd reads TOML")
+                .label("write [tunnel.NAME], and on the lines below: route = \"HOST:PORT\"")
+        });
+    }
+    None
+}
+
 fn duplicate(text: &str, table: &DeTable<'_>, span: Span) -> Problem {
     let raw = text.get(span.clone()).unwrap_or_default();
     let line = super::line_of(text, &span);
@@ -105,11 +179,11 @@ fn duplicate(text: &str, table: &DeTable<'_>, span: Span) -> Problem {
                 start..start + header.len()
             })
         });
-        (format!("{} stands twice", quoted(header)), first)
+        (format!("{} appears twice", quoted(header)), first)
     } else {
         let key = raw.trim_matches(['"', '\'']);
         let first = last_before(table, key, span.start);
-        (format!("the key {} stands twice", quoted(raw)), first)
+        (format!("the key {} appears twice", quoted(raw)), first)
     };
     let problem = Problem::at(span, what).label("remove or rename one of them");
     match first {

@@ -3,7 +3,12 @@
 //! A file appears whole or not at all, and one that cannot be understood is set aside, never deleted. Knows names and
 //! contents; the calls themselves are [`Fs`].
 
-use std::{borrow::Cow, io, path::PathBuf, sync::Arc};
+use std::{
+    borrow::Cow,
+    io::{self, ErrorKind},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -87,6 +92,26 @@ impl Store {
         }
     }
 
+    /// Nothing that may hold a token rests under `address` afterwards: neither a login nor a file that was set aside as
+    /// broken, which the server may still take, nor one that was being written (A30).
+    pub(super) fn purge(&self, address: &Address) -> io::Result<()> {
+        let folder = match self.fs.open_folder(&self.state, Some(FOLDER), false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let name = file_name(address);
+        for it in [aside(&name), name.clone()] {
+            match self.fs.remove(&folder, &it) {
+                Ok(()) => (),
+                // A folder that stands in a file's place holds no token of ours.
+                Err(it) if matches!(it.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => (),
+                Err(error) => return Err(error),
+            }
+        }
+        disk::clear_half_written(&*self.fs, &folder, &[name]);
+        self.fs.sync_folder(&folder)
+    }
+
     fn read(&self, folder: &Folder, address: &Address) -> Option<Login> {
         let name = file_name(address);
         let why = match self.try_read(folder, &name, address) {
@@ -99,7 +124,7 @@ impl Store {
                 return None;
             }
         };
-        let aside = format!("{name}.broken");
+        let aside = aside(&name);
         match self.fs.rename(folder, &name, &aside) {
             Ok(()) => {
                 tracing::warn!("the saved login {name} is unusable, set aside as {aside}: {why}");
@@ -190,6 +215,11 @@ fn file_name(address: &Address) -> String {
         Some(start) if stem.len() > STEM_MOST => format!("{start}~{:016x}.json", hash(&stem)),
         _ => format!("{stem}.json"),
     }
+}
+
+/// The name of a file that was set aside.
+fn aside(name: &str) -> String {
+    format!("{name}.broken")
 }
 
 /// FNV-1a: the same in every release, which the standard library's does not promise.

@@ -161,9 +161,11 @@ impl Task {
             } => self.on_ask(shown_by_pomd, reply),
             Command::Logout { reply } => {
                 let grant = self.facts.standing().grant;
+                let made_at = self.facts.login.iter().map(|it| &it.address);
+                let all = self.house.login_at.iter().chain(made_at);
                 self.unsaved
-                    .remove
-                    .extend(self.house.login_at.iter().cloned());
+                    .purge
+                    .extend(all.chain([&self.facts.address]).cloned());
                 self.feed(Input::Logout);
                 self.house.pomerium.leave();
                 self.publish();

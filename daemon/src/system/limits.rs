@@ -24,6 +24,21 @@ pub fn descriptors_reached() -> String {
     }
 }
 
+/// The lowest port that this user may listen on.
+pub fn first_port() -> u16 {
+    #[cfg(unix)]
+    {
+        // Root may, and where a container or an administrator says so, others may too.
+        if rustix::process::geteuid().is_root() {
+            return 0;
+        }
+        let said = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok();
+        said.and_then(|it| it.trim().parse().ok()).unwrap_or(1024)
+    }
+    #[cfg(not(unix))]
+    0
+}
+
 /// Raises the limit of open descriptors as far as the system lets us (E2). Call before threads and children.
 #[cfg(unix)]
 pub fn raise_descriptors() {

@@ -11,7 +11,6 @@ pub mod handed;
 pub mod limits;
 pub mod network;
 pub mod plain_file;
-pub mod private_file;
 pub mod private_folder;
 pub mod process;
 pub mod service;

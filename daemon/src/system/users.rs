@@ -8,6 +8,12 @@ pub fn uid(name: &str) -> Option<u32> {
     imp::uid(name)
 }
 
+/// Those of `users`, names or ids, that are the name of nobody.
+pub fn unknown(users: &[String]) -> Vec<String> {
+    let is_known = |it: &&String| it.parse::<u32>().is_ok() || uid(it).is_some();
+    users.iter().filter(|it| !is_known(it)).cloned().collect()
+}
+
 /// What may stand as an argument and in a line of the user database.
 fn is_name(text: &str) -> bool {
     (1..=256).contains(&text.len())

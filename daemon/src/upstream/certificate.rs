@@ -305,6 +305,33 @@ fn issuer(certificate: &[u8]) -> Option<String> {
     attribute(name, 3).or_else(|| attribute(name, 10))
 }
 
+/// From when and until when `certificate` is valid.
+pub(super) fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
+    let (_, certificate) = Der(certificate).next()?;
+    let (_, signed) = Der(certificate).next()?;
+    let mut fields = Der(signed);
+    if fields.next()?.0 == Der::VERSION {
+        fields.next()?;
+    }
+    let (_algorithm, _issuer) = (fields.next()?, fields.next()?);
+    let mut times = Der(fields.next()?.1);
+    Some((time(times.next()?)?, time(times.next()?)?))
+}
+
+/// A time of a certificate: two digits of the year, or four.
+fn time((tag, digits): (u8, &[u8])) -> Option<Timestamp> {
+    const SHORT: u8 = 0x17;
+    let digits = std::str::from_utf8(digits).ok()?.strip_suffix('Z')?;
+    let century = match digits.get(..2)? {
+        year if tag == SHORT && year < "50" => "20",
+        _ if tag == SHORT => "19",
+        _ => "",
+    };
+    let whole = format!("{century}{digits}");
+    let civil = jiff::civil::DateTime::strptime("%Y%m%d%H%M%S", whole).ok()?;
+    Some(civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+}
+
 /// The attribute `2.5.4.kind` of a distinguished name.
 fn attribute(name: &[u8], kind: u8) -> Option<String> {
     Der(name)
@@ -391,6 +418,22 @@ mod tests {
             bytes[at] = byte;
             bytes.truncate(cut);
             issuer(&bytes);
+            validity(&bytes);
+        }
+    }
+
+    #[test]
+    fn the_days_of_a_certificate_are_read_in_both_forms() {
+        let key = KeyPair::generate().unwrap();
+        for (from, until) in [((1975, 1, 2), (2049, 3, 4)), ((2024, 2, 29), (2750, 1, 1))] {
+            let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+            params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
+            params.not_after = rcgen::date_time_ymd(until.0, until.1, until.2);
+            let certificate = params.self_signed(&key).unwrap();
+            let found = validity(certificate.der()).unwrap();
+            let day = |(y, m, d): (i32, u8, u8)| format!("{y:04}-{m:02}-{d:02}T00:00:00Z");
+            let expected = (day(from), day(until));
+            assert_eq!((found.0.to_string(), found.1.to_string()), expected);
         }
     }
 

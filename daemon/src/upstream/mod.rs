@@ -16,6 +16,7 @@ mod handshake;
 mod head;
 mod hop;
 mod opening;
+mod pem;
 pub mod proxy;
 mod reached;
 pub mod record;
@@ -53,6 +54,7 @@ use record::{HandshakeError, Remote};
 pub use refusal::OpenError;
 use refusal::{Step, Unreachable};
 use spares::{Budget, Spares};
+pub use tls::check_files;
 use tls::{Secure, Tls};
 use token_policy::TokenPolicy;
 

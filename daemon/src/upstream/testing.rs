@@ -143,7 +143,13 @@ impl Lab {
             key: self.path(&format!("{name}.key")),
         };
         std::fs::write(&res.certificate, certificate.pem()).unwrap();
-        std::fs::write(&res.key, key.serialize_pem()).unwrap();
+        let _ = std::fs::remove_file(&res.key);
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&res.key).unwrap();
+        std::io::Write::write_all(&mut file, key.serialize_pem().as_bytes()).unwrap();
         res
     }
 

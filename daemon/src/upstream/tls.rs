@@ -1,33 +1,40 @@
 //! The TLS settings of one cluster: roots and client certificate.
 //!
 //! The files are read when first needed, and again when they changed.
+//!
+//! Long because what a check says of the files must be what using them says.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
+use jiff::Timestamp;
 use rustls::{
     ClientConfig, Error, InconsistentKeys,
     client::Resumption,
     client::danger::ServerCertVerifier,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
     sign::CertifiedKey,
 };
 use rustls_platform_verifier::Verifier;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use zeroize::Zeroizing;
 
 use super::{
     certificate::{self, Anyone, Identity, Telling},
     cipher_suites,
     dial::{reason, shown},
+    pem, proxy,
     refusal::{Step, Unreachable},
 };
-use crate::config::{ClientIdentity, ClusterSpec, Host};
+use crate::{
+    config::{ClientIdentity, ClusterSpec, Host},
+    named_file::{self, Kind, ReadError},
+};
 
 /// A certificate or key file is a few KiB, a bundle of roots some hundred.
 const FILE: u64 = 16 << 20;
@@ -66,6 +73,13 @@ struct Made {
     warned: Option<String>,
 }
 
+/// What was read of the files.
+#[derive(Debug, Default)]
+struct Seen {
+    stamps: Vec<Stamp>,
+    warnings: Vec<String>,
+}
+
 /// By which a changed file is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
@@ -78,13 +92,7 @@ impl Tls {
     /// Touches no file yet. `place` is where a person would change the settings, `limit` how long the files may take.
     pub(super) fn new(spec: &ClusterSpec, place: &str, limit: Duration) -> Self {
         Self {
-            files: Arc::new(Files {
-                ca_file: spec.ca_file.clone(),
-                identity: spec.client_identity.clone(),
-                insecure: spec.insecure_skip_verify,
-                place: place.to_owned(),
-                made: Mutex::default(),
-            }),
+            files: Arc::new(Files::new(spec, place)),
             looking: Arc::new(Semaphore::new(1)),
             limit,
         }
@@ -123,10 +131,26 @@ impl Tls {
 }
 
 impl Files {
-    fn paths(&self) -> impl Iterator<Item = &Path> {
-        let pair = self.identity.iter();
-        let pair = pair.flat_map(|it| [it.certificate.as_path(), it.key.as_path()]);
-        self.ca_file.as_deref().into_iter().chain(pair)
+    fn new(spec: &ClusterSpec, place: &str) -> Self {
+        Self {
+            ca_file: spec.ca_file.clone(),
+            identity: spec.client_identity.clone(),
+            insecure: spec.insecure_skip_verify,
+            place: place.to_owned(),
+            made: Mutex::default(),
+        }
+    }
+
+    /// The files, in the order in which they are read.
+    fn paths(&self) -> impl Iterator<Item = (&Path, Kind)> {
+        let pair = self.identity.iter().flat_map(|it| {
+            [
+                (it.certificate.as_path(), Kind::Public),
+                (it.key.as_path(), Kind::Secret),
+            ]
+        });
+        let authorities = self.ca_file.as_deref().map(|it| (it, Kind::Public));
+        authorities.into_iter().chain(pair)
     }
 
     /// Settings that depend on no file are made once.
@@ -146,8 +170,11 @@ impl Files {
             return Ok(secure.clone());
         }
         match self.make() {
-            Ok((secure, stamps)) => {
-                made.current = Some((secure.clone(), stamps));
+            Ok((secure, seen)) => {
+                for warning in &seen.warnings {
+                    tracing::warn!("{warning}");
+                }
+                made.current = Some((secure.clone(), seen.stamps));
                 made.warned = None;
                 Ok(secure)
             }
@@ -167,15 +194,15 @@ impl Files {
 
     /// The files still say what they said at `stamps`, which follow a mere touch.
     fn unchanged(&self, stamps: &mut [Stamp]) -> bool {
-        self.paths().zip(stamps).all(|(path, stamp)| {
+        self.paths().zip(stamps).all(|((path, kind), stamp)| {
             let Ok(found) = std::fs::metadata(path) else {
                 return false;
             };
             if found.modified().ok() == stamp.modified && found.len() == stamp.length {
                 return true;
             }
-            match read(path) {
-                Ok((_, now)) if now.content == stamp.content => {
+            match named_file::read(path, kind, FILE).map(|it| Stamp::of(&it)) {
+                Ok(now) if now.content == stamp.content => {
                     *stamp = now;
                     true
                 }
@@ -184,12 +211,16 @@ impl Files {
         })
     }
 
-    fn make(&self) -> Result<(Secure, Vec<Stamp>), Unreachable> {
+    fn make(&self) -> Result<(Secure, Seen), Unreachable> {
         let provider = Arc::new(cipher_suites::provider());
-        let mut stamps = Vec::new();
-        let verifier = self.verifier(&provider, &mut stamps)?;
+        let mut seen = Seen::default();
+        let verifier = self.verifier(&provider, &mut seen)?;
         let key = match &self.identity {
-            Some(it) => Some(self.client_key(it, &provider, &mut stamps)?),
+            Some(it) => {
+                let chain = self.certificates("client_cert", &it.certificate, &mut seen)?;
+                let key = self.private_key(&it.key, &mut seen)?;
+                Some(self.pair(it, chain, key, &provider)?)
+            }
             None => None,
         };
         let identity = Arc::new(Identity::new(key));
@@ -202,17 +233,17 @@ impl Files {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = Resumption::in_memory_sessions(64);
         let config = Arc::new(config);
-        Ok((Secure { config, identity }, stamps))
+        Ok((Secure { config, identity }, seen))
     }
 
     fn verifier(
         &self,
         provider: &Arc<CryptoProvider>,
-        stamps: &mut Vec<Stamp>,
+        seen: &mut Seen,
     ) -> Result<Arc<dyn ServerCertVerifier>, Unreachable> {
         let mut extra = Vec::new();
         if let Some(path) = &self.ca_file {
-            extra = self.certificates("ca_file", path, stamps)?;
+            extra = self.certificates("ca_file", path, seen)?;
         }
         if self.insecure {
             return Ok(Arc::new(Anyone(Arc::clone(provider))));
@@ -239,68 +270,74 @@ impl Files {
         }
     }
 
-    fn client_key(
+    fn private_key(
+        &self,
+        path: &Path,
+        seen: &mut Seen,
+    ) -> Result<PrivateKeyDer<'static>, Unreachable> {
+        let bytes = self.read("client_key", path, Kind::Secret, seen)?;
+        pem::private_key(&bytes).map_err(|why| self.cannot_use("client_key", path, &why))
+    }
+
+    /// The key with its certificates, if they belong together.
+    fn pair(
         &self,
         identity: &ClientIdentity,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
         provider: &CryptoProvider,
-        stamps: &mut Vec<Stamp>,
     ) -> Result<CertifiedKey, Unreachable> {
-        let chain = self.certificates("client_cert", &identity.certificate, stamps)?;
-        let (bytes, stamp) = self.read("client_key", &identity.key)?;
-        stamps.push(stamp);
-        let cannot = |key: &str, path: &Path, why: &str| {
-            self.problem(&format!("cannot use {key} {}: {why}", path.display()))
-        };
-        let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
-            cannot(
-                "client_key",
-                &identity.key,
-                "it holds no private key in PEM without a passphrase",
-            )
-        })?;
         let key = provider
             .key_provider
             .load_private_key(key)
-            .map_err(|error| cannot("client_key", &identity.key, &error.to_string()))?;
+            .map_err(|error| self.cannot_use("client_key", &identity.key, &error.to_string()))?;
         let key = CertifiedKey::new(chain, key);
-        match key.keys_match() {
+        let why = match key.keys_match() {
             // Unknown: the key cannot say.
-            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(key),
-            Err(Error::InconsistentKeys(_)) => Err(cannot(
-                "client_cert",
-                &identity.certificate,
-                &format!("{} is not its key", identity.key.display()),
-            )),
-            Err(error) => Err(cannot(
-                "client_cert",
-                &identity.certificate,
-                &certificate::not_ours(&error),
-            )),
-        }
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => return Ok(key),
+            Err(Error::InconsistentKeys(_)) => {
+                format!("{} is not its key", identity.key.display())
+            }
+            Err(error) => certificate::not_ours(&error),
+        };
+        Err(self.cannot_use("client_cert", &identity.certificate, &why))
     }
 
     fn certificates(
         &self,
         key: &str,
         path: &Path,
-        stamps: &mut Vec<Stamp>,
+        seen: &mut Seen,
     ) -> Result<Vec<CertificateDer<'static>>, Unreachable> {
-        let (bytes, stamp) = self.read(key, path)?;
-        stamps.push(stamp);
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-        let why = match found {
-            Ok(it) if !it.is_empty() => return Ok(it),
-            Ok(_) => "it holds no certificate in PEM".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        Err(self.problem(&format!("cannot use {key} {}: {why}", path.display())))
+        let bytes = self.read(key, path, Kind::Public, seen)?;
+        let found = pem::certificates(&bytes).map_err(|why| self.cannot_use(key, path, &why))?;
+        let warning =
+            |it: &String| format!("{key} {} is used without a part: {it}", path.display());
+        seen.warnings.extend(found.bad.iter().map(warning));
+        Ok(found.good)
     }
 
-    fn read(&self, key: &str, path: &Path) -> Result<(Vec<u8>, Stamp), Unreachable> {
-        read(path).map_err(|error| {
-            let why = reason(&error);
-            self.problem(&format!("cannot read {key} {}: {why}", path.display()))
-        })
+    fn read(
+        &self,
+        key: &str,
+        path: &Path,
+        kind: Kind,
+        seen: &mut Seen,
+    ) -> Result<Zeroizing<Vec<u8>>, Unreachable> {
+        let found = named_file::read(path, kind, FILE).map_err(|error| match error {
+            ReadError::Io(error) => {
+                let why = reason(&error);
+                self.problem(&format!("cannot read {key} {}: {why}", path.display()))
+            }
+            error => self.cannot_use(key, path, &error.to_string()),
+        })?;
+        seen.stamps.push(Stamp::of(&found));
+        seen.warnings.extend(found.warnings);
+        Ok(found.bytes)
+    }
+
+    fn cannot_use(&self, key: &str, path: &Path, why: &str) -> Unreachable {
+        self.problem(&format!("cannot use {key} {}: {why}", path.display()))
     }
 
     fn problem(&self, message: &str) -> Unreachable {
@@ -309,23 +346,89 @@ impl Files {
     }
 }
 
-fn read(path: &Path) -> io::Result<(Vec<u8>, Stamp)> {
-    let found = std::fs::metadata(path)?;
-    if !found.is_file() {
-        return Err(io::Error::other("it is not a file"));
+impl Stamp {
+    fn of(found: &named_file::Contents) -> Self {
+        let mut hasher = DefaultHasher::new();
+        found.bytes.hash(&mut hasher);
+        Self {
+            modified: found.modified,
+            length: found.length,
+            content: hasher.finish(),
+        }
     }
-    if found.len() > FILE {
-        return Err(io::Error::other("it is longer than 16 MiB"));
+}
+
+/// Reads the files that `spec` names, and says of each what is wrong with it: the key of the configuration, and a
+/// sentence. `now` is when certificates are asked to be valid.
+pub fn check_files(spec: &ClusterSpec, now: Timestamp) -> Vec<(&'static str, String)> {
+    let files = Files::new(spec, "");
+    let mut res = Vec::new();
+    if let Some(path) = &files.ca_file {
+        files.check_certificates("ca_file", path, now, &mut res);
     }
-    let bytes = std::fs::read(path)?;
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    let stamp = Stamp {
-        modified: found.modified().ok(),
-        length: found.len(),
-        content: hasher.finish(),
-    };
-    Ok((bytes, stamp))
+    if let Some(identity) = &files.identity {
+        let chain = files.check_certificates("client_cert", &identity.certificate, now, &mut res);
+        let mut seen = Seen::default();
+        let key = files.private_key(&identity.key, &mut seen);
+        res.extend(seen.warnings.into_iter().map(|it| ("client_key", it)));
+        match (chain, key) {
+            (chain, Ok(key)) => {
+                let pair =
+                    chain.map(|it| files.pair(identity, it, key, &cipher_suites::provider()));
+                if let Some(Err(error)) = pair {
+                    res.push(("client_cert", error.message));
+                }
+            }
+            (_, Err(error)) => res.push(("client_key", error.message)),
+        }
+    }
+    if let Some(path) = &spec.forward_proxy_auth {
+        res.extend(
+            proxy::check(path)
+                .into_iter()
+                .map(|it| ("forward_proxy_auth", it)),
+        );
+    }
+    res
+}
+
+impl Files {
+    /// The certificates of a file, with what is wrong with them in `res`.
+    fn check_certificates(
+        &self,
+        key: &'static str,
+        path: &Path,
+        now: Timestamp,
+        res: &mut Vec<(&'static str, String)>,
+    ) -> Option<Vec<CertificateDer<'static>>> {
+        let mut seen = Seen::default();
+        let found = self.certificates(key, path, &mut seen);
+        res.extend(seen.warnings.into_iter().map(|it| (key, it)));
+        let chain = match found {
+            Ok(it) => it,
+            Err(error) => {
+                res.push((key, error.message));
+                return None;
+            }
+        };
+        for (index, it) in chain.iter().enumerate() {
+            let Some((from, until)) = certificate::validity(it) else {
+                continue;
+            };
+            let day = |it: Timestamp| it.strftime("%Y-%m-%d").to_string();
+            let what = match () {
+                () if until < now => format!("expired on {}", day(until)),
+                () if from > now => format!("is not valid before {}", day(from)),
+                () => continue,
+            };
+            let which = match chain.len() {
+                1 => "the certificate".to_owned(),
+                all => format!("certificate {} of {all}", index + 1),
+            };
+            res.push((key, format!("{which} in {key} {} {what}", path.display())));
+        }
+        Some(chain)
+    }
 }
 
 fn words(error: &Error) -> String {

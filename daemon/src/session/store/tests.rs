@@ -133,6 +133,32 @@ fn s4_what_cannot_be_understood_is_set_aside_and_costs_one_login() {
 }
 
 #[test]
+fn a30_nothing_that_may_hold_a_token_is_left_under_an_address() {
+    let home = tempfile::tempdir().unwrap();
+    let store = on_disk(home.path());
+    let tokens = home.path().join("tokens");
+    let ours = address("corp.example.com");
+    store.purge(&ours).unwrap();
+    for host in ["corp.example.com", "corp.example.com.au"] {
+        store.save(&login(host, "one")).unwrap();
+        let file = tokens.join(format!("{host}.json"));
+        fs::copy(&file, tokens.join(format!("{host}.json.broken"))).unwrap();
+        fs::copy(&file, tokens.join(format!(".{host}.json.new-17"))).unwrap();
+    }
+    store.purge(&ours).unwrap();
+    let names = fs::read_dir(&tokens).unwrap();
+    let mut names: Vec<_> = names.map(|it| it.unwrap().file_name()).collect();
+    names.sort();
+    let others = [
+        ".corp.example.com.au.json.new-17",
+        "corp.example.com.au.json",
+    ];
+    assert_eq!(names[..2], others);
+    assert_eq!(names.len(), 3, "{names:?}");
+    store.purge(&ours).unwrap();
+}
+
+#[test]
 fn a_file_of_a_newer_pomd_with_more_fields_is_read() {
     let login = login("corp.example.com", "one");
     let text = encode(&login).unwrap();

@@ -22,6 +22,8 @@ use crate::{
 pub(super) struct Unsaved {
     pub(super) save: bool,
     pub(super) remove: BTreeSet<Address>,
+    /// Addresses of which nothing may rest on the disk after a logout, files that were set aside included (A30).
+    pub(super) purge: BTreeSet<Address>,
     /// Not before.
     pub(super) retry_at: Option<Instant>,
 }
@@ -112,13 +114,15 @@ impl Task {
     /// Makes the disk know what it does not know yet.
     pub(super) async fn flush(&mut self) {
         let due = self.unsaved.retry_at.is_none_or(|it| it <= Instant::now());
-        if !due || !self.unsaved.save && self.unsaved.remove.is_empty() {
+        let unsaved = &self.unsaved;
+        if !due || !unsaved.save && unsaved.remove.is_empty() && unsaved.purge.is_empty() {
             return;
         }
         let store = self.house.store.clone();
         let save = self.facts.login.clone().filter(|_| self.unsaved.save);
-        let remove = self.unsaved.remove.clone();
-        let written = tokio::task::spawn_blocking(move || write(&store, save.as_ref(), &remove));
+        let (remove, purge) = (self.unsaved.remove.clone(), self.unsaved.purge.clone());
+        let written =
+            tokio::task::spawn_blocking(move || write(&store, save.as_ref(), &remove, &purge));
         let trouble = match written.await {
             Ok(Ok(())) => None,
             Ok(Err(trouble)) => Some(trouble),
@@ -141,7 +145,17 @@ impl Task {
     }
 }
 
-fn write(store: &Store, save: Option<&Login>, remove: &BTreeSet<Address>) -> Result<(), String> {
+fn write(
+    store: &Store,
+    save: Option<&Login>,
+    remove: &BTreeSet<Address>,
+    purge: &BTreeSet<Address>,
+) -> Result<(), String> {
+    // Before a login that came after it, and also where that cannot be saved.
+    for address in purge {
+        let gone = store.purge(address);
+        gone.map_err(|it| format!("cannot remove the saved login: {}", disk::words(&it)))?;
+    }
     if let Some(login) = save {
         let saved = store.save(login);
         saved.map_err(|it| format!("cannot save the login: {}", disk::words(&it)))?;

@@ -256,7 +256,9 @@ mod tests {
 
     impl Room {
         fn new() -> Self {
-            Self(tempfile::tempdir().unwrap())
+            let mode = fs::Permissions::from_mode(0o700);
+            let folder = tempfile::Builder::new().permissions(mode).tempdir();
+            Self(folder.unwrap())
         }
 
         fn path(&self) -> PathBuf {

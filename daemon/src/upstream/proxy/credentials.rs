@@ -26,11 +26,14 @@ impl Credentials {
         })
     }
 
-    /// `user:password`, and perhaps the end of the line.
+    /// `user:password` in the one line that is not blank. Spaces around the password are a part of it.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let line = text.strip_suffix('\n').unwrap_or(text);
-        let (user, password) = line.strip_suffix('\r').unwrap_or(line).split_once(':')?;
-        Self::new(user, password)
+        let mut lines = text.split(['\n', '\r']).filter(|it| !it.trim().is_empty());
+        let (user, password) = lines.next()?.split_once(':')?;
+        match lines.next() {
+            None => Self::new(user, password),
+            Some(_) => None,
+        }
     }
 
     /// What stands behind `Basic ` in a header.
@@ -61,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_holds_one_line_with_a_user_and_a_password() {
+    fn c8_a_file_holds_one_line_with_a_user_and_a_password() {
         let parsed = |text: &str| {
             let it = Credentials::parse(text)?;
             Some((it.user.to_string(), it.password.to_string()))
@@ -70,6 +73,9 @@ mod tests {
         assert_eq!(parsed("alice:s3:cret"), pair("alice", "s3:cret"));
         assert_eq!(parsed("alice: p w \r\n"), pair("alice", " p w "));
         assert_eq!(parsed("älice:\n"), pair("älice", ""));
+        for blank in ["a:b\n\n", "a:b\r\n \t\r\n", "\n\na:b", "a:b\r", "a:b\r\r"] {
+            assert_eq!(parsed(blank), pair("a", "b"), "{blank:?}");
+        }
         for bad in [
             "",
             "\n",

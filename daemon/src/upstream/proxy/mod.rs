@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     config::{Address, Authority, ClusterSpec, ForwardProxy, ProxyAddress, ProxyKind},
-    system::private_file::{self, PrivateFileError},
+    named_file::{self, Kind, ReadError},
 };
 
 use credentials::Credentials;
@@ -225,9 +225,21 @@ impl Proxy<'_> {
     }
 }
 
-/// What keeps the file of the key `forward_proxy_auth` from being used, in words.
-pub fn check(path: &Path) -> Result<(), String> {
-    load(path).map(drop)
+/// What is wrong with the file of the key `forward_proxy_auth`, in sentences.
+pub(super) fn check(path: &Path) -> Vec<String> {
+    match load(path) {
+        Ok((credentials, mut warnings)) => {
+            let password = &*credentials.password;
+            if password.trim() != password {
+                warnings.push(format!(
+                    "the password in {} begins or ends with a space: is that meant?",
+                    path.display()
+                ));
+            }
+            warnings
+        }
+        Err(problem) => vec![problem],
+    }
 }
 
 /// Read anew for each connection: a changed password needs no reload.
@@ -235,26 +247,24 @@ async fn read(path: PathBuf, context: &Context<'_>) -> Result<Credentials, Unrea
     let loaded = spawn_blocking(move || load(&path)).await;
     let loaded = loaded.unwrap_or_else(|_| Err("pomd is ending".to_owned()));
     let hint = format!("see forward_proxy_auth in {}", context.place);
-    loaded.map_err(|it| Unreachable::new(Step::ForwardProxy, &it).hint(&hint))
+    loaded
+        .map(|it| it.0)
+        .map_err(|it| Unreachable::new(Step::ForwardProxy, &it).hint(&hint))
 }
 
-fn load(path: &Path) -> Result<Credentials, String> {
+fn load(path: &Path) -> Result<(Credentials, Vec<String>), String> {
     let shown = path.display();
-    let bytes = private_file::read(path, FILE).map_err(|error| match error {
-        PrivateFileError::Open => {
-            format!(
-                "others can read forward_proxy_auth {shown}, so it is not used: chmod 600 {shown}"
-            )
-        }
-        PrivateFileError::Io(error) => {
+    let found = named_file::read(path, Kind::Secret, FILE).map_err(|error| match error {
+        ReadError::Io(error) => {
             format!("cannot read forward_proxy_auth {shown}: {}", reason(&error))
         }
         error => format!("cannot use forward_proxy_auth {shown}: {error}"),
     })?;
-    let text = std::str::from_utf8(&bytes).ok();
-    text.and_then(Credentials::parse).ok_or_else(|| {
+    let credentials = std::str::from_utf8(&found.bytes).ok();
+    let credentials = credentials.and_then(Credentials::parse).ok_or_else(|| {
         format!("cannot use forward_proxy_auth {shown}: it does not hold user:password in one line")
-    })
+    })?;
+    Ok((credentials, found.warnings))
 }
 
 impl fmt::Display for Shown {

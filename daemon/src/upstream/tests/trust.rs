@@ -1,6 +1,6 @@
 //! Handshakes: certificates of both sides, and files that change.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rcgen::date_time_ymd;
@@ -350,11 +350,13 @@ async fn t7_files_that_cannot_be_used_are_named() {
         message(spec.clone()).await,
         format!("cannot read ca_file {name}: no such file or directory")
     );
-    std::fs::write(&path, "").unwrap();
-    assert_eq!(
-        message(spec.clone()).await,
-        format!("cannot use ca_file {name}: it holds no certificate in PEM")
-    );
+    for (text, why) in [("", "it is empty"), ("x", "it holds no certificate in PEM")] {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(
+            message(spec.clone()).await,
+            format!("cannot use ca_file {name}: {why}")
+        );
+    }
     let mut spec = lab.spec();
     let (mine, other) = (lab.client_identity("mine"), lab.client_identity("other"));
     spec.client_identity = Some(crate::config::ClientIdentity {
@@ -369,15 +371,146 @@ async fn t7_files_that_cannot_be_used_are_named() {
             other.key.display()
         )
     );
-    spec.client_identity = Some(crate::config::ClientIdentity {
-        certificate: mine.certificate.clone(),
+    let exchanged = crate::config::ClientIdentity {
+        certificate: mine.key,
         key: mine.certificate,
-    });
+    };
+    spec.client_identity = Some(exchanged);
+    let said = message(spec).await;
     assert!(
-        message(spec)
-            .await
-            .ends_with("it holds no private key in PEM without a passphrase")
+        said.contains("it holds no certificate in PEM, but a private key"),
+        "{said}"
     );
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a27_a_key_that_others_can_read_is_not_used_not_even_when_it_is_read_again() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let lab = Lab::new().await;
+    let mode = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let mut spec = lab.spec();
+    let identity = lab.client_identity("me");
+    spec.client_identity = Some(identity.clone());
+    let upstream = lab.upstream_of(spec.clone());
+    for bad in [0o640, 0o644, 0o660, 0o666] {
+        mode(&identity.key, bad);
+        let said = upstream.tls.secure().await.unwrap_err().message;
+        let start = format!("cannot use client_key {}: ", identity.key.display());
+        assert!(
+            said.starts_with(&start) && said.contains("chmod "),
+            "{said}"
+        );
+    }
+    mode(&identity.key, 0o600);
+    let good = upstream.tls.secure().await.unwrap();
+    // A new pair comes that others could have written: the old one stays in use.
+    lab.client_identity("me");
+    mode(&identity.certificate, 0o666);
+    let again = upstream.tls.secure().await.unwrap();
+    assert!(std::sync::Arc::ptr_eq(&good.config, &again.config));
+    mode(&identity.certificate, 0o644);
+    let new = upstream.tls.secure().await.unwrap();
+    assert!(!std::sync::Arc::ptr_eq(&good.config, &new.config));
+    // As does the authority of an open folder.
+    let folder = tempfile::tempdir().unwrap();
+    let authority = folder.path().join("ca.pem");
+    std::fs::copy(spec.ca_file.as_ref().unwrap(), &authority).unwrap();
+    spec.ca_file = Some(authority);
+    mode(folder.path(), 0o777);
+    let said = lab
+        .upstream_of(spec.clone())
+        .tls
+        .secure()
+        .await
+        .unwrap_err();
+    assert!(
+        said.message.contains("everybody may write the folder"),
+        "{said}"
+    );
+    mode(folder.path(), 0o755);
+    lab.upstream_of(spec).tls.secure().await.unwrap();
+}
+
+#[tokio::test]
+async fn c8_a_bundle_with_a_bad_block_is_used_without_it() {
+    let lab = Lab::new().await;
+    let mut spec = lab.spec();
+    let bundle = lab.path("bundle.pem");
+    let good = std::fs::read_to_string(spec.ca_file.as_ref().unwrap()).unwrap();
+    let bad = "-----BEGIN CERTIFICATE-----\r\nMIIB\r\n-----END CERTIFICATE-----\r\n";
+    std::fs::write(&bundle, format!("\u{feff}# Corp\r\n{bad}{good}")).unwrap();
+    spec.ca_file = Some(bundle);
+    opens(&lab, &lab.upstream_of(spec.clone()), &lab.server()).await;
+    let now = "2026-01-01T00:00:00Z".parse().unwrap();
+    let said = crate::upstream::check_files(&spec, now);
+    let [(key, what)] = said.as_slice() else {
+        panic!("{said:?}");
+    };
+    assert_eq!(*key, "ca_file");
+    assert!(
+        what.contains("is used without a part: the certificate in line 2 is damaged"),
+        "{what}"
+    );
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn c8_check_says_of_every_file_what_is_wrong_with_it() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let lab = Lab::new().await;
+    let now = "2026-01-01T00:00:00Z".parse().unwrap();
+    let (mine, other) = (lab.client_identity("mine"), lab.client_identity("other"));
+    let empty = lab.path("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let password = lab.path("password");
+    std::fs::write(&password, "me:word \n").unwrap();
+    std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let pair = |certificate: &Path, key: &Path| crate::config::ClientIdentity {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+    };
+    type Said<'a> = &'a [(&'a str, &'a str)];
+    for (identity, expected) in [
+        (pair(&mine.certificate, &mine.key), &[][..] as Said<'_>),
+        (
+            pair(&mine.certificate, &other.key),
+            &[("client_cert", "is not its key")],
+        ),
+        (pair(&mine.key, &mine.key), &[("client_cert", "exchanged?")]),
+        (
+            pair(&mine.certificate, &empty),
+            &[("client_key", "others can read it")],
+        ),
+        (pair(&empty, &mine.key), &[("client_cert", "it is empty")]),
+        (
+            pair(&lab.path("gone"), &lab.path("gone.key")),
+            &[
+                ("client_cert", "no such file"),
+                ("client_key", "no such file"),
+            ],
+        ),
+    ] {
+        let mut spec = lab.spec();
+        spec.client_identity = Some(identity);
+        let said = crate::upstream::check_files(&spec, now);
+        assert_eq!(said.len(), expected.len(), "{said:?}");
+        for ((key, what), (expected, part)) in said.iter().zip(expected) {
+            assert!(key == expected && what.contains(part), "{said:?}");
+        }
+    }
+    let mut spec = lab.spec();
+    spec.forward_proxy_auth = Some(password);
+    let said = crate::upstream::check_files(&spec, now);
+    assert!(said[0].1.contains("ends with a space"), "{said:?}");
+    spec.forward_proxy_auth = None;
+    let late = "9000-01-01T00:00:00Z".parse().unwrap();
+    let said = crate::upstream::check_files(&spec, late);
+    assert!(said[0].1.contains(" expired on "), "{said:?}");
 }
 
 #[tokio::test]
