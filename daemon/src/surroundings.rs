@@ -13,6 +13,7 @@ use crate::{
     upstream::proxy::Environment,
 };
 
+const PATH: &str = "PATH";
 /// How long a reload waits for the manager.
 const LIMIT: Duration = Duration::from_secs(3);
 
@@ -137,7 +138,28 @@ fn merge(own: &Variables, first: &Variables, now: &Variables) -> Variables {
     let set_here = own.iter().filter(|it| !is_inherited(it.0, it.1));
     let mut res = now.clone();
     res.extend(set_here.map(|(name, value)| (name.clone(), value.clone())));
+    let path = |it: &Variables| it.get(PATH).cloned().unwrap_or_default();
+    if let Some(extended) = extended(&path(own), &path(first), &path(now)) {
+        res.insert(PATH.to_owned(), extended);
+    }
     res
+}
+
+/// The manager's `PATH` of `now` with the folders that the unit put to the one of `first`; `None` if it has `own` that
+/// is no such extension. The unit as it is shipped adds the folders where cargo puts programs.
+fn extended(own: &str, first: &str, now: &str) -> Option<String> {
+    let folders = |path: &str| -> Vec<String> {
+        let parts = path.split(':').filter(|it| !it.is_empty());
+        parts.map(str::to_owned).collect()
+    };
+    let (own, first, mut res) = (folders(own), folders(first), folders(now));
+    if first.is_empty() || !first.iter().all(|it| own.contains(it)) {
+        return None;
+    }
+    let added = own.into_iter().filter(|it| !first.contains(it));
+    let added: Vec<_> = added.filter(|it| !res.contains(it)).collect();
+    res.extend(added);
+    Some(res.join(":"))
 }
 
 /// What is no text names no program and no proxy.
@@ -190,6 +212,35 @@ mod tests {
             ("NOTIFY_SOCKET", "/x"),
         ]);
         assert_eq!(merge(&own, &first, &now), want);
+    }
+
+    #[test]
+    fn l12_a_path_that_the_unit_extends_follows_too() {
+        for (own, first, now, want) in [
+            // As the shipped unit does.
+            (
+                "/bin:/h/.cargo/bin",
+                "/bin",
+                "/opt:/bin",
+                Some("/opt:/bin:/h/.cargo/bin"),
+            ),
+            ("/first:/bin", "/bin", "/opt", Some("/opt:/first")),
+            ("/bin", "/bin", "/opt:/bin", Some("/opt:/bin")),
+            ("/a:/bin:/b", "/bin", "/bin:/b:/c", Some("/bin:/b:/c:/a")),
+            // A path of its own stays.
+            ("/own", "/bin", "/opt", None),
+            ("/own", "", "/opt", None),
+        ] {
+            let got = extended(own, first, now);
+            assert_eq!(got.as_deref(), want, "{own} {first} {now}");
+        }
+        let path = |it: &str| vars(&[("PATH", it)]);
+        let merged = merge(&path("/bin:/x"), &path("/bin"), &path("/opt:/bin"));
+        assert_eq!(merged, path("/opt:/bin:/x"));
+        assert_eq!(
+            merge(&path("/own"), &path("/bin"), &path("/opt")),
+            path("/own")
+        );
     }
 
     #[tokio::test]

@@ -195,6 +195,26 @@ impl Systemd {
         pomd::run(command, LIMIT).await
     }
 
+    /// A program of the user's; its path has no blank.
+    pub fn program(&self, name: &str, script: &str) -> PathBuf {
+        let path = self.folder.path().join("bin").join(name);
+        crate::setup::write(&path, &format!("#!/bin/sh\n{script}\n"));
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&path, executable).unwrap_or_else(|error| panic!("{error}"));
+        path
+    }
+
+    /// A folder that the user may write to.
+    pub fn home(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
+    /// The file of one of the namespace's processes below `/proc`.
+    pub async fn proc(&self, pid: u32, file: &str) -> String {
+        let output = self.user(&["cat", &format!("/proc/{pid}/{file}")]).await;
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// The lines of the journal that match, as JSON objects.
     pub async fn journal(&self, matches: &[&str]) -> Vec<serde_json::Value> {
         let mut command = self.enter();
