@@ -3,16 +3,12 @@
 //! Programs are run as lists of words, never by a shell, and get nothing but the short local link: no secret is in it.
 
 use std::{
-    env,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
 use control::{
-    browser::{
-        BROWSER, Candidate, NoBrowser, Program, Surroundings, System, candidates, machine,
-        windowed_list,
-    },
+    browser::{BROWSER, Candidate, NoBrowser, Program, candidates, machine::here, windowed_list},
     wire::BrowserChoice,
 };
 
@@ -38,18 +34,6 @@ pub(crate) fn plan(no_browser: bool, choice: &BrowserChoice) -> Plan {
         Err(NoBrowser::Unwanted) => Plan::Print(None),
         Err(NoBrowser::Missing(reason)) => Plan::Print(Some(reason)),
     }
-}
-
-fn here<T>(ask: impl FnOnce(&Surroundings<'_>) -> T) -> T {
-    let var = |name: &str| env::var(name).ok().filter(|it| !it.is_empty());
-    let path = env::var_os("PATH");
-    ask(&Surroundings {
-        var: &var,
-        on_path: &|it| machine::on_path(it, path.as_deref()),
-        container: machine::is_container(var),
-        wsl: machine::is_wsl(),
-        system: System::HERE,
-    })
 }
 
 /// Shows the link by the first candidate that works; `Err` tells why none did.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use control::{
-    browser::Candidate,
+    browser::{Candidate, machine::host_name},
     client::Lines,
     wire::{BrowserChoice, Cluster, ClusterState, Code, LoginRequest, OpenLogin, Opener, Status},
 };
@@ -175,23 +175,6 @@ fn login_needed(cluster: &str) -> Report {
     let message = format!("{cluster} needs a login");
     let hint = "the login stays open for whoever opens the address above";
     Report::new(Exit::LoginNeeded, "login_needed", message).hint(Some(hint.to_owned()))
-}
-
-/// How this machine is called by those who come by ssh.
-fn host_name() -> String {
-    #[cfg(unix)]
-    let name = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    #[cfg(not(unix))]
-    let name = std::env::var("COMPUTERNAME").unwrap_or_default();
-    let name = outside::name(&name);
-    if name.is_empty() || name.contains(char::is_whitespace) {
-        "THIS-MACHINE".to_owned()
-    } else {
-        name
-    }
 }
 
 /// The waiting for a person.

@@ -204,9 +204,9 @@ impl Systemd {
         path
     }
 
-    /// A folder that the user may write to.
-    pub fn home(&self) -> PathBuf {
-        self.folder.path().join("home")
+    /// A folder that the user may write to; its path has no blank.
+    pub fn files(&self) -> PathBuf {
+        self.folder.path().join("files")
     }
 
     /// The file of one of the namespace's processes below `/proc`.
@@ -279,6 +279,7 @@ fn prepared(config: &str) -> TempDir {
     fs::set_permissions(folder.path(), open).unwrap_or_else(|error| panic!("{error}"));
     for part in [
         "bin",
+        "files",
         "the home/.cargo/bin",
         "the home/.config/pomd",
         "the home/.local/state",
@@ -295,7 +296,7 @@ fn prepared(config: &str) -> TempDir {
     crate::setup::write(&units(folder.path()).join("pomd.service"), &unit);
     let owned = Command::new("chown")
         .args(["-R", &format!("{UID}:{UID}")])
-        .arg(folder.path().join("the home"))
+        .args(["the home", "files"].map(|it| folder.path().join(it)))
         .status();
     assert!(owned.is_ok_and(|it| it.success()), "chown");
     folder

@@ -105,8 +105,8 @@ async fn l12_a32_a_connection_opens_a_real_chromium_though_the_unit_began_before
     assert_eq!(field(&own, "NoNewPrivs"), "1", "the unit is confined");
 
     // A desktop comes up.
-    let home = systemd.home();
-    let number = home.join("display");
+    let files = systemd.files();
+    let number = files.join("display");
     let script = format!(
         "exec Xvfb -displayfd 3 -nolisten tcp 3> '{}'",
         number.display()
@@ -124,7 +124,7 @@ async fn l12_a32_a_connection_opens_a_real_chromium_though_the_unit_began_before
         "a-browser",
         &format!(
             "echo $$ > '{0}/pid'\nexec '{1}' {2} --user-data-dir='{0}/profile' \"$@\" 2> '{0}/words'",
-            home.display(),
+            files.display(),
             chromium.display(),
             chromium::QUIET.join(" "),
         ),
@@ -137,14 +137,14 @@ async fn l12_a32_a_connection_opens_a_real_chromium_though_the_unit_began_before
 
     // The connection waits, a page opens, and the person is signed in there.
     let page = world.page().await;
-    let words = std::fs::read_to_string(home.join("words")).unwrap_or_default();
+    let words = std::fs::read_to_string(files.join("words")).unwrap_or_default();
     assert!(
         page.starts_with(&format!("Hello, {DEMO_USER}.")),
         "{page}\n{words}"
     );
     assert_eq!(world.gateway.stats().sign_ins, 1);
 
-    let pid = std::fs::read_to_string(home.join("pid")).unwrap();
+    let pid = std::fs::read_to_string(files.join("pid")).unwrap();
     let pid: u32 = pid.trim().parse().unwrap();
     let status = systemd.proc(pid, "status").await;
     assert_eq!(field(&status, "NoNewPrivs"), "0", "{status}");
@@ -183,7 +183,7 @@ async fn a32_a_browser_of_the_clusters_own_runs_outside_and_gets_its_words_as_th
         return;
     };
     let systemd = &world.systemd;
-    let out = systemd.home().join("told");
+    let out = systemd.files().join("told");
     let program = systemd.program(
         "own",
         &format!(
@@ -238,7 +238,7 @@ async fn l12_no_browser_before_a_display_and_a_refusal_that_says_so() {
         return;
     };
     let systemd = &world.systemd;
-    let out = systemd.home().join("opened");
+    let out = systemd.files().join("opened");
     let opener = systemd.program("xdg-open", &format!("echo \"$1\" > '{}'", out.display()));
     let path = std::env::var("PATH").unwrap();
     systemd.systemctl(&["start", "pomd"]).await;

@@ -2,6 +2,38 @@
 
 use std::{env, ffi::OsStr, fs, path::Path};
 
+use super::{Surroundings, System};
+
+/// Asks with the surroundings of this process.
+pub fn here<T>(ask: impl FnOnce(&Surroundings<'_>) -> T) -> T {
+    let var = |name: &str| env::var(name).ok().filter(|it| !it.is_empty());
+    let path = env::var_os("PATH");
+    ask(&Surroundings {
+        var: &var,
+        on_path: &|it| on_path(it, path.as_deref()),
+        container: is_container(var),
+        wsl: is_wsl(),
+        system: System::HERE,
+    })
+}
+
+/// How this machine is called by those who come by ssh.
+pub fn host_name() -> String {
+    #[cfg(unix)]
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    #[cfg(not(unix))]
+    let name = env::var("COMPUTERNAME").unwrap_or_default();
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || "-._".contains(it);
+    if name.is_empty() || name.starts_with('-') || !name.chars().all(is_plain) {
+        "THIS-MACHINE".to_owned()
+    } else {
+        name
+    }
+}
+
 /// Whether a program can be run: a path, or a name in one of the folders of `path`, the value of `PATH`.
 pub fn on_path(program: &str, path: Option<&OsStr>) -> bool {
     if program.contains(std::path::MAIN_SEPARATOR) || program.contains('/') {
