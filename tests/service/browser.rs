@@ -206,14 +206,13 @@ async fn a32_a_browser_of_the_clusters_own_runs_outside_and_gets_its_words_as_th
     systemd.systemctl(&["start", "pomd"]).await;
     let port = world.port().await;
     let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; echo x >&3; cat <&3");
-    let client = systemd.user(&["timeout", "60", "bash", "-c", &script]);
+    let words = ["timeout", "60", "bash", "-c", &script];
+    let client = systemd.user(&words);
     let told = eventually("it is told", async || std::fs::read_to_string(&out).ok());
-    let (told, _) = {
-        tokio::pin!(client);
-        tokio::select! {
-            told = told => (told, ()),
-            ended = &mut client => panic!("{ended:?}"),
-        }
+    tokio::pin!(client);
+    let told = tokio::select! {
+        told = told => told,
+        ended = &mut client => panic!("{ended:?}"),
     };
     let lines: Vec<_> = told.lines().collect();
     assert_eq!(lines[..4], ["<a$HOME>", "<$$>", "<%h>", "<b c>"]);
@@ -244,7 +243,8 @@ async fn l12_no_browser_before_a_display_and_a_refusal_that_says_so() {
     systemd.systemctl(&["start", "pomd"]).await;
     let port = world.port().await;
     let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; echo x >&3; cat <&3");
-    let client = systemd.user(&["timeout", "60", "bash", "-c", &script]);
+    let words = ["timeout", "60", "bash", "-c", &script];
+    let client = systemd.user(&words);
     tokio::pin!(client);
     let waits = eventually("a login is needed", async || {
         let status = world.status().await;
@@ -262,7 +262,7 @@ async fn l12_no_browser_before_a_display_and_a_refusal_that_says_so() {
     systemd
         .systemctl(&["set-environment", "DISPLAY=:7", &path])
         .await;
-    let second = systemd.user(&["timeout", "60", "bash", "-c", &script]);
+    let second = systemd.user(&words);
     tokio::pin!(second);
     let opened = eventually("the opener is run", async || {
         let text = std::fs::read_to_string(&out).ok()?;

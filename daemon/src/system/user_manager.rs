@@ -22,7 +22,7 @@ pub type Variables = BTreeMap<String, String>;
 /// How long the manager may take to answer.
 const LIMIT: Duration = Duration::from_secs(2);
 /// How long an answer counts: those who ask at one moment ask once.
-const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_millis(100);
 /// How long a manager that did not answer is not asked again.
 const PAUSE: Duration = Duration::from_secs(30);
 /// The most that its tools may say.

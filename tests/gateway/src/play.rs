@@ -221,12 +221,13 @@ impl Player<'_> {
             match self.stage.no_browser {
                 None => more("your browser should be there already; the page has one button"),
                 Some(why) => {
-                    let reason = match why {
-                        NoBrowser::Missing(reason) => format!(" ({reason})"),
-                        NoBrowser::Unwanted => String::new(),
-                    };
-                    more(&format!("no browser is opened here{reason}:"));
-                    more("open the address where you have one; the page has one button");
+                    more(&match why {
+                        NoBrowser::Missing(reason) => {
+                            format!("No browser here ({reason}). Open this where you have one;")
+                        }
+                        NoBrowser::Unwanted => "Open this in a browser;".to_owned(),
+                    });
+                    more("the page has one button.");
                     self.tell_of_ssh(&link);
                 }
             }
@@ -310,7 +311,8 @@ impl Player<'_> {
                     _ => {}
                 }
                 let hint = cluster.and_then(|it| it.reason.as_ref()?.hint.as_ref());
-                if let Some(hint) = hint.filter(|it| it.starts_with(NOT_OPENED) && !told) {
+                let is_news = self.stage.no_browser.is_none() && !told;
+                if let Some(hint) = hint.filter(|it| is_news && it.starts_with(NOT_OPENED)) {
                     told = true;
                     more(hint);
                     more("open the address above by yourself");

@@ -404,7 +404,10 @@ mod tests {
             let got = format!("{}:{}", *credentials.user, *credentials.password);
             assert_eq!(got, "al:ice:can@ary");
             let shown = format!("{set:?} {proxy:?}");
-            assert!(!shown.contains("can@") && !shown.contains("can%"), "{shown}");
+            assert!(
+                !shown.contains("can@") && !shown.contains("can%"),
+                "{shown}"
+            );
         }
     }
 
