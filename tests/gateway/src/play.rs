@@ -185,7 +185,11 @@ impl Player<'_> {
             "Enter ends the session; then curl again, in another terminal:",
         );
         more(&format!("    curl http://localhost:{hello}"));
-        more("it waits, one tab opens, and after the login the bytes flow");
+        more(if self.stage.no_browser.is_none() {
+            "it waits, one tab opens, and after the login the bytes flow"
+        } else {
+            "it waits and shows the address; after the login the bytes flow"
+        });
         say("\nq and Enter end the demo and remove all of it.");
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         let mut tasks = JoinSet::new();
@@ -221,13 +225,10 @@ impl Player<'_> {
             match self.stage.no_browser {
                 None => more("your browser should be there already; the page has one button"),
                 Some(why) => {
-                    more(&match why {
-                        NoBrowser::Missing(reason) => {
-                            format!("No browser here ({reason}). Open this where you have one;")
-                        }
-                        NoBrowser::Unwanted => "Open this in a browser;".to_owned(),
-                    });
-                    more("the page has one button.");
+                    if let NoBrowser::Missing(reason) = why {
+                        more(&format!("No browser here ({reason})."));
+                    }
+                    more("Open this where you have a browser; the page has one button.");
                     self.tell_of_ssh(&link);
                 }
             }
@@ -243,7 +244,7 @@ impl Player<'_> {
         };
         let Some(login) = port_of(link) else { return };
         let pomerium = self.stage.gateway.address().port();
-        more("where that is another machine, run this there first:");
+        more("Where that is another machine, run this there first:");
         let forward = |port: &str| format!("-L {port}:127.0.0.1:{port}");
         more(&format!(
             "    ssh -N {} {} {}",
@@ -303,10 +304,11 @@ impl Player<'_> {
                     Some(ClusterState::LoggedIn) => return Ok(status),
                     // Somebody logged out meanwhile; an event may be older than the newest login.
                     Some(ClusterState::LoggedOut | ClusterState::LoginNeeded) => {
-                        more(&format!(
-                            "that login is over; sign in at {}",
-                            self.link().await?
-                        ));
+                        let link = self.link().await?;
+                        more(&format!("that login is over; sign in at {link}"));
+                        if self.stage.no_browser.is_some() {
+                            self.tell_of_ssh(&link);
+                        }
                     }
                     _ => {}
                 }
