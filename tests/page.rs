@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::Command, time::Duration};
 use control::wire::ClusterState;
 use gateway::Upstream;
 use integration::{
+    chromium::{QUIET, chromium},
     corp::{CLUSTER, Corp},
     pomd::{self, Pomd},
 };
@@ -12,28 +13,14 @@ use integration::{
 const TEST: &str = "a_real_browser_logs_in_and_its_last_page_has_no_secret_and_no_complaint";
 const BROWSER_TIME: Duration = Duration::from_secs(60);
 
-/// Where distributions put it.
-fn chromium() -> Option<PathBuf> {
-    let given = std::env::var_os("POMD_TEST_CHROMIUM").map(PathBuf::from);
-    let usual = ["/usr/bin/chromium", "/usr/bin/chromium-browser"].map(PathBuf::from);
-    given.into_iter().chain(usual).find(|it| it.is_file())
-}
-
 /// The page that Chromium ends on, and what it complains of.
 async fn visit(chromium: &PathBuf, corp: &Corp, url: &str) -> (String, String) {
     let profile = pomd::folder();
     let mut command = Command::new(chromium);
     command
+        .args(QUIET)
         .args([
             "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--disable-dev-shm-usage",
             "--no-proxy-server",
             "--ignore-certificate-errors",
             "--enable-logging=stderr",

@@ -1,5 +1,6 @@
 //! pomd as a service: what its manager hears, and when; becoming pomd anew.
 
+mod browser;
 mod handed;
 mod restart;
 mod systemd;

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use control::{
+    browser::{Candidate, machine::host_name},
     client::Lines,
     wire::{BrowserChoice, Cluster, ClusterState, Code, LoginRequest, OpenLogin, Opener, Status},
 };
 use tokio::time::Instant;
 
 use crate::{
-    browser::{self, Plan, Surroundings},
+    browser::{self, Plan},
     context::Context,
     failure::{CarriedLogin, Exit, Failure, Report},
     outside,
@@ -41,20 +42,18 @@ pub(crate) async fn sign_in(
     events: &mut Lines<Status>,
     wish: Wish,
 ) -> Result<Cluster, Failure> {
-    let around = Surroundings::here();
-    let planned =
-        |choice: &BrowserChoice, link: &str| browser::plan(link, wish.no_browser, choice, &around);
-    let mut mint = matches!(planned(&BrowserChoice::Default, ""), Plan::Print(_));
+    let planned = |choice: &BrowserChoice| browser::plan(wish.no_browser, choice);
+    let mut mint = matches!(planned(&BrowserChoice::Default), Plan::Print(_));
     let (cluster_now, login, choice) = ask(cx, cluster, mint).await?;
     let Some(mut login) = login else {
         return Ok(cluster_now);
     };
     let name = cluster_now.name;
     cx.screen.goes_on("the login stays open");
-    let mut plan = planned(&choice, &login.link);
-    if !matches!(plan, Plan::Print(_)) {
+    let mut plan = planned(&choice);
+    if let Plan::Open(candidates) = &plan {
         mint = false;
-        if let Err(error) = open(cx, &name, &login, &plan, wish).await {
+        if let Err(error) = open(cx, &name, &login, candidates, wish).await {
             cx.screen
                 .say(&format!("No browser could be opened: {error}"));
             plan = Plan::Print(None);
@@ -101,7 +100,7 @@ async fn open(
     cx: &Context,
     cluster: &str,
     login: &OpenLogin,
-    plan: &Plan,
+    candidates: &[Candidate],
     wish: Wish,
 ) -> Result<(), String> {
     let link = &login.link;
@@ -121,7 +120,7 @@ async fn open(
     if !is_local_page(link) {
         return Err("pomd names a link that is not on this machine".to_owned());
     }
-    browser::open(plan, link).await?;
+    browser::open(candidates, link).await?;
     tell("your browser was opened at");
     Ok(())
 }
@@ -176,23 +175,6 @@ fn login_needed(cluster: &str) -> Report {
     let message = format!("{cluster} needs a login");
     let hint = "the login stays open for whoever opens the address above";
     Report::new(Exit::LoginNeeded, "login_needed", message).hint(Some(hint.to_owned()))
-}
-
-/// How this machine is called by those who come by ssh.
-fn host_name() -> String {
-    #[cfg(unix)]
-    let name = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    #[cfg(not(unix))]
-    let name = std::env::var("COMPUTERNAME").unwrap_or_default();
-    let name = outside::name(&name);
-    if name.is_empty() || name.contains(char::is_whitespace) {
-        "THIS-MACHINE".to_owned()
-    } else {
-        name
-    }
 }
 
 /// The waiting for a person.

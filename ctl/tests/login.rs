@@ -165,7 +165,7 @@ https://authenticate.corp.example.com/.pomerium/sign_in?pomerium_redirect_uri=ht
 After you have signed in, a browser on another machine ends on a page that can't be reached.
 To let it arrive: run this where the browser is, then reload the page.
     ssh -N -L 41235:127.0.0.1:41235 HOST
-| No browser could be opened: false ended with exit status: 1
+| No browser could be opened: false ended with exit code 1
 | error: corp needs a login
 | hint: the login stays open for whoever opens the address above
 

@@ -22,6 +22,7 @@
 //! | [`manager`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`restart`] | goes on as the program that is installed now | what ends before |
 //! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | what they are for |
+//! | [`surroundings`] | the environment of this moment | what it is for |
 //! | [`system`], [`disk`], [`lock`], [`logging`], [`opener`], [`clock`], [`points`], [`buffer`] | one fact of the machine each | everything else |
 //!
 //! Only for tests and the fuzzer there are `fuzz`, which feeds rooms with bytes that nobody thought of, and `model`, which
@@ -50,6 +51,7 @@ pub mod points;
 pub mod portal;
 pub mod restart;
 pub mod session;
+pub mod surroundings;
 pub mod system;
 pub mod tunnel;
 pub mod upstream;
@@ -78,6 +80,7 @@ use crate::{
     points::Points,
     restart::Restart,
     session::{Open, Servers},
+    surroundings::Surroundings,
     system::{
         channel::Channel,
         handed::Handed,
@@ -106,6 +109,8 @@ pub struct Options {
     pub look: Arc<Notify>,
     /// What the environment says of forward proxies.
     pub proxies: Arc<Environment>,
+    /// Where they are read again.
+    pub surroundings: Surroundings,
     /// Standing warnings.
     pub warnings: Vec<String>,
     /// Sockets that a service manager bound for us.
@@ -204,7 +209,7 @@ pub async fn run(
         clock: options.clock.clone(),
         opener: options.opener,
         servers: Servers::real(),
-        proxies: options.proxies,
+        proxies: options.proxies.clone(),
         warnings: options.warnings.into_iter().chain(refused).collect(),
         handed: options.handed,
         pulse: pulse.clone(),
@@ -217,6 +222,7 @@ pub async fn run(
         clock: options.clock.clone(),
         fs: options.fs,
     });
+    loader.look_first(options.surroundings.clone(), options.proxies.clone());
     let manager = Manager {
         service: options.service,
         agent: handle.clone(),
@@ -242,6 +248,10 @@ pub async fn run(
     manager.ready().await;
     core.spawn(manager.run(stop.clone()));
     core.spawn(loader.run(stop.clone()));
+    let keeping = options
+        .surroundings
+        .keep_proxies(options.proxies, stop.clone());
+    core.spawn(keeping);
     core.spawn(watch::watch(options.place.config, watch, stop.clone()));
     info!(
         "pomd {} runs (pid {})",

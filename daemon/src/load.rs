@@ -22,10 +22,12 @@ use crate::{
     config::{self, Config, Machine},
     config_file::{self, FileError, shown},
     disk::Fs,
+    surroundings::Surroundings,
     system::{
         file_stamp::FileStamp,
         service::{Service, Word},
     },
+    upstream::proxy::Environment,
     watch::{QUIET, Watch},
 };
 pub use check::{Checked, check};
@@ -111,6 +113,8 @@ pub struct Loader {
     had_text: bool,
     /// What was last said of watching and keeping.
     warnings: Vec<String>,
+    /// What else a reload looks at.
+    proxies: Option<(Surroundings, Arc<Environment>)>,
 }
 
 /// What was found when the file was last read.
@@ -156,8 +160,14 @@ impl Loader {
             seen: None,
             had_text: false,
             warnings: Vec::new(),
+            proxies: None,
         };
         (loader, Reloads(sender), watch)
+    }
+
+    /// With each reload looks at the forward proxies of the environment too.
+    pub fn look_first(&mut self, surroundings: Surroundings, proxies: Arc<Environment>) {
+        self.proxies = Some((surroundings, proxies));
     }
 
     /// Reads the file for the first time. If it is broken, the last good configuration comes into force, as far as there
@@ -267,6 +277,9 @@ impl Loader {
         &mut self,
         asked: bool,
     ) -> Option<Result<wire::ReloadAnswer, Refused>> {
+        if let Some((surroundings, proxies)) = &self.proxies {
+            surroundings.look_at_proxies(proxies).await;
+        }
         let now = read(self.path.clone()).await;
         if !asked && self.is_seen(&now) {
             self.seen = Some(now);

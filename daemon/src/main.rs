@@ -20,6 +20,7 @@ use pomd::{
     opener,
     points::Points,
     restart::Restart,
+    surroundings::Surroundings,
     system::{self, handed::Handed, service::Service},
     upstream::proxy::Environment,
 };
@@ -196,8 +197,13 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
     system::limits::raise_descriptors();
     system::limits::keep_memory_private();
     let (runtime, clock) = runtime()?;
-    let proxies = proxies();
-    if let Some(warning) = proxies.warning() {
+    let surroundings = if start.in_background {
+        Surroundings::of_process()
+    } else {
+        Surroundings::detect()
+    };
+    let proxies = Environment::read(|name| surroundings.at_start().get(name).cloned());
+    for warning in proxies.warnings() {
         tracing::warn!("{warning}");
     }
     for problem in start.handed.problems() {
@@ -211,11 +217,12 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         clock,
         fs: Arc::new(Disk),
         points: Points::none(),
-        opener: Arc::new(opener::SystemBrowser),
+        opener: Arc::new(opener::SystemBrowser::new(surroundings.clone())),
         look: Arc::new(Notify::new()),
-        warnings: proxies.warning().into_iter().chain(problems).collect(),
+        warnings: problems.collect(),
         handed: start.handed.clone(),
         proxies: Arc::new(proxies),
+        surroundings,
         service: if start.in_background {
             Service::none()
         } else {
@@ -279,14 +286,6 @@ async fn live(
     Ok(match ended {
         signals::Ended::AtOnce => false,
         signals::Ended::OutOfTime => restart.is_asked(),
-    })
-}
-
-/// Forward proxies of the environment, which is read once: a changed one needs a restart.
-fn proxies() -> Environment {
-    Environment::read(|name| {
-        let value = std::env::var_os(name)?;
-        Some(value.to_string_lossy().into_owned())
     })
 }
 

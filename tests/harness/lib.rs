@@ -4,6 +4,7 @@
 //! always for a state, with a limit; [`eventually`] is the one place that looks again and again.
 
 pub mod binary;
+pub mod chromium;
 pub mod client;
 pub mod corp;
 pub mod descriptors;

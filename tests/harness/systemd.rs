@@ -195,6 +195,26 @@ impl Systemd {
         pomd::run(command, LIMIT).await
     }
 
+    /// A program of the user's; its path has no blank.
+    pub fn program(&self, name: &str, script: &str) -> PathBuf {
+        let path = self.folder.path().join("bin").join(name);
+        crate::setup::write(&path, &format!("#!/bin/sh\n{script}\n"));
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&path, executable).unwrap_or_else(|error| panic!("{error}"));
+        path
+    }
+
+    /// A folder that the user may write to; its path has no blank.
+    pub fn files(&self) -> PathBuf {
+        self.folder.path().join("files")
+    }
+
+    /// The file of one of the namespace's processes below `/proc`.
+    pub async fn proc(&self, pid: u32, file: &str) -> String {
+        let output = self.user(&["cat", &format!("/proc/{pid}/{file}")]).await;
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// The lines of the journal that match, as JSON objects.
     pub async fn journal(&self, matches: &[&str]) -> Vec<serde_json::Value> {
         let mut command = self.enter();
@@ -259,6 +279,7 @@ fn prepared(config: &str) -> TempDir {
     fs::set_permissions(folder.path(), open).unwrap_or_else(|error| panic!("{error}"));
     for part in [
         "bin",
+        "files",
         "the home/.cargo/bin",
         "the home/.config/pomd",
         "the home/.local/state",
@@ -275,7 +296,7 @@ fn prepared(config: &str) -> TempDir {
     crate::setup::write(&units(folder.path()).join("pomd.service"), &unit);
     let owned = Command::new("chown")
         .args(["-R", &format!("{UID}:{UID}")])
-        .arg(folder.path().join("the home"))
+        .args(["the home", "files"].map(|it| folder.path().join(it)))
         .status();
     assert!(owned.is_ok_and(|it| it.success()), "chown");
     folder

@@ -3,7 +3,7 @@
 //! Connections that are ready go, and pauses after failures end. Nothing is asked of a person, and nothing is tried for
 //! its own sake: whoever comes next finds everything as if nothing had failed.
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Agent;
 
@@ -16,6 +16,21 @@ impl Agent {
             self.look_again();
             self.look();
         }
+    }
+
+    /// The environment says something else of forward proxies.
+    pub(super) fn on_proxies(&mut self) {
+        for warning in self.setup.proxies.warnings() {
+            warn!("{warning}");
+        }
+        for (name, cluster) in &self.clusters {
+            match cluster.forward_proxy() {
+                Some(proxy) => info!(cluster = %name, "goes through the forward proxy {proxy}"),
+                None => info!(cluster = %name, "goes through no forward proxy"),
+            }
+        }
+        self.look_again();
+        self.look();
     }
 
     /// Each half minute: what nobody tells is looked for, and ready connections are renewed.

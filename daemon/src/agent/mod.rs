@@ -201,6 +201,7 @@ enum Event {
     SessionEnded(Result<(Id, ()), JoinError>),
     Changed,
     Network,
+    Proxies,
     Tick,
 }
 
@@ -258,6 +259,7 @@ impl Agent {
                 Some(command) = self.inbox.recv() => Event::Command(command),
                 () = self.changed.notified(), if self.showing.wants_news() => Event::Changed,
                 () = self.network.news() => Event::Network,
+                () = self.setup.proxies.changed() => Event::Proxies,
                 () = tokio::time::sleep_until(wake) => Event::Tick,
             };
             match event {
@@ -266,6 +268,7 @@ impl Agent {
                 Event::SessionEnded(ended) => self.on_session_ended(ended),
                 Event::Changed => self.showing.changed(Instant::now()),
                 Event::Network => self.on_network().await,
+                Event::Proxies => self.on_proxies(),
                 Event::Tick => self.on_tick().await,
             }
         }

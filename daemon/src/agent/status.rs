@@ -68,6 +68,7 @@ impl Agent {
     /// Standing warnings: those of the process, of the file, and of what the file asks for.
     fn warnings(&self) -> Vec<String> {
         let mut res = self.setup.warnings.clone();
+        res.extend(self.setup.proxies.warnings());
         res.extend(self.config_warnings.iter().cloned());
         res.extend(self.reader_warnings.iter().cloned());
         res.extend(self.settings_warnings.iter().cloned());

@@ -1,11 +1,13 @@
 //! The agent without the network: real listeners, virtual time, handlers called one by one.
 
 use std::{
+    future::ready,
     path::Path,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use control::wire::{BrowserChoice, Code, TunnelState};
+use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::advance};
 
@@ -18,12 +20,12 @@ use crate::{
 struct NoBrowser;
 
 impl Open for NoBrowser {
-    fn available(&self, _: &BrowserChoice) -> bool {
-        false
+    fn available(&self, _: &BrowserChoice) -> BoxFuture<'static, bool> {
+        Box::pin(ready(false))
     }
 
-    fn open(&self, _: &BrowserChoice, _: &str) -> Result<(), String> {
-        Err("there is none".to_owned())
+    fn open(&self, _: &BrowserChoice, _: &str) -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(ready(Err("there is none".to_owned())))
     }
 }
 

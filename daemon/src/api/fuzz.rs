@@ -1,8 +1,9 @@
 //! Clients of the control socket that speak something like HTTP.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{future::ready, path::Path, sync::Arc, time::Duration};
 
 use control::{place::Place, wire::BrowserChoice};
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::{
@@ -192,11 +193,11 @@ fn statuses(mut heard: &[u8]) -> Vec<u16> {
 struct NoBrowser;
 
 impl Open for NoBrowser {
-    fn available(&self, _: &BrowserChoice) -> bool {
-        false
+    fn available(&self, _: &BrowserChoice) -> BoxFuture<'static, bool> {
+        Box::pin(ready(false))
     }
 
-    fn open(&self, _: &BrowserChoice, _: &str) -> Result<(), String> {
-        Err("there is none".to_owned())
+    fn open(&self, _: &BrowserChoice, _: &str) -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(ready(Err("there is none".to_owned())))
     }
 }

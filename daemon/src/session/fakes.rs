@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::ready,
     io,
     net::SocketAddr,
     sync::{
@@ -126,16 +127,16 @@ impl FakeBrowser {
 }
 
 impl Open for FakeBrowser {
-    fn available(&self, _: &BrowserChoice) -> bool {
-        !self.missing.load(Ordering::SeqCst)
+    fn available(&self, _: &BrowserChoice) -> BoxFuture<'static, bool> {
+        Box::pin(ready(!self.missing.load(Ordering::SeqCst)))
     }
 
-    fn open(&self, _: &BrowserChoice, link: &str) -> Result<(), String> {
+    fn open(&self, _: &BrowserChoice, link: &str) -> BoxFuture<'static, Result<(), String>> {
         if self.failing.load(Ordering::SeqCst) {
-            return Err("firefox ended with exit code 1".to_owned());
+            return Box::pin(ready(Err("firefox ended with exit code 1".to_owned())));
         }
         self.shown.lock().unwrap().push(link.to_owned());
-        Ok(())
+        Box::pin(ready(Ok(())))
     }
 }
 

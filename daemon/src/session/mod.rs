@@ -26,6 +26,7 @@ mod wait;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use control::wire;
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -117,10 +118,15 @@ pub struct Setup {
 
 /// Shows a link to the person at the keyboard.
 pub trait Open: Send + Sync {
-    /// There is somewhere to show it: a browser that is not a text browser, and a display.
-    fn available(&self, browser: &wire::BrowserChoice) -> bool;
-    /// Opens `link`; returns soon, at most after some seconds. `Err` says why not, in words.
-    fn open(&self, browser: &wire::BrowserChoice, link: &str) -> Result<(), String>;
+    /// There is somewhere to show it: a browser that is not a text browser, and a display. Known soon, at most after
+    /// some seconds.
+    fn available(&self, browser: &wire::BrowserChoice) -> BoxFuture<'static, bool>;
+    /// Opens `link`; done soon, at most after some seconds for each program that is tried. `Err` says why not, in words.
+    fn open(
+        &self,
+        browser: &wire::BrowserChoice,
+        link: &str,
+    ) -> BoxFuture<'static, Result<(), String>>;
 }
 
 /// How long a connection waits for a login.

@@ -12,6 +12,7 @@ mod start;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use control::wire::{BrowserChoice, Code};
+use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::{Id, JoinError, JoinSet},
@@ -69,6 +70,8 @@ pub(super) struct Task {
     askers: Vec<oneshot::Sender<Asked>>,
     jobs: JoinSet<()>,
     shows: JoinSet<(u64, Result<(), String>)>,
+    /// Demands for a login that wait for word of a browser.
+    demands: JoinSet<Demand>,
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     inbox: mpsc::Receiver<Command>,
     waiting: Arc<Waiting>,
@@ -77,10 +80,14 @@ pub(super) struct Task {
     standing: watch::Sender<Standing>,
 }
 
+/// The newest generation that will not do, whether there is a browser, and who waits for the answer.
+type Demand = (Option<u64>, bool, oneshot::Sender<u64>);
+
 enum Happening {
     Event(Event),
     JobEnded(Result<(Id, ()), JoinError>),
     Shown(Result<(u64, Result<(), String>), JoinError>),
+    Demanded(Result<Demand, JoinError>),
     WaitersChanged,
     LookAgain,
     Command(Command),
@@ -100,6 +107,7 @@ impl Task {
                 Some(it) = self.events.1.recv() => Happening::Event(it),
                 Some(it) = self.jobs.join_next_with_id() => Happening::JobEnded(it),
                 Some(it) = self.shows.join_next() => Happening::Shown(it),
+                Some(it) = self.demands.join_next() => Happening::Demanded(it),
                 () = self.waiting.changed.notified() => Happening::WaitersChanged,
                 () = self.again.notified() => Happening::LookAgain,
                 Some(it) = self.inbox.recv() => Happening::Command(it),
@@ -126,6 +134,13 @@ impl Task {
                 self.feed(Input::NotShown { job });
             }
             Happening::Shown(_) => {}
+            Happening::Demanded(Ok((after, browser, done))) => {
+                self.on_demand(after, browser, done);
+            }
+            // Whoever demanded is told that the session is gone.
+            Happening::Demanded(Err(error)) => {
+                tracing::error!(cluster = self.house.cluster, "a demand broke: {error}");
+            }
             Happening::WaitersChanged if self.waiting.count() == 0 => self.feed(Input::Left),
             Happening::WaitersChanged => {}
             Happening::LookAgain => self.feed(Input::LookAgain),
@@ -140,14 +155,15 @@ impl Task {
     async fn on_command(&mut self, command: Command) {
         match command {
             Command::Demand { after, done } => {
-                // A login may have been made while the demand was on its way.
-                let newest = self.facts.machine.grant();
-                if newest.is_none() || newest <= after {
-                    let browser = self.house.opener.available(&self.house.browser);
-                    self.feed(Input::Demand { browser });
+                let mut looking = self.house.opener.available(&self.house.browser);
+                match (&mut looking).now_or_never() {
+                    Some(browser) => self.on_demand(after, browser, done),
+                    // A service manager is asked; others need not wait for its answer.
+                    None => {
+                        self.demands
+                            .spawn(async move { (after, looking.await, done) });
+                    }
                 }
-                self.publish();
-                let _ = done.send(self.facts.machine.dismissals());
             }
             Command::Carried { generation } => self.feed(Input::Carried { generation }),
             Command::Refused { generation, done } => {
@@ -174,6 +190,16 @@ impl Task {
                 let _ = reply.send(grant);
             }
         }
+    }
+
+    fn on_demand(&mut self, after: Option<u64>, browser: bool, done: oneshot::Sender<u64>) {
+        // A login may have been made while the demand was on its way.
+        let newest = self.facts.machine.grant();
+        if newest.is_none() || newest <= after {
+            self.feed(Input::Demand { browser });
+        }
+        self.publish();
+        let _ = done.send(self.facts.machine.dismissals());
     }
 
     fn on_ask(&mut self, shown_by_pomd: bool, reply: oneshot::Sender<Asked>) {

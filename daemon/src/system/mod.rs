@@ -16,6 +16,7 @@ pub mod process;
 pub mod service;
 pub mod sockets;
 pub mod usage;
+pub mod user_manager;
 pub mod users;
 
 #[cfg(target_os = "linux")]

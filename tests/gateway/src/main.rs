@@ -69,6 +69,7 @@ async fn demo(fast: bool) -> u8 {
     match (shown, removed) {
         (Ok(true), Ok(())) => {
             say("\nEvery byte was right. pomd is stopped, and all of this is removed.");
+            say("Next: pomctl status shows what to write for a Pomerium of your own.");
             0
         }
         (Ok(false), Ok(())) => {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use control::{
+    browser::{NoBrowser, machine::host_name},
     client::Client,
     wire::{ClusterState, LoginRequest, Opener, Status},
 };
@@ -17,7 +18,7 @@ use tokio::{
 
 use crate::{
     say,
-    stage::{self, CLUSTER, Stage},
+    stage::{CLUSTER, Stage},
 };
 
 /// How long a step may take that needs no person.
@@ -26,6 +27,10 @@ const STEP_TIME: Duration = Duration::from_secs(30);
 const PERSON_TIME: Duration = Duration::from_secs(5 * 60);
 /// How much is said to the echo.
 const ECHO_BYTES: usize = 1_000_000;
+/// How often the page is asked for again while somebody logs out and in.
+const TRIES: u32 = 3;
+/// How pomd begins to say that a browser failed.
+const NOT_OPENED: &str = "the browser did not open";
 
 /// The person did not sign in. Nothing is broken.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +45,7 @@ pub(crate) async fn play(
 ) -> anyhow::Result<()> {
     say("A make-believe Pomerium runs on this machine, with two services behind it.");
     let stage = stage.insert(Stage::build(by_hand).await?);
-    a_tunnel(stage);
+    a_tunnel(stage)?;
     let player = Player { stage, fast };
     player.one_login().await?;
     player.bytes_flow().await?;
@@ -61,10 +66,13 @@ fn more(words: &str) {
     say(format!("{:19}{words}", "").trim_end());
 }
 
-fn a_tunnel(stage: &Stage) {
-    step(1, "Two tunnels", "what a person writes into pomd.toml:\n");
-    let pomerium = stage.gateway.address();
-    for line in stage::tunnels(pomerium, stage.hello, stage.echo).lines() {
+fn a_tunnel(stage: &Stage) -> anyhow::Result<()> {
+    step(
+        1,
+        "Two tunnels",
+        "its pomd.toml, as a person would write it:\n",
+    );
+    for line in stage.config()?.lines() {
         more(&format!("    {line}"));
     }
     say("");
@@ -80,6 +88,21 @@ fn a_tunnel(stage: &Stage) {
     }
     more(&format!("pomd (pid {}) listens on both", stage.pid()));
     more(&format!("all of it is in {}", stage.folder().display()));
+    more("to look at it from another terminal:");
+    let socket = quoted(&stage.socket().display().to_string());
+    more(&format!("    export POMD_SOCKET={socket}"));
+    more("    pomctl status");
+    Ok(())
+}
+
+/// As one word of a shell.
+fn quoted(path: &str) -> String {
+    let is_plain = |it: char| it.is_alphanumeric() || "/._-".contains(it);
+    if path.chars().all(is_plain) {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', "'\\''"))
+    }
 }
 
 struct Player<'a> {
@@ -90,7 +113,7 @@ struct Player<'a> {
 impl Player<'_> {
     /// A connection comes first and waits; the login lets it go on.
     async fn one_login(&self) -> anyhow::Result<()> {
-        let page = self.ask_for_the_page();
+        let page = self.ask_for_the_page(false);
         let login = async {
             self.sign_in(2, "One login").await?;
             let status = self.logged_in().await?;
@@ -119,7 +142,7 @@ impl Player<'_> {
     async fn bytes_flow(&self) -> anyhow::Result<()> {
         let Stage { hello, echo, .. } = *self.stage;
         step(3, "Bytes flow", &format!("curl http://localhost:{hello}"));
-        let page = self.ask_for_the_page().await?;
+        let page = self.ask_for_the_page(true).await?;
         self.check_page(&page)?;
         for line in page.lines() {
             more(&format!("    {line}"));
@@ -138,7 +161,7 @@ impl Player<'_> {
         step(4, "It heals", "the session ends at the server; curl again:");
         self.stage.gateway.end_all_sessions();
         let before = self.stage.gateway.stats();
-        let (first, second) = (self.ask_for_the_page(), self.ask_for_the_page());
+        let (first, second) = (self.ask_for_the_page(false), self.ask_for_the_page(false));
         let login = async {
             // The server's refusal comes first: before it pomd believes that it is logged in.
             let gateway = &self.stage.gateway;
@@ -162,8 +185,12 @@ impl Player<'_> {
             "Enter ends the session; then curl again, in another terminal:",
         );
         more(&format!("    curl http://localhost:{hello}"));
-        more("it waits, one tab opens, and after the login the bytes flow");
-        say("\nq ends the demo and removes all of it.");
+        more(if self.stage.no_browser.is_none() {
+            "it waits, one tab opens, and after the login the bytes flow"
+        } else {
+            "it waits and shows the address; after the login the bytes flow"
+        });
+        say("\nq and Enter end the demo and remove all of it.");
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         let mut tasks = JoinSet::new();
         loop {
@@ -195,9 +222,36 @@ impl Player<'_> {
             more("--fast pressed the button there");
         } else {
             step(number, title, &format!("sign in at {link}"));
-            more("your browser should be there already; the page has one button");
+            match self.stage.no_browser {
+                None => more("your browser should be there already; the page has one button"),
+                Some(why) => {
+                    if let NoBrowser::Missing(reason) = why {
+                        more(&format!("No browser here ({reason})."));
+                    }
+                    more("Open this where you have a browser; the page has one button.");
+                    self.tell_of_ssh(&link);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// How a browser on another machine gets to the address, and from there to the make-believe Pomerium.
+    fn tell_of_ssh(&self, link: &str) {
+        let port_of = |link: &str| {
+            let authority = link.strip_prefix("http://")?.split('/').next()?;
+            authority.rsplit_once(':').map(|it| it.1.to_owned())
+        };
+        let Some(login) = port_of(link) else { return };
+        let pomerium = self.stage.gateway.address().port();
+        more("Where that is another machine, run this there first:");
+        let forward = |port: &str| format!("-L {port}:127.0.0.1:{port}");
+        more(&format!(
+            "    ssh -N {} {} {}",
+            forward(&login),
+            forward(&pomerium.to_string()),
+            host_name(),
+        ));
     }
 
     async fn sign_in_again(&self) -> anyhow::Result<()> {
@@ -206,6 +260,9 @@ impl Player<'_> {
             self.visit(&link).await
         } else {
             more(&format!("sign in at {link}"));
+            if self.stage.no_browser.is_some() {
+                self.tell_of_ssh(&link);
+            }
             self.logged_in().await.map(|_| ())
         }
     }
@@ -240,10 +297,27 @@ impl Player<'_> {
         let limit = if self.fast { STEP_TIME } else { PERSON_TIME };
         let waiting = async {
             let mut events = self.stage.client.events().await?;
+            let mut told = false;
             while let Some(status) = events.next().await? {
                 let cluster = status.clusters.iter().find(|it| it.name == CLUSTER);
-                if cluster.is_some_and(|it| it.state == ClusterState::LoggedIn) {
-                    return Ok(status);
+                match cluster.map(|it| it.state) {
+                    Some(ClusterState::LoggedIn) => return Ok(status),
+                    // Somebody logged out meanwhile; an event may be older than the newest login.
+                    Some(ClusterState::LoggedOut | ClusterState::LoginNeeded) => {
+                        let link = self.link().await?;
+                        more(&format!("that login is over; sign in at {link}"));
+                        if self.stage.no_browser.is_some() {
+                            self.tell_of_ssh(&link);
+                        }
+                    }
+                    _ => {}
+                }
+                let hint = cluster.and_then(|it| it.reason.as_ref()?.hint.as_ref());
+                let is_news = self.stage.no_browser.is_none() && !told;
+                if let Some(hint) = hint.filter(|it| is_news && it.starts_with(NOT_OPENED)) {
+                    told = true;
+                    more(hint);
+                    more("open the address above by yourself");
                 }
             }
             bail!("pomd ended")
@@ -251,10 +325,49 @@ impl Player<'_> {
         within(limit, "the login", waiting).await
     }
 
-    /// What `curl http://localhost:PORT` does.
-    async fn ask_for_the_page(&self) -> anyhow::Result<String> {
+    /// What `curl http://localhost:PORT` does, once more where somebody logged out meanwhile. Whether it then leads
+    /// through a login itself, or another part of the step does.
+    async fn ask_for_the_page(&self, sign_in: bool) -> anyhow::Result<String> {
         let limit = if self.fast { STEP_TIME } else { PERSON_TIME };
-        within(limit, "the page", get(self.stage.hello)).await
+        let asking = async {
+            let mut left = TRIES;
+            loop {
+                let error = match get(self.stage.hello).await {
+                    Ok(page) => return Ok(page),
+                    Err(error) => error,
+                };
+                if !self.is_logged_in().await? {
+                    if sign_in {
+                        more("somebody logged out meanwhile:");
+                        self.sign_in_again().await?;
+                    } else {
+                        self.logged_in_by_another().await?;
+                    }
+                } else if left == 0 {
+                    return Err(error);
+                }
+                left = left.saturating_sub(1);
+            }
+        };
+        within(limit, "the page", asking).await
+    }
+
+    async fn is_logged_in(&self) -> anyhow::Result<bool> {
+        let status = self.stage.client.status().await?;
+        let mut clusters = status.clusters.iter();
+        Ok(clusters.any(|it| it.name == CLUSTER && it.state == ClusterState::LoggedIn))
+    }
+
+    /// Waits for the login that another part of the step leads through.
+    async fn logged_in_by_another(&self) -> anyhow::Result<()> {
+        let mut events = self.stage.client.events().await?;
+        while let Some(status) = events.next().await? {
+            let mut clusters = status.clusters.iter();
+            if clusters.any(|it| it.name == CLUSTER && it.state == ClusterState::LoggedIn) {
+                return Ok(());
+            }
+        }
+        bail!("pomd ended")
     }
 
     fn check_page(&self, page: &str) -> anyhow::Result<()> {

@@ -10,9 +10,10 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use control::{
+    browser::{NoBrowser, candidates, machine::here},
     client::Client,
     place::socket_of,
-    wire::{Status, TunnelState},
+    wire::{BrowserChoice, Status, TunnelState},
 };
 use gateway::{DEMO_USER, Gateway, Upstream};
 use tempfile::TempDir;
@@ -42,6 +43,8 @@ pub(crate) struct Stage {
     pub(crate) hello: u16,
     /// The local port of the echo.
     pub(crate) echo: u16,
+    /// Why no browser shows the login; `None`: one does.
+    pub(crate) no_browser: Option<NoBrowser>,
     pomd: Child,
     folder: TempDir,
 }
@@ -58,7 +61,13 @@ impl Stage {
             .start()
             .await
             .context("cannot start the make-believe Pomerium")?;
-        let browser = if by_hand { "default" } else { "none" };
+        let (browser, choice) = if by_hand {
+            ("default", BrowserChoice::Default)
+        } else {
+            ("none", BrowserChoice::None)
+        };
+        // pomd runs in the same environment, and decides by the same rule.
+        let no_browser = here(|around| candidates(&choice, around)).err();
         let (hello, echo) = configure(folder.path(), gateway.address(), browser)?;
         let pomd = launch(folder.path())?;
         let mut res = Self {
@@ -66,6 +75,7 @@ impl Stage {
             gateway,
             hello,
             echo,
+            no_browser,
             pomd,
             folder,
         };
@@ -95,6 +105,17 @@ impl Stage {
     /// Where everything is.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The socket of its pomd.
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket_of(self.folder())
+    }
+
+    /// The configuration that its pomd reads.
+    pub(crate) fn config(&self) -> anyhow::Result<String> {
+        let path = self.folder().join("pomd.toml");
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     }
 
     /// The end of pomd's log.
@@ -162,7 +183,7 @@ fn configure(folder: &Path, pomerium: SocketAddr, browser: &str) -> anyhow::Resu
     let hello = free_port(8088, &[])?;
     let echo = free_port(8089, &[hello])?;
     let config = format!(
-        "{}\n[cluster.{CLUSTER}]\nhosts = [\"{}\"]\nurl = \"http://{pomerium}\"\nbrowser = \"{browser}\"\n",
+        "{}\n[cluster.{CLUSTER}]\nhosts   = [\"{}\"]\nurl     = \"http://{pomerium}\"\nbrowser = \"{browser}\"\n",
         tunnels(pomerium, hello, echo),
         pomerium.ip(),
     );
@@ -170,9 +191,9 @@ fn configure(folder: &Path, pomerium: SocketAddr, browser: &str) -> anyhow::Resu
     Ok((hello, echo))
 }
 
-/// The part of the configuration that a person would write. The make-believe Pomerium has no name that others know and
-/// no certificate that a browser trusts, so its address stands before each route, without TLS.
-pub(crate) fn tunnels(pomerium: SocketAddr, hello: u16, echo: u16) -> String {
+/// The tunnels. The make-believe Pomerium has no name that others know and no certificate that a browser trusts, so its
+/// address stands before each route, without TLS.
+fn tunnels(pomerium: SocketAddr, hello: u16, echo: u16) -> String {
     let tunnel = |name: &str, route: &str, port: u16| {
         format!("[tunnel.{name}]\nroute  = \"tcp+http://{pomerium}/{route}\"\nlisten = {port}\n")
     };

@@ -173,15 +173,17 @@ impl Outside {
 }
 
 impl Open for Outside {
-    fn available(&self, browser: &BrowserChoice) -> bool {
-        *browser != BrowserChoice::None && self.state().browser.0
+    fn available(&self, browser: &BrowserChoice) -> BoxFuture<'static, bool> {
+        let is_there = *browser != BrowserChoice::None && self.state().browser.0;
+        Box::pin(std::future::ready(is_there))
     }
 
-    fn open(&self, _: &BrowserChoice, link: &str) -> Result<(), String> {
+    fn open(&self, _: &BrowserChoice, link: &str) -> BoxFuture<'static, Result<(), String>> {
         let starts = self.state().browser.1;
         let link = link.to_owned();
         self.hear(Heard::Shown { link, starts });
-        starts.then_some(()).ok_or_else(|| "it ended".to_owned())
+        let opened = starts.then_some(()).ok_or_else(|| "it ended".to_owned());
+        Box::pin(std::future::ready(opened))
     }
 }
 

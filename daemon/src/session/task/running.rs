@@ -68,10 +68,8 @@ impl Task {
             return;
         };
         let link = door.link_url();
-        let opener = self.house.opener.clone();
-        let browser = self.house.browser.clone();
-        self.shows
-            .spawn_blocking(move || (job, opener.open(&browser, &link)));
+        let opening = self.house.opener.open(&self.house.browser, &link);
+        self.shows.spawn(async move { (job, opening.await) });
     }
 
     pub(super) fn end(&mut self, job: u64) {

@@ -97,6 +97,7 @@ pub(in crate::session) fn start(house: House, legacy: Legacy) -> (Session, Task)
         askers: Vec::new(),
         jobs: JoinSet::new(),
         shows: JoinSet::new(),
+        demands: JoinSet::new(),
         events: mpsc::channel(16),
         inbox,
         waiting,

@@ -5,6 +5,7 @@
 
 mod credentials;
 mod environment;
+mod exceptions;
 mod http;
 mod socks;
 mod words;
@@ -119,7 +120,11 @@ impl Proxies {
             // What the environment says is for addresses with TLS.
             ForwardProxy::Environment if !address.tls => Ok(None),
             ForwardProxy::Environment => {
-                let set = self.environment.proxy(&address.host, &target.host);
+                let asked = Authority {
+                    host: address.host.clone(),
+                    port: address.port,
+                };
+                let set = self.environment.proxy(&asked, target);
                 Ok(set.map(|it| Proxy {
                     all: self,
                     address: it.address,
