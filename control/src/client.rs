@@ -2,9 +2,11 @@
 //!
 //! Before a byte is sent the server's user is looked at: somebody else's socket gets nothing (A10).
 
+mod follow;
 mod stream;
 
 use std::{
+    error::Error,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -16,11 +18,15 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn:
 use hyper_util::rt::TokioIo;
 use interprocess::local_socket::tokio::Stream;
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::Instant;
 
+pub use follow::{FollowedEvents, FollowedLogs, News};
 pub use stream::{Lines, RouteStream};
 
 use stream::Connection;
 
+use crate::holder::{self, Holder, Phase};
+use crate::place::Place;
 use crate::socket::{self, socket};
 use crate::wire::{self, ApiError, ErrorAnswer, PROTOCOL, PROTOCOL_HEADER};
 
@@ -29,10 +35,28 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an answer may take that waits for the network; pomd's own limits end sooner and say more.
 const LONG_PATIENCE: Duration = Duration::from_secs(90);
 
+/// How long a question waits for a pomd that restarts.
+const RESTART: Duration = Duration::from_secs(10);
+/// How often it is asked again meanwhile.
+const AGAIN: Duration = Duration::from_millis(20);
+/// How often a question is asked again whose connection ended without an answer: a restart ends few.
+const CUT_MOST: u32 = 3;
+
 /// Where pomd is asked.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// The state folder, whose lock names the socket of the pomd that has it.
+    state: Option<PathBuf>,
+}
+
+/// What becomes of a question that a restart leaves without an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// The next life is asked, too.
+    Again,
+    /// Nothing: it was about that very life.
+    Once,
 }
 
 /// Why a question got no answer.
@@ -55,6 +79,12 @@ pub enum ClientError {
         /// Its protocol, as it says.
         theirs: String,
     },
+    /// The connection ended before there was an answer.
+    #[error("talking to pomd over {} failed: it closed the connection without an answer", path.display())]
+    Cut {
+        /// The socket.
+        path: PathBuf,
+    },
     /// It answered with an error.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -73,7 +103,34 @@ impl Client {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
+            state: None,
         }
+    }
+
+    /// Asks the pomd that has the state folder of `place`, wherever it listens: the environment of whoever started it may
+    /// name another socket than ours. `named`: a person named the socket, which holds then.
+    pub fn of(place: &Place, named: bool) -> Self {
+        Self {
+            socket: place.socket.clone(),
+            state: (!named).then(|| place.state.clone()),
+        }
+    }
+
+    /// The process that listens, as this one sees it; `None` where the system does not tell.
+    pub async fn process(&self) -> Result<Option<u32>, ClientError> {
+        Ok(socket::process(&self.open_socket().await?))
+    }
+
+    /// As [`Client::events`], and from the next life on after a restart.
+    pub async fn follow_events(&self) -> Result<FollowedEvents, ClientError> {
+        Ok(FollowedEvents::new(self.clone(), self.events().await?))
+    }
+
+    /// As [`Client::logs`] with `follow`, and from the next life on after a restart, where that one was left.
+    pub async fn follow_logs(&self, tunnel: Option<&str>) -> Result<FollowedLogs, ClientError> {
+        let started_at = self.status().await?.pomd.started_at;
+        let lines = self.logs(tunnel, true).await?;
+        Ok(FollowedLogs::new(self.clone(), tunnel, started_at, lines))
     }
 
     /// `GET /v1/status`.
@@ -138,7 +195,9 @@ impl Client {
             .header("upgrade", wire::CONNECT_FRAMED)
             .body(Full::new(Bytes::new()))
             .map_err(|it| self.broken(it))?;
-        let (response, connection) = self.send_request(request, LONG_PATIENCE).await?;
+        let (response, connection) = self
+            .send_request(Asked::Again, request, LONG_PATIENCE)
+            .await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.error(response).await);
         }
@@ -158,10 +217,24 @@ impl Client {
             .await
     }
 
-    /// `POST /v1/restart`.
-    pub async fn restart(&self) -> Result<wire::RestartAnswer, ClientError> {
-        self.ask(Method::POST, "/v1/restart", None::<&()>, LONG_PATIENCE)
+    /// `POST /v1/restart`; `force`: also where the configuration file is broken.
+    pub async fn restart(&self, force: bool) -> Result<wire::RestartAnswer, ClientError> {
+        let path = format!("/v1/restart?force={force}");
+        self.ask_as(Asked::Once, Method::POST, &path, None::<&()>, LONG_PATIENCE)
             .await
+    }
+
+    /// `POST /v1/give-way`, for the process `pid`.
+    pub async fn give_way(&self, pid: u32) -> Result<wire::StopAnswer, ClientError> {
+        let request = wire::GiveWayRequest { pid };
+        self.ask_as(
+            Asked::Once,
+            Method::POST,
+            "/v1/give-way",
+            Some(&request),
+            PATIENCE,
+        )
+        .await
     }
 
     /// `POST /v1/stop`.
@@ -171,7 +244,9 @@ impl Client {
     }
 
     async fn lines<T: DeserializeOwned>(&self, path: &str) -> Result<Lines<T>, ClientError> {
-        let (response, connection) = self.send(Method::GET, path, Bytes::new(), PATIENCE).await?;
+        let (response, connection) = self
+            .send(Asked::Again, Method::GET, path, Bytes::new(), PATIENCE)
+            .await?;
         if !response.status().is_success() {
             return Err(self.error(response).await);
         }
@@ -189,13 +264,25 @@ impl Client {
         body: Option<&B>,
         patience: Duration,
     ) -> Result<T, ClientError> {
+        self.ask_as(Asked::Again, method, path, body, patience)
+            .await
+    }
+
+    async fn ask_as<B: Serialize, T: DeserializeOwned>(
+        &self,
+        asked: Asked,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+        patience: Duration,
+    ) -> Result<T, ClientError> {
         let body = match body {
             Some(body) => serde_json::to_vec(body)
                 .map_err(|it| self.broken(it))?
                 .into(),
             None => Bytes::new(),
         };
-        let (response, _connection) = self.send(method, path, body, patience).await?;
+        let (response, _connection) = self.send(asked, method, path, body, patience).await?;
         if !response.status().is_success() {
             return Err(self.error(response).await);
         }
@@ -205,6 +292,7 @@ impl Client {
 
     async fn send(
         &self,
+        asked: Asked,
         method: Method,
         path: &str,
         body: Bytes,
@@ -214,7 +302,7 @@ impl Client {
             .request(method, path)
             .body(Full::new(body))
             .map_err(|it| self.broken(it))?;
-        self.send_request(request, patience).await
+        self.send_request(asked, request, patience).await
     }
 
     fn request(&self, method: Method, path: &str) -> hyper::http::request::Builder {
@@ -226,7 +314,37 @@ impl Client {
             .header(PROTOCOL_HEADER, PROTOCOL)
     }
 
+    /// Every question may be asked twice: those that start something find it done.
     async fn send_request(
+        &self,
+        asked: Asked,
+        request: Request<Full<Bytes>>,
+        patience: Duration,
+    ) -> Result<(Response<Incoming>, Connection), ClientError> {
+        let deadline = Instant::now() + RESTART;
+        let mut cut = 0;
+        loop {
+            let error = match self.send_once(request.clone(), patience).await {
+                Ok(answered) => return Ok(answered),
+                Err(error) => error,
+            };
+            let passes = match &error {
+                ClientError::Api(error) => error.code == wire::Code::Stopping,
+                ClientError::Cut { .. } => {
+                    cut += 1;
+                    cut <= CUT_MOST
+                }
+                ClientError::NotRunning => self.restarts(),
+                _ => false,
+            };
+            if asked == Asked::Once || !passes || Instant::now() >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn send_once(
         &self,
         request: Request<Full<Bytes>>,
         patience: Duration,
@@ -239,28 +357,53 @@ impl Client {
         let response = tokio::time::timeout(patience, sender.send_request(request))
             .await
             .map_err(|_| self.broken(format!("no answer within {} s", patience.as_secs())))?
-            .map_err(|it| self.broken(it))?;
+            .map_err(|it| self.unanswered(it))?;
         let theirs = response.headers().get(PROTOCOL_HEADER);
         let theirs = theirs.map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned());
         if theirs.as_deref() != Some(&PROTOCOL.to_string()) {
             let theirs = crate::text::clean(theirs.as_deref().unwrap_or("(none)"), 40);
             return Err(ClientError::OtherProtocol { theirs });
         }
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            return Err(self.error(response).await);
+        }
         Ok((response, connection))
+    }
+
+    /// A pomd that restarts has the place and is not there for a moment.
+    fn restarts(&self) -> bool {
+        let Some(state) = &self.state else {
+            return false;
+        };
+        Holder::read(state).is_some_and(|it| it.phase() == Phase::Restarting)
+            && holder::is_held(state)
     }
 
     /// Connects, and makes sure that the socket belongs to this user.
     async fn open_socket(&self) -> Result<Stream, ClientError> {
-        let connecting = socket::connect(&self.socket);
+        let held = self.state.as_deref().and_then(Holder::read);
+        let held = held.as_ref().and_then(Holder::socket);
+        if let Some(named) = held.filter(|it| *it != self.socket) {
+            match self.open(named).await {
+                // The text may be that of one that was killed, and the path somebody else's by now.
+                Err(ClientError::NotRunning | ClientError::NotOurs { .. }) => {}
+                other => return other,
+            }
+        }
+        self.open(&self.socket).await
+    }
+
+    async fn open(&self, path: &Path) -> Result<Stream, ClientError> {
+        let connecting = socket::connect(path);
         let stream = match tokio::time::timeout(PATIENCE, connecting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if is_absence(&error) => return Err(ClientError::NotRunning),
-            Ok(Err(error)) => return Err(self.broken(error)),
-            Err(_) => return Err(self.broken("it does not take connections")),
+            Ok(Err(error)) => return Err(broken(path, error)),
+            Err(_) => return Err(broken(path, "it does not take connections")),
         };
-        if let Some(user) = socket::stranger(&stream).map_err(|it| self.broken(it))? {
+        if let Some(user) = socket::stranger(&stream).map_err(|it| broken(path, it))? {
             return Err(ClientError::NotOurs {
-                path: self.socket.clone(),
+                path: path.to_owned(),
                 user,
             });
         }
@@ -288,6 +431,23 @@ impl Client {
             Ok(answer) => ClientError::Api(answer.error),
             Err(_) => self.broken(format!("it answered {status}")),
         }
+    }
+
+    fn unanswered(&self, error: hyper::Error) -> ClientError {
+        let reset = || {
+            let cause = error.source().and_then(|it| it.downcast_ref::<io::Error>());
+            let kind = cause.map(io::Error::kind);
+            matches!(
+                kind,
+                Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+            )
+        };
+        if error.is_incomplete_message() || error.is_canceled() || error.is_closed() || reset() {
+            return ClientError::Cut {
+                path: self.socket.clone(),
+            };
+        }
+        self.broken(error)
     }
 
     fn broken(&self, message: impl ToString) -> ClientError {

@@ -521,6 +521,14 @@ pub struct StopAnswer {
     pub connections: u64,
 }
 
+/// The body of `POST /v1/give-way`, by which a pomd in the foreground takes the place of one in the background. The answer
+/// is that of `POST /v1/stop`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GiveWayRequest {
+    /// The process that takes over.
+    pub pid: u32,
+}
+
 /// The answer of `POST /v1/restart`: the process ends its connections and goes on anew, under the same id. The end of
 /// `GET /v1/events` shows that the old life is over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

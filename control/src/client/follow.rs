@@ -1,0 +1,177 @@
+//! Streams that go on over a restart of pomd.
+
+use jiff::Timestamp;
+
+use super::{Client, ClientError, Lines, broken};
+use crate::wire::{LogLine, Status};
+
+/// What comes out of a stream that is followed.
+#[derive(Clone, Debug)]
+pub enum News<T> {
+    /// The next item.
+    Next(T),
+    /// pomd was restarted; what follows is of its next life.
+    Restarted,
+}
+
+/// The newest status after each change, over restarts.
+#[derive(Debug)]
+pub struct FollowedEvents {
+    client: Client,
+    lines: Lines<Status>,
+    /// When the life began whose events these are.
+    started_at: Option<Timestamp>,
+    /// The first one of another life.
+    first: Option<Status>,
+}
+
+impl FollowedEvents {
+    pub(super) fn new(client: Client, lines: Lines<Status>) -> Self {
+        Self {
+            client,
+            lines,
+            started_at: None,
+            first: None,
+        }
+    }
+
+    /// The next status; `None`: pomd has ended.
+    pub async fn next(&mut self) -> Result<Option<News<Status>>, ClientError> {
+        if let Some(status) = self.first.take() {
+            return Ok(Some(News::Next(status)));
+        }
+        match self.lines.next().await {
+            Ok(Some(status)) => {
+                self.started_at = Some(status.pomd.started_at);
+                return Ok(Some(News::Next(status)));
+            }
+            Ok(None) | Err(ClientError::Broken { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let Some(mut lines) = unless_ended(self.client.events().await)? else {
+            return Ok(None);
+        };
+        let Some(first) = lines.next().await? else {
+            return Ok(None);
+        };
+        let life = Some(first.pomd.started_at);
+        if life == self.started_at {
+            return Err(closed(&self.client));
+        }
+        self.started_at = life;
+        self.lines = lines;
+        self.first = Some(first);
+        Ok(Some(News::Restarted))
+    }
+}
+
+/// Log lines, over restarts: a pomd that restarts remembers the lines of the life before.
+#[derive(Debug)]
+pub struct FollowedLogs {
+    client: Client,
+    tunnel: Option<String>,
+    lines: Lines<LogLine>,
+    started_at: Timestamp,
+    last: Option<LogLine>,
+    /// So many lines were told already.
+    skip: usize,
+}
+
+impl FollowedLogs {
+    pub(super) fn new(
+        client: Client,
+        tunnel: Option<&str>,
+        started_at: Timestamp,
+        lines: Lines<LogLine>,
+    ) -> Self {
+        Self {
+            client,
+            tunnel: tunnel.map(str::to_owned),
+            lines,
+            started_at,
+            last: None,
+            skip: 0,
+        }
+    }
+
+    /// The next line; `None`: pomd has ended.
+    pub async fn next(&mut self) -> Result<Option<News<LogLine>>, ClientError> {
+        loop {
+            match self.lines.next().await {
+                Ok(Some(_)) if self.skip > 0 => self.skip -= 1,
+                Ok(Some(line)) => {
+                    self.last = Some(line.clone());
+                    return Ok(Some(News::Next(line)));
+                }
+                Ok(None) | Err(ClientError::Broken { .. }) => return self.go_on().await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn go_on(&mut self) -> Result<Option<News<LogLine>>, ClientError> {
+        let Some(status) = unless_ended(self.client.status().await)? else {
+            return Ok(None);
+        };
+        if status.pomd.started_at == self.started_at {
+            return Err(closed(&self.client));
+        }
+        let tunnel = self.tunnel.as_deref();
+        let mut remembered = Vec::new();
+        let mut lines = self.client.logs(tunnel, false).await?;
+        while let Some(line) = lines.next().await? {
+            remembered.push(line);
+        }
+        self.skip = told(&remembered, self.last.as_ref());
+        self.lines = self.client.logs(tunnel, true).await?;
+        self.started_at = status.pomd.started_at;
+        Ok(Some(News::Restarted))
+    }
+}
+
+/// How many of these lines were told when `last` was.
+fn told(lines: &[LogLine], last: Option<&LogLine>) -> usize {
+    let found = last.and_then(|last| lines.iter().rposition(|it| it == last));
+    found.map_or(0, |it| it + 1)
+}
+
+/// `None`: nobody is there any more.
+fn unless_ended<T>(answer: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
+    match answer {
+        Ok(it) => Ok(Some(it)),
+        Err(ClientError::NotRunning | ClientError::Cut { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn closed(client: &Client) -> ClientError {
+    broken(&client.socket, "it closed the stream")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x10_lines_that_were_told_are_not_told_again() {
+        let line = |second: i64| LogLine {
+            at: Timestamp::from_second(second).unwrap(),
+            level: "info".to_owned(),
+            tunnel: None,
+            cluster: None,
+            connection: None,
+            message: "the same".to_owned(),
+        };
+        let lines = [line(1), line(2), line(2), line(3)];
+        for (last, expected) in [
+            (None, 0),
+            (Some(1), 1),
+            (Some(2), 3),
+            (Some(3), 4),
+            (Some(9), 0),
+        ] {
+            let last = last.map(line);
+            assert_eq!(told(&lines, last.as_ref()), expected, "{last:?}");
+        }
+    }
+}
