@@ -15,7 +15,7 @@ use crate::{
     config::{Listen, TunnelName},
     tunnel::{
         self, Tunnel,
-        bind::{self, Bound, Known},
+        bind::{self, Bound, Known, Listener},
     },
 };
 
@@ -259,10 +259,10 @@ impl Agent {
 
     pub(super) fn on_listener_ended(
         &mut self,
-        ended: Result<(Id, Result<(), wire::Reason>), JoinError>,
+        ended: Result<(Id, Result<Vec<Listener>, wire::Reason>), JoinError>,
     ) {
         let (id, reason) = match ended {
-            Ok((id, Ok(()))) => (id, None),
+            Ok((id, Ok(_))) => (id, None),
             Ok((id, Err(reason))) => (id, Some(reason)),
             Err(panic) => {
                 let (at, id) = (self.setup.clock.now(), panic.id());
