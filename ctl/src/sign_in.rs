@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     browser::{self, Plan, Surroundings},
+    commands,
     context::Context,
     failure::{CarriedLogin, Exit, Failure, Report},
     outside,
@@ -218,7 +219,7 @@ impl Wait<'_> {
         loop {
             tokio::select! {
                 event = events.next() => match event? {
-                    None => return Err(Failure::pomd_ended()),
+                    None => return Err(commands::ended(self.cx)),
                     Some(status) => {
                         if let Some(ended) = self.judge(&status).await? {
                             return ended;
