@@ -128,9 +128,8 @@ impl Client {
 
     /// As [`Client::logs`] with `follow`, and from the next life on after a restart, where that one was left.
     pub async fn follow_logs(&self, tunnel: Option<&str>) -> Result<FollowedLogs, ClientError> {
-        let started_at = self.status().await?.pomd.started_at;
         let lines = self.logs(tunnel, true).await?;
-        Ok(FollowedLogs::new(self.clone(), tunnel, started_at, lines))
+        Ok(FollowedLogs::new(self.clone(), tunnel, lines))
     }
 
     /// `GET /v1/status`.
@@ -250,8 +249,11 @@ impl Client {
         if !response.status().is_success() {
             return Err(self.error(response).await);
         }
+        let life = response.headers().get(wire::LIFE_HEADER);
+        let life = life.map(|it| it.as_bytes().to_vec());
         Ok(Lines::new(
             response.into_body(),
+            life,
             self.socket.clone(),
             connection,
         ))

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 pub const PROTOCOL: u32 = 1;
 /// The header that carries [`PROTOCOL`].
 pub const PROTOCOL_HEADER: &str = "pomd-protocol";
+/// The header of every answer that names the life of pomd that gave it: another value after a restart, which keeps the
+/// process id.
+pub const LIFE_HEADER: &str = "pomd-life";
 /// Counts breaking changes of [`Status`].
 pub const SCHEMA: u32 = 1;
 

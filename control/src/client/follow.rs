@@ -1,7 +1,5 @@
 //! Streams that go on over a restart of pomd.
 
-use jiff::Timestamp;
-
 use super::{Client, ClientError, Lines, broken};
 use crate::wire::{LogLine, Status};
 
@@ -19,10 +17,8 @@ pub enum News<T> {
 pub struct FollowedEvents {
     client: Client,
     lines: Lines<Status>,
-    /// When the life began whose events these are.
-    started_at: Option<Timestamp>,
-    /// The first one of another life.
-    first: Option<Status>,
+    /// This life has told something: one that never does is not followed on and on.
+    has_told: bool,
 }
 
 impl FollowedEvents {
@@ -30,37 +26,30 @@ impl FollowedEvents {
         Self {
             client,
             lines,
-            started_at: None,
-            first: None,
+            has_told: false,
         }
     }
 
     /// The next status; `None`: pomd has ended.
     pub async fn next(&mut self) -> Result<Option<News<Status>>, ClientError> {
-        if let Some(status) = self.first.take() {
-            return Ok(Some(News::Next(status)));
-        }
         match self.lines.next().await {
             Ok(Some(status)) => {
-                self.started_at = Some(status.pomd.started_at);
+                self.has_told = true;
                 return Ok(Some(News::Next(status)));
             }
             Ok(None) | Err(ClientError::Broken { .. }) => {}
             Err(error) => return Err(error),
         }
-        let Some(mut lines) = unless_ended(self.client.events().await)? else {
+        if !std::mem::take(&mut self.has_told) {
+            return Ok(None);
+        }
+        let Some(lines) = unless_ended(self.client.events().await)? else {
             return Ok(None);
         };
-        let Some(first) = lines.next().await? else {
-            return Ok(None);
-        };
-        let life = Some(first.pomd.started_at);
-        if life == self.started_at {
+        if is_same_life(&lines.life, &self.lines.life) {
             return Err(closed(&self.client));
         }
-        self.started_at = life;
         self.lines = lines;
-        self.first = Some(first);
         Ok(Some(News::Restarted))
     }
 }
@@ -71,26 +60,23 @@ pub struct FollowedLogs {
     client: Client,
     tunnel: Option<String>,
     lines: Lines<LogLine>,
-    started_at: Timestamp,
     last: Option<LogLine>,
     /// So many lines were told already.
     skip: usize,
+    /// As for [`FollowedEvents`].
+    has_told: bool,
 }
 
 impl FollowedLogs {
-    pub(super) fn new(
-        client: Client,
-        tunnel: Option<&str>,
-        started_at: Timestamp,
-        lines: Lines<LogLine>,
-    ) -> Self {
+    pub(super) fn new(client: Client, tunnel: Option<&str>, lines: Lines<LogLine>) -> Self {
         Self {
             client,
             tunnel: tunnel.map(str::to_owned),
             lines,
-            started_at,
             last: None,
             skip: 0,
+            // A tunnel's lines may be none.
+            has_told: true,
         }
     }
 
@@ -98,8 +84,12 @@ impl FollowedLogs {
     pub async fn next(&mut self) -> Result<Option<News<LogLine>>, ClientError> {
         loop {
             match self.lines.next().await {
-                Ok(Some(_)) if self.skip > 0 => self.skip -= 1,
                 Ok(Some(line)) => {
+                    self.has_told = true;
+                    if self.skip > 0 {
+                        self.skip -= 1;
+                        continue;
+                    }
                     self.last = Some(line.clone());
                     return Ok(Some(News::Next(line)));
                 }
@@ -110,23 +100,29 @@ impl FollowedLogs {
     }
 
     async fn go_on(&mut self) -> Result<Option<News<LogLine>>, ClientError> {
-        let Some(status) = unless_ended(self.client.status().await)? else {
+        if !std::mem::take(&mut self.has_told) {
             return Ok(None);
-        };
-        if status.pomd.started_at == self.started_at {
-            return Err(closed(&self.client));
         }
         let tunnel = self.tunnel.as_deref();
+        let Some(mut lines) = unless_ended(self.client.logs(tunnel, false).await)? else {
+            return Ok(None);
+        };
+        if is_same_life(&lines.life, &self.lines.life) {
+            return Err(closed(&self.client));
+        }
         let mut remembered = Vec::new();
-        let mut lines = self.client.logs(tunnel, false).await?;
         while let Some(line) = lines.next().await? {
             remembered.push(line);
         }
         self.skip = told(&remembered, self.last.as_ref());
         self.lines = self.client.logs(tunnel, true).await?;
-        self.started_at = status.pomd.started_at;
         Ok(Some(News::Restarted))
     }
+}
+
+/// A pomd that does not name its lives is taken for another one: its stream would not have ended otherwise.
+fn is_same_life(one: &Option<Vec<u8>>, other: &Option<Vec<u8>>) -> bool {
+    one.is_some() && one == other
 }
 
 /// How many of these lines were told when `last` was.
@@ -150,6 +146,8 @@ fn closed(client: &Client) -> ClientError {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     #[test]
