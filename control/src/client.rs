@@ -9,7 +9,7 @@ use std::{
     error::Error,
     io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -57,6 +57,22 @@ enum Asked {
     Again,
     /// Nothing: it was about that very life.
     Once,
+}
+
+/// What the holder of the place says, and since when.
+#[derive(PartialEq, Eq)]
+struct Standing {
+    phase: Option<Phase>,
+    told_at: Option<SystemTime>,
+}
+
+impl Standing {
+    fn is_ending(&self) -> bool {
+        matches!(
+            self.phase,
+            Some(Phase::Ending | Phase::Restarting | Phase::Ended)
+        )
+    }
 }
 
 /// Why a question got no answer.
@@ -218,8 +234,12 @@ impl Client {
 
     /// `POST /v1/restart`; `force`: also where the configuration file is broken.
     pub async fn restart(&self, force: bool) -> Result<wire::RestartAnswer, ClientError> {
-        let path = format!("/v1/restart?force={force}");
-        self.ask_as(Asked::Once, Method::POST, &path, None::<&()>, LONG_PATIENCE)
+        let path = if force {
+            "/v1/restart?force=true"
+        } else {
+            "/v1/restart"
+        };
+        self.ask_as(Asked::Once, Method::POST, path, None::<&()>, LONG_PATIENCE)
             .await
     }
 
@@ -326,6 +346,7 @@ impl Client {
         let deadline = Instant::now() + RESTART;
         let mut cut = 0;
         loop {
+            let before = self.place();
             let error = match self.send_once(request.clone(), patience).await {
                 Ok(answered) => return Ok(answered),
                 Err(error) => error,
@@ -334,9 +355,10 @@ impl Client {
                 ClientError::Api(error) => error.code == wire::Code::Stopping,
                 ClientError::Cut { .. } => {
                     cut += 1;
-                    cut <= CUT_MOST
+                    // A fault inside pomd cuts, too, and is no reason to meet it again.
+                    cut <= CUT_MOST && (before.is_ending() || before != self.place())
                 }
-                ClientError::NotRunning => self.restarts(),
+                ClientError::NotRunning => self.restarts(&before),
                 _ => false,
             };
             if asked == Asked::Once || !passes || Instant::now() >= deadline {
@@ -373,12 +395,22 @@ impl Client {
     }
 
     /// A pomd that restarts has the place and is not there for a moment.
-    fn restarts(&self) -> bool {
-        let Some(state) = &self.state else {
-            return false;
-        };
-        Holder::read(state).is_some_and(|it| it.phase() == Phase::Restarting)
-            && holder::is_held(state)
+    fn restarts(&self, place: &Standing) -> bool {
+        let folder = self.lock_folder();
+        place.phase == Some(Phase::Restarting) && folder.is_some_and(holder::is_held)
+    }
+
+    fn place(&self) -> Standing {
+        let folder = self.lock_folder();
+        Standing {
+            phase: folder.and_then(Holder::read).map(|it| it.phase()),
+            told_at: folder.and_then(holder::told_at),
+        }
+    }
+
+    /// Where the lock is that tells of the pomd that is asked: beside its socket, if that is all that is known.
+    fn lock_folder(&self) -> Option<&Path> {
+        self.state.as_deref().or_else(|| self.socket.parent())
     }
 
     /// Connects, and makes sure that the socket belongs to this user.

@@ -7,6 +7,7 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,11 @@ pub fn is_held(folder: &Path) -> bool {
         return false;
     };
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+/// When the text in the lock file of `folder` was written.
+pub fn told_at(folder: &Path) -> Option<SystemTime> {
+    open(folder).ok()?.metadata().ok()?.modified().ok()
 }
 
 fn open(folder: &Path) -> io::Result<File> {

@@ -30,6 +30,8 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit, Failure> {
     };
     cx.screen.goes_on("pomd goes on stopping");
     let deadline = Instant::now() + LIMIT;
+    // A process of another namespace has another number there.
+    let end = end.filter(|_| process == Some(answer.pid));
     let ended = match &end {
         Some(end) => end.wait(deadline).await,
         None => is_gone(cx, answer.pid, deadline).await,

@@ -115,15 +115,14 @@ impl Socket {
         })
     }
 
-    /// The same listener for the next life of this process, and its file, which stays.
+    /// The same listener for the next life of this process, and its file, which stays. Fails for one whose file is
+    /// somebody else's, who hands it on.
     pub(super) fn hand_on(self) -> io::Result<(PathBuf, std::os::unix::net::UnixListener)> {
+        let file = self._file.ok_or(io::ErrorKind::NotFound)?;
+        let path = file.path.clone();
         let listener = self.listener.into_std()?;
-        let address = listener.local_addr()?;
-        if let Some(file) = self._file {
-            file.stays();
-        }
-        let path = address.as_pathname().ok_or(io::ErrorKind::NotFound)?;
-        Ok((path.to_owned(), listener))
+        file.stays();
+        Ok((path, listener))
     }
 
     /// The next connection, and who made it.
