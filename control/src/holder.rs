@@ -62,8 +62,7 @@ pub enum Phase {
 impl Holder {
     /// Reads the lock file of `folder`. `None`: there is no text, it is half-written, or the file is not this user's.
     pub fn read(folder: &Path) -> Option<Self> {
-        let mut file = open(folder).ok()?;
-        Self::read_from(&mut file).ok().flatten()
+        Self::read_from(&open(folder).ok()?).ok().flatten()
     }
 
     /// Reads an open lock file; `None`: it holds no whole text.

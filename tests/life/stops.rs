@@ -7,7 +7,9 @@ use integration::{
 };
 use rustix::process::Signal;
 
-use super::{Ended, LIMIT, answers, corp, echoes, logged_in, pomctl, status, words};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{ECHO, Ended, LIMIT, answers, corp, echoes, logged_in, pomctl, status, words};
 
 async fn stop_and_up(times: usize) {
     let corp = corp().await;
@@ -99,4 +101,24 @@ async fn x9_a_stop_waits_for_the_process_and_not_for_its_socket() {
     let again = pomd.pomctl(&["stop"]).await;
     let told = String::from_utf8_lossy(&again.stdout).into_owned();
     assert_eq!(told, "pomd is not running; nothing to do\n");
+}
+
+/// "Its connections have ended" is another word that must hold when it is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn x9_connections_have_ended_when_a_down_says_so() {
+    let corp = corp().await;
+    let pomd = corp.logged_in(&[("echo", ECHO)]).await;
+    for _ in 0..5 {
+        let mut open = pomd.connect("echo").await;
+        open.write_all(b"there").await.unwrap();
+        open.read_exact(&mut [0; 5]).await.unwrap();
+        pomd.client().down("echo", true).await.unwrap();
+        // What the kernel knows already, without waiting for more.
+        let open = open.into_std().unwrap();
+        let ended = std::io::Read::read(&mut &open, &mut [0; 5]).unwrap_err();
+        assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
+        let status = pomd.status().await;
+        assert_eq!(status.tunnels[0].connections.open, 0);
+        pomd.client().up("echo").await.unwrap();
+    }
 }

@@ -43,8 +43,9 @@ impl FollowedEvents {
         if !std::mem::take(&mut self.has_told) {
             return Ok(None);
         }
-        let Some(lines) = unless_ended(self.client.events().await)? else {
-            return Ok(None);
+        let lines = match self.client.events().await {
+            Err(error) if has_ended(&error) => return Ok(None),
+            lines => lines?,
         };
         if is_same_life(&lines.life, &self.lines.life) {
             return Err(closed(&self.client));
@@ -104,8 +105,9 @@ impl FollowedLogs {
             return Ok(None);
         }
         let tunnel = self.tunnel.as_deref();
-        let Some(mut lines) = unless_ended(self.client.logs(tunnel, false).await)? else {
-            return Ok(None);
+        let mut lines = match self.client.logs(tunnel, false).await {
+            Err(error) if has_ended(&error) => return Ok(None),
+            lines => lines?,
         };
         if is_same_life(&lines.life, &self.lines.life) {
             return Err(closed(&self.client));
@@ -131,13 +133,9 @@ fn told(lines: &[LogLine], last: Option<&LogLine>) -> usize {
     found.map_or(0, |it| it + 1)
 }
 
-/// `None`: nobody is there any more.
-fn unless_ended<T>(answer: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
-    match answer {
-        Ok(it) => Ok(Some(it)),
-        Err(ClientError::NotRunning | ClientError::Cut { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+/// Nobody is there any more.
+fn has_ended(error: &ClientError) -> bool {
+    matches!(error, ClientError::NotRunning | ClientError::Cut { .. })
 }
 
 fn closed(client: &Client) -> ClientError {

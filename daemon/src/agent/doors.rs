@@ -7,7 +7,7 @@ use tokio::{
     task::{Id, JoinError},
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use super::{Agent, Door, Listening, RETRY, Refused, refusal, status};
@@ -80,6 +80,16 @@ impl Agent {
         let tunnel = status::tunnel(door, self.setup.clock.now());
         self.look();
         Ok(wire::DownAnswer { tunnel, still_open })
+    }
+
+    /// The connections of the tunnel of that name, also of those of its name that are leaving.
+    pub(super) fn connections_of(&self, name: &str) -> Vec<TaskTracker> {
+        let doors = self.tunnels.values().map(|it| &it.tunnel);
+        doors
+            .chain(&self.leaving)
+            .filter(|it| it.name.as_str() == name)
+            .map(|it| it.connections.clone())
+            .collect()
     }
 
     /// A tunnel that was removed listens no more; what is `left` of it are connections.

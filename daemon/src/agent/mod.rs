@@ -286,7 +286,13 @@ impl Agent {
                 let _ = reply.send(self.up(&tunnel));
             }
             Command::Down { tunnel, now, reply } => {
-                let _ = reply.send(self.down(&tunnel, now).await);
+                let ending = if now {
+                    self.connections_of(&tunnel)
+                } else {
+                    Vec::new()
+                };
+                let answer = self.down(&tunnel, now).await;
+                let _ = reply.send(answer.map(|it| (it, ending)));
             }
             Command::Connect { route, ssh, reply } => {
                 let _ = reply.send(self.connect(&route, ssh));
