@@ -54,6 +54,7 @@ impl Called {
         }
     }
 
+    #[cfg(unix)]
     fn as_argument(&self) -> &OsStr {
         match self {
             Self::Name(name) => name,

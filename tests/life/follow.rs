@@ -1,4 +1,4 @@
-//! A8: what follows pomd goes on over a restart, and ends with the right words at a stop.
+//! X10: what follows pomd goes on over a restart, and ends with the right words at a stop.
 
 use std::process::{Child, Command, Stdio};
 
@@ -51,7 +51,7 @@ impl Drop for Follower {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a8_x10_what_follows_pomd_goes_on_over_a_restart_and_ends_with_it() {
+async fn x10_what_follows_pomd_goes_on_over_a_restart_and_ends_with_it() {
     let mut pomd = Pomd::start("[tunnel.a]\nroute = \"a.corp.test:22\"\n").await;
     let mut logs = Follower::start(&pomd, &["logs", "-f"]);
     let mut watch = Follower::start(&pomd, &["status", "--watch"]);
@@ -91,7 +91,7 @@ async fn a8_x10_what_follows_pomd_goes_on_over_a_restart_and_ends_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a8_x10_events_are_followed_by_the_client_too() {
+async fn x10_events_are_followed_by_the_client_too() {
     let mut pomd = Pomd::start("").await;
     let mut events = pomd.client().follow_events().await.unwrap();
     let mut logs = pomd.client().follow_logs(None).await.unwrap();

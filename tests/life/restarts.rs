@@ -143,7 +143,7 @@ async fn x10_a_restart_leaves_no_descriptor_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a2_x10_a_restart_with_a_broken_file_is_refused_with_its_report() {
+async fn x10_a_restart_with_a_broken_file_is_refused_with_its_report() {
     let good = "[tunnel.a]\nroute = \"a.corp.test:22\"\n";
     let pomd = Pomd::start(good).await;
     pomd.replace_config("[tunnel.a]\nroute = \"a.corp.test\"\n");
