@@ -152,7 +152,8 @@ impl Route {
         match self {
             Self::Status | Self::Events | Self::Up(_) | Self::Down(_) => true,
             Self::Login(_) | Self::Logout(_) => true,
-            Self::Logs | Self::Connect | Self::Reload | Self::Restart | Self::Stop => false,
+            Self::Logs | Self::Connect | Self::Reload => false,
+            Self::Restart | Self::Stop | Self::GiveWay => false,
         }
     }
 
