@@ -27,6 +27,7 @@ mod faults;
 mod forward_proxy;
 mod house;
 mod idle;
+mod life;
 mod main_job;
 mod page;
 mod ready;

@@ -2,26 +2,28 @@
 //!
 //! Before a byte is sent the server's user is looked at: somebody else's socket gets nothing (A10).
 
+mod follow;
+mod request;
 mod stream;
 
 use std::{
-    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use interprocess::local_socket::tokio::Stream;
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use follow::{FollowedEvents, FollowedLogs, News};
 pub use stream::{Lines, RouteStream};
 
+use request::Asked;
 use stream::Connection;
 
-use crate::socket::{self, socket};
+use crate::place::Place;
+use crate::socket;
 use crate::wire::{self, ApiError, ErrorAnswer, PROTOCOL, PROTOCOL_HEADER};
 
 /// How long pomd may take to take a connection and start its answer to a question that needs no network.
@@ -33,6 +35,8 @@ const LONG_PATIENCE: Duration = Duration::from_secs(90);
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// The state folder, whose lock names the socket of the pomd that has it.
+    state: Option<PathBuf>,
 }
 
 /// Why a question got no answer.
@@ -55,6 +59,12 @@ pub enum ClientError {
         /// Its protocol, as it says.
         theirs: String,
     },
+    /// The connection ended before there was an answer.
+    #[error("talking to pomd over {} failed: it closed the connection without an answer", path.display())]
+    Cut {
+        /// The socket.
+        path: PathBuf,
+    },
     /// It answered with an error.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -73,7 +83,33 @@ impl Client {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
+            state: None,
         }
+    }
+
+    /// Asks the pomd that has the state folder of `place`, wherever it listens: the environment of whoever started it may
+    /// name another socket than ours. `named`: a person named the socket, which holds then.
+    pub fn of(place: &Place, named: bool) -> Self {
+        Self {
+            socket: place.socket.clone(),
+            state: (!named).then(|| place.state.clone()),
+        }
+    }
+
+    /// The process that listens, as this one sees it; `None` where the system does not tell.
+    pub async fn process(&self) -> Result<Option<u32>, ClientError> {
+        Ok(socket::process(&self.open_socket().await?))
+    }
+
+    /// As [`Client::events`], and from the next life on after a restart.
+    pub async fn follow_events(&self) -> Result<FollowedEvents, ClientError> {
+        Ok(FollowedEvents::new(self.clone(), self.events().await?))
+    }
+
+    /// As [`Client::logs`] with `follow`, and from the next life on after a restart, where that one was left.
+    pub async fn follow_logs(&self, tunnel: Option<&str>) -> Result<FollowedLogs, ClientError> {
+        let lines = self.logs(tunnel, true).await?;
+        Ok(FollowedLogs::new(self.clone(), tunnel, lines))
     }
 
     /// `GET /v1/status`.
@@ -138,7 +174,9 @@ impl Client {
             .header("upgrade", wire::CONNECT_FRAMED)
             .body(Full::new(Bytes::new()))
             .map_err(|it| self.broken(it))?;
-        let (response, connection) = self.send_request(request, LONG_PATIENCE).await?;
+        let (response, connection) = self
+            .send_request(Asked::Again, request, LONG_PATIENCE)
+            .await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.error(response).await);
         }
@@ -158,10 +196,28 @@ impl Client {
             .await
     }
 
-    /// `POST /v1/restart`.
-    pub async fn restart(&self) -> Result<wire::RestartAnswer, ClientError> {
-        self.ask(Method::POST, "/v1/restart", None::<&()>, LONG_PATIENCE)
+    /// `POST /v1/restart`; `force`: also where the configuration file is broken.
+    pub async fn restart(&self, force: bool) -> Result<wire::RestartAnswer, ClientError> {
+        let path = if force {
+            "/v1/restart?force=true"
+        } else {
+            "/v1/restart"
+        };
+        self.ask_as(Asked::Once, Method::POST, path, None::<&()>, LONG_PATIENCE)
             .await
+    }
+
+    /// `POST /v1/give-way`, for the process `pid`.
+    pub async fn give_way(&self, pid: u32) -> Result<wire::StopAnswer, ClientError> {
+        let request = wire::GiveWayRequest { pid };
+        self.ask_as(
+            Asked::Once,
+            Method::POST,
+            "/v1/give-way",
+            Some(&request),
+            PATIENCE,
+        )
+        .await
     }
 
     /// `POST /v1/stop`.
@@ -171,12 +227,17 @@ impl Client {
     }
 
     async fn lines<T: DeserializeOwned>(&self, path: &str) -> Result<Lines<T>, ClientError> {
-        let (response, connection) = self.send(Method::GET, path, Bytes::new(), PATIENCE).await?;
+        let (response, connection) = self
+            .send(Asked::Again, Method::GET, path, Bytes::new(), PATIENCE)
+            .await?;
         if !response.status().is_success() {
             return Err(self.error(response).await);
         }
+        let life = response.headers().get(wire::LIFE_HEADER);
+        let life = life.map(|it| it.as_bytes().to_vec());
         Ok(Lines::new(
             response.into_body(),
+            life,
             self.socket.clone(),
             connection,
         ))
@@ -189,13 +250,25 @@ impl Client {
         body: Option<&B>,
         patience: Duration,
     ) -> Result<T, ClientError> {
+        self.ask_as(Asked::Again, method, path, body, patience)
+            .await
+    }
+
+    async fn ask_as<B: Serialize, T: DeserializeOwned>(
+        &self,
+        asked: Asked,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+        patience: Duration,
+    ) -> Result<T, ClientError> {
         let body = match body {
             Some(body) => serde_json::to_vec(body)
                 .map_err(|it| self.broken(it))?
                 .into(),
             None => Bytes::new(),
         };
-        let (response, _connection) = self.send(method, path, body, patience).await?;
+        let (response, _connection) = self.send(asked, method, path, body, patience).await?;
         if !response.status().is_success() {
             return Err(self.error(response).await);
         }
@@ -205,6 +278,7 @@ impl Client {
 
     async fn send(
         &self,
+        asked: Asked,
         method: Method,
         path: &str,
         body: Bytes,
@@ -214,7 +288,7 @@ impl Client {
             .request(method, path)
             .body(Full::new(body))
             .map_err(|it| self.broken(it))?;
-        self.send_request(request, patience).await
+        self.send_request(asked, request, patience).await
     }
 
     fn request(&self, method: Method, path: &str) -> hyper::http::request::Builder {
@@ -224,47 +298,6 @@ impl Client {
             .header("host", "pomd")
             .header("content-type", "application/json")
             .header(PROTOCOL_HEADER, PROTOCOL)
-    }
-
-    async fn send_request(
-        &self,
-        request: Request<Full<Bytes>>,
-        patience: Duration,
-    ) -> Result<(Response<Incoming>, Connection), ClientError> {
-        let stream = self.open_socket().await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(socket(stream)))
-            .await
-            .map_err(|it| self.broken(it))?;
-        let connection = Connection::drive(connection);
-        let response = tokio::time::timeout(patience, sender.send_request(request))
-            .await
-            .map_err(|_| self.broken(format!("no answer within {} s", patience.as_secs())))?
-            .map_err(|it| self.broken(it))?;
-        let theirs = response.headers().get(PROTOCOL_HEADER);
-        let theirs = theirs.map(|it| String::from_utf8_lossy(it.as_bytes()).into_owned());
-        if theirs.as_deref() != Some(&PROTOCOL.to_string()) {
-            let theirs = crate::text::clean(theirs.as_deref().unwrap_or("(none)"), 40);
-            return Err(ClientError::OtherProtocol { theirs });
-        }
-        Ok((response, connection))
-    }
-
-    /// Connects, and makes sure that the socket belongs to this user.
-    async fn open_socket(&self) -> Result<Stream, ClientError> {
-        let connecting = socket::connect(&self.socket);
-        let stream = match tokio::time::timeout(PATIENCE, connecting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if is_absence(&error) => return Err(ClientError::NotRunning),
-            Ok(Err(error)) => return Err(self.broken(error)),
-            Err(_) => return Err(self.broken("it does not take connections")),
-        };
-        if let Some(user) = socket::stranger(&stream).map_err(|it| self.broken(it))? {
-            return Err(ClientError::NotOurs {
-                path: self.socket.clone(),
-                user,
-            });
-        }
-        Ok(stream)
     }
 
     async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
@@ -300,13 +333,6 @@ fn broken(socket: &Path, message: impl ToString) -> ClientError {
         path: socket.to_owned(),
         message: message.to_string(),
     }
-}
-
-fn is_absence(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-    )
 }
 
 /// A path segment: everything but the unreserved characters of RFC 3986 is percent-encoded.

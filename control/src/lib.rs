@@ -1,13 +1,14 @@
 //! What pomd and pomctl say to each other.
 //!
 //! [`wire`] holds every type that crosses the control socket: each is a promise to whoever drives pomd by `curl`.
-//! [`place`] says where files and the socket are, [`browser`] which browser shows a login. [`client`] is a typed client
-//! for the socket.
+//! [`place`] says where files and the socket are, [`holder`] which pomd has them, [`browser`] which browser shows a login.
+//! [`client`] is a typed client for the socket.
 //! Nothing here knows how pomd works inside or how pomctl draws its answers.
 
 pub mod browser;
 pub mod client;
 pub mod frames;
+pub mod holder;
 pub mod near;
 pub mod place;
 pub mod socket;

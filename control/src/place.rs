@@ -95,6 +95,11 @@ impl Place {
         })
     }
 
+    /// Whether a person named the socket, by `--socket` or `POMD_SOCKET`: then no other is meant.
+    pub fn names_socket(wishes: &Wishes) -> bool {
+        wishes.socket.is_some() || env::var_os("POMD_SOCKET").is_some_and(|it| !it.is_empty())
+    }
+
     /// The log of a pomd that pomctl started.
     pub fn log_file(&self) -> PathBuf {
         self.state.join("pomd.log")

@@ -22,6 +22,11 @@ pub fn stranger(stream: &Stream) -> io::Result<Option<String>> {
     imp::stranger(stream)
 }
 
+/// The process that listens at the other end, where the system tells.
+pub fn process(stream: &Stream) -> Option<u32> {
+    imp::process(stream)
+}
+
 #[cfg(unix)]
 mod imp {
     use std::{io, path::Path};
@@ -42,6 +47,12 @@ mod imp {
 
     pub(super) async fn connect(path: &Path) -> io::Result<Stream> {
         Stream::connect(path.to_fs_name::<GenericFilePath>()?).await
+    }
+
+    pub(super) fn process(stream: &Stream) -> Option<u32> {
+        let pid = stream.peer_creds().ok()?.pid()?;
+        // 0: a process of another namespace.
+        u32::try_from(pid).ok().filter(|it| *it > 0)
     }
 
     pub(super) fn stranger(stream: &Stream) -> io::Result<Option<String>> {
@@ -101,6 +112,10 @@ mod imp {
     fn pipe(handle: OwnedHandle) -> io::Result<Stream> {
         let pipe = Pipe::try_from(handle).map_err(|it| io::Error::other(it.to_string()))?;
         Ok(Stream::NamedPipe(pipe))
+    }
+
+    pub(super) fn process(stream: &Stream) -> Option<u32> {
+        stream.peer_creds().ok()?.pid()
     }
 
     /// The server's process names its user. One that may not be looked at is another user's.

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 pub const PROTOCOL: u32 = 1;
 /// The header that carries [`PROTOCOL`].
 pub const PROTOCOL_HEADER: &str = "pomd-protocol";
+/// The header of every answer that names the life of pomd that gave it: another value after a restart, which keeps the
+/// process id.
+pub const LIFE_HEADER: &str = "pomd-life";
 /// Counts breaking changes of [`Status`].
 pub const SCHEMA: u32 = 1;
 
@@ -519,6 +522,14 @@ pub struct StopAnswer {
     pub pid: u32,
     /// Connections that end with it.
     pub connections: u64,
+}
+
+/// The body of `POST /v1/give-way`, by which a pomd in the foreground takes the place of one in the background. The answer
+/// is that of `POST /v1/stop`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GiveWayRequest {
+    /// The process that takes over.
+    pub pid: u32,
 }
 
 /// The answer of `POST /v1/restart`: the process ends its connections and goes on anew, under the same id. The end of

@@ -225,6 +225,9 @@ pub(crate) struct RestartArgs {
     /// Do not ask
     #[arg(long, short = 'y')]
     pub(crate) yes: bool,
+    /// Also where the configuration file is broken
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// See [`Command::Login`].

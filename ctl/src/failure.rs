@@ -126,17 +126,37 @@ impl Failure {
         Self::told(report)
     }
 
+    /// As [`Failure::not_running`], of one whose log is elsewhere.
+    pub(crate) fn not_running_said(log: &str) -> Self {
+        let Self::Told(report) = Self::not_running() else {
+            return Self::not_running();
+        };
+        Self::told(report.hint(Some(last_words(Some(log)))))
+    }
+
     pub(crate) fn login_needed(cluster: &str) -> Self {
         let message = format!("{cluster} needs a login");
         let report = Report::new(Exit::LoginNeeded, "login_needed", message);
         Self::told(report.hint(Some(format!("to log in: pomctl login {cluster}"))))
     }
 
-    /// pomd went away in the middle of what it was asked.
-    pub(crate) fn pomd_ended() -> Self {
+    /// pomd went away in the middle of what it was asked. `log` is where it said that its log is, if it said
+    /// anything of that.
+    pub(crate) fn pomd_ended(log: Option<Option<&str>>) -> Self {
         let message = "pomd ended meanwhile";
         let report = Report::new(Exit::NotRunning, "not_running", message);
-        Self::told(report.hint(Some("what it said last: pomctl logs".to_owned())))
+        Self::told(report.hint(log.map(last_words)))
+    }
+}
+
+/// Where the last words of a pomd that has ended can be read.
+pub(crate) fn last_words(log: Option<&str>) -> String {
+    match log {
+        Some(command) if command.starts_with("journalctl ") => {
+            format!("what it said last: {}", outside::line(command))
+        }
+        Some(_) => "what it said last: pomctl logs".to_owned(),
+        None => "what it said last is in the terminal that it was started in".to_owned(),
     }
 }
 
@@ -175,6 +195,9 @@ impl From<ClientError> for Failure {
             .hint(Some(
                 "install pomd and pomctl of one release, then end the pomd that runs".to_owned(),
             )),
+            error @ ClientError::Cut { .. } => {
+                Report::new(Exit::Failed, "failed", outside::line(&error.to_string()))
+            }
             error @ ClientError::NotOurs { .. } => {
                 Report::new(Exit::Failed, "not_ours", outside::line(&error.to_string()))
             }

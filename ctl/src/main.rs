@@ -4,7 +4,7 @@
 //!
 //! - [`args`] what may be typed, [`commands`] one file for each of them;
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
-//! - [`start`] starts pomd, [`sign_in`] leads a person through a login, [`browser`] decides who shows it to them;
+//! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`browser`] decides who shows it to them;
 //! - [`waiting`] shows that something takes time; [`near`] guesses what was meant;
 //! - [`render`] pure: answers → pages of text; [`outside`] makes text of others safe to show;
 //! - [`failure`] every way in which a command can end badly, and its exit code.
@@ -17,6 +17,7 @@ mod failure;
 mod log_file;
 mod near;
 mod outside;
+mod process_end;
 mod render;
 mod screen;
 mod sign_in;
@@ -50,9 +51,11 @@ fn run(cli: Cli, screen: Screen) -> Result<Exit, Failure> {
     let Some(command) = cli.command else {
         return commands::overview::run(&screen);
     };
-    let place = Place::find(cli.globals.wishes())?;
+    let wishes = cli.globals.wishes();
+    let named = Place::names_socket(&wishes);
+    let place = Place::find(wishes)?;
     let context = Context {
-        client: Client::new(&place.socket),
+        client: Client::of(&place, named),
         place,
         may_start: cli.globals.may_start(),
         screen,

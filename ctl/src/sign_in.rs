@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     browser::{self, Plan},
+    commands,
     context::Context,
     failure::{CarriedLogin, Exit, Failure, Report},
     outside,
@@ -200,7 +201,7 @@ impl Wait<'_> {
         loop {
             tokio::select! {
                 event = events.next() => match event? {
-                    None => return Err(Failure::pomd_ended()),
+                    None => return Err(commands::ended(self.cx)),
                     Some(status) => {
                         if let Some(ended) = self.judge(&status).await? {
                             return ended;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use control::{client::ClientError, wire::Status};
+use control::{client::ClientError, holder, wire::Status};
 use tokio::{process::Command, time::Instant};
 
 use crate::{
@@ -20,8 +20,8 @@ use crate::{
 
 /// How long pomd may take until it listens.
 const LIMIT: Duration = Duration::from_secs(15);
-/// How long another start of pomd, which ours ran into, may take.
-const OTHERS: Duration = Duration::from_millis(500);
+/// How long another pomd, which ours ran into, may take until it answers: it starts, or restarts.
+const OTHERS: Duration = Duration::from_secs(10);
 /// How often is looked.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The most that is read of what pomd says when it fails.
@@ -62,7 +62,7 @@ async fn start(cx: &Context) -> Result<Started, Failure> {
     };
     if !ended.success() {
         // Another pomctl may have been faster; then ours ended because of the lock, and all is well.
-        return match answering(cx, Instant::now() + OTHERS).await? {
+        return match answering(cx, Instant::now() + OTHERS, true).await? {
             Some(status) => Ok(Started {
                 status,
                 ours: false,
@@ -70,7 +70,7 @@ async fn start(cx: &Context) -> Result<Started, Failure> {
             None => Err(ended_at_once(ended, &read_words(&mut words))),
         };
     }
-    let Some(status) = answering(cx, deadline).await? else {
+    let Some(status) = answering(cx, deadline, false).await? else {
         return Err(too_slow(cx));
     };
     cx.screen.goes_on("");
@@ -109,11 +109,17 @@ fn command(cx: &Context, program: &Path, words: &std::fs::File) -> Command {
     command
 }
 
-/// Asks until somebody answers, or the time is over.
-async fn answering(cx: &Context, deadline: Instant) -> Result<Option<Status>, Failure> {
+/// Asks until somebody answers, or the time is over. `if_held`: only while somebody has the place, who may answer.
+async fn answering(
+    cx: &Context,
+    deadline: Instant,
+    if_held: bool,
+) -> Result<Option<Status>, Failure> {
     loop {
+        // Before it is asked: one that came and went is not waited for.
+        let is_hopeless = if_held && !place_is_held(cx);
         match cx.client.status().await {
-            Err(ClientError::NotRunning) if Instant::now() < deadline => {
+            Err(ClientError::NotRunning) if Instant::now() < deadline && !is_hopeless => {
                 tokio::time::sleep(PAUSE).await;
             }
             Err(ClientError::NotRunning) => return Ok(None),
@@ -122,12 +128,35 @@ async fn answering(cx: &Context, deadline: Instant) -> Result<Option<Status>, Fa
     }
 }
 
-/// The program of this name in the folder that pomctl is in.
+fn place_is_held(cx: &Context) -> bool {
+    holder::is_held(&cx.place.state) || holder::is_held(cx.place.runtime())
+}
+
+/// The program of this name in the folder that pomctl is in: by the name that pomctl was called by first, so that a link to
+/// the installed release stays a link; it may lead to another release at the next restart.
 pub(crate) fn sibling(name: &str) -> Option<PathBuf> {
-    let path = folder()?
-        .join(name)
-        .with_extension(env::consts::EXE_EXTENSION);
-    path.is_file().then_some(path)
+    let program = |folder: PathBuf| {
+        let path = folder.join(name).with_extension(env::consts::EXE_EXTENSION);
+        path.is_file().then_some(path)
+    };
+    called()
+        .and_then(program)
+        .or_else(|| folder().and_then(program))
+}
+
+/// The folder of pomctl as it was called, links not followed; `None` if that leads to another program.
+fn called() -> Option<PathBuf> {
+    let said = PathBuf::from(env::args_os().next()?);
+    let path = if said.components().count() > 1 {
+        std::path::absolute(said).ok()?
+    } else {
+        let folders = env::var_os("PATH")?;
+        let mut candidates = env::split_paths(&folders).map(|it| it.join(&said));
+        candidates.find(|it| it.is_absolute() && it.is_file())?
+    };
+    let ours = env::current_exe().and_then(|it| it.canonicalize()).ok()?;
+    let leads_to = path.canonicalize().ok()?;
+    (leads_to == ours).then(|| path.parent().map(Path::to_owned))?
 }
 
 /// The folder that pomctl is in, links followed.

@@ -45,6 +45,7 @@ pub(crate) struct Reply {
     body: String,
     change: Option<Arc<Change>>,
     held: Option<Arc<Mutex<mpsc::Receiver<()>>>>,
+    last: bool,
 }
 
 type Change = dyn Fn(&mut Status) + Send + Sync;
@@ -66,6 +67,12 @@ impl Reply {
         Self::new(200, lines)
     }
 
+    /// pomd ends with it.
+    pub(crate) fn last(mut self) -> Self {
+        self.last = true;
+        self
+    }
+
     /// Changes the status before it is given.
     pub(crate) fn before(mut self, change: impl Fn(&mut Status) + Send + Sync + 'static) -> Self {
         self.change = Some(Arc::new(change));
@@ -78,6 +85,7 @@ impl Reply {
             body,
             change: None,
             held: None,
+            last: false,
         }
     }
 }
@@ -231,6 +239,9 @@ impl Fake {
             }
             // Whoever waits for the request finds the change made.
             self.note(request);
+            if reply.last {
+                self.end();
+            }
             let text = response(reply.code, &protocol, &reply.body);
             return stream.write_all(text.as_bytes()).ok();
         }

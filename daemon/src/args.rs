@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// It is there already: how a restart in the background begins
     #[arg(long, hide = true, conflicts_with = "daemonize")]
     pub(crate) in_background: bool,
+    /// Ends well: how a pomd asks another release whether it takes over locks and listeners at a restart
+    #[arg(long, hide = true)]
+    pub(crate) takes_handover: bool,
     /// Whoever started it waits there for word: how --daemonize goes on in a new process
     #[cfg(windows)]
     #[arg(long, hide = true, requires = "in_background")]

@@ -61,9 +61,12 @@ pub mod watch;
 #[doc(hidden)]
 pub use fuzz::feed;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs::File, io, path::PathBuf, sync::Arc, time::Duration};
 
-use control::place::Place;
+use control::{
+    holder::{Facts, Phase},
+    place::Place,
+};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -74,7 +77,7 @@ use crate::{
     clock::Clock,
     disk::Fs,
     load::Loader,
-    lock::{Lock, LockError},
+    lock::{Lock, LockError, Marker},
     logging::Recent,
     manager::Manager,
     points::Points,
@@ -83,7 +86,7 @@ use crate::{
     surroundings::Surroundings,
     system::{
         channel::Channel,
-        handed::Handed,
+        handed::{Handed, Socket},
         service::{Pulse, Service},
     },
     upstream::proxy::Environment,
@@ -119,6 +122,10 @@ pub struct Options {
     pub service: Service,
     /// How to become pomd anew.
     pub restart: Restart,
+    /// It went into the background by itself, and gives way to a pomd in the foreground.
+    pub in_background: bool,
+    /// The control socket of the life before this one.
+    pub control: Option<Socket>,
 }
 
 /// Why pomd did not start, or ended by itself.
@@ -148,12 +155,16 @@ pub struct Locks {
 }
 
 impl Locks {
-    /// Locks the state folder and the socket's folder.
-    pub fn take(place: &Place, points: &Points) -> Result<Self, LockError> {
-        let state = Lock::take(&place.state, points)
+    /// Locks the state folder and the socket's folder. `inherited` are lock files that the life before this one handed on.
+    pub fn take(
+        place: &Place,
+        points: &Points,
+        inherited: &mut Vec<File>,
+    ) -> Result<Self, LockError> {
+        let state = Lock::take(&place.state, points, inherited)
             .map_err(|it| it.or_give("--state-dir DIR, or POMD_STATE_DIR"))?;
         let runtime = place.runtime();
-        let runtime = (runtime != place.state).then(|| Lock::take(runtime, points));
+        let runtime = (runtime != place.state).then(|| Lock::take(runtime, points, inherited));
         let runtime = runtime.transpose();
         Ok(Self {
             state,
@@ -161,20 +172,20 @@ impl Locks {
         })
     }
 
-    fn all(&self) -> impl Iterator<Item = &Lock> {
-        std::iter::once(&self.state).chain(&self.runtime)
+    /// All of them for the next life of this process.
+    pub fn hand_on(&self) -> io::Result<Vec<(PathBuf, File)>> {
+        self.all().map(Lock::hand_on).collect()
     }
 
-    fn name_holder(&mut self) -> io::Result<()> {
-        self.state.name_holder()?;
-        self.runtime.as_mut().map_or(Ok(()), Lock::name_holder)
+    fn all(&self) -> impl Iterator<Item = &Lock> {
+        std::iter::once(&self.state).chain(&self.runtime)
     }
 }
 
 /// Runs until `stop`. `ready` is called once the control socket answers and every listener that can be bound is.
 pub async fn run(
     options: Options,
-    mut locks: Locks,
+    locks: &Locks,
     stop: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
@@ -189,10 +200,17 @@ pub async fn run(
     for word in &refused {
         warn!("{word}");
     }
-    // Whoever finds the lock held is told less then; nothing else depends on it.
-    let _ = locks.name_holder();
+    let facts = Facts {
+        phase: Phase::Running,
+        in_background: options.in_background,
+        socket: Some(options.place.socket.clone()),
+        log: options.log.clone(),
+    };
+    let marker = Marker::new(locks.all(), facts);
+    marker.mark(Phase::Running);
     let socket_path = options.place.socket.clone();
-    let socket = Channel::bind(socket_path.clone()).map_err(|error| RunError::Socket {
+    let socket = Channel::bind_or_inherit(socket_path.clone(), options.control);
+    let socket = socket.map_err(|error| RunError::Socket {
         path: socket_path,
         error,
     })?;
@@ -211,7 +229,7 @@ pub async fn run(
         servers: Servers::real(),
         proxies: options.proxies.clone(),
         warnings: options.warnings.into_iter().chain(refused).collect(),
-        handed: options.handed,
+        handed: options.handed.clone(),
         pulse: pulse.clone(),
     });
     let (mut loader, reloads, watch) = Loader::new(load::Parts {
@@ -238,12 +256,18 @@ pub async fn run(
         socket: options.place.socket.clone(),
         lost,
         stop: stop.clone(),
-        restart: options.restart,
+        restart: options.restart.clone(),
+        handed: options.handed.clone(),
+        marker: marker.clone(),
+        in_background: options.in_background,
     });
 
     let mut core = JoinSet::new();
     let agent = core.spawn(agent.run(stop.clone())).id();
     loader.start().await;
+    for place in options.handed.close_inherited() {
+        info!("no tunnel listens on {place} any more");
+    }
     core.spawn(api::serve(api, socket));
     manager.ready().await;
     core.spawn(manager.run(stop.clone()));
@@ -281,6 +305,9 @@ pub async fn run(
         stop.cancel();
     }
     info!("pomd has ended");
+    if !options.restart.is_asked() {
+        marker.mark(Phase::Ended);
+    }
     result
 }
 

@@ -2,11 +2,14 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
+    io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use control::holder::{Facts, Holder, LOCK_FILE, Phase};
 
 use crate::{
     disk,
@@ -16,12 +19,17 @@ use crate::{
 
 /// How long a holder that has only just started may take to say who it is.
 const NAMING: Duration = Duration::from_secs(2);
+/// How long a holder may take to end or to restart.
+const ENDING: Duration = Duration::from_secs(5);
+/// How long a signal to end may take to reach a holder that says that it runs.
+const SIGNAL: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Held for the life of the process; survives the forks of `--daemonize`.
+/// Held for the life of the process; survives the forks of `--daemonize` and, if it is handed on, a re-exec.
 #[derive(Debug)]
 pub struct Lock {
-    file: File,
+    file: Arc<File>,
+    path: PathBuf,
     /// What was put right about its folder, for the log, which is not there yet.
     put_right: Option<String>,
     /// The disk knows no locks, as one of the network may: what that means, in words.
@@ -32,10 +40,10 @@ pub struct Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another pomd holds it.
-    #[error("pomd runs already{}; to end it: pomctl stop", pid.map_or(String::new(), |it| format!(" (pid {it})")))]
+    #[error("{}", held(holder.as_ref()))]
     Held {
         /// Which, if it has said so yet.
-        pid: Option<u32>,
+        holder: Option<Holder>,
     },
     /// The folder is not fit for secrets.
     #[error("{} {fault}", folder.display())]
@@ -55,6 +63,22 @@ pub enum LockError {
     },
 }
 
+fn held(holder: Option<&Holder>) -> String {
+    let Some(holder) = holder else {
+        return "pomd runs already; to end it: pomctl stop".to_owned();
+    };
+    let pid = holder.pid;
+    match holder.phase() {
+        Phase::Ending | Phase::Ended => format!(
+            "pomd (pid {pid}) has not ended within {} s; to end it at once: kill -9 {pid}",
+            ENDING.as_secs()
+        ),
+        Phase::Running | Phase::Restarting | Phase::Other => {
+            format!("pomd runs already (pid {pid}); to end it: pomctl stop")
+        }
+    }
+}
+
 impl LockError {
     /// Says which option or variable names another folder.
     pub fn or_give(mut self, other: &str) -> Self {
@@ -67,37 +91,55 @@ impl LockError {
 }
 
 impl Lock {
-    /// Locks `folder`, which is made (0700) if it is missing. Where the disk refuses to lock anything, pomd works without.
-    pub fn take(folder: &Path, points: &Points) -> Result<Self, LockError> {
+    /// Locks `folder`, which is made (0700) if it is missing. Waits for a holder that is ending. Where the disk refuses to
+    /// lock anything, pomd works without. `inherited` are lock files that an earlier life of this process handed on: one
+    /// that is this folder's is held already, and is taken out.
+    pub fn take(
+        folder: &Path,
+        points: &Points,
+        inherited: &mut Vec<File>,
+    ) -> Result<Self, LockError> {
         let put_right = private_folder::make(folder).map_err(|fault| LockError::Folder {
             folder: folder.to_owned(),
             fault,
         })?;
-        let path = folder.join("pomd.lock");
+        let path = folder.join(LOCK_FILE);
         let io = |source| LockError::Io {
             path: path.clone(),
             source,
         };
-        let mut file = open(&path).map_err(io)?;
-        let tried = points.pass(Point::Lock).map_err(TryLockError::Error);
-        let refused = match tried.and_then(|()| file.try_lock()) {
-            Ok(()) => {
-                // What a crash left there is not our name.
-                file.set_len(0).map_err(io)?;
-                None
+        let opened = open(&path).map_err(io)?;
+        // Only the description that was locked is the lock: the same file opened anew is not.
+        let ours = inherited.iter().position(|it| is_same(it, &opened));
+        let file = ours.map_or(opened, |at| inherited.swap_remove(at));
+        let start = Instant::now();
+        let refused = loop {
+            let tried = points.pass(Point::Lock).map_err(TryLockError::Error);
+            match tried.and_then(|()| file.try_lock()) {
+                Ok(()) => {
+                    // What a crash left there is not our name.
+                    file.set_len(0).map_err(io)?;
+                    break None;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let holder = Holder::read_from(&file).ok().flatten();
+                    if start.elapsed() >= patience(holder.as_ref()) {
+                        return Err(LockError::Held { holder });
+                    }
+                    thread::sleep(LOOK_EVERY);
+                }
+                Err(TryLockError::Error(error)) => {
+                    break Some(format!(
+                        "{} cannot be locked ({}): nothing keeps a second pomd from writing there",
+                        folder.display(),
+                        disk::words(&error)
+                    ));
+                }
             }
-            Err(TryLockError::WouldBlock) => {
-                let pid = holder(&mut file);
-                return Err(LockError::Held { pid });
-            }
-            Err(TryLockError::Error(error)) => Some(format!(
-                "{} cannot be locked ({}): nothing keeps a second pomd from writing there",
-                folder.display(),
-                disk::words(&error)
-            )),
         };
         Ok(Self {
-            file,
+            file: Arc::new(file),
+            path,
             put_right,
             refused,
         })
@@ -113,11 +155,58 @@ impl Lock {
         self.put_right.as_deref()
     }
 
-    /// Writes this process's id into the file, for whoever finds it locked. Call after the last fork.
-    pub fn name_holder(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        writeln!(self.file, "{}", std::process::id())
+    /// The lock file, and the same lock by another descriptor.
+    pub fn hand_on(&self) -> io::Result<(PathBuf, File)> {
+        Ok((self.path.clone(), self.file.try_clone()?))
+    }
+}
+
+/// How long a lock that is held by this one is worth waiting for. On Windows a file that is locked cannot be read, and
+/// nobody is named.
+fn patience(holder: Option<&Holder>) -> Duration {
+    match holder.map(Holder::phase) {
+        None => NAMING,
+        Some(Phase::Ending | Phase::Ended | Phase::Restarting) => ENDING,
+        Some(Phase::Running | Phase::Other) => SIGNAL,
+    }
+}
+
+/// Says in the lock files what this process does with the place, for whoever finds them locked. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Marker(Option<Arc<Marked>>);
+
+#[derive(Debug)]
+struct Marked {
+    files: Vec<Arc<File>>,
+    facts: Mutex<Facts>,
+}
+
+impl Marker {
+    /// For these locks; says nothing yet.
+    pub fn new<'a>(locks: impl IntoIterator<Item = &'a Lock>, facts: Facts) -> Self {
+        // Without a lock the file may be another's, who has it.
+        let locked = locks.into_iter().filter(|it| it.refused.is_none());
+        Self(Some(Arc::new(Marked {
+            files: locked.map(|it| it.file.clone()).collect(),
+            facts: Mutex::new(facts),
+        })))
+    }
+
+    /// Says so. Whoever finds the lock held is told less where it fails; nothing else depends on it. Call after the last
+    /// fork, and of an end before the control socket is gone: who misses that looks here.
+    pub fn mark(&self, phase: Phase) {
+        let Some(marked) = &self.0 else {
+            return;
+        };
+        let mut facts = marked.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.phase = phase;
+        let holder = Holder {
+            pid: std::process::id(),
+            facts: Some(facts.clone()),
+        };
+        for file in &marked.files {
+            let _ = holder.write_to(file);
+        }
     }
 }
 
@@ -137,25 +226,17 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Who holds the lock. Waits for a moment for one that has not said so yet. On Windows a file that is locked cannot be
-/// read either, and nobody is named.
-fn holder(file: &mut File) -> Option<u32> {
-    let mut left = NAMING;
-    loop {
-        if let Some(pid) = pid(file).ok()? {
-            return Some(pid);
-        }
-        left = left.checked_sub(LOOK_EVERY)?;
-        thread::sleep(LOOK_EVERY);
-    }
+#[cfg(unix)]
+fn is_same(one: &File, other: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |it: &File| it.metadata().map(|it| (it.dev(), it.ino())).ok();
+    id(one).is_some() && id(one) == id(other)
 }
 
-fn pid(file: &mut File) -> io::Result<Option<u32>> {
-    let mut text = Vec::new();
-    file.rewind()?;
-    file.take(20).read_to_end(&mut text)?;
-    let text = String::from_utf8_lossy(&text);
-    Ok(text.trim().parse().ok())
+/// Nothing is handed on there.
+#[cfg(not(unix))]
+fn is_same(_: &File, _: &File) -> bool {
+    false
 }
 
 #[cfg(test)]
@@ -165,7 +246,17 @@ mod tests {
     use super::*;
 
     fn take(folder: &Path) -> Result<Lock, LockError> {
-        Lock::take(folder, &Points::none())
+        Lock::take(folder, &Points::none(), &mut Vec::new())
+    }
+
+    fn marker(lock: &Lock) -> Marker {
+        let facts = Facts {
+            phase: Phase::Running,
+            in_background: false,
+            socket: None,
+            log: None,
+        };
+        Marker::new([lock], facts)
     }
 
     /// A folder that is closed to others.
@@ -184,7 +275,7 @@ mod tests {
     fn s6_a_disk_that_knows_no_locks_is_a_warning_and_no_end() {
         let dir = closed();
         let none = Points::from_fn(|_| Err(rustix::io::Errno::NOLCK.into()));
-        let lock = Lock::take(dir.path(), &none).unwrap();
+        let lock = Lock::take(dir.path(), &none, &mut Vec::new()).unwrap();
         let said = lock.refused().unwrap();
         let start = format!(
             "{} cannot be locked (no locks available)",
@@ -198,25 +289,88 @@ mod tests {
     }
 
     #[test]
-    fn a_second_lock_names_the_holder_and_a_drop_frees_it() {
+    fn x1_a_second_lock_names_the_holder_and_a_drop_frees_it() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("deep/state");
-        let mut lock = take(&folder).unwrap();
-        assert!(matches!(take(&folder), Err(LockError::Held { pid: None })));
+        let lock = take(&folder).unwrap();
+        assert!(matches!(
+            take(&folder),
+            Err(LockError::Held { holder: None })
+        ));
         // Whoever comes before the holder has said who it is waits for that.
         let late = thread::scope(|scope| {
             let second = scope.spawn(|| take(&folder));
             thread::sleep(LOOK_EVERY * 5);
-            lock.name_holder().unwrap();
+            marker(&lock).mark(Phase::Running);
             second.join().unwrap()
         });
-        assert!(matches!(late, Err(LockError::Held { pid: Some(_) })));
-        let ours = std::process::id();
-        assert!(matches!(take(&folder), Err(LockError::Held { pid: Some(it) }) if it == ours));
+        let said = format!(
+            "pomd runs already (pid {}); to end it: pomctl stop",
+            std::process::id()
+        );
+        assert_eq!(late.unwrap_err().to_string(), said);
         drop(lock);
         let _lock = take(&folder).unwrap();
-        let text = fs::read_to_string(folder.join("pomd.lock")).unwrap();
+        let text = fs::read_to_string(folder.join(LOCK_FILE)).unwrap();
         assert_eq!(text, "", "the name of the one before is left");
+    }
+
+    #[test]
+    fn x9_who_finds_a_holder_that_is_ending_waits_for_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        for phase in [Phase::Ending, Phase::Restarting] {
+            let lock = take(dir.path()).unwrap();
+            marker(&lock).mark(phase);
+            thread::scope(|scope| {
+                let second = scope.spawn(|| take(dir.path()));
+                thread::sleep(SIGNAL * 2);
+                assert!(!second.is_finished(), "{phase:?}");
+                drop(lock);
+                second.join().unwrap().unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn x9_how_long_is_waited_depends_on_what_the_holder_does() {
+        let holder = |phase| Holder {
+            pid: 1,
+            facts: Some(Facts {
+                phase,
+                in_background: false,
+                socket: None,
+                log: None,
+            }),
+        };
+        for (phase, expected) in [
+            (Phase::Running, SIGNAL),
+            (Phase::Other, SIGNAL),
+            (Phase::Ending, ENDING),
+            (Phase::Ended, ENDING),
+            (Phase::Restarting, ENDING),
+        ] {
+            assert_eq!(patience(Some(&holder(phase))), expected, "{phase:?}");
+        }
+        assert_eq!(patience(None), NAMING);
+        let said = LockError::Held {
+            holder: Some(holder(Phase::Ending)),
+        };
+        assert!(said.to_string().contains("kill -9 1"), "{said}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn x10_a_lock_that_was_handed_on_is_never_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = take(dir.path()).unwrap();
+        let other = tempfile::tempfile().unwrap();
+        let mut inherited = vec![other, lock.hand_on().unwrap().1];
+        marker(&lock).mark(Phase::Restarting);
+        drop(lock);
+        let heir = Lock::take(dir.path(), &Points::none(), &mut inherited).unwrap();
+        assert_eq!(inherited.len(), 1, "what is another file's is left");
+        marker(&heir).mark(Phase::Running);
+        assert!(take(dir.path()).is_err());
     }
 
     #[cfg(unix)]

@@ -4,12 +4,13 @@
 mod args;
 mod daemon;
 mod signals;
+mod takeover;
 
 use std::{ffi::OsString, process::ExitCode, sync::Arc, time::Duration};
 
 use args::{Action, Args};
 use clap::Parser;
-use control::place::Place;
+use control::{place::Place, wire::LogLine};
 use pomd::{
     Locks, Options, RunError,
     clock::Clock,
@@ -21,7 +22,12 @@ use pomd::{
     points::Points,
     restart::Restart,
     surroundings::Surroundings,
-    system::{self, handed::Handed, service::Service},
+    system::{
+        self,
+        handed::{self, Handed, Socket},
+        handover::Handover,
+        service::Service,
+    },
     upstream::proxy::Environment,
 };
 use tokio::{
@@ -49,6 +55,9 @@ const FIRST_TUNNEL: &str = "hint: a tunnel is three lines:
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.takes_handover {
+        return ExitCode::SUCCESS;
+    }
     match args.action {
         Some(Action::Check { ref file }) => check(&args, file.clone()),
         None => start(&args),
@@ -120,12 +129,13 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
 
 fn start(args: &Args) -> ExitCode {
     // First of all: what is opened before could be taken for a descriptor that is missing.
-    let handed = Arc::new(Handed::take());
+    let handed = Handed::take();
+    let handover = Handover::take();
     let mut verdict = match daemon::verdict_owed(args) {
         Ok(verdict) => verdict,
         Err(error) => return fail(FAILED, &error),
     };
-    match begin(args, handed, &mut verdict) {
+    match begin(args, handed, handover.unwrap_or_default(), &mut verdict) {
         Ok(code) => code,
         Err((code, error)) => match verdict {
             Some(verdict) => {
@@ -140,14 +150,17 @@ fn start(args: &Args) -> ExitCode {
 /// Everything from the first look at the place to the end; a fork makes a `verdict` owed.
 fn begin(
     args: &Args,
-    handed: Arc<Handed>,
+    handed: Handed,
+    handover: Handover,
     verdict: &mut Option<daemon::Verdict>,
 ) -> Result<ExitCode, (u8, anyhow::Error)> {
     let place = Place::find(args.wishes(None)).map_err(|it| (USAGE, it.into()))?;
     let filter = logging::filter(&args.log).map_err(|it| (USAGE, it.into()))?;
     let restart = Restart::as_started().map_err(|it| (FAILED, it.into()))?;
-    let mut locks = Locks::take(&place, &Points::none()).map_err(|it| (FAILED, it.into()))?;
     let in_background = args.daemonize || args.in_background;
+    let inherited = handover.locks.into_iter().map(|it| it.1);
+    let taken = takeover::take(&place, !in_background, &mut inherited.collect());
+    let takeover::Taken { mut locks, words } = taken.map_err(|it| (FAILED, it.into()))?;
     let again = args::again(&place, &args.log, in_background);
     if args.daemonize {
         match daemon::detach(locks, &again).map_err(|it| (FAILED, it.into()))? {
@@ -165,7 +178,11 @@ fn begin(
         locks,
         in_background,
         restart,
-        handed,
+        handed: Arc::new(handed.with_inherited(handover.tunnels)),
+        control: handover.control,
+        log: handover.log,
+        warning: handover.warning,
+        words,
     };
     let ended = run(start, verdict.as_ref());
     ended.map(|()| ExitCode::SUCCESS).map_err(|it| (FAILED, it))
@@ -180,6 +197,12 @@ struct Start {
     in_background: bool,
     restart: Restart,
     handed: Arc<Handed>,
+    /// The control socket and the log lines of the life before this one, and what went wrong between the two.
+    control: Option<Socket>,
+    log: Vec<LogLine>,
+    warning: Option<String>,
+    /// How the locks were come by, for the log.
+    words: Vec<String>,
     /// The arguments of a restart.
     again: Vec<OsString>,
 }
@@ -187,6 +210,7 @@ struct Start {
 /// Returns when pomd has ended; does not return if it goes on anew.
 fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
     let log_file = start.place.log_file();
+    let control_socket = start.place.socket.clone();
     let journal = logging::journal_command();
     let (sink, log) = match (start.in_background, journal) {
         (true, _) => (Sink::File(&log_file), Some(log_file.display().to_string())),
@@ -194,6 +218,13 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         (false, None) => (Sink::Stderr, None),
     };
     let recent = logging::start(start.filter, sink)?;
+    recent.remember(start.log);
+    for words in &start.words {
+        tracing::info!("{words}");
+    }
+    if let Some(warning) = &start.warning {
+        tracing::warn!("{warning}");
+    }
     system::limits::raise_descriptors();
     system::limits::keep_memory_private();
     let (runtime, clock) = runtime()?;
@@ -213,13 +244,13 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
     let options = Options {
         log,
         place: start.place,
-        recent,
+        recent: recent.clone(),
         clock,
         fs: Arc::new(Disk),
         points: Points::none(),
         opener: Arc::new(opener::SystemBrowser::new(surroundings.clone())),
         look: Arc::new(Notify::new()),
-        warnings: problems.collect(),
+        warnings: problems.chain(start.warning).collect(),
         handed: start.handed.clone(),
         proxies: Arc::new(proxies),
         surroundings,
@@ -229,16 +260,29 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
             Service::detect()
         },
         restart: start.restart.clone(),
+        in_background: start.in_background,
+        control: start.control,
     };
-    let goes_on = runtime.block_on(live(options, start.locks, verdict));
+    let goes_on = runtime.block_on(live(options, &start.locks, verdict));
     // Blocking work may hang on a network disk: it does not keep the process.
     runtime.shutdown_background();
-    if goes_on? {
-        let error = start.restart.go_on(&start.again, &start.handed);
-        tracing::error!("cannot go on anew: {error}");
-        anyhow::bail!("cannot go on anew: {error}");
+    let mut kept = start.handed.kept();
+    if !goes_on? {
+        kept.iter().for_each(Socket::remove_file);
+        return Ok(());
     }
-    Ok(())
+    let is_control = |it: &mut Socket| it.address == handed::Place::Unix(control_socket.clone());
+    let control = kept.extract_if(.., is_control).next();
+    let handover = Handover {
+        locks: start.locks.hand_on()?,
+        control,
+        tunnels: kept,
+        log: recent.all(),
+        warning: None,
+    };
+    let error = start.restart.go_on(&start.again, &start.handed, handover);
+    tracing::error!("cannot restart: {error}");
+    anyhow::bail!("cannot restart: {error}");
 }
 
 /// A runtime whose timers begin with the clock, as seldom wakes need it (`pomd::agent::beat`); another one where this
@@ -258,7 +302,7 @@ fn runtime() -> std::io::Result<(Runtime, Clock)> {
 /// One life, from the first listener to the last connection; whether another one is to follow.
 async fn live(
     options: Options,
-    locks: Locks,
+    locks: &Locks,
     verdict: Option<&daemon::Verdict>,
 ) -> Result<bool, RunError> {
     let ready = || {

@@ -47,6 +47,11 @@ impl Pomd {
         &self.setup
     }
 
+    /// Where everything of it was, once it has ended.
+    pub fn into_setup(self) -> Setup {
+        self.setup
+    }
+
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

@@ -69,7 +69,7 @@ fn run(trial: Arc<Trial>) -> Result<(), String> {
     let real = Clock::real();
     let moment = move || moment.hurry(real.moment());
     let points = Points::from_fn(move |it| points.pass(name(it)));
-    let locks = Locks::take(&place, &points).map_err(|it| words(&it))?;
+    let locks = Locks::take(&place, &points, &mut Vec::new()).map_err(|it| words(&it))?;
     let options = Options {
         place,
         log: None,
@@ -85,12 +85,14 @@ fn run(trial: Arc<Trial>) -> Result<(), String> {
         handed: Arc::default(),
         service: Service::none(),
         restart: Restart::as_started().map_err(|it| words(&it))?,
+        in_background: false,
+        control: None,
     };
     let runtime = tokio::runtime::Runtime::new().map_err(|it| words(&it))?;
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate()).map_err(|it| words(&it))?;
-        let run = pomd::run(options, locks, stop.clone(), || ());
+        let run = pomd::run(options, &locks, stop.clone(), || ());
         tokio::pin!(run);
         let result = tokio::select! {
             it = &mut run => it,

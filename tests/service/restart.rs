@@ -92,7 +92,7 @@ async fn a_manager_hears_of_a_restart_as_a_reload() {
     let manager = Notify::listen(setup.folder());
     let mut pomd = setup.env("NOTIFY_SOCKET", manager.path()).start().await;
     let ready = manager.wait_for("READY", 0, |it| it == "READY=1").await;
-    pomd.client().restart().await.unwrap();
+    pomd.client().restart(false).await.unwrap();
     let reloading = manager
         .wait_for("RELOADING", ready, |it| it == "RELOADING=1")
         .await;
@@ -152,7 +152,7 @@ async fn a_restart_becomes_what_is_installed_now_if_that_is_pomd() {
 /// A restart as a program that was written a moment ago: a child that another test starts meanwhile may hold it open.
 async fn restart(pomd: &Pomd) -> Result<RestartAnswer, ClientError> {
     eventually("nobody writes the program", async || {
-        let answer = pomd.client().restart().await;
+        let answer = pomd.client().restart(false).await;
         let busy = |it: &ClientError| it.to_string().contains("Text file busy");
         (!answer.as_ref().is_err_and(busy)).then_some(answer)
     })
@@ -162,7 +162,7 @@ async fn restart(pomd: &Pomd) -> Result<RestartAnswer, ClientError> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_to_stop_wins_over_a_restart() {
     let mut pomd = Pomd::start("").await;
-    pomd.client().restart().await.unwrap();
+    pomd.client().restart(false).await.unwrap();
     pomd.process().signal(Signal::TERM);
     // Whichever life it meets: that one ends.
     assert!(pomd.process().wait().await.success() || pomd.process().ended().is_some());

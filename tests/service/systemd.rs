@@ -48,7 +48,7 @@ async fn systemd_starts_reloads_restarts_and_stops_the_unit_as_it_is_shipped() {
     })
     .await;
 
-    let output = systemd.user(&["pomctl", "restart"]).await;
+    let output = systemd.user(&["pomctl", "restart", "--force"]).await;
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(told.starts_with("Restarted pomd "), "{output:?}");
     systemd.wait_for("SubState", "running").await;

@@ -28,6 +28,8 @@ const LINE_MOST: usize = 16 << 20;
 #[derive(Debug)]
 pub struct Lines<T> {
     body: Incoming,
+    /// The life of pomd that answers.
+    pub(super) life: Option<Vec<u8>>,
     buffered: Vec<u8>,
     socket: PathBuf,
     _connection: Connection,
@@ -35,9 +37,15 @@ pub struct Lines<T> {
 }
 
 impl<T: DeserializeOwned> Lines<T> {
-    pub(super) fn new(body: Incoming, socket: PathBuf, connection: Connection) -> Self {
+    pub(super) fn new(
+        body: Incoming,
+        life: Option<Vec<u8>>,
+        socket: PathBuf,
+        connection: Connection,
+    ) -> Self {
         Self {
             body,
+            life,
             buffered: Vec::new(),
             socket,
             _connection: connection,

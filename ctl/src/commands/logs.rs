@@ -6,7 +6,11 @@ use std::{
     path::Path,
 };
 
-use control::wire::{LogLine, Status};
+use control::{
+    client::News,
+    holder::Holder,
+    wire::{LogLine, Status},
+};
 use serde_json::json;
 
 use super::{status_if_running, which};
@@ -40,21 +44,32 @@ async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exi
     if let Some(name) = name.filter(|it| which::tunnel(status, it).is_none() && !left(it)) {
         return Err(which::no_tunnel(status, name));
     }
-    let mut lines = cx.client.logs(name, args.follow).await?;
-    cx.screen.say(&what_is_read(cx, args.follow, status));
     let widest = widest(status.tunnels.iter().map(|it| it.name.as_str()));
-    while let Some(line) = lines.next().await? {
-        if cx.screen.json() {
-            cx.screen.answer_json_line(&line)?;
-        } else {
-            let line = outside::log(line);
-            cx.screen.answer(&drawn(&line, widest, &cx.screen.view()))?;
-        }
-    }
     if args.follow {
-        return Err(Failure::pomd_ended());
+        let mut lines = cx.client.follow_logs(name).await?;
+        cx.screen.say(&what_is_read(cx, true, status));
+        while let Some(news) = lines.next().await? {
+            match news {
+                News::Next(line) => told(cx, line, widest)?,
+                News::Restarted => cx.screen.say("pomd restarted"),
+            }
+        }
+        return Err(Failure::pomd_ended(Some(status.pomd.log.as_deref())));
+    }
+    let mut lines = cx.client.logs(name, false).await?;
+    cx.screen.say(&what_is_read(cx, false, status));
+    while let Some(line) = lines.next().await? {
+        told(cx, line, widest)?;
     }
     Ok(Exit::Done)
+}
+
+fn told(cx: &Context, line: LogLine, widest: usize) -> Result<(), Failure> {
+    if cx.screen.json() {
+        return cx.screen.answer_json_line(&line);
+    }
+    let line = outside::log(line);
+    cx.screen.answer(&drawn(&line, widest, &cx.screen.view()))
 }
 
 /// Where these lines come from, and where all of them are.
@@ -107,6 +122,12 @@ fn widest<'a>(names: impl Iterator<Item = &'a str>) -> usize {
 }
 
 fn from_file(cx: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
+    // A file beside it would be that of an earlier one.
+    let last = Holder::read(&cx.place.state).and_then(|it| it.facts?.log);
+    let elsewhere = last.filter(|it| it.starts_with("journalctl "));
+    if let Some(command) = elsewhere {
+        return Err(Failure::not_running_said(&command));
+    }
     let path = cx.place.log_file();
     let mut file = match File::open(&path) {
         Ok(file) => file,

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use control::{
     client::{ClientError, Lines},
+    holder::Holder,
     wire::Status,
 };
 
@@ -62,9 +63,15 @@ async fn subscribe(cx: &Context) -> Result<(Lines<Status>, Status), Failure> {
     match tokio::time::timeout(LIMIT, events.next()).await {
         Ok(first) => first?
             .map(|status| (events, status))
-            .ok_or_else(Failure::pomd_ended),
+            .ok_or_else(|| ended(cx)),
         Err(_) => Err(Failure::failed("pomd does not tell how things stand")),
     }
+}
+
+/// pomd went away in the middle of what it was asked; the hint is what its lock file says of its log.
+pub(crate) fn ended(cx: &Context) -> Failure {
+    let facts = Holder::read(&cx.place.state).and_then(|it| it.facts);
+    Failure::pomd_ended(facts.as_ref().map(|it| it.log.as_deref()))
 }
 
 /// How things stand, or nothing where no pomd runs.

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use control::{
     client::{ClientError, Lines},
-    wire::Status,
+    wire::{Code, Status},
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     time::Instant,
 };
 
-use super::{ended_with_it, subscribe};
+use super::{ended_with_it, reload, subscribe};
 use crate::{
     args::RestartArgs,
     context::Context,
@@ -32,23 +32,42 @@ pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, Failur
         cx.screen.say("Nothing was done.");
         return Ok(Exit::Failed);
     }
-    let answer = cx.client.restart().await?;
+    let mut answer = match cx.client.restart(args.force).await {
+        Err(error) => return Err(refused(cx, error).await),
+        Ok(answer) => answer,
+    };
     cx.screen.goes_on("pomd goes on restarting");
     let heir = waiting::shown(&cx.screen, "restarting pomd", heir(cx, events, answer.pid)).await?;
     for warning in &heir.pomd.warnings {
         cx.screen.warn(&outside::line(warning));
     }
+    // What was installed when it was asked need not be what runs now.
+    answer.version.clone_from(&heir.pomd.version);
     if cx.screen.json() {
         cx.screen.answer_json(&answer)?;
         return Ok(Exit::Done);
     }
     let ended = ended_with_it(answer.connections);
-    let version = outside::line(&heir.pomd.version);
+    let version = outside::line(&answer.version);
     cx.screen.answer(&format!(
         "Restarted pomd {version} (pid {}).{ended}",
         heir.pomd.pid
     ))?;
     Ok(Exit::Done)
+}
+
+/// Why nothing was restarted; of a broken file what a reload would say of it.
+async fn refused(cx: &Context, error: ClientError) -> Failure {
+    let is_broken = matches!(&error, ClientError::Api(it) if it.code == Code::ConfigBroken);
+    let mut failure = reload::refused(cx, error).await;
+    if let Failure::Told(report) = &mut failure
+        && is_broken
+    {
+        report.message = format!("Not restarted: {}", report.message);
+        let hint = "mend the file first; to restart all the same: pomctl restart --force";
+        report.hint = Some(hint.to_owned());
+    }
+    failure
 }
 
 fn connections(status: &Status) -> u64 {
@@ -90,9 +109,12 @@ async fn heir(cx: &Context, mut events: Lines<Status>, pid: u32) -> Result<Statu
         match cx.client.status().await {
             Ok(status) => return Ok(status),
             // The old one may leave in the middle of a word.
-            Err(ClientError::NotRunning | ClientError::Broken { .. } | ClientError::Api(_))
-                if Instant::now() < deadline =>
-            {
+            Err(
+                ClientError::NotRunning
+                | ClientError::Broken { .. }
+                | ClientError::Cut { .. }
+                | ClientError::Api(_),
+            ) if Instant::now() < deadline => {
                 tokio::time::sleep(PAUSE).await;
             }
             Err(ClientError::NotRunning) => return Err(lost(pid)),

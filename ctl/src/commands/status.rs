@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use control::{
-    client::Lines,
+    client::News,
     wire::{ClusterState, Connections, Status, TunnelState},
 };
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{status_if_running, subscribe, which};
+use super::{status_if_running, which};
 use crate::{
     args::StatusArgs,
     context::Context,
@@ -19,8 +19,7 @@ use crate::{
 
 pub(crate) async fn run(cx: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
     if args.watch {
-        let (events, status) = subscribe(cx).await?;
-        return watch(cx, args, events, status).await;
+        return watch(cx, args).await;
     }
     let Some(status) = status_if_running(cx).await? else {
         return not_running(cx);
@@ -55,38 +54,42 @@ fn not_running(cx: &Context) -> Result<Exit, Failure> {
 }
 
 /// Shows it again after each change, until pomd or the person ends it.
-async fn watch(
-    cx: &Context,
-    args: &StatusArgs,
-    mut events: Lines<Status>,
-    first: Status,
-) -> Result<Exit, Failure> {
+async fn watch(cx: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
+    let mut events = cx.client.follow_events().await?;
     // Times that are left grow old by themselves.
     let mut aging = interval(Duration::from_secs(30));
     aging.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    aging.reset();
     let redraws = cx.screen.answers_a_person() && !cx.screen.json();
-    let mut now = only(first, &args.names)?;
+    let mut now: Option<Status> = None;
     let mut shown: Option<Status> = None;
     loop {
-        if cx.screen.json() {
-            cx.screen.answer_json_line(&now)?;
-        } else if redraws {
-            cx.screen.redraw(&drawn(cx, &now))?;
-        } else if shown.as_ref().map(without_counters) != Some(without_counters(&now)) {
-            let gap = if shown.is_some() { "\n" } else { "" };
-            cx.screen.answer(&format!("{gap}{}", drawn(cx, &now)))?;
-            shown = Some(now.clone());
-        }
         let next = tokio::select! {
-            next = events.next() => next?.map(Some),
-            _ = aging.tick(), if redraws => Some(None),
+            next = events.next() => next?.ok_or_else(|| {
+                let log = now.as_ref().map(|it| it.pomd.log.as_deref());
+                Failure::pomd_ended(log)
+            })?,
+            _ = aging.tick(), if redraws => match &now {
+                Some(now) => News::Next(now.clone()),
+                None => continue,
+            },
         };
-        match next {
-            None => return Err(Failure::pomd_ended()),
-            Some(None) => {}
-            Some(Some(status)) => now = only(status, &args.names)?,
+        let status = match next {
+            News::Next(status) => only(status, &args.names)?,
+            News::Restarted => {
+                cx.screen.say("pomd restarted");
+                continue;
+            }
+        };
+        if cx.screen.json() {
+            cx.screen.answer_json_line(&status)?;
+        } else if redraws {
+            cx.screen.redraw(&drawn(cx, &status))?;
+        } else if shown.as_ref().map(without_counters) != Some(without_counters(&status)) {
+            let gap = if shown.is_some() { "\n" } else { "" };
+            cx.screen.answer(&format!("{gap}{}", drawn(cx, &status)))?;
+            shown = Some(status.clone());
         }
+        now = Some(status);
     }
 }
 

@@ -1,8 +1,11 @@
-//! `pomctl stop`: ends pomd, and waits until it has ended.
+//! `pomctl stop`: ends pomd, and answers when nothing of it is in the way of the next one.
 
 use std::time::Duration;
 
-use control::client::ClientError;
+use control::{
+    client::ClientError,
+    holder::{self, Holder, Phase},
+};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -10,6 +13,7 @@ use super::ended_with_it;
 use crate::{
     context::Context,
     failure::{Exit, Failure, Report},
+    process_end::ProcessEnd,
 };
 
 /// pomd ends within 5 s, whatever hangs.
@@ -17,22 +21,23 @@ const LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) async fn run(cx: &Context) -> Result<Exit, Failure> {
+    // Asked before it ends: afterwards its id may be another's.
+    let process = cx.client.process().await.ok().flatten();
+    let end = process.and_then(ProcessEnd::of);
     let answer = match cx.client.stop().await {
-        Err(ClientError::NotRunning) => {
-            return nothing_to_do(cx);
-        }
+        Err(ClientError::NotRunning | ClientError::Cut { .. }) => return ended_already(cx).await,
         answer => answer?,
     };
     cx.screen.goes_on("pomd goes on stopping");
     let deadline = Instant::now() + LIMIT;
-    loop {
-        match cx.client.status().await {
-            Err(ClientError::NotRunning) => break,
-            // Another one was started meanwhile.
-            Ok(status) if status.pomd.pid != answer.pid => break,
-            _ if Instant::now() >= deadline => return Err(hangs(answer.pid)),
-            _ => tokio::time::sleep(PAUSE).await,
-        }
+    // A process of another namespace has another number there.
+    let end = end.filter(|_| process == Some(answer.pid));
+    let ended = match &end {
+        Some(end) => end.wait(deadline).await,
+        None => is_gone(cx, answer.pid, deadline).await,
+    };
+    if !ended {
+        return Err(hangs(answer.pid));
     }
     if cx.screen.json() {
         cx.screen.answer_json(&answer)?;
@@ -42,6 +47,38 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit, Failure> {
     cx.screen
         .answer(&format!("Stopped pomd (pid {}).{ended}", answer.pid))?;
     Ok(Exit::Done)
+}
+
+/// Waits until the socket of the process `pid` is not its own any more, and its lock is free.
+async fn is_gone(cx: &Context, pid: u32, deadline: Instant) -> bool {
+    loop {
+        let gone = match cx.client.status().await {
+            Err(ClientError::NotRunning) => !holder::is_held(&cx.place.state),
+            // Another one was started meanwhile.
+            answer => answer.is_ok_and(|it| it.pomd.pid != pid),
+        };
+        if gone || Instant::now() >= deadline {
+            return gone;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Nobody answers; one that somebody else told to stop may be in the way for a moment yet.
+async fn ended_already(cx: &Context) -> Result<Exit, Failure> {
+    let deadline = Instant::now() + LIMIT;
+    let state = &cx.place.state;
+    loop {
+        let holder = Holder::read(state);
+        let is_ending = |it: &Holder| matches!(it.phase(), Phase::Ending | Phase::Ended);
+        let Some(holder) = holder.filter(|it| is_ending(it) && holder::is_held(state)) else {
+            return nothing_to_do(cx);
+        };
+        if Instant::now() >= deadline {
+            return Err(hangs(holder.pid));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 fn nothing_to_do(cx: &Context) -> Result<Exit, Failure> {

@@ -1,16 +1,20 @@
 //! What the agent can be asked.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use control::wire;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     config::{BrowserChoice, Config},
     session::Session,
     tunnel::Tunnel,
 };
+
+/// How long connections that are cut may take to end before whoever cut them is answered.
+const CUT: Duration = Duration::from_secs(1);
 
 /// Why a request failed, ready for the wire.
 pub type Refused = Box<wire::ApiError>;
@@ -41,8 +45,8 @@ pub enum Command {
         tunnel: String,
         /// End its connections too.
         now: bool,
-        /// Takes the answer.
-        reply: oneshot::Sender<Result<wire::DownAnswer, Refused>>,
+        /// Takes the answer, and the connections that are ending.
+        reply: oneshot::Sender<Result<(wire::DownAnswer, Vec<TaskTracker>), Refused>>,
     },
     /// A tunnel to a route, for one connection that did not come in by a port.
     Connect {
@@ -134,10 +138,19 @@ impl AgentHandle {
         self.ask(|reply| Command::Up { tunnel, reply }).await?
     }
 
-    /// See [`Command::Down`].
+    /// See [`Command::Down`]. Returns once the connections that end with it have ended, or have had their time.
     pub async fn down(&self, tunnel: String, now: bool) -> Result<wire::DownAnswer, Refused> {
-        self.ask(|reply| Command::Down { tunnel, now, reply })
-            .await?
+        let asked = self.ask(|reply| Command::Down { tunnel, now, reply });
+        let (answer, ending) = asked.await??;
+        let all_ended = async {
+            for connections in &ending {
+                connections.close();
+                connections.wait().await;
+            }
+        };
+        // One that tells ssh why may take longer, and is none that carries anything any more.
+        let _ = tokio::time::timeout(CUT, all_ended).await;
+        Ok(answer)
     }
 
     /// See [`Command::Connect`].

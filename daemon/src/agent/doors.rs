@@ -7,7 +7,7 @@ use tokio::{
     task::{Id, JoinError},
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use super::{Agent, Door, Listening, RETRY, Refused, refusal, status};
@@ -15,7 +15,7 @@ use crate::{
     config::{Listen, TunnelName},
     tunnel::{
         self, Tunnel,
-        bind::{self, Bound, Known},
+        bind::{self, Bound, Known, Listener},
     },
 };
 
@@ -80,6 +80,16 @@ impl Agent {
         let tunnel = status::tunnel(door, self.setup.clock.now());
         self.look();
         Ok(wire::DownAnswer { tunnel, still_open })
+    }
+
+    /// The connections of the tunnel of that name, also of those of its name that are leaving.
+    pub(super) fn connections_of(&self, name: &str) -> Vec<TaskTracker> {
+        let doors = self.tunnels.values().map(|it| &it.tunnel);
+        doors
+            .chain(&self.leaving)
+            .filter(|it| it.name.as_str() == name)
+            .map(|it| it.connections.clone())
+            .collect()
     }
 
     /// A tunnel that was removed listens no more; what is `left` of it are connections.
@@ -259,10 +269,10 @@ impl Agent {
 
     pub(super) fn on_listener_ended(
         &mut self,
-        ended: Result<(Id, Result<(), wire::Reason>), JoinError>,
+        ended: Result<(Id, Result<Vec<Listener>, wire::Reason>), JoinError>,
     ) {
         let (id, reason) = match ended {
-            Ok((id, Ok(()))) => (id, None),
+            Ok((id, Ok(_))) => (id, None),
             Ok((id, Err(reason))) => (id, Some(reason)),
             Err(panic) => {
                 let (at, id) = (self.setup.clock.now(), panic.id());

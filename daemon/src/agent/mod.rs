@@ -54,7 +54,7 @@ use crate::{
     points::Points,
     session::{Open, Servers, Session},
     system::{handed::Handed, network::Network, service::Pulse},
-    tunnel::{Tunnel, peer::Owners, relay},
+    tunnel::{Tunnel, bind::Listener, peer::Owners, relay},
     upstream::{
         Upstream,
         proxy::{Environment, Shown},
@@ -139,7 +139,7 @@ pub struct Agent {
     /// The number of the newest connection.
     numbers: Arc<AtomicU64>,
     changed: Arc<Notify>,
-    listeners: JoinSet<Result<(), wire::Reason>>,
+    listeners: JoinSet<Result<Vec<Listener>, wire::Reason>>,
     listener_names: HashMap<Id, TunnelName>,
     sessions: JoinSet<()>,
     session_names: HashMap<Id, ClusterName>,
@@ -197,7 +197,7 @@ impl Cluster {
 
 enum Event {
     Command(Command),
-    ListenerEnded(Result<(Id, Result<(), wire::Reason>), JoinError>),
+    ListenerEnded(Result<(Id, Result<Vec<Listener>, wire::Reason>), JoinError>),
     SessionEnded(Result<(Id, ()), JoinError>),
     Changed,
     Network,
@@ -289,7 +289,13 @@ impl Agent {
                 let _ = reply.send(self.up(&tunnel));
             }
             Command::Down { tunnel, now, reply } => {
-                let _ = reply.send(self.down(&tunnel, now).await);
+                let ending = if now {
+                    self.connections_of(&tunnel)
+                } else {
+                    Vec::new()
+                };
+                let answer = self.down(&tunnel, now).await;
+                let _ = reply.send(answer.map(|it| (it, ending)));
             }
             Command::Connect { route, ssh, reply } => {
                 let _ = reply.send(self.connect(&route, ssh));
@@ -398,7 +404,14 @@ impl Agent {
             })
             .collect();
         let all_ended = async {
-            while self.listeners.join_next().await.is_some() {}
+            while let Some(ended) = self.listeners.join_next().await {
+                if let Ok(Ok(listeners)) = ended
+                    && self.setup.handed.keeps()
+                {
+                    let kept = listeners.into_iter().map(Listener::hand_on);
+                    kept.flatten().for_each(|it| self.setup.handed.keep(it));
+                }
+            }
             for tracker in &trackers {
                 tracker.wait().await;
             }

@@ -1,13 +1,20 @@
 //! Answers as bytes: JSON, NDJSON and errors, with the protocol's header.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    hash::{BuildHasher, RandomState},
+    sync::LazyLock,
+};
 
 use bytes::Bytes;
-use control::wire::{self, ApiError, Code, ErrorAnswer, PROTOCOL, PROTOCOL_HEADER};
+use control::wire::{self, ApiError, Code, ErrorAnswer, LIFE_HEADER, PROTOCOL, PROTOCOL_HEADER};
 use futures_util::Stream;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{Response, StatusCode, body::Frame, header};
 use serde::Serialize;
+
+/// Drawn anew by each life of the process.
+static LIFE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -116,6 +123,7 @@ fn response(status: StatusCode, content_type: &'static str, body: Body) -> Respo
         header::HeaderValue::from_static("no-store"),
     );
     headers.insert(PROTOCOL_HEADER, header::HeaderValue::from(PROTOCOL));
+    headers.insert(LIFE_HEADER, header::HeaderValue::from(*LIFE));
     res
 }
 

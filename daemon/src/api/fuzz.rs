@@ -21,6 +21,7 @@ use crate::{
     disk::Disk,
     fuzz,
     load::{Loader, Parts},
+    lock::Marker,
     logging::Recent,
     points::Points,
     restart::Restart,
@@ -118,6 +119,9 @@ impl House {
             lost: Arc::default(),
             stop: CancellationToken::new(),
             restart: Restart::to(state.join("no-such-program")),
+            handed: Arc::default(),
+            marker: Marker::default(),
+            in_background: true,
         });
         Self { api, stop, tasks }
     }

@@ -24,7 +24,7 @@ use std::{
 
 use ahead::{Ahead, Endless};
 use connect::Upgraded;
-use control::socket::socket;
+use control::{holder::Phase, socket::socket};
 use reserve::Reserve;
 
 use hyper::{server::conn::http1, service::service_fn};
@@ -42,10 +42,11 @@ use crate::{
     admission::{Admission, Most, Place},
     agent::AgentHandle,
     load::Reloads,
+    lock::Marker,
     logging::Recent,
     points::Points,
     restart::Restart,
-    system::{channel::Channel, errors},
+    system::{channel::Channel, errors, handed::Handed},
 };
 
 /// How many clients may be connected at once. Whoever says nothing gives way to those who come, and whoever follows
@@ -82,6 +83,12 @@ pub struct Api {
     pub stop: CancellationToken,
     /// Lets it go on anew after that.
     pub restart: Restart,
+    /// Keeps the listeners for that.
+    pub handed: Arc<Handed>,
+    /// Says in the lock files that pomd ends.
+    pub marker: Marker,
+    /// It gives way to a pomd in the foreground.
+    pub in_background: bool,
 }
 
 /// Answers clients until `api.stop`, then lets answers under way end.
@@ -130,7 +137,15 @@ pub async fn serve(api: Arc<Api>, bound: Channel) {
             }
         }
     }
-    drop(bound);
+    // Before the socket is gone: who does not find it looks at the locks.
+    if api.handed.keeps() {
+        api.marker.mark(Phase::Restarting);
+        let kept = bound.and_then(Channel::hand_on);
+        kept.into_iter().for_each(|it| api.handed.keep(it));
+    } else {
+        api.marker.mark(Phase::Ending);
+        drop(bound);
+    }
     while clients.join_next().await.is_some() {}
     while carried.join_next().await.is_some() {}
 }

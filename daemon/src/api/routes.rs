@@ -119,6 +119,7 @@ enum Route {
     Reload,
     Restart,
     Stop,
+    GiveWay,
 }
 
 impl Route {
@@ -136,6 +137,7 @@ impl Route {
             ["v1", "reload"] => Self::Reload,
             ["v1", "restart"] => Self::Restart,
             ["v1", "stop"] => Self::Stop,
+            ["v1", "give-way"] => Self::GiveWay,
             _ => return None,
         })
     }
@@ -152,7 +154,8 @@ impl Route {
         match self {
             Self::Status | Self::Events | Self::Up(_) | Self::Down(_) => true,
             Self::Login(_) | Self::Logout(_) => true,
-            Self::Logs | Self::Connect | Self::Reload | Self::Restart | Self::Stop => false,
+            Self::Logs | Self::Connect | Self::Reload => false,
+            Self::Restart | Self::Stop | Self::GiveWay => false,
         }
     }
 
@@ -184,8 +187,12 @@ impl Route {
             Self::Login(cluster) => answer::json(&login(api, cluster, &body).await?),
             Self::Logout(cluster) => answer::json(&logout(api, cluster).await?),
             Self::Reload => answer::json(&api.reloads.reload().await?),
-            Self::Restart => answer::json(&restart(api).await?),
+            Self::Restart => {
+                let force = parameter(query, "force").as_deref() == Some("true");
+                answer::json(&restart(api, force).await?)
+            }
             Self::Stop => answer::json(&stop(api).await?),
+            Self::GiveWay => answer::json(&give_way(api, &body).await?),
             Self::Connect => {
                 return Err(Box::new(refusal(
                     Code::Internal,
@@ -306,8 +313,36 @@ async fn stop(api: &Api) -> Result<wire::StopAnswer, Refused> {
     })
 }
 
-/// Nothing is ended for a program that would not run.
-async fn restart(api: &Api) -> Result<wire::RestartAnswer, Refused> {
+/// Ends pomd in favour of one in the foreground, which takes over the place. One in the foreground gives way to nobody.
+async fn give_way(api: &Api, body: &[u8]) -> Result<wire::StopAnswer, Refused> {
+    let request: wire::GiveWayRequest = serde_json::from_slice(body).map_err(|it| {
+        refusal(
+            Code::BadRequest,
+            format!("the body does not say who takes over: {it}"),
+        )
+    })?;
+    if !api.in_background {
+        let message = format!("pomd runs already (pid {})", std::process::id());
+        return Err(Box::new(refusal(Code::BadRequest, message)));
+    }
+    let connections = connections(&*api.agent.status().await?);
+    tracing::info!(
+        "gives way to the pomd in the foreground or of a service (pid {}); {connections} connections end",
+        request.pid
+    );
+    api.stop.cancel();
+    Ok(wire::StopAnswer {
+        pid: std::process::id(),
+        connections,
+    })
+}
+
+/// Nothing is ended for a file that would leave no tunnels, unless that is what is wanted, nor for a program that would not
+/// run.
+async fn restart(api: &Api, force: bool) -> Result<wire::RestartAnswer, Refused> {
+    if !force {
+        api.reloads.reload().await?;
+    }
     let version = api.restart.check().await.map_err(|why| {
         let message = format!("pomd was not restarted and goes on as it is: {why}");
         Box::new(refusal(Code::Local, message))
@@ -318,6 +353,7 @@ async fn restart(api: &Api) -> Result<wire::RestartAnswer, Refused> {
     }
     tracing::info!("asked to restart as pomd {version}");
     api.restart.ask();
+    api.handed.begin_to_keep();
     api.stop.cancel();
     Ok(wire::RestartAnswer {
         pid: status.pomd.pid,
@@ -368,7 +404,7 @@ fn lines(
 ) -> impl Stream<Item = wire::LogLine> + Send {
     stream::unfold(
         (reader, tunnel, stop),
-        |(mut reader, tunnel, stop)| async move {
+        |(mut reader, tunnel, mut stop)| async move {
             loop {
                 match reader.next_remembered() {
                     Some(line) if tunnel.is_none() || line.tunnel == tunnel => {
@@ -378,7 +414,8 @@ fn lines(
                     None => (),
                 }
                 tokio::select! {
-                    () = stop.as_ref()?.cancelled() => return None,
+                    // What was logged before that is told before the end.
+                    () = stop.as_ref()?.cancelled() => stop = None,
                     () = reader.more() => (),
                 }
             }
@@ -404,6 +441,7 @@ mod tests {
             ("v1/reload", Some(Method::POST)),
             ("v1/restart", Some(Method::POST)),
             ("v1/stop", Some(Method::POST)),
+            ("v1/give-way", Some(Method::POST)),
             ("v1/tunnels/a", None),
             ("v1/status/", None),
             ("", None),

@@ -58,6 +58,18 @@ impl Recent {
         }
     }
 
+    /// All that is remembered, oldest first.
+    pub fn all(&self) -> Vec<LogLine> {
+        self.0.ring().lines.iter().cloned().collect()
+    }
+
+    /// Remembers lines of the life before this one. Call before anything is logged.
+    pub fn remember(&self, lines: Vec<LogLine>) {
+        for line in lines {
+            self.0.push(line);
+        }
+    }
+
     pub(super) fn layer<S>(&self) -> impl Layer<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,

@@ -10,12 +10,16 @@ use interprocess::local_socket::{
     tokio::{Listener, Stream, prelude::*},
 };
 
-use super::private_folder;
+use super::{
+    handed::{Place, Socket},
+    private_folder,
+};
 
 /// A control channel that is ours; what it leaves in the file system is removed when this is dropped.
 pub struct Channel {
     listener: Listener,
-    _rest: imp::Rest,
+    #[cfg_attr(windows, expect(dead_code, reason = "there is nothing to remove"))]
+    rest: imp::Rest,
 }
 
 impl Channel {
@@ -28,8 +32,26 @@ impl Channel {
             .reclaim_name(false);
         Ok(Self {
             listener: imp::closed_to_others(options)?.create_tokio()?,
-            _rest: imp::rest(path),
+            rest: imp::rest(path),
         })
+    }
+
+    /// Goes on listening on what an earlier life of this process bound at `path`; anew where that is nothing, or somebody
+    /// else's file lies there now.
+    pub fn bind_or_inherit(path: PathBuf, inherited: Option<Socket>) -> io::Result<Self> {
+        let inherited = inherited.filter(|it| it.address == Place::Unix(path.clone()));
+        match inherited.and_then(|it| imp::inherited(it.listener)) {
+            Some(listener) if path.exists() => Ok(Self {
+                listener,
+                rest: imp::rest(path),
+            }),
+            _ => Self::bind(path),
+        }
+    }
+
+    /// The same listener for the next life, which finds its file where it is; `None` where there is no such thing.
+    pub fn hand_on(self) -> Option<Socket> {
+        imp::hand_on(self)
     }
 
     /// Listens at `path` once more, also where its folder was removed meanwhile.
@@ -49,22 +71,47 @@ impl Channel {
 
 #[cfg(unix)]
 mod imp {
+    use std::os::fd::OwnedFd;
+
+    use interprocess::os::unix::uds_local_socket::tokio::Listener as UdSocket;
     use socket2::{Domain, SockAddr, Type};
 
-    use super::*;
+    use super::{super::handed, *};
 
-    /// The socket's file.
-    pub(super) struct Rest(PathBuf);
+    /// The socket's file; `None`: the next life listens behind it.
+    pub(super) struct Rest(Option<PathBuf>);
 
     pub(super) fn rest(path: PathBuf) -> Rest {
-        Rest(path)
+        Rest(Some(path))
     }
 
     impl Drop for Rest {
         fn drop(&mut self) {
-            // Nothing to do about a file that cannot be removed: the next start removes it.
-            let _ = std::fs::remove_file(&self.0);
+            if let Some(path) = &self.0 {
+                // Nothing to do about a file that cannot be removed: the next start removes it.
+                let _ = std::fs::remove_file(path);
+            }
         }
+    }
+
+    pub(super) fn inherited(listener: handed::Listener) -> Option<Listener> {
+        let handed::Listener::Unix(listener) = listener else {
+            return None;
+        };
+        let listener = UdSocket::try_from(OwnedFd::from(listener)).ok()?;
+        Some(Listener::UdSocket(listener))
+    }
+
+    pub(super) fn hand_on(channel: Channel) -> Option<Socket> {
+        let Channel { listener, mut rest } = channel;
+        let Listener::UdSocket(listener) = listener;
+        let descriptor = OwnedFd::try_from(listener).ok()?;
+        let path = rest.0.take()?;
+        Some(Socket {
+            name: String::new(),
+            address: Place::Unix(path),
+            listener: handed::Listener::Unix(descriptor.into()),
+        })
     }
 
     pub(super) fn clear(path: &Path) -> io::Result<()> {
@@ -125,6 +172,14 @@ mod imp {
 
     pub(super) fn rest(_: PathBuf) -> Rest {
         Rest
+    }
+
+    pub(super) fn inherited(_: super::super::handed::Listener) -> Option<Listener> {
+        None
+    }
+
+    pub(super) fn hand_on(_: Channel) -> Option<Socket> {
+        None
     }
 
     /// A pipe of that name that is there already is somebody's who lives: to be the first is asked for by the library,

@@ -1,9 +1,15 @@
-//! Sockets that a service manager bound and handed over (systemd's `LISTEN_FDS`).
+//! Listening sockets that this process did not bind: those of a service manager (systemd's `LISTEN_FDS`), and those of its
+//! own life before a re-exec (`super::handover`).
 //!
-//! Knows descriptors and addresses. Must not know tunnels. They stay open for the life of the process, whoever uses them
-//! meanwhile: the manager bound them once, and they could not be had again.
+//! Knows descriptors and addresses. Must not know tunnels. The manager's stay open for the life of the process, whoever uses
+//! them meanwhile: they were bound once, and could not be had again. Those of the life before belong to whoever takes them.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 /// Everything that was handed over.
 #[derive(Debug, Default)]
@@ -13,6 +19,10 @@ pub struct Handed {
     /// The names of all descriptors, usable or not, in their order.
     #[cfg_attr(not(unix), expect(dead_code, reason = "nothing is handed over there"))]
     names: Vec<String>,
+    /// Bound by the life before, and taken by nobody yet.
+    inherited: Mutex<Vec<Socket>>,
+    /// To be bound in the next life too; `None`: there is none, as far as is known.
+    kept: Mutex<Option<Vec<Socket>>>,
 }
 
 /// One socket that listens.
@@ -55,6 +65,66 @@ impl Handed {
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
+
+    /// Adds what the life before had bound.
+    pub fn with_inherited(mut self, sockets: Vec<Socket>) -> Self {
+        self.inherited = Mutex::new(sockets);
+        self
+    }
+
+    /// The socket that the life before had bound at exactly this address: the caller's from now on.
+    pub fn take_inherited(&self, address: &Place) -> Option<Listener> {
+        let mut inherited = lock(&self.inherited);
+        let at = inherited.iter().position(|it| it.address == *address)?;
+        Some(inherited.swap_remove(at).listener)
+    }
+
+    /// Closes what nobody took. Returns where that listened.
+    pub fn close_inherited(&self) -> Vec<Place> {
+        let rest = std::mem::take(&mut *lock(&self.inherited));
+        let closed = rest.into_iter().map(|it| {
+            it.remove_file();
+            it.address
+        });
+        closed.collect()
+    }
+
+    /// From now on [`Handed::keep`] keeps.
+    pub fn begin_to_keep(&self) {
+        lock(&self.kept).get_or_insert_default();
+    }
+
+    /// Whether another life follows, which wants the listeners.
+    pub fn keeps(&self) -> bool {
+        lock(&self.kept).is_some()
+    }
+
+    /// Leaves a listener to the next life.
+    pub fn keep(&self, socket: Socket) {
+        match &mut *lock(&self.kept) {
+            Some(kept) => kept.push(socket),
+            None => socket.remove_file(),
+        }
+    }
+
+    /// What was left to the next life.
+    pub fn kept(&self) -> Vec<Socket> {
+        lock(&self.kept).take().unwrap_or_default()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Socket {
+    /// Removes the file of one in the file system, which nobody will listen behind any more.
+    pub fn remove_file(&self) {
+        if let Place::Unix(path) = &self.address {
+            // Nothing to do about a file that cannot be removed: the next one who binds replaces it.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -76,7 +146,11 @@ impl Handed {
 
 #[cfg(unix)]
 mod imp {
-    use std::{env, io, os::fd::AsFd, process::Command};
+    use std::{
+        env, io,
+        os::fd::{AsFd, OwnedFd},
+        process::Command,
+    };
 
     use listenfd::ListenFd;
     use rustix::io::{FdFlags, fcntl_setfd};
@@ -148,6 +222,26 @@ mod imp {
                 .env(COUNT, self.names.len().to_string())
                 .env(NAMES, self.names.join(":"));
             Ok(())
+        }
+    }
+
+    impl Socket {
+        /// One that an earlier life bound at `address`; `None` if it is not what it is said to be.
+        pub fn inherited(descriptor: OwnedFd, address: Place) -> Option<Self> {
+            let listener = match address {
+                Place::Tcp(_) => Listener::Tcp(descriptor.into()),
+                Place::Unix(_) => Listener::Unix(descriptor.into()),
+            };
+            let socket = judged(listener, "").ok()?;
+            (socket.address == address).then_some(socket)
+        }
+
+        /// The same socket by another descriptor.
+        pub fn descriptor(&self) -> io::Result<OwnedFd> {
+            match &self.listener {
+                Listener::Tcp(it) => it.as_fd().try_clone_to_owned(),
+                Listener::Unix(it) => it.as_fd().try_clone_to_owned(),
+            }
         }
     }
 

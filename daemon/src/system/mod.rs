@@ -8,6 +8,7 @@ pub mod file_stamp;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 pub mod handed;
+pub mod handover;
 pub mod limits;
 pub mod network;
 pub mod plain_file;

@@ -27,7 +27,7 @@ use crate::{
     config::{Listen, SocketName},
     system::{
         errors,
-        handed::{Handed, Place},
+        handed::{self as system, Handed, Place, Socket as Inherited},
         limits,
     },
 };
@@ -88,9 +88,9 @@ pub fn bind(listen: &Listen, known: Known<'_>, clock: &Clock) -> Result<Bound, R
     }
     let bound = match (listen, known.chosen) {
         (Listen::Unix(name), _) => return bind_file(name, known, at),
-        (Listen::Loopback(port), _) => loopback(*port),
-        (Listen::Chosen, Some(port)) => loopback(port),
-        (Listen::Address(address), _) => open(*address)
+        (Listen::Loopback(port), _) => loopback(*port, known.handed),
+        (Listen::Chosen, Some(port)) => loopback(port, known.handed),
+        (Listen::Address(address), _) => inherit_or_open(*address, known.handed)
             .and_then(|it| Ok(vec![TcpListener::from_std(it)?]))
             .map_err(|error| Failure::alone(*address, error)),
         (Listen::Chosen, None) => Err(Failure::NoPort),
@@ -115,7 +115,12 @@ pub fn bind(listen: &Listen, known: Known<'_>, clock: &Clock) -> Result<Bound, R
 #[cfg(unix)]
 #[expect(clippy::result_large_err, reason = "as `bind`")]
 fn bind_file(name: &SocketName, known: Known<'_>, at: Timestamp) -> Result<Bound, Reason> {
-    let socket = unix::Socket::bind(name, known.control).map_err(|it| it.reason(at))?;
+    let path = known.control.with_file_name(name.as_str());
+    let inherited = known.handed.take_inherited(&Place::Unix(path.clone()));
+    let socket = match inherited.and_then(|it| unix::Socket::inherited(it, path)) {
+        Some(socket) => socket,
+        None => unix::Socket::bind(name, known.control).map_err(|it| it.reason(at))?,
+    };
     Ok(Bound {
         addresses: vec![file_address(name, known.control)],
         left_out: None,
@@ -139,6 +144,26 @@ pub fn file_address(name: &SocketName, control: &Path) -> String {
 }
 
 impl Listener {
+    /// The same listener for the next life of this process.
+    pub fn hand_on(self) -> io::Result<Inherited> {
+        let (address, listener) = match self {
+            Self::Tcp(it) => {
+                let it = it.into_std()?;
+                (Place::Tcp(it.local_addr()?), system::Listener::Tcp(it))
+            }
+            #[cfg(unix)]
+            Self::Unix(it) => {
+                let (path, it) = it.hand_on()?;
+                (Place::Unix(path), system::Listener::Unix(it))
+            }
+        };
+        Ok(Inherited {
+            name: String::new(),
+            address,
+            listener,
+        })
+    }
+
     /// The next connection, and its ends unless it is gone already.
     pub(super) fn poll_accept(
         &self,
@@ -185,8 +210,8 @@ enum Failure {
 }
 
 /// Binds `port` on both loopback addresses. One that the machine lacks is left out.
-fn loopback(port: u16) -> Result<Vec<TcpListener>, Failure> {
-    let listeners = both(port)?;
+fn loopback(port: u16, handed: &Handed) -> Result<Vec<TcpListener>, Failure> {
+    let listeners = both(port, handed)?;
     listeners
         .into_iter()
         .map(|it| {
@@ -196,8 +221,8 @@ fn loopback(port: u16) -> Result<Vec<TcpListener>, Failure> {
         .collect()
 }
 
-fn both(port: u16) -> Result<Vec<std::net::TcpListener>, Failure> {
-    let first = match open(v4(port)) {
+fn both(port: u16, handed: &Handed) -> Result<Vec<std::net::TcpListener>, Failure> {
+    let first = match inherit_or_open(v4(port), handed) {
         Ok(it) => Some(it),
         Err(error) if errors::is_absent_address(&error) => None,
         Err(error) => {
@@ -213,7 +238,7 @@ fn both(port: u16) -> Result<Vec<std::net::TcpListener>, Failure> {
         Some(it) => it.local_addr().map_or(port, |it| it.port()),
         None => port,
     };
-    match open(v6(port)) {
+    match inherit_or_open(v6(port), handed) {
         Ok(it) => Ok(first.into_iter().chain([it]).collect()),
         Err(error) if errors::is_absent_address(&error) => match first {
             Some(it) => Ok(vec![it]),
@@ -250,7 +275,15 @@ fn v6(port: u16) -> SocketAddr {
 }
 
 fn is_free(port: u16) -> bool {
-    both(port).is_ok()
+    both(port, &Handed::default()).is_ok()
+}
+
+/// What the life before this one had bound there goes on listening, with the connections that wait in its queue.
+fn inherit_or_open(address: SocketAddr, handed: &Handed) -> io::Result<std::net::TcpListener> {
+    match handed.take_inherited(&Place::Tcp(address)) {
+        Some(system::Listener::Tcp(it)) => Ok(it),
+        _ => open(address),
+    }
 }
 
 fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {

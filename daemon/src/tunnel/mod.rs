@@ -139,13 +139,13 @@ impl Counters {
     }
 }
 
-/// Accepts on `listeners` until `stop`; the addresses are free when this returns. Connections run on
-/// `tunnel.connections` and are not ended. `Err`: a listener is broken and must be bound again.
+/// Accepts on `listeners` until `stop`, and gives them back: the addresses are free once they are dropped. Connections run
+/// on `tunnel.connections` and are not ended. `Err`: a listener is broken and must be bound again.
 pub async fn serve(
     tunnel: Arc<Tunnel>,
     listeners: Vec<bind::Listener>,
     stop: CancellationToken,
-) -> Result<(), wire::Reason> {
+) -> Result<Vec<bind::Listener>, wire::Reason> {
     let span = tracing::error_span!(
         parent: None, "tunnel", tunnel = %tunnel.name, cluster = %tunnel.spec.cluster
     );
@@ -157,7 +157,8 @@ pub async fn serve(
     accept::accept(&mut entrance, &listeners, &stop)
         .instrument(span)
         .await
-        .map_err(|error| tunnel.local_trouble(format!("cannot accept connections: {error}")))
+        .map_err(|error| tunnel.local_trouble(format!("cannot accept connections: {error}")))?;
+    Ok(listeners)
 }
 
 impl Tunnel {

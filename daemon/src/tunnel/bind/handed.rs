@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, path::Path};
 
 use tokio::net::TcpListener;
 
-use super::{Bound, Failure, Known, Listener, open, sisters};
+use super::{Bound, Failure, Known, Listener, inherit_or_open, sisters};
 use crate::{
     config::Listen,
     system::{
@@ -37,10 +37,10 @@ pub(super) fn bind(listen: &Listen, known: Known<'_>) -> Option<Result<Bound, Fa
     if ours.is_empty() {
         return None;
     }
-    Some(share(&ours, listen))
+    Some(share(&ours, listen, known.handed))
 }
 
-fn share(ours: &[&Socket], listen: &Listen) -> Result<Bound, Failure> {
+fn share(ours: &[&Socket], listen: &Listen, handed: &handed::Handed) -> Result<Bound, Failure> {
     let mut bound = Bound {
         listeners: Vec::new(),
         addresses: Vec::new(),
@@ -61,7 +61,7 @@ fn share(ours: &[&Socket], listen: &Listen) -> Result<Bound, Failure> {
     };
     let is_there = |it: &SocketAddr| ours.iter().any(|socket| socket.address == Place::Tcp(*it));
     for address in sisters(*port).into_iter().filter(|it| !is_there(it)) {
-        match open(address).and_then(TcpListener::from_std) {
+        match inherit_or_open(address, handed).and_then(TcpListener::from_std) {
             Ok(it) => {
                 bound.listeners.push(Listener::Tcp(it));
                 bound.addresses.push(address.to_string());

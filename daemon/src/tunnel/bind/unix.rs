@@ -20,7 +20,7 @@ use tokio::net::{UnixListener, UnixStream, unix::UCred};
 use super::{BACKLOG, holder};
 use crate::{
     config::SocketName,
-    system::{errors, limits, private_folder, process},
+    system::{errors, handed, limits, private_folder, process},
     tunnel::local::{Ends, Local},
 };
 
@@ -38,6 +38,13 @@ struct File {
     path: PathBuf,
     /// Which file it is: another may take its name.
     id: (u64, u64),
+}
+
+impl File {
+    /// Somebody else removes it.
+    fn stays(mut self) {
+        self.id = (0, 0);
+    }
 }
 
 impl Drop for File {
@@ -91,6 +98,31 @@ impl Socket {
             _file: None,
             listener: UnixListener::from_std(listener)?,
         })
+    }
+
+    /// One that the life before this one bound at `path`; `None` if its file is gone.
+    pub(super) fn inherited(listener: handed::Listener, path: PathBuf) -> Option<Self> {
+        let handed::Listener::Unix(listener) = listener else {
+            return None;
+        };
+        let file = File {
+            id: id(&path).ok()?,
+            path,
+        };
+        Some(Self {
+            _file: Some(file),
+            listener: UnixListener::from_std(listener).ok()?,
+        })
+    }
+
+    /// The same listener for the next life of this process, and its file, which stays. Fails for one whose file is
+    /// somebody else's, who hands it on.
+    pub(super) fn hand_on(self) -> io::Result<(PathBuf, std::os::unix::net::UnixListener)> {
+        let file = self._file.ok_or(io::ErrorKind::NotFound)?;
+        let path = file.path.clone();
+        let listener = self.listener.into_std()?;
+        file.stays();
+        Ok((path, listener))
     }
 
     /// The next connection, and who made it.
