@@ -2,6 +2,7 @@
 //!
 //! [`wire`] holds every type that crosses the control socket: each is a promise to whoever drives pomd by `curl`.
 //! [`place`] says where files and the socket are. [`client`] is a typed client for the socket.
+//! [`ssh_refusal`] is how both tell an ssh client why it can't connect.
 //! Nothing here knows how pomd works inside or how pomctl draws its answers.
 
 pub mod client;
@@ -9,6 +10,7 @@ pub mod frames;
 pub mod near;
 pub mod place;
 pub mod socket;
+pub mod ssh_refusal;
 pub mod text;
 #[cfg(windows)]
 pub mod user;

@@ -182,6 +182,20 @@ pub const CONNECT_RAW: &str = "pomd-connect";
 /// As [`CONNECT_RAW`], but what comes from the route comes in [`crate::frames`], which tell a cut from an end.
 pub const CONNECT_FRAMED: &str = "pomd-connect-framed";
 
+/// A note among the frames of a route, for a client that asked by `notes=true`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "note", rename_all = "snake_case")]
+pub enum ConnectNote {
+    /// The connection waits for a login, which the client is to ask the person for.
+    LoginNeeded {
+        /// The cluster.
+        cluster: String,
+    },
+    /// A note that this release does not know.
+    #[serde(other)]
+    Unknown,
+}
+
 /// Something a person must learn: what happened, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {

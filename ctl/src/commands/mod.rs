@@ -1,6 +1,6 @@
 //! One file for each command: a call, a page of text or JSON, an exit code.
 
-mod connect;
+pub(crate) mod connect;
 mod demo;
 mod down;
 mod login;

@@ -243,7 +243,10 @@ fn cluster(name: &ClusterName, cluster: &Cluster) -> wire::Cluster {
         name: name.to_string(),
         hosts: cluster.spec.hosts.iter().map(ToString::to_string).collect(),
         state: view.state,
-        user: view.grant.and_then(|it| it.user),
+        user: view
+            .grant
+            .filter(|_| view.state == wire::ClusterState::LoggedIn)
+            .and_then(|it| it.user),
         token_source: wire::TokenSource::Browser,
         since: view.since,
         until: view.until,

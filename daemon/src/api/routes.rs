@@ -290,6 +290,7 @@ async fn connect(
             client,
             tunnel,
             framed: upgrade == wire::CONNECT_FRAMED,
+            notes: parameter(query, "notes").as_deref() == Some("true"),
         })
         .map_err(|_| refusal(Code::BadRequest, "one upgrade for each connection"))?;
     Ok(answer::switching_protocols(upgrade))

@@ -4,7 +4,7 @@
 //! control protocol's routes.
 //!
 //! `accept` lets in from either kind of socket (`local`), `connection` carries one, `attempt` decides when to try again, `prove` shows that the route works.
-//! Pure: `reason`, `ssh_refusal`, `words`.
+//! Pure: `reason`, `words`.
 
 pub mod bind;
 pub mod local;
@@ -18,7 +18,6 @@ mod holder;
 mod outcome;
 mod prove;
 mod reason;
-mod ssh_refusal;
 mod words;
 
 use std::{
@@ -32,7 +31,11 @@ use std::{
 };
 
 use control::wire::{self, Code};
-use tokio::{net::TcpStream, sync::Notify, time::Instant};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -102,6 +105,26 @@ impl Deref for Tunnel {
     fn deref(&self) -> &Parts {
         &self.parts
     }
+}
+
+/// On whose behalf pomd connects to a tunnel itself: a client of the control socket that understands notes.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Cancelled once the client is gone.
+    pub gone: CancellationToken,
+    /// How far its connection is.
+    pub stage: watch::Sender<Stage>,
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It waits for the server.
+    Opening,
+    /// It waits for a login, which the client is to ask for.
+    WaitsForLogin,
+    /// Bytes flow.
+    Open,
 }
 
 /// Counts of one tunnel, readable at any time.
@@ -186,12 +209,12 @@ impl Tunnel {
     }
 
     /// Carries a connection that did not come in by a port, such as one end of a pair that pomd made itself.
-    pub fn adopt(self: &Arc<Self>, local: TcpStream) -> io::Result<()> {
+    pub fn adopt(self: &Arc<Self>, local: TcpStream, caller: Option<Caller>) -> io::Result<()> {
         let ends = Ends::Tcp {
             theirs: local.peer_addr()?,
             ours: local.local_addr()?,
         };
-        self.enter(local.into(), ends);
+        self.enter(local.into(), ends, caller);
         Ok(())
     }
 
@@ -216,7 +239,7 @@ impl Tunnel {
         Self::new(self.parts.clone(), Some(self))
     }
 
-    fn enter(self: &Arc<Self>, local: Local, ends: Ends) {
+    fn enter(self: &Arc<Self>, local: Local, ends: Ends, caller: Option<Caller>) {
         let number = self.numbers.fetch_add(1, Relaxed) + 1;
         let now = u64::try_from(self.clock.now().as_second()).unwrap_or(0);
         self.counters.total.fetch_add(1, Relaxed);
@@ -230,7 +253,7 @@ impl Tunnel {
             cluster = %self.spec.cluster,
             connection = number
         );
-        let carried = connection::carry(self.clone(), local, ends, number);
+        let carried = connection::carry(self.clone(), local, ends, number, caller);
         self.connections.spawn(carried.instrument(span));
     }
 
@@ -319,7 +342,7 @@ impl accept::Door for Entrance {
     }
 
     fn enter(&mut self, local: Local, ends: Ends) {
-        self.tunnel.enter(local, ends);
+        self.tunnel.enter(local, ends, None);
     }
 
     fn turned_away(&mut self, uid: Option<u32>) {

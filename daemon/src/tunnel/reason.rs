@@ -98,14 +98,31 @@ pub(super) fn facts(
     res
 }
 
-/// What ssh is told: the reason, and near matches, for there is no other place to look them up at that moment.
+/// What ssh is told: the reason, the request id, and what to do with it or near matches, for there is no other place to
+/// look them up at that moment.
 pub(super) fn for_ssh(reason: &wire::Reason, similar: &[Authority]) -> String {
     if reason.code == Code::NoSuchRoute && !similar.is_empty() {
         let message = reason.message.trim_end_matches(" (404)");
-        format!("{message}. Similar: {}", list(similar))
-    } else {
-        reason.message.clone()
+        return format!("{message}. Similar: {}", list(similar));
     }
+    let message = with_request_id(reason);
+    match &reason.hint {
+        Some(hint) if reason.code == Code::Forbidden => format!("{message}. {}", sentence(hint)),
+        _ => message,
+    }
+}
+
+/// The message, and the id that finds the case in Pomerium's log.
+pub(super) fn with_request_id(reason: &wire::Reason) -> String {
+    let id = reason.request_id.as_ref();
+    let id = id.map_or_else(String::new, |it| format!(", request id {it}"));
+    format!("{}{id}", reason.message)
+}
+
+fn sentence(clause: &str) -> String {
+    let mut letters = clause.chars();
+    let first = letters.next().map(|it| it.to_uppercase().to_string());
+    first.unwrap_or_default() + letters.as_str()
 }
 
 /// There is no login to open the route with.
@@ -134,8 +151,8 @@ fn refused(refusal: &Refusal, context: &Context<'_>) -> Words {
                 .user
                 .map_or_else(|| format!("this login of {cluster}"), |it| clean(it, 200));
             let hint = match refusal.request_id {
-                Some(_) => "ask whoever runs Pomerium for access, and name the request id",
-                None => "ask whoever runs Pomerium for access",
+                Some(_) => "send the request id to your Pomerium administrator and ask for access",
+                None => "ask your Pomerium administrator for access",
             };
             let message = format!("{who} may not use {authority}{status}");
             (Code::Forbidden, message, Some(hint.to_owned()))
@@ -382,7 +399,7 @@ mod tests {
         let hint = |error: &OpenError| said(error, |_| {}).hint.unwrap();
         assert_eq!(
             hint(&refusal(RefusalKind::Forbidden, 403)),
-            "ask whoever runs Pomerium for access, and name the request id"
+            "send the request id to your Pomerium administrator and ask for access"
         );
         assert_eq!(
             hint(&refusal(RefusalKind::DeviceNotEnrolled, 450)),
