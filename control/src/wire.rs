@@ -116,6 +116,13 @@ pub struct Tunnel {
     pub cluster: String,
     /// The route it leads to, `HOST:PORT`.
     pub route: String,
+    /// The server that is dialled for it, `HOST:PORT`, where that is not the route's own host.
+    #[serde(default)]
+    pub server: Option<String>,
+    /// Whether its route was tried since pomd started; `null` from an older pomd. A tunnel that is up and was not tried
+    /// listens, and nothing more is known.
+    #[serde(default)]
+    pub tried: Option<bool>,
     /// The addresses it listens on, or would if it could; `[]` only until a free port was chosen.
     pub listen: Vec<String>,
     /// Refusals are told in ssh's own words.
@@ -236,6 +243,9 @@ pub struct Holder {
     pub program: Option<String>,
     /// The user it runs as.
     pub uid: Option<u32>,
+    /// It is a program of the user who runs pomd.
+    #[serde(default)]
+    pub ours: bool,
 }
 
 /// Why something is wrong, for programs. A closed list that may grow.

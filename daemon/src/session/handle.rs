@@ -52,6 +52,8 @@ pub(super) struct Shared {
     pub(super) again: Arc<Notify>,
     /// The newest generation that is known to have opened a route.
     pub(super) carried: AtomicU64,
+    /// The generation whose upper bound the server was seen to pass over.
+    pub(super) disproved: AtomicU64,
     /// The newest sign-in URL. Locked while one is minted: whoever asks meanwhile waits for the same one, and if the
     /// first goes away the next takes over. Minting has limits of its own.
     pub(super) minted: Mutex<Option<Minted>>,
@@ -153,7 +155,16 @@ impl Session {
 
     /// A snapshot, as things stand by the clock of this moment.
     pub fn view(&self) -> View {
-        let view = self.shared.view.borrow().clone();
+        let mut view = self.shared.view.borrow().clone();
+        // The task, which forgets the bound for good, may not have heard of it yet.
+        let disproved = self.shared.disproved.load(Ordering::Relaxed);
+        if view
+            .grant
+            .as_ref()
+            .is_some_and(|it| it.generation == disproved)
+        {
+            view.until = None;
+        }
         view.at(self.shared.clock.now(), &self.shared.cluster)
     }
 
@@ -206,6 +217,9 @@ impl Session {
         let disproved = until.is_some_and(|it| is_no_bound(it, self.shared.clock.now()));
         if known && !disproved {
             return;
+        }
+        if disproved {
+            self.shared.disproved.store(generation, Ordering::Relaxed);
         }
         if self
             .shared

@@ -186,10 +186,11 @@ pub async fn serve(
 impl Tunnel {
     /// A tunnel without connections, which counts on from where the one before it was.
     pub fn new(parts: Parts, before: Option<&Self>) -> Self {
+        let same_route = before.is_some_and(|it| it.spec.route == parts.spec.route);
         Self {
             parts,
             counters: before.map_or_else(Counters::default, |it| it.counters.carried_over()),
-            outcome: Outcome::default(),
+            outcome: before.map_or_else(Outcome::default, |it| it.outcome.carried_over(same_route)),
             connections: TaskTracker::new(),
             cut: CancellationToken::new(),
             proofs: prove::Proofs::default(),
@@ -258,7 +259,7 @@ impl Tunnel {
     }
 
     fn clear_outcome(&self) {
-        if self.outcome.clear() {
+        if self.outcome.worked() {
             self.changed.notify_one();
         }
     }
@@ -288,6 +289,7 @@ impl Tunnel {
             route: &self.spec.route,
             user: grant.user.as_deref(),
             similar,
+            open: self.counters.open.load(Relaxed),
             at: self.clock.now(),
         }
     }

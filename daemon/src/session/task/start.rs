@@ -81,6 +81,7 @@ pub(in crate::session) fn start(house: House, legacy: Legacy) -> (Session, Task)
         waiting: waiting.clone(),
         again: again.clone(),
         carried: AtomicU64::new(0),
+        disproved: AtomicU64::new(0),
         minted: Mutex::default(),
         stop: house.stop.clone(),
         gives_way: AtomicBool::new(false),
