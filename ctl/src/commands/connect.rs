@@ -144,7 +144,10 @@ fn tell_ssh(refusal: &[u8]) -> bool {
 /// The message, the request id that its hint may speak of, and the hint.
 fn words(report: &Report) -> String {
     let mut message = report.message.clone();
-    if let Some(id) = &report.request_id {
+    // As a fact it stands before the time, for a page of several lines.
+    let fact = report.facts.iter().find(|it| it.0 == "request id");
+    let fact = fact.and_then(|it| it.1.split([',', ' ']).next());
+    if let Some(id) = report.request_id.as_deref().or(fact) {
         message += &format!(", request id {id}");
     }
     let command = report.commands.first();
