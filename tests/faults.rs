@@ -5,6 +5,7 @@ mod control_api;
 mod crowd;
 mod descriptors;
 mod envoy;
+mod expiry;
 mod growth;
 mod http;
 mod limits;

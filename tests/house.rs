@@ -41,7 +41,7 @@ const PURE: [&str; 23] = [
     "daemon/src/session/wait.rs",
     "daemon/src/tunnel/reason.rs",
     "daemon/src/tunnel/relay/allowance.rs",
-    "daemon/src/tunnel/ssh_refusal.rs",
+    "control/src/ssh_refusal.rs",
     "daemon/src/tunnel/words.rs",
     "daemon/src/upstream/head.rs",
     "daemon/src/upstream/refusal.rs",

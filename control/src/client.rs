@@ -167,7 +167,7 @@ impl Client {
     /// `POST /v1/connect`: the route as a stream, whose reading fails where the route was cut. With `ssh` a refusal is
     /// told to ssh in its own words on the stream; else it is the error here.
     pub async fn connect(&self, route: &str, ssh: bool) -> Result<RouteStream, ClientError> {
-        let path = format!("/v1/connect?route={}&ssh={ssh}", segment(route));
+        let path = format!("/v1/connect?route={}&ssh={ssh}&notes=true", segment(route));
         let request = self
             .request(Method::POST, &path)
             .header("connection", "upgrade")

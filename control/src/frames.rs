@@ -2,7 +2,8 @@
 //! must not look like an end.
 //!
 //! A frame is its length in two bytes, the higher one first, and so many bytes. One of length 0 is the end; where the
-//! stream stops without it, the route was cut.
+//! stream stops without it, the route was cut. Lengths with both of the highest bits set are notes, which are no bytes of
+//! the route: the other bits are the note's length. They are sent to clients alone that asked for them.
 
 use std::{
     io,
@@ -15,14 +16,41 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 /// The most that one frame is given to carry.
 const MOST: usize = 32 << 10;
 
+/// What makes a length that of a note.
+const NOTE: u16 = 0xC000;
+
 /// Sends what comes in, and its end. An error of `from` is a cut: then no end is sent.
 pub async fn send(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
+    send_with_notes(from, to, std::future::pending::<Option<Vec<u8>>>).await
+}
+
+/// As [`send`], and each note that a future of `next` resolves to: at most 16,383 bytes, which an empty one is too.
+/// `None`: there will be no more. The futures are dropped and made anew at any time.
+pub async fn send_with_notes<F>(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut next: impl FnMut() -> F,
+) -> io::Result<()>
+where
+    F: Future<Output = Option<Vec<u8>>>,
+{
     let mut frame = vec![0; 2 + MOST];
+    let mut noting = true;
     loop {
-        let length = from.read(&mut frame[2..]).await?;
+        let length = tokio::select! {
+            biased;
+            note = next(), if noting => {
+                match note {
+                    Some(note) => send_note(&note, to).await?,
+                    None => noting = false,
+                }
+                continue;
+            }
+            read = from.read(&mut frame[2..]) => read?,
+        };
         // No more was read than fits.
         let header = u16::try_from(length).map_err(io::Error::other)?;
         frame[..2].copy_from_slice(&header.to_be_bytes());
@@ -33,9 +61,20 @@ pub async fn send(
     }
 }
 
+async fn send_note(note: &[u8], to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    let length = u16::try_from(note.len()).ok().filter(|it| it & NOTE == 0);
+    let length = length.ok_or_else(|| io::Error::other("a note is too long"))?;
+    to.write_all(&(NOTE | length).to_be_bytes()).await?;
+    to.write_all(note).await?;
+    to.flush().await
+}
+
 /// The receiving end: how far the frames were read.
-#[derive(Debug)]
-pub struct Frames(State);
+#[derive(Debug, Default)]
+pub struct Frames {
+    state: State,
+    note: Option<Vec<u8>>,
+}
 
 #[derive(Debug)]
 enum State {
@@ -43,16 +82,23 @@ enum State {
     Header([u8; 2], usize),
     /// So many bytes of a frame are to come.
     Bytes(usize),
+    /// A note, of which so many bytes are there.
+    Note(Vec<u8>, usize),
     End,
 }
 
-impl Default for Frames {
+impl Default for State {
     fn default() -> Self {
-        Self(State::Header([0; 2], 0))
+        Self::Header([0; 2], 0)
     }
 }
 
 impl Frames {
+    /// The newest note that was read, once. Looked for whenever `poll_read` returns.
+    pub fn take_note(&mut self) -> Option<Vec<u8>> {
+        self.note.take()
+    }
+
     /// Reads what the frames of `from` carry; nothing at the end, [`io::ErrorKind::ConnectionReset`] after a cut.
     pub fn poll_read(
         &mut self,
@@ -61,7 +107,7 @@ impl Frames {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            match &mut self.0 {
+            match &mut self.state {
                 State::End => return Poll::Ready(Ok(())),
                 State::Bytes(left) => {
                     let room = buf.remaining().min(*left);
@@ -74,9 +120,21 @@ impl Frames {
                     buf.advance(length);
                     *left -= length;
                     if *left == 0 {
-                        *self = Self::default();
+                        self.state = State::default();
                     }
                     return Poll::Ready(Ok(()));
+                }
+                State::Note(note, there) if *there == note.len() => {
+                    self.note = Some(std::mem::take(note)).filter(|it| !it.is_empty());
+                    self.state = State::default();
+                }
+                State::Note(note, there) => {
+                    let mut rest = ReadBuf::new(&mut note[*there..]);
+                    ready!(Pin::new(&mut *from).poll_read(cx, &mut rest))?;
+                    match rest.filled().len() {
+                        0 => return Poll::Ready(Err(cut())),
+                        length => *there += length,
+                    }
                 }
                 State::Header(header, there) => {
                     let mut rest = ReadBuf::new(&mut header[*there..]);
@@ -87,9 +145,12 @@ impl Frames {
                     }
                     *there += length;
                     if *there == 2 {
-                        self.0 = match usize::from(u16::from_be_bytes(*header)) {
+                        self.state = match u16::from_be_bytes(*header) {
                             0 => State::End,
-                            more => State::Bytes(more),
+                            it if it & NOTE == NOTE => {
+                                State::Note(vec![0; usize::from(it & !NOTE)], 0)
+                            }
+                            it => State::Bytes(usize::from(it)),
                         };
                     }
                 }
@@ -142,6 +203,46 @@ mod tests {
         let (got, ended) = read(&sent[..], 5).await;
         assert_eq!(got, b"there and back");
         ended.unwrap();
+    }
+
+    #[tokio::test]
+    async fn notes_are_told_apart_from_bytes_wherever_they_come() {
+        let mut sent = Vec::new();
+        let long = vec![b'n'; usize::from(!NOTE)];
+        for note in [&b""[..], b"login", &long] {
+            send_note(note, &mut sent).await.unwrap();
+        }
+        send(&mut &b"bytes"[..], &mut sent).await.unwrap();
+        let too_long = vec![0; long.len() + 1];
+        assert!(send_note(&too_long, &mut sent).await.is_err());
+        for piece in [1, 3, 1 << 20] {
+            let (mut near, far) = tokio::io::duplex(piece);
+            let sending = async {
+                near.write_all(&sent).await.unwrap();
+                drop(near);
+            };
+            let reading = async {
+                let (mut far, mut frames) = (far, Frames::default());
+                let (mut bytes, mut notes, mut room) = (Vec::new(), Vec::new(), [0; 2]);
+                loop {
+                    let mut buf = ReadBuf::new(&mut room);
+                    let read = poll_fn(|cx| {
+                        let polled = frames.poll_read(&mut far, cx, &mut buf);
+                        notes.extend(frames.take_note());
+                        polled
+                    });
+                    read.await.unwrap();
+                    match buf.filled() {
+                        [] => return (bytes, notes),
+                        some => bytes.extend_from_slice(some),
+                    }
+                }
+            };
+            let ((), (bytes, notes)) = tokio::join!(sending, reading);
+            assert_eq!(bytes, b"bytes");
+            // Of several that come at once the newest counts.
+            assert_eq!(notes.last(), Some(&long));
+        }
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 //! [`wire`] holds every type that crosses the control socket: each is a promise to whoever drives pomd by `curl`.
 //! [`place`] says where files and the socket are, [`holder`] which pomd has them, [`browser`] which browser shows a login.
 //! [`client`] is a typed client for the socket.
+//! [`ssh_refusal`] is how both tell an ssh client why it can't connect.
 //! Nothing here knows how pomd works inside or how pomctl draws its answers.
 
 pub mod browser;
@@ -12,6 +13,7 @@ pub mod holder;
 pub mod near;
 pub mod place;
 pub mod socket;
+pub mod ssh_refusal;
 pub mod text;
 #[cfg(windows)]
 pub mod user;

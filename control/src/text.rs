@@ -52,6 +52,15 @@ fn is_harmless(c: char) -> bool {
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// Whose a program is that the system does not name: `a program of another user (uid 0)`, or one of the user's own.
+pub fn program_of(uid: u32, ours: bool) -> String {
+    if ours {
+        "a program of yours whose name can't be read, perhaps another pomd".to_owned()
+    } else {
+        format!("a program of another user (uid {uid})")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

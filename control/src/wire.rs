@@ -119,6 +119,13 @@ pub struct Tunnel {
     pub cluster: String,
     /// The route it leads to, `HOST:PORT`.
     pub route: String,
+    /// The server that is dialled for it, `HOST:PORT`, where that is not the route's own host.
+    #[serde(default)]
+    pub server: Option<String>,
+    /// Whether its route was tried since pomd started; `null` from an older pomd. A tunnel that is up and was not tried
+    /// listens, and nothing more is known.
+    #[serde(default)]
+    pub tried: Option<bool>,
     /// The addresses it listens on, or would if it could; `[]` only until a free port was chosen.
     pub listen: Vec<String>,
     /// Refusals are told in ssh's own words.
@@ -185,6 +192,20 @@ pub const CONNECT_RAW: &str = "pomd-connect";
 /// As [`CONNECT_RAW`], but what comes from the route comes in [`crate::frames`], which tell a cut from an end.
 pub const CONNECT_FRAMED: &str = "pomd-connect-framed";
 
+/// A note among the frames of a route, for a client that asked by `notes=true`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "note", rename_all = "snake_case")]
+pub enum ConnectNote {
+    /// The connection waits for a login, which the client is to ask the person for.
+    LoginNeeded {
+        /// The cluster.
+        cluster: String,
+    },
+    /// A note that this release does not know.
+    #[serde(other)]
+    Unknown,
+}
+
 /// Something a person must learn: what happened, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
@@ -225,6 +246,9 @@ pub struct Holder {
     pub program: Option<String>,
     /// The user it runs as.
     pub uid: Option<u32>,
+    /// It is a program of the user who runs pomd.
+    #[serde(default)]
+    pub ours: bool,
 }
 
 /// Why something is wrong, for programs. A closed list that may grow.

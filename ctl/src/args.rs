@@ -11,7 +11,7 @@ use clap::{
 use control::place::Wishes;
 
 use crate::{
-    commands::overview,
+    commands::{connect, overview},
     failure::{Exit, Failure, Report},
     screen::Screen,
 };
@@ -250,7 +250,7 @@ pub(crate) struct LogoutArgs {
 }
 
 /// See [`Command::Connect`].
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct ConnectArgs {
     /// The route, as Pomerium publishes it
     #[arg(value_name = "HOST:PORT")]
@@ -316,6 +316,13 @@ fn answer(error: &clap::Error, typed: &[OsString]) -> Exit {
             Ok(()) => Exit::Done,
             Err(failure) => screen.report(&failure),
         };
+    }
+    if said("connect") && said("--ssh") {
+        let text = error.render().to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let message = first.strip_prefix("error: ").unwrap_or(first);
+        let failure = Failure::usage("bad_request", message, None);
+        return connect::report_to_ssh(&screen, &failure);
     }
     if !screen.json() {
         screen.say(text.trim_end());

@@ -135,9 +135,8 @@ impl Failure {
     }
 
     pub(crate) fn login_needed(cluster: &str) -> Self {
-        let message = format!("{cluster} needs a login");
-        let report = Report::new(Exit::LoginNeeded, "login_needed", message);
-        Self::told(report.hint(Some(format!("to log in: pomctl login {cluster}"))))
+        let message = format!("{cluster} needs a login. Run: pomctl login {cluster}");
+        Self::told(Report::new(Exit::LoginNeeded, "login_needed", message))
     }
 
     /// pomd went away in the middle of what it was asked. `log` is where it said that its log is, if it said

@@ -40,9 +40,14 @@ fn main() -> ExitCode {
         Ok(read) => read,
         Err(exit) => return exit.into(),
     };
-    let exit = match run(cli, screen.clone()) {
-        Ok(exit) => exit,
-        Err(failure) => screen.report(&failure),
+    let connect = match &cli.command {
+        Some(args::Command::Connect(args)) => Some(args.clone()),
+        _ => None,
+    };
+    let exit = match (run(cli, screen.clone()), connect) {
+        (Ok(exit), _) => exit,
+        (Err(failure), Some(args)) => commands::connect::report(&screen, &args, &failure),
+        (Err(failure), None) => screen.report(&failure),
     };
     exit.into()
 }

@@ -121,7 +121,7 @@ pub(crate) fn holder(holder: &Holder) -> String {
         (Some(program), Some(pid), _) => format!("{program} (pid {pid})"),
         (Some(program), None, _) => program,
         (None, Some(pid), _) => format!("pid {pid}"),
-        (None, None, Some(uid)) => format!("a program of another user (uid {uid})"),
+        (None, None, Some(uid)) => control::text::program_of(uid, holder.ours),
         (None, None, None) => "a program that can't be seen from here".to_owned(),
     }
 }
@@ -167,10 +167,18 @@ mod tests {
                 pid,
                 program: program.map(str::to_owned),
                 uid,
+                ours: false,
             })
         };
         assert_eq!(of(Some("node"), Some(4242), Some(1)), "node (pid 4242)");
         assert_eq!(of(None, None, Some(0)), "a program of another user (uid 0)");
+        let ours = Holder {
+            pid: None,
+            program: None,
+            uid: Some(7),
+            ours: true,
+        };
+        assert!(holder(&ours).starts_with("a program of yours"));
         assert_eq!(
             of(None, None, None),
             "a program that can't be seen from here"

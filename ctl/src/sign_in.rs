@@ -55,8 +55,9 @@ pub(crate) async fn sign_in(
     if let Plan::Open(candidates) = &plan {
         mint = false;
         if let Err(error) = open(cx, &name, &login, candidates, wish).await {
+            let who = if wish.in_passing { "pomctl: no" } else { "No" };
             cx.screen
-                .say(&format!("No browser could be opened: {error}"));
+                .say(&format!("{who} browser could be opened: {error}"));
             plan = Plan::Print(None);
         }
     }
@@ -68,7 +69,7 @@ pub(crate) async fn sign_in(
                 (_, Some(login), _) => login,
             };
         }
-        show(cx, &name, &login, reason)?;
+        show(cx, &name, &login, reason, wish)?;
     }
     let ended = Wait {
         cx,
@@ -138,11 +139,12 @@ fn show(
     cluster: &str,
     login: &OpenLogin,
     reason: Option<&'static str>,
+    wish: Wish,
 ) -> Result<(), Failure> {
     let url = login.sign_in_url.as_ref().unwrap_or(&login.link);
     let port = login.port;
     let ssh = format!("ssh -N -L {port}:127.0.0.1:{port} {}", host_name());
-    if cx.screen.json() {
+    if cx.screen.json() && !wish.in_passing {
         let mut report = login_needed(cluster);
         report.hint = Some("the login stays open for whoever opens its sign_in_url".to_owned());
         report.login = Some(CarriedLogin {
@@ -155,6 +157,12 @@ fn show(
         return Err(Failure::told(report));
     }
     let head = match reason {
+        _ if wish.in_passing => {
+            let why = reason.map_or_else(String::new, |it| format!(" ({it})"));
+            format!(
+                "pomctl: {cluster} needs a login, and there is no browser here{why}. Open this where you have one:"
+            )
+        }
         Some(reason) => format!("No browser here ({reason}). Open this where you have one:"),
         None => format!("To log in to {cluster}, open this in a browser:"),
     };
@@ -164,7 +172,8 @@ fn show(
         paint(Role::Link, url),
         paint(Role::Command, &ssh),
     );
-    if cx.screen.is_asked_by_a_person() {
+    // In passing, standard output is another program's, and standard input says nothing of who sits there.
+    if wish.in_passing || cx.screen.is_asked_by_a_person() {
         cx.screen.say(&text);
         return Ok(());
     }

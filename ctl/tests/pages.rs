@@ -87,7 +87,8 @@ fn g5_all_that_can_be_wrong_is_told_in_words() {
         "alice@example.com may not use ssh-prod.corp.example.com:22 (403)",
     );
     why.request_id = Some("7f3a9c02-4b1e".to_owned());
-    why.hint = Some("ask whoever runs Pomerium for access, and name the request id".to_owned());
+    why.hint =
+        Some("send the request id to your Pomerium administrator and ask for access".to_owned());
     refused.reason = Some(why);
     let mut waits = grafana(TunnelState::Login);
     waits.cluster = "lab".to_owned();
@@ -120,7 +121,7 @@ $ pomctl status  # exit 1
 warning: corp takes any certificate (insecure_skip_verify)
   TUNNEL    STATE  LOCAL           CONN    RECV    SENT  ROUTE
 ✗ ssh-prod  error  localhost:2202     0       –       –  ssh-prod.corp.example.com:22
-    alice@example.com may not use ssh-prod.corp.example.com:22 (403), HH:MM, request id 7f3a9c02-4b1e. Ask whoever runs Pomerium for access, and name the request id
+    alice@example.com may not use ssh-prod.corp.example.com:22 (403), HH:MM, request id 7f3a9c02-4b1e. Send the request id to your Pomerium administrator and ask for access
 ◐ grafana   login  localhost:3000     0       –       –  grafana.corp.example.com:443
     lab needs a login since HH:MM. Run: pomctl login lab
 1 connection of ssh-old stays open until it ends

@@ -64,6 +64,8 @@ pub(crate) fn tunnel(name: &str, state: TunnelState, port: u16, route: &str) -> 
         listen: vec![format!("127.0.0.1:{port}"), format!("[::1]:{port}")],
         ssh: route.ends_with(":22"),
         exposed: false,
+        server: None,
+        tried: None,
         reason: None,
         connections: Connections::default(),
         bytes: Bytes::default(),
@@ -137,6 +139,7 @@ pub(crate) fn node() -> Holder {
         pid: Some(4242),
         program: Some("node".to_owned()),
         uid: None,
+        ours: false,
     }
 }
 

@@ -132,7 +132,7 @@ fn g8_each_refusal_is_told_with_its_remedy() {
     let refusals = [
         json!({
             "code": "forbidden", "message": "alice@example.com may not use ssh-prod.corp.example.com:22 (403)",
-            "hint": "ask whoever runs Pomerium for access, and name the request id",
+            "hint": "send the request id to your Pomerium administrator and ask for access",
             "request_id": "7f3a9c02-4b1e",
             "facts": [["session", "good, kept; other tunnels of corp are not affected"]],
         }),
@@ -168,7 +168,7 @@ $ pomctl up ssh-prod  # exit 1
 | error: alice@example.com may not use ssh-prod.corp.example.com:22 (403)
 |   request id   7f3a9c02-4b1e, HH:MM (finds it in Pomerium's log)
 |   session      good, kept; other tunnels of corp are not affected
-| hint: ask whoever runs Pomerium for access, and name the request id
+| hint: send the request id to your Pomerium administrator and ask for access
 $ pomctl up ssh-prod  # exit 1
 | error: corp has no route sssh-prod.corp.example.com:22 (404)
 |   similar      ssh-prod.corp.example.com:22, ssh-prod-2.corp.example.com:22

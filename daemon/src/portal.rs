@@ -59,7 +59,7 @@ pub async fn takes(upstream: &Upstream, at: &Address, token: &Token) -> Result<b
     }
 }
 
-/// The TCP and UDP routes that the user may use, at most 10,000.
+/// The TCP routes that the user may use, at most 10,000. Those of other protocols are of no use to a tunnel.
 pub async fn routes(
     upstream: &Upstream,
     at: &Address,
@@ -211,7 +211,7 @@ fn read_route(raw: &RawValue) -> Option<Authority> {
     let (scheme, rest) = from.split_once("://")?;
     if !matches!(
         scheme.to_ascii_lowercase().as_str(),
-        "tcp+https" | "tcp+http" | "udp+https" | "udp+http"
+        "tcp+https" | "tcp+http"
     ) {
         return None;
     }
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn tcp_and_udp_routes_are_taken_and_what_is_odd_is_passed_over() {
+    fn tcp_routes_are_taken_and_others_and_what_is_odd_are_passed_over() {
         let body = r#"{"routes":[
             {"id":"1","type":"tcp","from":"tcp+https://ssh.corp.example.com:22","description":"x"},
             {"type":"http","from":"https://grafana.corp.example.com"},
@@ -471,11 +471,7 @@ mod tests {
         ]}"#;
         assert_eq!(
             routes_of(body).unwrap(),
-            [
-                "ssh.corp.example.com:22",
-                "redis.internal:6379",
-                "dns.corp.example.com:53"
-            ]
+            ["ssh.corp.example.com:22", "redis.internal:6379"]
         );
         for empty in [r#"{"routes":[]}"#, r#"{"routes":null}"#, "{}"] {
             assert_eq!(routes_of(empty), Some(vec![]));

@@ -235,7 +235,11 @@ impl Scene {
         let message = message.replace(ROUTE, SSH_ROUTE);
         let [echo, ssh] = [ROUTE, SSH_ROUTE].map(|it| it.split(':').next().unwrap_or(it));
         let message = message.replace(echo, ssh);
-        assert_eq!(told, message);
+        // The id, which differs from one connection to the next, and what to do with it, follow.
+        let rest = told.strip_prefix(&message);
+        let rest = rest.unwrap_or_else(|| panic!("{told:?} is not {message:?}"));
+        let id = reason.request_id.is_some();
+        assert_eq!(rest.starts_with(", request id "), id, "{told}");
     }
 
     /// What [`Scene::refuses`] says, of any tunnel and without a look at the bystander.

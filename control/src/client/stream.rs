@@ -15,11 +15,12 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::watch,
     task::JoinHandle,
 };
 
 use super::{ClientError, broken};
-use crate::{frames::Frames, socket::Socket};
+use crate::{frames::Frames, socket::Socket, wire::ConnectNote};
 
 /// The most that one line of a stream may hold.
 const LINE_MOST: usize = 16 << 20;
@@ -82,6 +83,7 @@ impl<T: DeserializeOwned> Lines<T> {
 pub struct RouteStream {
     stream: TokioIo<Upgraded>,
     frames: Frames,
+    login_needed: watch::Sender<Option<String>>,
     _connection: Connection,
 }
 
@@ -90,19 +92,32 @@ impl RouteStream {
         Self {
             stream: TokioIo::new(upgraded),
             frames: Frames::default(),
+            login_needed: watch::Sender::default(),
             _connection: connection,
         }
+    }
+
+    /// The cluster that the connection waits for a login to, once it does. Told while the route is read.
+    pub fn login_needed(&self) -> watch::Receiver<Option<String>> {
+        self.login_needed.subscribe()
     }
 }
 
 impl AsyncRead for RouteStream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, frames, .. } = self.get_mut();
-        frames.poll_read(stream, cx, buf)
+        let Self { stream, frames, .. } = &mut *self;
+        let polled = frames.poll_read(stream, cx, buf);
+        let note = frames.take_note();
+        if let Some(Ok(ConnectNote::LoginNeeded { cluster })) =
+            note.as_deref().map(serde_json::from_slice)
+        {
+            self.login_needed.send_replace(Some(cluster));
+        }
+        polled
     }
 }
 

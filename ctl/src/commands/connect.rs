@@ -1,9 +1,15 @@
 //! `pomctl connect`: standard input and output to a route. What ssh runs as its `ProxyCommand`.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, Read, Write},
+    pin::pin,
+    sync::mpsc,
+    time::Duration,
+};
 
 use control::{
     client::{ClientError, RouteStream},
+    ssh_refusal,
     wire::Code,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -13,7 +19,9 @@ use crate::{
     args::ConnectArgs,
     context::Context,
     failure::{Exit, Failure, Report},
+    outside,
     render::session::with_hint,
+    screen::Screen,
     sign_in::{Wish, sign_in},
     start,
 };
@@ -25,19 +33,26 @@ const UNATTENDED: Duration = Duration::from_secs(8);
 /// How long our input is read on after the route has ended, so that whoever writes it can read the last words first.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// A failure is one line that says who speaks: it stands among the words of ssh, git or whatever called.
+/// Until the route ends. Failures are told by [`report`].
 pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
-    match carry(cx, args).await {
-        Err(Failure::Told(report)) if !cx.screen.json() => {
-            let words = with_hint(&report.message, report.hint.as_deref());
-            cx.screen.say(&format!("pomctl: {words}"));
-            Ok(report.exit)
-        }
-        ended => ended,
+    let stream = open(cx, args).await?;
+    let mut login_needed = stream.login_needed();
+    let mut relayed = pin!(relay(stream, tokio::io::stdin(), tokio::io::stdout()));
+    let cluster = tokio::select! {
+        biased;
+        ended = &mut relayed => return Ok(end(cx, args, ended)),
+        Ok(cluster) = login_needed.wait_for(Option::is_some) => cluster.clone(),
+    };
+    // The session turned out to be over. Once somebody has logged in, the connection goes on by itself.
+    tokio::select! {
+        biased;
+        ended = &mut relayed => return Ok(end(cx, args, ended)),
+        logged_in = log_in(cx, cluster.as_deref().unwrap_or_default()) => logged_in?,
     }
+    Ok(end(cx, args, relayed.await))
 }
 
-async fn carry(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
+async fn open(cx: &Context, args: &ConnectArgs) -> Result<RouteStream, Failure> {
     let opened = match cx.client.connect(&args.route, args.ssh).await {
         Err(ClientError::NotRunning) => {
             start::ensure(cx).await?;
@@ -45,26 +60,99 @@ async fn carry(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
         }
         other => other,
     };
-    let stream = match opened {
+    match opened {
         Err(ClientError::Api(error)) if error.code == Code::LoginNeeded => {
             let Some(cluster) = error.cluster else {
                 return Err(ClientError::Api(error).into());
             };
             log_in(cx, &cluster).await?;
-            cx.client.connect(&args.route, args.ssh).await?
+            Ok(cx.client.connect(&args.route, args.ssh).await?)
         }
-        other => other?,
+        other => Ok(other?),
+    }
+}
+
+/// The end of a connection that may have carried bytes: nothing is added to them.
+fn end(cx: &Context, args: &ConnectArgs, ended: io::Result<()>) -> Exit {
+    let Err(error) = ended else {
+        return Exit::Done;
     };
-    let relayed = relay(stream, tokio::io::stdin(), tokio::io::stdout()).await;
-    relayed.map_err(|error| match error.kind() {
-        io::ErrorKind::ConnectionReset => {
-            let hint = "why is in the log: pomctl logs";
-            let message = format!("the connection to {} was cut", args.route);
-            Failure::told(Report::new(Exit::Failed, "failed", message).hint(Some(hint.to_owned())))
+    let words = match error.kind() {
+        io::ErrorKind::ConnectionReset => format!(
+            "the connection to {} was cut. Why is in the log: pomctl logs",
+            outside::name(&args.route)
+        ),
+        _ => format!("the connection broke: {error}"),
+    };
+    cx.screen.say(&format!("pomctl: {words}"));
+    Exit::Failed
+}
+
+/// Tells why there is no connection: ssh in its own protocol, others in one line that says who speaks, as it stands
+/// among the words of git or whatever called.
+pub(crate) fn report(screen: &Screen, args: &ConnectArgs, failure: &Failure) -> Exit {
+    match failure {
+        _ if args.ssh => report_to_ssh(screen, failure),
+        Failure::Told(report) if !screen.json() => {
+            screen.say(&format!("pomctl: {}", words(report)));
+            report.exit
         }
-        _ => Failure::failed(format!("the connection broke: {error}")),
-    })?;
-    Ok(Exit::Done)
+        failure => screen.report(failure),
+    }
+}
+
+/// The same for ssh, which prints what it is told so also where it throws our stderr away.
+pub(crate) fn report_to_ssh(screen: &Screen, failure: &Failure) -> Exit {
+    let Failure::Told(report) = failure else {
+        return screen.report(failure);
+    };
+    let words = words(report);
+    let speaker = if words.starts_with("pomd ") {
+        "pomctl"
+    } else {
+        "pomd"
+    };
+    if screen.answers_a_person() || !tell_ssh(&ssh_refusal::refusal_of(speaker, &words)) {
+        screen.say(&format!("pomctl: {words}"));
+    }
+    report.exit
+}
+
+/// Writes `refusal`, then reads on for a moment: ssh that cannot say its own banner any more does not show what it was
+/// told.
+fn tell_ssh(refusal: &[u8]) -> bool {
+    let mut output = io::stdout().lock();
+    if output
+        .write_all(refusal)
+        .and_then(|()| output.flush())
+        .is_err()
+    {
+        return false;
+    }
+    let (done, read) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        let _done = done;
+        let mut input = io::stdin().lock();
+        let mut rest = [0; 1024];
+        while input.read(&mut rest).is_ok_and(|it| it > 0) {}
+    });
+    // Whatever it ends with, ssh is gone or had its time.
+    let _ = read.recv_timeout(DRAIN);
+    true
+}
+
+/// The message, the request id that its hint may speak of, and the hint.
+fn words(report: &Report) -> String {
+    let mut message = report.message.clone();
+    // As a fact it stands before the time, for a page of several lines.
+    let fact = report.facts.iter().find(|it| it.0 == "request id");
+    let fact = fact.and_then(|it| it.1.split([',', ' ']).next());
+    if let Some(id) = report.request_id.as_deref().or(fact) {
+        message += &format!(", request id {id}");
+    }
+    let command = report.commands.first();
+    let command = command.map(|it| format!("Run: {}", it.0));
+    with_hint(&message, report.hint.as_deref().or(command.as_deref()))
 }
 
 /// Makes the login visible: the connection itself can show nothing.
@@ -81,7 +169,7 @@ async fn log_in(cx: &Context, cluster: &str) -> Result<(), Failure> {
     }
     match tokio::time::timeout(UNATTENDED, login).await {
         Ok(ended) => ended.map(drop),
-        Err(_) => Err(Failure::login_needed(cluster)),
+        Err(_) => Err(Failure::login_needed(&outside::name(cluster))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use control::wire::{Cluster, ClusterState, Status};
 use serde_json::json;
 
-use super::{subscribe, which};
+use super::{one_login_for_both, subscribe, which};
 use crate::{
     args::LoginArgs,
     context::Context,
@@ -26,11 +26,16 @@ pub(crate) async fn run(cx: &Context, args: &LoginArgs) -> Result<Exit, Failure>
         in_passing: false,
     };
     let mut clusters = Vec::new();
+    let mut hinted = false;
     for name in names {
         let cluster = sign_in(cx, &name, &mut events, wish).await?;
         if !cx.screen.json() {
             let line = session::logged_in_to(&cluster, &cx.screen.view());
             cx.screen.answer(&format!("{line}."))?;
+            if let Some(hint) = one_login_for_both(&status, &name).filter(|_| !hinted) {
+                cx.screen.hint(&hint);
+                hinted = true;
+            }
         }
         clusters.push(cluster);
     }

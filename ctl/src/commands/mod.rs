@@ -1,6 +1,6 @@
 //! One file for each command: a call, a page of text or JSON, an exit code.
 
-mod connect;
+pub(crate) mod connect;
 mod demo;
 mod down;
 mod login;
@@ -26,6 +26,7 @@ use crate::{
     args::Command,
     context::Context,
     failure::{Exit, Failure},
+    outside,
     render::count,
 };
 
@@ -80,4 +81,21 @@ async fn status_if_running(cx: &Context) -> Result<Option<Status>, Failure> {
         Err(ClientError::NotRunning) => Ok(None),
         answer => Ok(Some(answer?)),
     }
+}
+
+/// Two hosts of one domain, each with a login of its own, are likely to be one Pomerium.
+pub(super) fn one_login_for_both(status: &Status, new: &str) -> Option<String> {
+    let domain = |it: &str| it.split_once('.').map(|it| it.1.to_owned());
+    let ours = domain(new).filter(|it| it.contains('.'))?;
+    let other = status
+        .clusters
+        .iter()
+        .find(|it| it.name != new && domain(&it.name).as_ref() == Some(&ours))?;
+    let other = outside::name(&other.name);
+    let ours = outside::name(&ours);
+    let name = ours.split('.').next().unwrap_or_default();
+    Some(format!(
+        "if this is the same Pomerium as that of {other}, one login can serve both. Put into pomd.toml:\n    \
+         [cluster.{name}]\n    hosts = [\"*.{ours}\"]"
+    ))
 }

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 
 use control::{
     client::{Client, ClientError, Lines},
-    wire::{ClusterState, Code, Status, Tunnel, TunnelState, UpAnswer},
+    wire::{Code, Status, Tunnel, TunnelState, UpAnswer},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{reload, subscribe, which};
+use super::{one_login_for_both, reload, subscribe, which};
 use crate::{
     args::UpArgs,
     context::Context,
@@ -192,24 +192,6 @@ async fn prove_all(client: &Client, names: &[String]) -> Vec<(String, Proof)> {
             Some(Err(_)) => {}
         }
     }
-}
-
-/// Two hosts of one domain, each with a login of its own, are likely to be one Pomerium.
-fn one_login_for_both(status: &Status, new: &str) -> Option<String> {
-    let domain = |it: &str| it.split_once('.').map(|it| it.1.to_owned());
-    let ours = domain(new).filter(|it| it.contains('.'))?;
-    let other = status.clusters.iter().find(|it| {
-        it.state == ClusterState::LoggedIn
-            && it.name != new
-            && domain(&it.name).as_ref() == Some(&ours)
-    })?;
-    let other = outside::name(&other.name);
-    let ours = outside::name(&ours);
-    let name = ours.split('.').next().unwrap_or_default();
-    Some(format!(
-        "if this is the same Pomerium as that of {other}, one login can serve both. Put into pomd.toml:\n    \
-         [cluster.{name}]\n    hosts = [\"*.{ours}\"]"
-    ))
 }
 
 fn cluster_to_log_in_to(proof: &Proof) -> Option<String> {

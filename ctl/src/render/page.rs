@@ -30,6 +30,7 @@ pub(crate) fn status(status: &Status, view: &View<'_>) -> String {
     }
     let drawn = Drawn::new(status, view);
     lines.extend(drawn.tunnels());
+    lines.extend(untried(status));
     lines.extend(leaving(status));
     if !status.clusters.is_empty() {
         lines.push(String::new());
@@ -120,6 +121,20 @@ pub(crate) fn meanwhile(status: &Status, settings: &str) -> String {
     } else {
         settings.to_owned()
     }
+}
+
+/// `Not tried yet: db, ssh-old`: what listens has not shown by that that its route works.
+fn untried(status: &Status) -> Option<String> {
+    const MOST: usize = 5;
+    let tunnels = status.tunnels.iter().filter(|it| tunnel::is_untried(it));
+    let names: Vec<&str> = tunnels.map(|it| it.name.as_str()).collect();
+    let more = match names.len().checked_sub(MOST) {
+        None | Some(0) => String::new(),
+        Some(more) => format!(" and {more} more"),
+    };
+    let shown = names[..names.len().min(MOST)].join(", ");
+    let line = format!("Not tried yet: {shown}{more}");
+    (!names.is_empty()).then(|| paint(Role::Muted, &line))
 }
 
 fn leaving(status: &Status) -> Vec<String> {
@@ -293,9 +308,13 @@ impl<'a> Drawn<'a> {
 
 fn tunnel_row(of: &Tunnel, status: &Status, shape: Shape, view: &View<'_>) -> Row {
     let [connections, received, sent] = tunnel::counts(of, view.signs);
+    let role = match tunnel::is_untried(of) {
+        true => Role::Muted,
+        false => tunnel::role(of.state),
+    };
     let mut cells = vec![
         Cell::new(Role::Name, of.name.clone()),
-        Cell::new(tunnel::role(of.state), tunnel::word(of.state)),
+        Cell::new(role, tunnel::word(of.state)),
         Cell::new(Role::Plain, tunnel::local(of, view.signs)),
         Cell::new(Role::Plain, connections),
     ];
@@ -311,7 +330,7 @@ fn tunnel_row(of: &Tunnel, status: &Status, shape: Shape, view: &View<'_>) -> Ro
     }
     let cluster = status.clusters.iter().find(|it| it.name == of.cluster);
     Row {
-        sign: tunnel::sign(of.state, view.signs),
+        sign: Cell::new(role, tunnel::sign(of.state, view.signs).text),
         cells,
         below: tunnel::trouble(of, cluster, view).into_iter().collect(),
     }

@@ -59,13 +59,22 @@ fn socket(tunnel: &Tunnel) -> Option<&str> {
     tunnel.listen.iter().find_map(|it| it.strip_prefix("unix:"))
 }
 
-/// The route, with its protocol where that is not TCP.
+/// The route, with its protocol where that is not TCP, and its server where that is another host.
 pub(crate) fn route(tunnel: &Tunnel) -> String {
-    match tunnel.protocol {
+    let route = match tunnel.protocol {
         Protocol::Tcp => tunnel.route.clone(),
         Protocol::Udp => format!("udp {}", tunnel.route),
         Protocol::Unknown => format!("? {}", tunnel.route),
+    };
+    match &tunnel.server {
+        Some(server) => format!("{route} via {server}"),
+        None => route,
     }
+}
+
+/// It listens, and nothing more is known of it.
+pub(crate) fn is_untried(tunnel: &Tunnel) -> bool {
+    tunnel.state == TunnelState::Up && tunnel.tried == Some(false)
 }
 
 /// CONN, RECV and SENT. What cannot have happened is not counted.
@@ -233,6 +242,8 @@ mod tests {
             protocol: Protocol::Tcp,
             cluster: "c".to_owned(),
             route: route.to_owned(),
+            server: None,
+            tried: None,
             listen: listen.iter().map(|it| (*it).to_owned()).collect(),
             ssh: false,
             exposed: false,

@@ -50,6 +50,20 @@ impl Agent {
         for cluster in self.clusters.values() {
             cluster.upstream.look_at_spares();
         }
+        if self.is_bound_passed_unseen() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The wall clock was set, and with that a session is over, or is there again.
+    fn is_bound_passed_unseen(&self) -> bool {
+        let Some(shown) = self.showing.shown() else {
+            return false;
+        };
+        shown.clusters.iter().any(|shown| {
+            let cluster = self.clusters.iter().find(|it| it.0.as_str() == shown.name);
+            cluster.is_some_and(|it| it.1.session.view().state != shown.state)
+        })
     }
 
     fn is_elsewhere(&mut self) -> bool {

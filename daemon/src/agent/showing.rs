@@ -54,6 +54,11 @@ impl Showing {
         self.snapshots.receiver_count() > 0
     }
 
+    /// The newest snapshot, if somebody watches.
+    pub(super) fn shown(&self) -> Option<Arc<Status>> {
+        self.is_watched().then(|| self.snapshots.borrow().clone())
+    }
+
     /// It makes a difference to be told of a change now.
     pub(super) fn wants_news(&self) -> bool {
         self.look_at.is_none() && self.is_watched()

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::{Agent, Cluster, Door, Setup, refusal};
 use crate::{
-    config::{ClusterName, Listen},
+    config::{ClusterName, Listen, Route},
     session,
     system::handed::Socket,
     tunnel::{Counters, Tunnel, bind},
@@ -131,6 +131,8 @@ pub(super) fn tunnel(door: &Door, now: Timestamp) -> wire::Tunnel {
         protocol: wire::Protocol::Tcp,
         cluster: spec.cluster.to_string(),
         route: spec.route.authority.to_string(),
+        server: server(&spec.route),
+        tried: Some(tunnel.outcome.is_tried()),
         listen: door.addresses.clone(),
         ssh: spec.ssh,
         exposed: spec.expose && spec.listen.is_exposed(),
@@ -144,6 +146,12 @@ pub(super) fn tunnel(door: &Door, now: Timestamp) -> wire::Tunnel {
             .then(|| Timestamp::from_second(last as i64).ok())
             .flatten(),
     }
+}
+
+/// Which server leads to a route of another host.
+fn server(route: &Route) -> Option<String> {
+    let direct = Route::direct(route.authority.clone(), route.address.tls);
+    (*route != direct).then(|| route.address.host_and_port())
 }
 
 /// What an agent shows before it runs.
@@ -244,7 +252,10 @@ fn cluster(name: &ClusterName, cluster: &Cluster) -> wire::Cluster {
         name: name.to_string(),
         hosts: cluster.spec.hosts.iter().map(ToString::to_string).collect(),
         state: view.state,
-        user: view.grant.and_then(|it| it.user),
+        user: view
+            .grant
+            .filter(|_| view.state == wire::ClusterState::LoggedIn)
+            .and_then(|it| it.user),
         token_source: wire::TokenSource::Browser,
         since: view.since,
         until: view.until,
@@ -326,9 +337,9 @@ pub(super) fn obstacle_error(tunnel: &Tunnel, reason: wire::Reason) -> wire::Api
 
 fn held_by(reason: &wire::Reason) -> String {
     let holder = reason.holder.as_ref();
-    match holder.map(|it| (it.program.as_deref(), it.pid, it.uid)) {
-        Some((Some(program), Some(pid), _)) => format!("{program} (pid {pid})"),
-        Some((_, _, Some(uid))) => format!("a program of another user (uid {uid})"),
+    match holder.map(|it| (it.program.as_deref(), it.pid, it.uid, it.ours)) {
+        Some((Some(program), Some(pid), ..)) => format!("{program} (pid {pid})"),
+        Some((_, _, Some(uid), ours)) => control::text::program_of(uid, ours),
         _ => reason.message.clone(),
     }
 }
@@ -391,6 +402,8 @@ pub(super) mod tests {
                 listen: vec!["127.0.0.1:5432".to_owned()],
                 ssh: false,
                 exposed: false,
+                server: None,
+                tried: Some(true),
                 reason: None,
                 connections: wire::Connections::default(),
                 bytes: wire::Bytes::default(),
@@ -433,6 +446,7 @@ pub(super) mod tests {
                 pid,
                 program: program.map(str::to_owned),
                 uid,
+                ours: false,
             }),
             ..wire::Reason::new(Code::AddressInUse, "as it was said", Timestamp::UNIX_EPOCH)
         };
@@ -441,8 +455,8 @@ pub(super) mod tests {
             "node (pid 7)"
         );
         assert_eq!(
-            held_by(&holder(None, None, Some(5))),
-            "a program of another user (uid 5)"
+            held_by(&holder(None, None, Some(54_321))),
+            "a program of another user (uid 54321)"
         );
         assert_eq!(held_by(&holder(None, None, None)), "as it was said");
         let unknown =

@@ -13,6 +13,8 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{Response, StatusCode, body::Frame, header};
 use serde::Serialize;
 
+use crate::config::Address;
+
 /// Drawn anew by each life of the process.
 static LIFE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
 
@@ -130,4 +132,26 @@ fn response(status: StatusCode, content_type: &'static str, body: Body) -> Respo
 /// An answer about a cluster needs the cluster as it stands.
 pub(super) fn cluster_of(status: &wire::Status, name: &str) -> Option<wire::Cluster> {
     status.clusters.iter().find(|it| it.name == name).cloned()
+}
+/// What is odd where a login at `address` fails: all tunnels of its cluster go to servers on another port.
+pub(super) fn other_port(
+    status: &wire::Status,
+    cluster: &str,
+    address: &Address,
+) -> Option<String> {
+    let tunnels = status.tunnels.iter().filter(|it| it.cluster == cluster);
+    let mut servers: Vec<&str> = tunnels
+        .map(|it| it.server.as_deref())
+        .collect::<Option<_>>()?;
+    servers.dedup();
+    let port = |it: &str| it.rsplit_once(':')?.1.parse::<u16>().ok();
+    let first = servers.first().and_then(|it| port(it))?;
+    let alike = servers.iter().all(|it| port(it) == Some(first));
+    (alike && first != address.port).then(|| {
+        format!(
+            "the tunnels of {cluster} go to port {first}, and its logins to port {}: if one Pomerium has both, set url \
+             to its port {first}",
+            address.port
+        )
+    })
 }

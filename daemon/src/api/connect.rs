@@ -2,20 +2,29 @@
 //!
 //! The bytes pass through a loopback TCP pair, so that they take the same way as those of a tunnel's port.
 
-use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use control::frames;
+use control::{frames, wire};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Caller, Stage, Tunnel};
 
 /// How long the two ends of a pair may take to find each other: others may fill the queue meanwhile.
 const PAIR: Duration = Duration::from_secs(10);
@@ -26,7 +35,12 @@ pub(super) struct Upgraded {
     pub(super) tunnel: Arc<Tunnel>,
     /// What comes from the route goes to it in frames.
     pub(super) framed: bool,
+    /// Among them are notes.
+    pub(super) notes: bool,
 }
+
+/// How often a client that ended its side is looked at, while its route is not open.
+const LOOK: Duration = Duration::from_millis(250);
 
 impl Upgraded {
     /// Carries bytes until the route ends or the client is gone, or until `stop`.
@@ -43,15 +57,32 @@ impl Upgraded {
     async fn carry_bytes(self) -> io::Result<()> {
         let client = self.client.await.map_err(io::Error::other)?;
         let (mut near, far) = pair().await?;
-        self.tunnel.adopt(far)?;
+        let gone = CancellationToken::new();
+        let stage = watch::Sender::new(Stage::Opening);
+        // Dropped with everything else here: by then the client is gone, or its connection is over.
+        let _gone = gone.clone().drop_guard();
+        let caller = self.notes.then(|| Caller {
+            gone,
+            stage: stage.clone(),
+        });
+        self.tunnel.adopt(far, caller)?;
+        let ended = AtomicBool::new(false);
+        let mut notes = Notes {
+            cluster: self.tunnel.spec.cluster.to_string(),
+            stage: stage.subscribe(),
+            ended: &ended,
+        };
         let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
         let (mut from_route, mut to_route) = near.split();
         let up = async {
             tokio::io::copy(&mut from_client, &mut to_route).await?;
+            ended.store(true, Ordering::Relaxed);
             to_route.shutdown().await
         };
         let down = async {
-            if self.framed {
+            if self.framed && self.notes {
+                notes.send(&mut from_route, &mut to_client).await?;
+            } else if self.framed {
                 frames::send(&mut from_route, &mut to_client).await?;
             } else {
                 tokio::io::copy(&mut from_route, &mut to_client).await?;
@@ -66,6 +97,50 @@ impl Upgraded {
                 down.await
             }
         }
+    }
+}
+
+/// What a client is told besides the bytes of its route, while that is not open.
+struct Notes<'a> {
+    cluster: String,
+    stage: watch::Receiver<Stage>,
+    /// The client ended its side.
+    ended: &'a AtomicBool,
+}
+
+impl Notes<'_> {
+    async fn send(
+        &mut self,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
+        let told = AtomicBool::new(false);
+        let (stage, ended, cluster) = (&self.stage, self.ended, &self.cluster);
+        let next = || {
+            let mut stage = stage.clone();
+            let told = &told;
+            async move {
+                loop {
+                    match *stage.borrow_and_update() {
+                        Stage::Open => return None,
+                        Stage::WaitsForLogin if !told.swap(true, Ordering::Relaxed) => {
+                            let cluster = cluster.clone();
+                            let note = wire::ConnectNote::LoginNeeded { cluster };
+                            return serde_json::to_vec(&note).ok();
+                        }
+                        Stage::Opening | Stage::WaitsForLogin => {}
+                    }
+                    match tokio::time::timeout(LOOK, stage.changed()).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) => return None,
+                        // Only what is written to it shows whether a client that ended its side reads on.
+                        Err(_) if ended.load(Ordering::Relaxed) => return Some(Vec::new()),
+                        Err(_) => {}
+                    }
+                }
+            }
+        };
+        frames::send_with_notes(from, to, next).await
     }
 }
 

@@ -230,7 +230,15 @@ async fn login(api: &Api, name: String, body: &[u8]) -> Result<wire::LoginAnswer
         })?
     };
     let handle = api.agent.session(name.clone()).await?;
-    let outcome = handle.session.login(request).await?;
+    let outcome = match handle.session.login(request).await {
+        Ok(outcome) => outcome,
+        Err(mut error) => {
+            let status = api.agent.status().await?;
+            let hint = answer::other_port(&status, &name, &handle.session.address());
+            error.hint = hint.or(error.hint);
+            return Err(Box::new(error));
+        }
+    };
     let status = api.agent.status().await?;
     Ok(wire::LoginAnswer {
         cluster: cluster_of(&status, &name).ok_or_else(|| gone(Code::NoSuchCluster, &name))?,
@@ -299,6 +307,7 @@ async fn connect(
             client,
             tunnel,
             framed: upgrade == wire::CONNECT_FRAMED,
+            notes: parameter(query, "notes").as_deref() == Some("true"),
         })
         .map_err(|_| refusal(Code::BadRequest, "one upgrade for each connection"))?;
     Ok(answer::switching_protocols(upgrade))

@@ -91,7 +91,7 @@ impl Route {
     }
 
     /// The route's port says nothing about where Pomerium listens: that is the scheme's own port.
-    pub(super) fn direct(authority: Authority, tls: bool) -> Self {
+    pub(crate) fn direct(authority: Authority, tls: bool) -> Self {
         let address = Address {
             tls,
             host: authority.host.clone(),

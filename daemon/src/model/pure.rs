@@ -232,6 +232,7 @@ impl World {
         let patience = Patience {
             unasked: Duration::from_secs(if ssh { 0 } else { 30 }),
             asked: Duration::from_secs(300),
+            client_asks: false,
         };
         self.oracle.demanded(name.as_str());
         self.session(&name)

@@ -8,19 +8,20 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use control::wire::{self, ApiError, ClusterState, Code, OpenLogin, Opener};
 use jiff::Timestamp;
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Mutex, Notify, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Grant, Legacy, LoginOutcome, NoGrant, Patience, View,
-    facts::Standing,
+    facts::{Standing, is_no_bound},
     machine::Stance,
     pomerium::{Failure, NotGood, Pomerium},
     wait::{Look, Wait, newer},
@@ -29,6 +30,9 @@ use crate::{clock::Clock, config::Address};
 
 /// How often a login may be overtaken by others before the person is told to try again.
 const TRIES: usize = 3;
+/// For so long a sign-in URL is given to everybody who asks: it is good for five minutes, and people get a new one after
+/// four.
+pub(super) const SHARED: Duration = Duration::from_secs(30);
 
 /// A handle on the session of one cluster. Clones share it.
 #[derive(Clone)]
@@ -48,6 +52,11 @@ pub(super) struct Shared {
     pub(super) again: Arc<Notify>,
     /// The newest generation that is known to have opened a route.
     pub(super) carried: AtomicU64,
+    /// The generation whose upper bound the server was seen to pass over.
+    pub(super) disproved: AtomicU64,
+    /// The newest sign-in URL. Locked while one is minted: whoever asks meanwhile waits for the same one, and if the
+    /// first goes away the next takes over. Minting has limits of its own.
+    pub(super) minted: Mutex<Option<Minted>>,
     /// Ends the task.
     pub(super) stop: CancellationToken,
     /// It ends because another session takes over.
@@ -59,10 +68,16 @@ pub(super) enum Command {
     /// A connection waits for a token newer than `after`. Answered with how often those who wait were sent away.
     Demand {
         after: Option<u64>,
+        client_asks: bool,
         done: oneshot::Sender<u64>,
     },
     /// A route was opened with the token of this generation.
     Carried { generation: u64 },
+    /// The server was asked about the token of this generation just now, and takes it.
+    Confirmed {
+        generation: u64,
+        done: oneshot::Sender<()>,
+    },
     /// The server refused the token of this generation.
     Refused {
         generation: u64,
@@ -93,7 +108,7 @@ pub(super) struct OpenDoor {
     pub(super) port: u16,
     /// What to mint a sign-in URL for.
     pub(super) redirect: String,
-    /// One that was minted just now.
+    /// One that was minted a moment ago.
     pub(super) sign_in_url: Option<String>,
     pub(super) expires_at: Timestamp,
     pub(super) fresh: bool,
@@ -138,12 +153,22 @@ impl Session {
         }
     }
 
-    /// A snapshot.
+    /// A snapshot, as things stand by the clock of this moment.
     pub fn view(&self) -> View {
-        self.shared.view.borrow().clone()
+        let mut view = self.shared.view.borrow().clone();
+        // The task, which forgets the bound for good, may not have heard of it yet.
+        let disproved = self.shared.disproved.load(Ordering::Relaxed);
+        if view
+            .grant
+            .as_ref()
+            .is_some_and(|it| it.generation == disproved)
+        {
+            view.until = None;
+        }
+        view.at(self.shared.clock.now(), &self.shared.cluster)
     }
 
-    /// Follows the snapshots.
+    /// Follows the snapshots, in which a session that is past its upper bound is not over yet.
     pub fn watch(&self) -> watch::Receiver<View> {
         self.shared.view.clone()
     }
@@ -156,8 +181,13 @@ impl Session {
             return Ok(grant);
         }
         let _waiter = Waiter::new(&self.shared.waiting);
-        let demanded = self.ask(|done| Command::Demand { after, done }).await;
-        let Some(dismissals) = demanded else {
+        let client_asks = patience.client_asks;
+        let demand = |done| Command::Demand {
+            after,
+            client_asks,
+            done,
+        };
+        let Some(dismissals) = self.ask(demand).await else {
             return Err(self.gone());
         };
         let begun = Instant::now();
@@ -182,8 +212,14 @@ impl Session {
     /// A route was opened with the token of this generation: if it is refused later, that is an end like any other and
     /// not a login that never worked. The task is told once for each.
     pub fn carried(&self, generation: u64) {
-        if self.shared.carried.fetch_max(generation, Ordering::Relaxed) >= generation {
+        let known = self.shared.carried.fetch_max(generation, Ordering::Relaxed) >= generation;
+        let until = self.shared.view.borrow().until;
+        let disproved = until.is_some_and(|it| is_no_bound(it, self.shared.clock.now()));
+        if known && !disproved {
             return;
+        }
+        if disproved {
+            self.shared.disproved.store(generation, Ordering::Relaxed);
         }
         if self
             .shared
@@ -215,7 +251,12 @@ impl Session {
             let held = self.shared.view.borrow().grant.clone();
             if let Some(grant) = held {
                 match self.shared.pomerium.user(&grant.token).await {
-                    Ok(_) => return Ok(LoginOutcome::LoggedIn),
+                    Ok(_) => {
+                        let generation = grant.generation;
+                        self.ask(|done| Command::Confirmed { generation, done })
+                            .await;
+                        return Ok(LoginOutcome::LoggedIn);
+                    }
                     Err(NotGood::Refused) => self.refused(grant.generation).await,
                     Err(NotGood::Unasked(failure)) => return Err(self.error(failure)),
                 }
@@ -281,8 +322,20 @@ impl Session {
             _ if !mint => None,
             Some(url) => Some(url),
             None => {
-                let minted = pomerium.sign_in_url(&door.redirect).await;
-                Some(minted.map_err(|it| self.error(it))?)
+                let mut newest = self.shared.minted.lock().await;
+                let usable = newest.take_if(|it| it.is_for(&door.redirect));
+                let minted = match usable {
+                    Some(it) => it,
+                    None => {
+                        let minted = pomerium.sign_in_url(&door.redirect).await;
+                        Minted {
+                            url: minted.map_err(|it| self.error(it))?,
+                            redirect: door.redirect,
+                            at: Instant::now(),
+                        }
+                    }
+                };
+                Some(newest.insert(minted).url.clone())
             }
         };
         Ok(LoginOutcome::Open(OpenLogin {
@@ -330,6 +383,19 @@ impl Session {
             hint: None,
             request_id: None,
         }
+    }
+}
+
+/// A sign-in URL and what it was minted for.
+pub(super) struct Minted {
+    redirect: String,
+    url: String,
+    at: Instant,
+}
+
+impl Minted {
+    fn is_for(&self, redirect: &str) -> bool {
+        self.redirect == redirect && self.at.elapsed() < SHARED
     }
 }
 

@@ -24,6 +24,8 @@ const FRESH: SignedDuration = SignedDuration::from_secs(2 * 60);
 pub(super) enum Input {
     /// A connection waits for a newer token than there is; `browser`: pomd could show a login by itself.
     Demand { browser: bool },
+    /// A connection waits whose client asks the person for a login.
+    Joined,
     /// No connection waits any more.
     Left,
     /// A person asks for a login, and shows it themselves unless `shown_by_pomd`.
@@ -211,6 +213,7 @@ impl Machine {
                 self.browser = browser;
                 res.extend(self.prompt_once(now));
             }
+            Input::Joined => self.waiting = true,
             Input::Left => self.waiting = false,
             Input::Ask { shown_by_pomd } => res.extend(self.ask(shown_by_pomd, now)),
             Input::Opened { job } => res.extend(self.opened(job, now)),

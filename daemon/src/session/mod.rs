@@ -136,6 +136,8 @@ pub struct Patience {
     pub unasked: Duration,
     /// While a login is open: 5 minutes.
     pub asked: Duration,
+    /// The client asks the person for a login: pomd opens no browser for its sake.
+    pub client_asks: bool,
 }
 
 /// Why there is no grant.

@@ -276,9 +276,17 @@ fn refused(what: &str, at: &Address, it: Refusal) -> Failure {
         }
     };
     let detail = it.detail.map_or(String::new(), |it| format!(": {it}"));
+    let said = match (it.kind, it.status) {
+        // TLS said it, and there is no status.
+        (RefusalKind::ClientCertificate, 0) => "wants a client certificate".to_owned(),
+        (RefusalKind::ClientCertificate, status) => {
+            format!("wants a client certificate ({status})")
+        }
+        (_, status) => format!("answered {status}{detail}"),
+    };
     Failure {
         code,
-        message: format!("{what}: {at} answered {}{detail}", it.status),
+        message: format!("{what}: {at} {said}"),
         hint,
         request_id: it.request_id,
     }
@@ -334,7 +342,17 @@ mod tests {
                     .to_owned()
             )
         );
-        let certificate = told(refusal(RefusalKind::ClientCertificate, 495, None));
-        assert_eq!(certificate.0, Code::ClientCertificateRequired);
+        for (status, number) in [(495, " (495)"), (0, "")] {
+            let detail = Some("certificate required");
+            assert_eq!(
+                told(refusal(RefusalKind::ClientCertificate, status, detail)),
+                (
+                    Code::ClientCertificateRequired,
+                    format!(
+                        "cannot start a login to corp: https://corp.example.com wants a client certificate{number}"
+                    )
+                )
+            );
+        }
     }
 }

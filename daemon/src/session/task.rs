@@ -16,14 +16,15 @@ use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::{Id, JoinError, JoinSet},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Open, View,
     browser::{Doorman, Event},
-    facts::{Facts, Standing},
-    handle::{Asked, Command, OpenDoor, Waiting},
+    facts::{Facts, Standing, is_no_bound},
+    handle::{Asked, Command, OpenDoor, SHARED, Waiting},
     machine::{Action, Input},
     pomerium::{Failure, Pomerium},
     store::Store,
@@ -78,6 +79,8 @@ pub(super) struct Task {
     again: Arc<Notify>,
     view: watch::Sender<View>,
     standing: watch::Sender<Standing>,
+    /// Whether the session was past its upper bound when it was shown last.
+    bound_passed: bool,
 }
 
 /// The newest generation that will not do, whether there is a browser, and who waits for the answer.
@@ -135,7 +138,7 @@ impl Task {
             }
             Happening::Shown(_) => {}
             Happening::Demanded(Ok((after, browser, done))) => {
-                self.on_demand(after, browser, done);
+                self.on_demand(after, Input::Demand { browser }, done);
             }
             // Whoever demanded is told that the session is gone.
             Happening::Demanded(Err(error)) => {
@@ -154,10 +157,19 @@ impl Task {
 
     async fn on_command(&mut self, command: Command) {
         match command {
-            Command::Demand { after, done } => {
+            Command::Demand {
+                after,
+                client_asks: true,
+                done,
+            } => self.on_demand(after, Input::Joined, done),
+            Command::Demand {
+                after,
+                client_asks: false,
+                done,
+            } => {
                 let mut looking = self.house.opener.available(&self.house.browser);
                 match (&mut looking).now_or_never() {
-                    Some(browser) => self.on_demand(after, browser, done),
+                    Some(browser) => self.on_demand(after, Input::Demand { browser }, done),
                     // A service manager is asked; others need not wait for its answer.
                     None => {
                         self.demands
@@ -165,7 +177,17 @@ impl Task {
                     }
                 }
             }
-            Command::Carried { generation } => self.feed(Input::Carried { generation }),
+            Command::Carried { generation } => {
+                self.feed(Input::Carried { generation });
+                let now = self.house.clock.now();
+                self.disprove_bound(generation, |until| is_no_bound(until, now));
+            }
+            Command::Confirmed { generation, done } => {
+                let now = self.house.clock.now();
+                self.disprove_bound(generation, |until| until <= now);
+                self.publish();
+                let _ = done.send(());
+            }
             Command::Refused { generation, done } => {
                 self.feed(Input::Refused { generation });
                 self.publish();
@@ -192,11 +214,11 @@ impl Task {
         }
     }
 
-    fn on_demand(&mut self, after: Option<u64>, browser: bool, done: oneshot::Sender<u64>) {
+    fn on_demand(&mut self, after: Option<u64>, input: Input, done: oneshot::Sender<u64>) {
         // A login may have been made while the demand was on its way.
         let newest = self.facts.machine.grant();
         if newest.is_none() || newest <= after {
-            self.feed(Input::Demand { browser });
+            self.feed(input);
         }
         self.publish();
         let _ = done.send(self.facts.machine.dismissals());
@@ -210,7 +232,7 @@ impl Task {
         let unseen = self.facts.machine.unseen();
         self.feed(Input::Ask { shown_by_pomd });
         self.publish();
-        match self.open_door(None, unseen) {
+        match self.open_door(unseen) {
             Some(door) => {
                 let _ = reply.send(Asked::Open(door));
             }
@@ -229,13 +251,12 @@ impl Task {
                     return;
                 };
                 running.opened = Some(door);
+                running.minted = Some((sign_in_url, Instant::now()));
                 self.facts.failure = None;
                 self.feed(Input::Opened { job });
                 self.publish();
-                let mut url = Some(sign_in_url);
-                for asker in std::mem::take(&mut self.askers) {
-                    let fresh = url.is_some();
-                    if let Some(door) = self.open_door(url.take(), fresh) {
+                for (n, asker) in std::mem::take(&mut self.askers).into_iter().enumerate() {
+                    if let Some(door) = self.open_door(n == 0) {
                         let _ = asker.send(Asked::Open(door));
                     }
                 }
@@ -297,25 +318,28 @@ impl Task {
         }
     }
 
-    fn open_door(&self, sign_in_url: Option<String>, fresh: bool) -> Option<OpenDoor> {
-        let door = self.running.as_ref()?.opened.as_ref()?;
+    fn open_door(&self, fresh: bool) -> Option<OpenDoor> {
+        let running = self.running.as_ref()?;
+        let door = running.opened.as_ref()?;
+        let minted = running.minted.as_ref();
+        let sign_in_url = minted.filter(|it| it.1.elapsed() < SHARED);
         Some(OpenDoor {
             link: door.link_url(),
             port: door.port,
             redirect: door.redirect_url(),
-            sign_in_url,
+            sign_in_url: sign_in_url.map(|it| it.0.clone()),
             expires_at: self.facts.machine.link_ends()?,
             fresh,
         })
     }
 
-    fn publish(&self) {
-        let view = self
-            .facts
-            .view(self.waiting.count(), self.house.clock.now());
+    fn publish(&mut self) {
+        let view = self.facts.view(self.waiting.count());
         self.standing
             .send_if_modified(|it| replace(it, self.facts.standing()));
-        if self.view.send_if_modified(|it| replace(it, view)) {
+        let shown = view.until.is_some_and(|it| it <= self.house.clock.now());
+        let passed = replace(&mut self.bound_passed, shown);
+        if self.view.send_if_modified(|it| replace(it, view)) || passed {
             self.house.changed.notify_one();
         }
     }
@@ -329,7 +353,11 @@ impl Task {
             .map(|it| Duration::try_from(it.duration_since(now)).unwrap_or_default());
         let retry = self.unsaved.rest();
         let tick = machine.restless().then_some(TICK);
-        [due, retry, tick].into_iter().flatten().min()
+        let until = self.facts.login.as_ref().and_then(|it| it.until);
+        let bound = until
+            .filter(|it| *it > now)
+            .and_then(|it| Duration::try_from(it.duration_since(now)).ok());
+        [due, retry, tick, bound].into_iter().flatten().min()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Opening a route for one connection: a grant, the route, and once more after a login. Where a decision needs the
 //! local side it looks at the socket without taking a byte from it.
+//!
+//! A client that is gone before its route is open gets none, and what it sent goes nowhere (B9).
 
 use std::time::Duration;
 
@@ -64,15 +66,21 @@ pub(super) enum Sign {
 }
 
 /// What is known of the client.
+#[derive(Clone, Copy)]
 pub(super) struct Client<'a> {
     /// Refusals are told in ssh's words; an ssh client that closed wants nothing any more.
     pub(super) ssh: bool,
     /// Tells whether some process still has the other end open, if the system can.
     pub(super) is_held: &'a (dyn Fn(&Local) -> Option<bool> + Sync),
+    /// Told when the connection begins to wait for a login.
+    pub(super) waits_for_login: &'a (dyn Fn() + Sync),
 }
 
 /// How often a waiting client is looked at; an error is noticed at once.
 const LOOK: Duration = Duration::from_millis(250);
+/// A client that sent what it had, closed in order and left is served if its route opens within this time: it wants no
+/// answer. Later nobody expects any more that something happens.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Waits for the first byte, for at most `patience`. Takes nothing.
 pub(super) async fn first_sign(local: &Local, patience: Duration) -> Sign {
@@ -89,9 +97,14 @@ pub(super) async fn open<W: Way>(
     way: &W,
     patience: Patience,
     client: &Client<'_>,
-    early: &mut Early<Local>,
+    early: &mut Early<&Local>,
 ) -> Result<(W::Opened, Grant), Failure> {
     let mut after = None;
+    let mut watch = Watch {
+        socket: early.source,
+        client,
+        closed_at: None,
+    };
     loop {
         let sent = !early.kept.is_empty();
         if early.ended && !sent {
@@ -100,10 +113,19 @@ pub(super) async fn open<W: Way>(
         let grant = tokio::select! {
             biased;
             it = way.grant(after, patience) => it.map_err(Failure::NoGrant)?,
-            () = gone(&early.source, sent, client) => return Err(Failure::Gone),
+            () = async {
+                (client.waits_for_login)();
+                watch.gone(sent).await;
+            } => return Err(Failure::Gone),
         };
         let begun = Instant::now();
-        let error = match way.open(&grant, early).await {
+        let opened = tokio::select! {
+            biased;
+            // Its bytes are being read now: whether it sent any can't be seen at its socket.
+            () = watch.gone(true) => return Err(Failure::Gone),
+            it = way.open(&grant, early) => it,
+        };
+        let error = match opened {
             Ok(it) => return Ok((it, grant)),
             Err(OpenError::LocalGone(_)) => return Err(Failure::Gone),
             Err(error) => error,
@@ -123,25 +145,49 @@ pub(super) async fn open<W: Way>(
     }
 }
 
-/// Returns once nobody is there any more who could be served. A client that sent something and then ended its side is
-/// still there, unless it is ssh and the system says that no process has the socket open.
-async fn gone(socket: &Local, sent: bool, client: &Client<'_>) {
-    loop {
-        let failed = socket.ready(Interest::ERROR);
-        if tokio::time::timeout(LOOK, failed).await.is_ok() {
-            return;
+/// Watches a client while its route is not open yet.
+struct Watch<'a> {
+    socket: &'a Local,
+    client: &'a Client<'a>,
+    /// When its end was noticed.
+    closed_at: Option<Instant>,
+}
+
+impl Watch<'_> {
+    /// Returns once nobody is there any more who could be served.
+    async fn gone(&mut self, sent: bool) {
+        loop {
+            let failed = self.socket.ready(Interest::ERROR);
+            if tokio::time::timeout(LOOK, failed).await.is_ok() {
+                return;
+            }
+            // Unread bytes keep the socket ready, so this must not wait.
+            let Some(Ok(ready)) = self.socket.ready(Interest::READABLE).now_or_never() else {
+                continue;
+            };
+            if !ready.is_read_closed() {
+                continue;
+            }
+            let closed_at = *self.closed_at.get_or_insert_with(Instant::now);
+            let sent = sent || self.socket.has_unread();
+            if !sent || is_gone(self.client.ssh, self.held(), closed_at.elapsed()) {
+                return;
+            }
         }
-        // Unread bytes keep the socket ready, so this must not wait.
-        let Some(Ok(ready)) = socket.ready(Interest::READABLE).now_or_never() else {
-            continue;
-        };
-        if !ready.is_read_closed() {
-            continue;
-        }
-        let sent = sent || socket.has_unread();
-        if !sent || (client.ssh && (client.is_held)(socket) == Some(false)) {
-            return;
-        }
+    }
+
+    fn held(&self) -> Option<bool> {
+        (self.client.is_held)(self.socket)
+    }
+}
+
+/// Whether a client is gone that sent something and ended its side `closed` ago. It is still there if a process is known
+/// to hold its socket: it only closed one direction. A client that left is gone after [`LAST_WORDS`], and ssh at once.
+fn is_gone(ssh: bool, held: Option<bool>, closed: Duration) -> bool {
+    match held {
+        Some(true) => false,
+        Some(false) if ssh => true,
+        Some(false) | None => closed >= LAST_WORDS,
     }
 }
 
@@ -237,13 +283,15 @@ mod tests {
         let patience = Patience {
             unasked: Duration::ZERO,
             asked: Duration::from_secs(300),
+            client_asks: false,
         };
         let client = Client {
             ssh,
             is_held: &|_| Some(held),
+            waits_for_login: &|| fake.log("waits for a login".to_owned()),
         };
         let mut early = Early {
-            source,
+            source: &source,
             kept: Vec::new(),
             ended: false,
         };
@@ -385,17 +433,19 @@ mod tests {
         drop(client);
         let fake = fake(9, [unauthenticated()]);
         let mut early = Early {
-            source: local,
+            source: &local,
             kept: Vec::new(),
             ended: true,
         };
         let client = Client {
             ssh: false,
             is_held: &|_| None,
+            waits_for_login: &|| {},
         };
         let patience = Patience {
             unasked: Duration::ZERO,
             asked: Duration::ZERO,
+            client_asks: false,
         };
         let failure = open(&fake, patience, &client, &mut early)
             .await

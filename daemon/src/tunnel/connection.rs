@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use control::wire;
+use control::{ssh_refusal, wire};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,12 +19,12 @@ use tokio::{
 };
 
 use super::{
-    Counters, Tunnel,
+    Caller, Counters, Stage, Tunnel,
     attempt::{self, Client, Failure, Sign, Way, first_sign},
     local::{Ends, Local},
     reason,
     relay::{self, End},
-    ssh_refusal, words,
+    words,
 };
 use crate::{
     points::Point,
@@ -40,8 +40,15 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// How long a refused ssh client is read from: closed at once, it would not show what it was told.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Carries `local` until it ends. Ends by itself when `tunnel.cut` is cancelled.
-pub(super) async fn carry(tunnel: Arc<Tunnel>, local: Local, ends: Ends, number: u64) {
+/// Carries `local` until it ends. Ends by itself when `tunnel.cut` is cancelled. `caller`: on whose behalf pomd made the
+/// connection to itself.
+pub(super) async fn carry(
+    tunnel: Arc<Tunnel>,
+    local: Local,
+    ends: Ends,
+    number: u64,
+    caller: Option<Caller>,
+) {
     local.hasten();
     let _ = notice_vanishing(&local, ends);
     let connection = Connection {
@@ -49,32 +56,40 @@ pub(super) async fn carry(tunnel: Arc<Tunnel>, local: Local, ends: Ends, number:
         ends,
         number,
         started: Instant::now(),
-    };
-    let mut early = Early {
-        source: local,
-        kept: Vec::new(),
-        ended: false,
+        caller,
     };
     let waiting = Count::up(&tunnel.counters.waiting, &tunnel.changed);
     if tunnel.points.pass(Point::Connection).is_err() {
-        return early.source.reset();
+        return local.reset();
     }
+    let mut early = Early {
+        source: &local,
+        kept: Vec::new(),
+        ended: false,
+    };
     let opened = tokio::select! {
         biased;
         () = tunnel.cut.cancelled() => None,
         it = connection.open(&mut early) => Some(it),
     };
+    let Early { kept, ended, .. } = early;
     match opened {
-        None => early.source.reset(),
+        None => local.reset(),
         Some(Ok(opened)) => {
             let _open = Count::up(&tunnel.counters.open, &tunnel.changed);
             drop(waiting);
+            connection.is_at(Stage::Open);
+            let early = Early {
+                source: local,
+                kept,
+                ended,
+            };
             connection.relay(opened, early).await;
         }
         Some(Err(failure)) => {
             drop(waiting);
             // Apart, as it is larger than all the rest, and connections that live long never come here.
-            let refusing = Box::pin(connection.refuse(failure, early.source));
+            let refusing = Box::pin(connection.refuse(failure, local));
             tunnel.cut.run_until_cancelled(refusing).await;
         }
     }
@@ -85,24 +100,43 @@ struct Connection<'a> {
     ends: Ends,
     number: u64,
     started: Instant,
+    caller: Option<Caller>,
 }
 
 impl Connection<'_> {
-    async fn open(&self, early: &mut Early<Local>) -> Result<Opened, Failure> {
+    async fn open(&self, early: &mut Early<&Local>) -> Result<Opened, Failure> {
         let tunnel = self.tunnel;
-        let logged_in = tunnel.session.view().grant.is_some();
+        let logged_in = tunnel.session.view().state == wire::ClusterState::LoggedIn;
         let stay = if logged_in { GLANCE } else { STAY };
-        if first_sign(&early.source, stay).await == Sign::Gone {
+        if first_sign(early.source, stay).await == Sign::Gone {
             return Err(Failure::Gone);
         }
         let client = Client {
             ssh: tunnel.spec.ssh,
-            is_held: &|local| tunnel.owners.is_held(local, self.ends),
+            is_held: &|local| self.is_held(local),
+            waits_for_login: &|| self.is_at(Stage::WaitsForLogin),
         };
-        let (opened, grant) =
-            attempt::open(tunnel, patience(tunnel.spec.ssh), &client, early).await?;
+        let patience = patience(tunnel.spec.ssh, self.caller.is_some());
+        let (opened, grant) = attempt::open(tunnel, patience, &client, early).await?;
         tunnel.session.carried(grant.generation);
         Ok(opened)
+    }
+
+    /// Some process still has the client's end open, if that can be told.
+    fn is_held(&self, local: &Local) -> Option<bool> {
+        match (&self.caller, self.ends) {
+            (Some(caller), _) => Some(!caller.gone.is_cancelled()),
+            // The processes of other machines cannot be looked for here.
+            (None, Ends::Tcp { theirs, .. }) if !theirs.ip().to_canonical().is_loopback() => None,
+            (None, ends) => self.tunnel.owners.is_held(local, ends),
+        }
+    }
+
+    /// Tells the caller, if there is one.
+    fn is_at(&self, stage: Stage) {
+        if let Some(caller) = &self.caller {
+            caller.stage.send_replace(stage);
+        }
     }
 
     async fn relay(&self, opened: Opened, early: Early<Local>) {
@@ -202,12 +236,10 @@ impl Connection<'_> {
                 let Some(reason) = reason::reason(&error, &context) else {
                     return;
                 };
-                let id = reason.request_id.as_ref();
-                let id = id.map_or_else(String::new, |it| format!(", request id {it}"));
                 tracing::warn!(
                     reason = %reason.code,
-                    "connection {number}: {}{id}",
-                    reason.message
+                    "connection {number}: {}",
+                    reason::with_request_id(&reason)
                 );
                 let text = reason::for_ssh(&reason, &similar);
                 tunnel.failed(begun, reason);
@@ -263,14 +295,16 @@ impl Way for Tunnel {
     }
 }
 
-fn patience(ssh: bool) -> Patience {
+/// `asks`: the client was told that a login is needed, and asks the person for it.
+fn patience(ssh: bool, asks: bool) -> Patience {
     Patience {
-        unasked: if ssh {
+        unasked: if ssh && !asks {
             Duration::ZERO
         } else {
             Duration::from_secs(30)
         },
         asked: Duration::from_secs(5 * 60),
+        client_asks: asks,
     }
 }
 

@@ -100,6 +100,7 @@ fn find(row: &Row, before: Option<&Holder>) -> Holder {
         pid,
         program: pid.and_then(process::program),
         uid: Some(row.uid),
+        ours: is_ours(row.uid),
     }
 }
 
@@ -131,20 +132,19 @@ pub(super) fn name(holder: &Holder) -> String {
         (Some(pid), _, _) if pid == std::process::id() => "pomd itself".to_owned(),
         (Some(pid), Some(program), _) => format!("{program} (pid {pid})"),
         (Some(pid), None, _) => format!("a program (pid {pid})"),
-        (None, _, Some(uid)) if is_another(uid) => {
-            format!("a program of another user (uid {uid})")
-        }
-        (None, ..) => "another program".to_owned(),
+        (None, _, Some(uid)) => control::text::program_of(uid, holder.ours),
+        (None, _, None) => "another program".to_owned(),
     }
 }
 
+/// `uid` is that of the user who runs pomd.
 #[cfg(unix)]
-fn is_another(uid: u32) -> bool {
-    uid != rustix::process::geteuid().as_raw()
+pub(super) fn is_ours(uid: u32) -> bool {
+    uid == rustix::process::geteuid().as_raw()
 }
 
 #[cfg(not(unix))]
-fn is_another(_: u32) -> bool {
+pub(super) fn is_ours(_: u32) -> bool {
     false
 }
 
@@ -168,7 +168,12 @@ mod tests {
 
     fn holder(pid: Option<u32>, program: Option<&str>, uid: Option<u32>) -> Holder {
         let program = program.map(str::to_owned);
-        Holder { pid, program, uid }
+        Holder {
+            pid,
+            program,
+            uid,
+            ours: uid.is_some_and(is_ours),
+        }
     }
 
     #[test]
@@ -219,7 +224,7 @@ mod tests {
             ),
             (
                 Some(holder(None, None, Some(me))),
-                "another program holds the port",
+                "a program of yours whose name can't be read, perhaps another pomd holds the port",
             ),
             (None, "another program holds the port"),
         ] {

@@ -8,7 +8,7 @@ use std::{
     mem::MaybeUninit,
     net::SocketAddr,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 #[cfg(unix)]
@@ -153,6 +153,33 @@ impl From<UnixStream> for Local {
     }
 }
 
+/// Reads without owning the socket, so that somebody else can watch it meanwhile.
+impl AsyncRead for &Local {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_readable(cx))?;
+            let room = to.initialize_unfilled();
+            let read = match *self {
+                Local::Tcp(it) => it.try_read(room),
+                #[cfg(unix)]
+                Local::Unix(it) => it.try_read(room),
+            };
+            match read {
+                Ok(length) => {
+                    to.advance(length);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
 impl AsyncRead for Local {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -167,9 +194,9 @@ impl AsyncRead for Local {
     }
 }
 
-impl EarlySource for Local {
+impl EarlySource for &Local {
     fn check(&self) -> io::Result<()> {
-        self.check()
+        (**self).check()
     }
 }
 

@@ -4,7 +4,7 @@
 //! control protocol's routes.
 //!
 //! `accept` lets in from either kind of socket (`local`), `connection` carries one, `attempt` decides when to try again, `prove` shows that the route works.
-//! Pure: `reason`, `ssh_refusal`, `words`.
+//! Pure: `reason`, `words`.
 
 pub mod bind;
 pub mod local;
@@ -18,7 +18,6 @@ mod holder;
 mod outcome;
 mod prove;
 mod reason;
-mod ssh_refusal;
 mod words;
 
 use std::{
@@ -32,7 +31,11 @@ use std::{
 };
 
 use control::wire::{self, Code};
-use tokio::{net::TcpStream, sync::Notify, time::Instant};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -104,6 +107,26 @@ impl Deref for Tunnel {
     }
 }
 
+/// On whose behalf pomd connects to a tunnel itself: a client of the control socket that understands notes.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Cancelled once the client is gone.
+    pub gone: CancellationToken,
+    /// How far its connection is.
+    pub stage: watch::Sender<Stage>,
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It waits for the server.
+    Opening,
+    /// It waits for a login, which the client is to ask for.
+    WaitsForLogin,
+    /// Bytes flow.
+    Open,
+}
+
 /// Counts of one tunnel, readable at any time.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -164,10 +187,11 @@ pub async fn serve(
 impl Tunnel {
     /// A tunnel without connections, which counts on from where the one before it was.
     pub fn new(parts: Parts, before: Option<&Self>) -> Self {
+        let same_route = before.is_some_and(|it| it.spec.route == parts.spec.route);
         Self {
             parts,
             counters: before.map_or_else(Counters::default, |it| it.counters.carried_over()),
-            outcome: Outcome::default(),
+            outcome: before.map_or_else(Outcome::default, |it| it.outcome.carried_over(same_route)),
             connections: TaskTracker::new(),
             cut: CancellationToken::new(),
             proofs: prove::Proofs::default(),
@@ -187,12 +211,12 @@ impl Tunnel {
     }
 
     /// Carries a connection that did not come in by a port, such as one end of a pair that pomd made itself.
-    pub fn adopt(self: &Arc<Self>, local: TcpStream) -> io::Result<()> {
+    pub fn adopt(self: &Arc<Self>, local: TcpStream, caller: Option<Caller>) -> io::Result<()> {
         let ends = Ends::Tcp {
             theirs: local.peer_addr()?,
             ours: local.local_addr()?,
         };
-        self.enter(local.into(), ends);
+        self.enter(local.into(), ends, caller);
         Ok(())
     }
 
@@ -217,7 +241,7 @@ impl Tunnel {
         Self::new(self.parts.clone(), Some(self))
     }
 
-    fn enter(self: &Arc<Self>, local: Local, ends: Ends) {
+    fn enter(self: &Arc<Self>, local: Local, ends: Ends, caller: Option<Caller>) {
         let number = self.numbers.fetch_add(1, Relaxed) + 1;
         let now = u64::try_from(self.clock.now().as_second()).unwrap_or(0);
         self.counters.total.fetch_add(1, Relaxed);
@@ -231,12 +255,12 @@ impl Tunnel {
             cluster = %self.spec.cluster,
             connection = number
         );
-        let carried = connection::carry(self.clone(), local, ends, number);
+        let carried = connection::carry(self.clone(), local, ends, number, caller);
         self.connections.spawn(carried.instrument(span));
     }
 
     fn clear_outcome(&self) {
-        if self.outcome.clear() {
+        if self.outcome.worked() {
             self.changed.notify_one();
         }
     }
@@ -266,6 +290,7 @@ impl Tunnel {
             route: &self.spec.route,
             user: grant.user.as_deref(),
             similar,
+            open: self.counters.open.load(Relaxed),
             at: self.clock.now(),
         }
     }
@@ -320,7 +345,7 @@ impl accept::Door for Entrance {
     }
 
     fn enter(&mut self, local: Local, ends: Ends) {
-        self.tunnel.enter(local, ends);
+        self.tunnel.enter(local, ends, None);
     }
 
     fn turned_away(&mut self, uid: Option<u32>) {

@@ -17,6 +17,8 @@ pub struct Outcome(Mutex<Newest>);
 #[derive(Debug, Default)]
 struct Newest {
     trouble: Option<wire::Reason>,
+    /// An attempt came to an answer: that nothing is wrong is known, and not only hoped for.
+    tried: bool,
     /// When that was cleared last.
     cleared_at: Option<Instant>,
     /// When the network was another one last.
@@ -24,9 +26,29 @@ struct Newest {
 }
 
 impl Outcome {
+    /// What a tunnel knows that takes the place of this one's: whether its route was tried.
+    pub(super) fn carried_over(&self, same_route: bool) -> Self {
+        let tried = same_route && self.is_tried();
+        Self(Mutex::new(Newest {
+            tried,
+            ..Newest::default()
+        }))
+    }
+
     /// What is wrong; `None`: nothing, or nothing was tried yet.
     pub fn trouble(&self) -> Option<wire::Reason> {
         self.newest().trouble.clone()
+    }
+
+    /// An attempt came to an answer since pomd started.
+    pub fn is_tried(&self) -> bool {
+        self.newest().tried
+    }
+
+    /// An attempt went well. True if that is news.
+    pub fn worked(&self) -> bool {
+        let news = !std::mem::replace(&mut self.newest().tried, true);
+        self.clear() || news
     }
 
     /// An attempt went well just now, or what was found out before says nothing any more. True if something was wrong.
@@ -51,6 +73,7 @@ impl Outcome {
         let is_over = newest.cleared_at.is_some_and(|it| begun < it)
             || reason::is_of_network(trouble.code)
                 && newest.elsewhere_at.is_some_and(|it| begun < it);
+        newest.tried = true;
         !is_over && newest.show(Some(trouble))
     }
 

@@ -144,14 +144,12 @@ async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
     let Some(reason) = reason::reason(&error, &context) else {
         return Err(internal(tunnel));
     };
-    let id = reason.request_id.as_ref();
-    let id = id.map_or_else(String::new, |it| format!(", request id {it}"));
     tracing::warn!(
         tunnel = %tunnel.name,
         cluster = %tunnel.spec.cluster,
         reason = %reason.code,
-        "{}{id}",
-        reason.message
+        "{}",
+        reason::with_request_id(&reason)
     );
     tunnel.failed(start, reason.clone());
     Err(ApiError {

@@ -33,6 +33,8 @@ pub(super) struct Context<'a> {
     pub(super) user: Option<&'a str>,
     /// Routes that are offered and look like the one asked for.
     pub(super) similar: &'a [Authority],
+    /// How many connections of the tunnel are open.
+    pub(super) open: u64,
     /// Now.
     pub(super) at: Timestamp,
 }
@@ -98,14 +100,31 @@ pub(super) fn facts(
     res
 }
 
-/// What ssh is told: the reason, and near matches, for there is no other place to look them up at that moment.
+/// What ssh is told: the reason, the request id, and what to do with it or near matches, for there is no other place to
+/// look them up at that moment.
 pub(super) fn for_ssh(reason: &wire::Reason, similar: &[Authority]) -> String {
     if reason.code == Code::NoSuchRoute && !similar.is_empty() {
         let message = reason.message.trim_end_matches(" (404)");
-        format!("{message}. Similar: {}", list(similar))
-    } else {
-        reason.message.clone()
+        return format!("{message}. Similar: {}", list(similar));
     }
+    let message = with_request_id(reason);
+    match &reason.hint {
+        Some(hint) if reason.code == Code::Forbidden => format!("{message}. {}", sentence(hint)),
+        _ => message,
+    }
+}
+
+/// The message, and the id that finds the case in Pomerium's log.
+pub(super) fn with_request_id(reason: &wire::Reason) -> String {
+    let id = reason.request_id.as_ref();
+    let id = id.map_or_else(String::new, |it| format!(", request id {it}"));
+    format!("{}{id}", reason.message)
+}
+
+fn sentence(clause: &str) -> String {
+    let mut letters = clause.chars();
+    let first = letters.next().map(|it| it.to_uppercase().to_string());
+    first.unwrap_or_default() + letters.as_str()
 }
 
 /// There is no login to open the route with.
@@ -134,8 +153,8 @@ fn refused(refusal: &Refusal, context: &Context<'_>) -> Words {
                 .user
                 .map_or_else(|| format!("this login of {cluster}"), |it| clean(it, 200));
             let hint = match refusal.request_id {
-                Some(_) => "ask whoever runs Pomerium for access, and name the request id",
-                None => "ask whoever runs Pomerium for access",
+                Some(_) => "send the request id to your Pomerium administrator and ask for access",
+                None => "ask your Pomerium administrator for access",
             };
             let message = format!("{who} may not use {authority}{status}");
             (Code::Forbidden, message, Some(hint.to_owned()))
@@ -164,6 +183,7 @@ fn refused(refusal: &Refusal, context: &Context<'_>) -> Words {
             format!("Pomerium can't reach the service behind {authority}{status}"),
             Some(unavailable_hint(
                 refusal.detail.as_deref().unwrap_or_default(),
+                context.open,
             )),
         ),
         RefusalKind::Other => {
@@ -174,7 +194,9 @@ fn refused(refusal: &Refusal, context: &Context<'_>) -> Words {
                 format!(": {}", clean(detail, 200))
             };
             let message = format!("Pomerium did not open {authority}{status}{said}");
-            (Code::Http, message, None)
+            let underscored = refusal.status == 400 && authority.host.to_string().contains('_');
+            let hint = "Pomerium's Envoy takes no host name with `_`: the route needs another name";
+            (Code::Http, message, underscored.then(|| hint.to_owned()))
         }
     }
 }
@@ -210,8 +232,16 @@ fn certificate(status: Status, context: &Context<'_>) -> Words {
 }
 
 /// What Envoy says of the other side, in words.
-fn unavailable_hint(detail: &str) -> String {
+fn unavailable_hint(detail: &str, open: u64) -> String {
+    /// As many connections Envoy makes to one service, unless it is told otherwise.
+    const MOST: u64 = 1_024;
     let detail = detail.to_ascii_lowercase().replace('_', " ");
+    if detail.contains("overflow") || open >= MOST * 9 / 10 {
+        return format!(
+            "{open} connections of this tunnel are open, and Pomerium's Envoy makes 1,024 to one service by default; \
+             the next one works when others have ended"
+        );
+    }
     let cause = if detail.contains("refused") {
         "the service refuses connections"
     } else if detail.contains("timeout") || detail.contains("timed out") {
@@ -312,6 +342,7 @@ mod tests {
             route: &route,
             user: Some("alice@example.com"),
             similar: &[],
+            open: 0,
             at: Timestamp::UNIX_EPOCH,
         };
         change(&mut context);
@@ -382,7 +413,7 @@ mod tests {
         let hint = |error: &OpenError| said(error, |_| {}).hint.unwrap();
         assert_eq!(
             hint(&refusal(RefusalKind::Forbidden, 403)),
-            "ask whoever runs Pomerium for access, and name the request id"
+            "send the request id to your Pomerium administrator and ask for access"
         );
         assert_eq!(
             hint(&refusal(RefusalKind::DeviceNotEnrolled, 450)),
@@ -404,9 +435,15 @@ mod tests {
             it.certificate = Some(file);
         });
         assert_eq!(refused.message, "corp did not accept me.pem (495)");
-        assert!(unavailable_hint("delayed_connect_error:_Connection_refused").contains("refuses"));
-        assert!(unavailable_hint("no_healthy_upstream").contains("does not find"));
-        assert!(unavailable_hint("connection_timeout").contains("does not answer"));
+        assert!(
+            unavailable_hint("delayed_connect_error:_Connection_refused", 0).contains("refuses")
+        );
+        assert!(unavailable_hint("no_healthy_upstream", 0).contains("does not find"));
+        assert!(unavailable_hint("connection_timeout", 0).contains("does not answer"));
+        for (detail, open) in [("reset_reason:_overflow", 3), ("connection_timeout", 1_000)] {
+            let hint = unavailable_hint(detail, open);
+            assert!(hint.starts_with(&format!("{open} connections")) && hint.contains("1,024"));
+        }
     }
 
     #[test]
@@ -463,6 +500,7 @@ mod tests {
             route: &route("a.example"),
             user: None,
             similar: &[],
+            open: 0,
             at: Timestamp::UNIX_EPOCH,
         };
         let error = OpenError::LocalGone(io::ErrorKind::ConnectionReset.into());
@@ -483,7 +521,14 @@ mod tests {
             for_ssh(&reason, similar),
             "corp has no route ssh-prod.corp.example.com:22. Similar: web-1.corp.example.com:22"
         );
-        assert_eq!(for_ssh(&reason, &[]), reason.message);
+        let told = format!("{}, request id 7f3a9c02-4b1e", reason.message);
+        assert_eq!(for_ssh(&reason, &[]), told);
+        let forbidden = said(&refusal(RefusalKind::Forbidden, 403), |_| {});
+        assert_eq!(
+            for_ssh(&forbidden, &[]),
+            "alice@example.com may not use ssh-prod.corp.example.com:22 (403), request id 7f3a9c02-4b1e. \
+             Send the request id to your Pomerium administrator and ask for access"
+        );
     }
 
     #[test]

@@ -34,7 +34,7 @@ const BODY: usize = 4 << 20;
 const HEAD: usize = 128 << 10;
 
 /// GETs `path` of `address` over `stream`. `late_verdict`: the server may have asked for a certificate that it did not
-/// get, and say so only by closing.
+/// get, and say so only by closing. `agreed`: it chose a protocol during the handshake, as one of HTTP/2 alone can't.
 pub(super) async fn get<S>(
     stream: S,
     address: &Address,
@@ -42,6 +42,7 @@ pub(super) async fn get<S>(
     token: Option<Permitted<'_>>,
     peer: Peer<'_>,
     late_verdict: bool,
+    agreed: bool,
 ) -> Result<Answer, OpenError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -56,7 +57,7 @@ where
             }
             Ok(answer)
         }
-        Ok(Err(error)) => Err(failed(&*error, peer, late_verdict)),
+        Ok(Err(error)) => Err(failed(&*error, peer, late_verdict, agreed)),
         Err(_) => {
             let message = format!("{} did not answer within {}", peer.name, shown(peer.limit));
             Err(Unreachable::new(Step::Http, &message).timed_out().into())
@@ -124,7 +125,12 @@ async fn collect(answer: Response<Incoming>) -> Result<Answer, Cause> {
     })
 }
 
-fn failed(error: &(dyn error::Error + 'static), peer: Peer<'_>, late_verdict: bool) -> OpenError {
+fn failed(
+    error: &(dyn error::Error + 'static),
+    peer: Peer<'_>,
+    late_verdict: bool,
+    agreed: bool,
+) -> OpenError {
     if let (Some(error), Some(identity)) = (find::<rustls::Error>(error), peer.identity)
         && let Some(wanted) = handshake::certificate_wanted(error, identity)
     {
@@ -147,7 +153,11 @@ fn failed(error: &(dyn error::Error + 'static), peer: Peer<'_>, late_verdict: bo
     } else {
         error.to_string()
     };
-    problem(peer, &message).into()
+    let problem = problem(peer, &message);
+    match (silent || cut.is_some()) && !agreed {
+        true => problem.hint(handshake::ONLY_H2).into(),
+        false => problem.into(),
+    }
 }
 
 fn problem(peer: Peer<'_>, message: &str) -> Unreachable {

@@ -385,6 +385,7 @@ impl<R: EarlySource> Exchange<'_, R> {
     }
 
     fn broke_off(&self, error: &RecvError, peer: Peer<'_>) -> Unreachable {
+        let ended = !matches!(error, RecvError::Tls(_));
         let why = match error {
             RecvError::Closed | RecvError::Cut => String::new(),
             RecvError::Tls(error) => format!(": {error}"),
@@ -400,6 +401,19 @@ impl<R: EarlySource> Exchange<'_, R> {
             "in the middle of its answer"
         };
         let message = format!("{} closed the connection {how}{why}", peer.name);
-        Unreachable::new(Step::Http, &message)
+        let error = Unreachable::new(Step::Http, &message);
+        match self.speaks_only_h2(ended, peer) {
+            true => error.hint(handshake::ONLY_H2),
+            false => error,
+        }
+    }
+
+    /// A server of `codec_type: http2` agrees on no protocol with us, and closes upon what we say.
+    fn speaks_only_h2(&self, ended: bool, peer: Peer<'_>) -> bool {
+        let agreed = match &self.remote.records {
+            Records::Tls(tls) => tls.alpn_protocol().is_some(),
+            Records::Plain => true,
+        };
+        ended && !agreed && peer.waited.is_none() && self.reader.is_untouched()
     }
 }

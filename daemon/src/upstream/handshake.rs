@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::{Error, InvalidMessage};
+use rustls::{AlertDescription, Error, InvalidMessage};
 
 use super::{
     certificate::{self, Identity},
@@ -10,6 +10,9 @@ use super::{
     record::HandshakeError,
     refusal::{self, OpenError, Step, Unreachable},
 };
+
+/// What to do about a server that seems to speak HTTP/2 alone.
+pub(super) const ONLY_H2: &str = "a server that speaks only HTTP/2 does that: pomd needs HTTP/1.1, so Pomerium's codec_type must not be http2";
 
 /// What a stream of tokio-rustls says of a failed handshake.
 pub(super) fn error(error: io::Error) -> HandshakeError {
@@ -45,6 +48,13 @@ pub(super) fn failed(
         return Unreachable::new(Step::Tls, &message)
             .hint("is the port right, or a login page in the way?")
             .into();
+    }
+    if matches!(
+        error,
+        Error::AlertReceived(AlertDescription::NoApplicationProtocol)
+    ) {
+        let message = format!("{peer} refused TLS: it does not speak HTTP/1.1");
+        return Unreachable::new(Step::Tls, &message).hint(ONLY_H2).into();
     }
     let message = match error {
         Error::AlertReceived(alert) => {

@@ -285,7 +285,7 @@ impl Upstream {
             reach: self.limits.tcp,
         };
         if !address.tls {
-            return get::get(socket, address, path, permitted, peer, false).await;
+            return get::get(socket, address, path, permitted, peer, false, true).await;
         }
         let secure = self.tls.secure().await?;
         let server_name = tls::server_name(self.verified(address))?;
@@ -302,7 +302,8 @@ impl Upstream {
         let version = stream.get_ref().1.protocol_version();
         let late_verdict =
             version == Some(ProtocolVersion::TLSv1_3) && secure.identity.may_be_missed();
-        get::get(stream, address, path, permitted, peer, late_verdict).await
+        let agreed = stream.get_ref().1.alpn_protocol().is_some();
+        get::get(stream, address, path, permitted, peer, late_verdict, agreed).await
     }
 
     /// A handshaken connection, made now.

@@ -86,6 +86,7 @@ async fn attempt(connection: u64, tunnel: &Tunnel, outside: &Outside) {
     let patience = Patience {
         unasked: Duration::from_secs(if tunnel.spec.ssh { 0 } else { 30 }),
         asked: Duration::from_secs(300),
+        client_asks: false,
     };
     let mut after = None;
     loop {

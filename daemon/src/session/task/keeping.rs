@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use jiff::tz::TimeZone;
+use jiff::{Timestamp, tz::TimeZone};
 use tokio::time::Instant;
 
 use super::{TICK, Task};
@@ -83,7 +83,8 @@ impl Task {
             user,
             subject,
             since: now,
-            until: answer.until,
+            // A login that has ended before it was made tells of a clock that is wrong.
+            until: answer.until.filter(|it| *it > now),
         });
         self.remember_who();
         self.unsaved.save = true;
@@ -94,6 +95,27 @@ impl Task {
         self.unsaved.retry_at = None;
         if let Some(running) = &self.running {
             running.over.decide(Some(success));
+        }
+    }
+
+    /// Forgets until when the session of this generation lasts, if that `is_wrong`: the server accepts it.
+    pub(super) fn disprove_bound(
+        &mut self,
+        generation: u64,
+        is_wrong: impl FnOnce(Timestamp) -> bool,
+    ) {
+        if self.facts.machine.grant() != Some(generation) {
+            return;
+        }
+        let login = self.facts.login.as_mut();
+        if let Some(login) = login.filter(|it| it.until.is_some_and(is_wrong)) {
+            tracing::info!(
+                cluster = self.house.cluster,
+                "the server accepts the session past the end that it told"
+            );
+            login.until = None;
+            self.unsaved.save = true;
+            self.unsaved.retry_at = None;
         }
     }
 

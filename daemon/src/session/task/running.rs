@@ -1,6 +1,6 @@
 //! The login that is open: how it starts, is shown to a person, makes room for the next, and ends.
 
-use tokio::task::Id;
+use tokio::{task::Id, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Task, broke_off};
@@ -19,6 +19,8 @@ pub(super) struct Running {
     pub(super) over: Over,
     stop: CancellationToken,
     pub(super) opened: Option<Door>,
+    /// The sign-in URL that it was opened with.
+    pub(super) minted: Option<(String, Instant)>,
 }
 
 impl Task {
@@ -43,6 +45,7 @@ impl Task {
             over,
             stop,
             opened: None,
+            minted: None,
         });
     }
 

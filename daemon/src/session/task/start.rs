@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Mutex, Notify, mpsc, watch},
     task::JoinSet,
 };
 
@@ -67,7 +67,7 @@ pub(in crate::session) fn start(house: House, legacy: Legacy) -> (Session, Task)
         unsaved: None,
     };
     let (inbox_in, inbox) = mpsc::channel(16);
-    let (view, view_out) = watch::channel(facts.view(0, now));
+    let (view, view_out) = watch::channel(facts.view(0));
     let (standing, standing_out) = watch::channel(facts.standing());
     let waiting = Arc::<Waiting>::default();
     let again = Arc::<Notify>::default();
@@ -81,6 +81,8 @@ pub(in crate::session) fn start(house: House, legacy: Legacy) -> (Session, Task)
         waiting: waiting.clone(),
         again: again.clone(),
         carried: AtomicU64::new(0),
+        disproved: AtomicU64::new(0),
+        minted: Mutex::default(),
         stop: house.stop.clone(),
         gives_way: AtomicBool::new(false),
     });
@@ -104,6 +106,7 @@ pub(in crate::session) fn start(house: House, legacy: Legacy) -> (Session, Task)
         again,
         view,
         standing,
+        bound_passed: false,
     };
     task.remember_who();
     (session, task)

@@ -20,6 +20,7 @@ const NEEDS_LOGIN: &str = "corp needs a login. Run: pomctl login corp";
 const SSH: Patience = Patience {
     unasked: Duration::ZERO,
     asked: Duration::from_secs(300),
+    client_asks: false,
 };
 const OTHER: Patience = Patience {
     unasked: Duration::from_secs(30),

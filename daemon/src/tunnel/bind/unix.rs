@@ -201,6 +201,7 @@ fn make_room(path: &Path, address: &SockAddr) -> Result<(), Failure> {
                 pid: None,
                 program: None,
                 uid: Some(found.uid()),
+                ours: holder::is_ours(found.uid()),
             },
         }),
         Err(error) => Err(failed(error)),
@@ -215,6 +216,7 @@ fn who_listens(caller: &socket2::Socket) -> Holder {
         pid,
         program: pid.and_then(process::program),
         uid: told.map(|it| it.uid()),
+        ours: told.is_some_and(|it| holder::is_ours(it.uid())),
     }
 }
 

@@ -10,9 +10,15 @@ const LEAST_PADDING: usize = 4;
 /// The text, in characters.
 const MOST: usize = 250;
 
-/// The version line and one `SSH_MSG_DISCONNECT` that says `pomd: ` and `text` in one line.
-pub(super) fn refusal(text: &str) -> Vec<u8> {
-    let text = plain(&format!("pomd: {text}"));
+/// The version line and one `SSH_MSG_DISCONNECT` that says `pomd: ` and `text` in one line, of which at most 250
+/// characters are told.
+pub fn refusal(text: &str) -> Vec<u8> {
+    refusal_of("pomd", text)
+}
+
+/// As [`refusal`], said by `speaker`.
+pub fn refusal_of(speaker: &str, text: &str) -> Vec<u8> {
+    let text = plain(&format!("{speaker}: {text}"));
     let mut payload = vec![DISCONNECT];
     payload.extend(REASON.to_be_bytes());
     payload.extend(length(&text));
@@ -40,7 +46,7 @@ fn plain(text: &str) -> String {
             .replace(char::REPLACEMENT_CHARACTER, "?")
     };
     // Cutting leaves one more `…`, which gets longer.
-    ascii(&control::text::clean(&ascii(text), MOST - 2))
+    ascii(&crate::text::clean(&ascii(text), MOST - 2))
 }
 
 fn length(text: &str) -> [u8; 4] {
