@@ -1,4 +1,6 @@
 //! The route table: what each request asks of the house.
+//!
+//! Long because each route stands beside what it does, in a few lines each.
 
 use std::sync::Arc;
 
