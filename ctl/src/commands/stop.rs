@@ -70,12 +70,18 @@ async fn ended_already(cx: &Context) -> Result<Exit, Failure> {
     let state = &cx.place.state;
     loop {
         let holder = Holder::read(state);
-        let is_ending = |it: &Holder| matches!(it.phase(), Phase::Ending | Phase::Ended);
-        let Some(holder) = holder.filter(|it| is_ending(it) && holder::is_held(state)) else {
+        // A text that is being written is none.
+        let may_be_ending = holder
+            .as_ref()
+            .is_none_or(|it| matches!(it.phase(), Phase::Ending | Phase::Ended));
+        if !may_be_ending || !holder::is_held(state) {
             return nothing_to_do(cx);
-        };
+        }
         if Instant::now() >= deadline {
-            return Err(hangs(holder.pid));
+            return match holder {
+                Some(holder) => Err(hangs(holder.pid)),
+                None => nothing_to_do(cx),
+            };
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -8,6 +8,8 @@
 //! `doors` are the listeners, `clusters` the sessions, `apply` goes over to another configuration, `passing` is for
 //! connections without a port, `again` for another network and for sleep, `loopback` for addresses that the machine
 //! lacks; `status` says what there is, `showing` when it is shown.
+//!
+//! Long because its state, its loop and its end are read together.
 
 mod again;
 mod apply;
