@@ -1,7 +1,8 @@
 //! What pomd and pomctl say to each other.
 //!
 //! [`wire`] holds every type that crosses the control socket: each is a promise to whoever drives pomd by `curl`.
-//! [`place`] says where files and the socket are. [`client`] is a typed client for the socket.
+//! [`place`] says where files and the socket are. [`client`] is a typed client for the socket. [`stdio`] reads and writes
+//! the standard streams of both programs.
 //! Nothing here knows how pomd works inside or how pomctl draws its answers.
 
 pub mod client;
@@ -9,6 +10,7 @@ pub mod frames;
 pub mod near;
 pub mod place;
 pub mod socket;
+pub mod stdio;
 pub mod text;
 #[cfg(windows)]
 pub mod user;
