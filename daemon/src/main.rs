@@ -4,6 +4,7 @@
 mod args;
 mod daemon;
 mod signals;
+mod terminal;
 
 use std::{ffi::OsString, process::ExitCode, sync::Arc, time::Duration};
 
@@ -41,19 +42,34 @@ const TRIES: u32 = 4;
 const LATE_SIGNAL: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
     match args.action {
         Some(Action::Check { ref file }) => check(&args, file.clone()),
         None => start(&args),
     }
 }
 
+/// Help, the version, or what is wrong with the command line.
+fn usage(error: &clap::Error) -> ExitCode {
+    let text = |stream: &dyn std::io::IsTerminal| {
+        let text = error.render();
+        if stream.is_terminal() {
+            text.ansi().to_string()
+        } else {
+            text.to_string()
+        }
+    };
+    if error.use_stderr() {
+        terminal::say(&text(&std::io::stderr()));
+        return ExitCode::from(USAGE);
+    }
+    terminal::answer(&text(&std::io::stdout()))
+}
+
 /// Judges the file and says so; for scripts, editors and CI.
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is what the person asked for"
-)]
 fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
     let named = file.is_some() || args.names_the_configuration();
     let place = match Place::find(args.wishes(file)) {
@@ -74,26 +90,26 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
     match loaded {
         Loaded::Good(config, warnings) => {
             for warning in warnings.iter().chain(&missing_files(&config)) {
-                eprintln!("warning: {warning}");
+                terminal::say(&format!("warning: {warning}\n"));
             }
             if missing {
-                println!("there is no {shown} yet, so pomd starts with no tunnels");
-                return ExitCode::SUCCESS;
+                return terminal::answer(&format!(
+                    "there is no {shown} yet, so pomd starts with no tunnels\n"
+                ));
             }
             let tunnels = config.tunnels.len();
-            println!(
-                "{shown} is good: {tunnels} tunnel{}",
+            terminal::answer(&format!(
+                "{shown} is good: {tunnels} tunnel{}\n",
                 if tunnels == 1 { "" } else { "s" }
-            );
-            ExitCode::SUCCESS
+            ))
         }
         Loaded::Broken(broken) => {
-            eprint!("{}", broken.report);
             let count = broken.count;
-            eprintln!(
-                "{count} error{} in {shown}",
+            terminal::say(&format!(
+                "{}{count} error{} in {shown}\n",
+                broken.report,
                 if count == 1 { "" } else { "s" }
-            );
+            ));
             ExitCode::from(USAGE)
         }
     }
@@ -305,11 +321,8 @@ fn proxies() -> Environment {
     })
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "there is no log yet, and a person or a script started this"
-)]
+/// There is no log yet, and a person or a script started this.
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("error: {error}");
+    terminal::say(&format!("error: {error}\n"));
     ExitCode::from(code)
 }

@@ -4,6 +4,7 @@ use std::{io, time::Duration};
 
 use control::{
     client::{ClientError, RouteStream},
+    stdio::{AsyncInput, AsyncOutput, StdioError},
     wire::Code,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -55,14 +56,17 @@ async fn carry(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
         }
         other => other?,
     };
-    let relayed = relay(stream, tokio::io::stdin(), tokio::io::stdout()).await;
-    relayed.map_err(|error| match error.kind() {
-        io::ErrorKind::ConnectionReset => {
+    let (input, output) = (AsyncInput::default(), AsyncOutput::default());
+    let relayed = relay(stream, input, output).await;
+    relayed.map_err(|error| match (StdioError::of(&error), error.kind()) {
+        (Some(_), io::ErrorKind::BrokenPipe) => Failure::ReaderGone,
+        (Some(error), _) => Failure::failed(error.to_string()),
+        (None, io::ErrorKind::ConnectionReset) => {
             let hint = "why is in the log: pomctl logs";
             let message = format!("the connection to {} was cut", args.route);
             Failure::told(Report::new(Exit::Failed, "failed", message).hint(Some(hint.to_owned())))
         }
-        _ => Failure::failed(format!("the connection broke: {error}")),
+        (None, _) => Failure::failed(format!("the connection broke: {error}")),
     })?;
     Ok(Exit::Done)
 }
@@ -104,8 +108,11 @@ async fn relay(
         tokio::pin!(up, down);
         tokio::select! {
             ended = &mut down => ended?,
-            // A route that takes no more may still have said why.
-            _ = &mut up => down.await?,
+            sent = &mut up => match sent {
+                Err(error) if StdioError::of(&error).is_some() => return Err(error),
+                // A route that takes no more may still have said why.
+                _ => down.await?,
+            },
         }
     }
     // ssh that cannot say its own banner any more does not show what it was told.

@@ -9,6 +9,7 @@ use std::{
     process::ExitCode,
 };
 
+use control::stdio;
 use stage::Stage;
 
 const HELP: &str = "\
@@ -108,10 +109,9 @@ async fn interrupted() {
 
 /// One line or more for the person. A closed stdout ends nothing.
 fn say(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    let _ = stdio::stdout().write_all(format!("{text}\n").as_bytes());
 }
 
 fn complain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "error: {text}");
+    let _ = stdio::stderr().write_all(format!("error: {text}\n").as_bytes());
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use control::{
     client::Client,
+    stdio::AsyncInput,
     wire::{ClusterState, LoginRequest, Opener, Status},
 };
 use gateway::DEMO_USER;
@@ -164,7 +165,7 @@ impl Player<'_> {
         more(&format!("    curl http://localhost:{hello}"));
         more("it waits, one tab opens, and after the login the bytes flow");
         say("\nq ends the demo and removes all of it.");
-        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        let mut lines = BufReader::new(AsyncInput::default()).lines();
         let mut tasks = JoinSet::new();
         loop {
             tokio::select! {
