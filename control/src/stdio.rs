@@ -126,7 +126,7 @@ mod imp {
     };
 
     use rustix::{
-        event::{PollFd, PollFlags, poll},
+        event::{PollFd, PollFlags, Timespec, poll},
         io::Errno,
     };
 
@@ -149,7 +149,12 @@ mod imp {
     }
 
     pub(super) fn write_to(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-        waiting(file, PollFlags::OUT, || rustix::io::write(file, bytes))
+        let written = waiting(file, PollFlags::OUT, || rustix::io::write(file, bytes));
+        // A terminal that is gone says EIO where a pipe without a reader says EPIPE.
+        written.map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::IO) if has_ended(file) => Errno::PIPE.into(),
+            _ => error,
+        })
     }
 
     pub(super) fn read_from(file: BorrowedFd<'_>, to: &mut [u8]) -> io::Result<usize> {
@@ -169,6 +174,13 @@ mod imp {
                 Err(_) => return false,
             }
         }
+    }
+
+    fn has_ended(file: BorrowedFd<'_>) -> bool {
+        let mut looked_at = [PollFd::from_borrowed_fd(file, PollFlags::empty())];
+        let ends = PollFlags::ERR | PollFlags::HUP;
+        poll(&mut looked_at, Some(&Timespec::default())).is_ok()
+            && looked_at[0].revents().intersects(ends)
     }
 
     fn waiting(

@@ -126,6 +126,8 @@ fn q7_a_reader_that_leaves_is_noticed_without_a_write() {
             drop(reader);
             assert!(watching.join().unwrap(), "{kind}");
         });
+        let error = write_to(writer.as_fd(), b"x").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{kind}");
     }
 }
 
