@@ -4,7 +4,10 @@
 
 use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 
-use control::frames;
+use control::{
+    frames,
+    socket::{self, Socket},
+};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
@@ -15,6 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::ahead::Ahead;
 use crate::tunnel::Tunnel;
 
 /// How long the two ends of a pair may take to find each other: others may fill the queue meanwhile.
@@ -42,13 +46,18 @@ impl Upgraded {
 
     async fn carry_bytes(self) -> io::Result<()> {
         let client = self.client.await.map_err(io::Error::other)?;
+        let (early, client) = unwrap(client)?;
         let (mut near, far) = pair().await?;
         self.tunnel.adopt(far)?;
-        let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
+        let (mut from_client, mut to_client) = socket::split(client);
         let (mut from_route, mut to_route) = near.split();
         let up = async {
+            to_route.write_all(&early).await?;
             tokio::io::copy(&mut from_client, &mut to_route).await?;
-            to_route.shutdown().await
+            to_route.shutdown().await?;
+            // A client that ended its direction may wait for an answer; one that is gone takes none, and the route is
+            // not kept for it.
+            socket::closed(&from_client).await
         };
         let down = async {
             if self.framed {
@@ -58,15 +67,20 @@ impl Upgraded {
             }
             to_client.shutdown().await
         };
-        tokio::pin!(up, down);
         tokio::select! {
-            ended = &mut down => ended,
-            ended = &mut up => {
-                ended?;
-                down.await
-            }
+            ended = down => ended,
+            ended = up => ended,
         }
     }
+}
+
+/// The socket below an upgraded connection, and what the client sent behind its request.
+fn unwrap(client: hyper::upgrade::Upgraded) -> io::Result<(Vec<u8>, Socket)> {
+    let parts = client
+        .downcast::<TokioIo<Ahead<Socket>>>()
+        .map_err(|_| io::Error::other("it is not a control socket"))?;
+    let (socket, kept) = parts.io.into_inner().into_parts();
+    Ok(([parts.read_buf.as_ref(), &kept].concat(), socket))
 }
 
 /// Two connected sockets on loopback, both ours: whoever else connects meanwhile is not taken.
