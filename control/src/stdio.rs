@@ -9,7 +9,8 @@
 //! so that no file takes their numbers.
 
 mod tasks;
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests;
 
 use std::{

@@ -220,7 +220,6 @@ fn painted(text: &str, choice: ColorChoice) -> io::Result<Vec<u8>> {
     let mut painted = AutoStream::new(&mut res, choice);
     painted.write_all(text.as_bytes())?;
     painted.flush()?;
-    drop(painted);
     Ok(res)
 }
 

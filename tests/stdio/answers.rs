@@ -121,14 +121,15 @@ async fn q6_words_on_stderr_wait_for_a_full_pipe_without_blocking() {
 async fn q6_an_answer_that_cannot_be_written_is_told_and_is_an_exit_code() {
     let lab = Lab::new().await;
     let full = || File::options().write(true).open("/dev/full").unwrap();
-    let forms: [(&str, fn() -> File); 3] = [
-        ("a full device", || {
-            File::options().write(true).open("/dev/full").unwrap()
-        }),
-        ("a folder", || File::open("/").unwrap()),
-        ("only to be read", || File::open("/dev/null").unwrap()),
-    ];
-    for (form, open) in forms {
+    for (form, path, writes) in [
+        ("a full device", "/dev/full", true),
+        ("a folder", "/", false),
+        ("only to be read", "/dev/null", false),
+    ] {
+        let open = || {
+            let file = File::options().read(!writes).write(writes).open(path);
+            file.unwrap()
+        };
         for (name, mut command) in programs(&lab) {
             command.stdin(Stdio::null()).stdout(open());
             command.stderr(Stdio::piped());
