@@ -34,6 +34,7 @@ mod ready;
 mod reload;
 mod service;
 mod status;
+mod stdio;
 mod unix_sockets;
 mod wire;
 mod words;

@@ -86,11 +86,11 @@ async fn a_manager_hears_of_a_reload_and_its_end_and_of_the_stop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watchdog_is_fed_within_its_patience() {
-    let (_pomd, manager) = serve("", &[("WATCHDOG_USEC", "3000000")]).await;
+    let (_pomd, manager) = serve("", &[("WATCHDOG_USEC", "6000000")]).await;
     let mut fed = 0;
     for _ in 0..3 {
         let waits = manager.wait_for("a sign of life", fed, |it| it == "WATCHDOG=1");
-        let told = tokio::time::timeout(Duration::from_secs(3), waits).await;
+        let told = tokio::time::timeout(Duration::from_secs(6), waits).await;
         fed = told.expect("a sign of life within the patience of the watchdog");
     }
 }

@@ -4,6 +4,7 @@
 //! [`place`] says where files and the socket are, [`holder`] which pomd has them, [`browser`] which browser shows a login.
 //! [`client`] is a typed client for the socket.
 //! [`ssh_refusal`] is how both tell an ssh client why it can't connect.
+//! [`stdio`] reads and writes the standard streams of both programs.
 //! Nothing here knows how pomd works inside or how pomctl draws its answers.
 
 pub mod browser;
@@ -14,6 +15,7 @@ pub mod near;
 pub mod place;
 pub mod socket;
 pub mod ssh_refusal;
+pub mod stdio;
 pub mod text;
 #[cfg(windows)]
 pub mod user;

@@ -5,11 +5,22 @@ use std::{io, path::Path};
 
 use interprocess::local_socket::tokio::Stream;
 
-pub use imp::Socket;
+pub use imp::{Reader, Socket, Writer};
 
 /// The bytes of a connected channel, with an end of their own for each direction where the platform has that.
 pub fn socket(stream: Stream) -> Socket {
     imp::socket(stream)
+}
+
+/// The two directions of a channel, each for a task of its own.
+pub fn split(socket: Socket) -> (Reader, Writer) {
+    imp::split(socket)
+}
+
+/// Waits until the other end is closed altogether, so that nobody reads what is written: it may have ended its own
+/// direction long before. Takes a descriptor while it waits.
+pub async fn closed(reader: &Reader) -> io::Result<()> {
+    imp::closed(reader).await
 }
 
 /// Connects to whoever listens at `path`.
@@ -29,20 +40,53 @@ pub fn process(stream: &Stream) -> Option<u32> {
 
 #[cfg(unix)]
 mod imp {
-    use std::{io, path::Path};
+    use std::{io, os::fd::AsFd, path::Path};
 
     use interprocess::local_socket::{
         GenericFilePath, ToFsName,
         tokio::{Stream, prelude::*},
     };
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use tokio::{
+        io::Interest,
+        net::unix::{OwnedReadHalf, OwnedWriteHalf},
+    };
 
     /// A connected control socket. Shutting its write side down is seen as an end by the other side.
     pub type Socket = tokio::net::UnixStream;
+    /// What is read of it.
+    pub type Reader = OwnedReadHalf;
+    /// What is written to it; ends this direction when it is dropped.
+    pub type Writer = OwnedWriteHalf;
 
     /// The socket behind a stream of `interprocess`, whose own shutdown does nothing.
     pub(super) fn socket(stream: Stream) -> Socket {
         let Stream::UdSocket(stream) = stream;
         stream.into()
+    }
+
+    pub(super) fn split(socket: Socket) -> (Reader, Writer) {
+        socket.into_split()
+    }
+
+    pub(super) async fn closed(reader: &Reader) -> io::Result<()> {
+        let socket: &Socket = reader.as_ref();
+        // A second registration: to wait for an end on the first would hide from its writer that it can write.
+        let again = std::os::unix::net::UnixStream::from(socket.as_fd().try_clone_to_owned()?);
+        let again = Socket::from_std(again)?;
+        // An end changes whether it can be written, or that it could.
+        let look = || match is_closed(&again)? {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        };
+        again.async_io(Interest::WRITABLE, look).await
+    }
+
+    fn is_closed(socket: &Socket) -> io::Result<bool> {
+        let mut looked_at = [PollFd::new(socket, PollFlags::empty())];
+        poll(&mut looked_at, Some(&Timespec::default()))?;
+        let ends = PollFlags::HUP | PollFlags::ERR;
+        Ok(looked_at[0].revents().intersects(ends))
     }
 
     pub(super) async fn connect(path: &Path) -> io::Result<Stream> {
@@ -78,6 +122,10 @@ mod imp {
 
     /// A connected control pipe. Pipes end in both directions at once.
     pub type Socket = Stream;
+    /// What is read of it.
+    pub type Reader = tokio::io::ReadHalf<Stream>;
+    /// What is written to it.
+    pub type Writer = tokio::io::WriteHalf<Stream>;
 
     /// `FILE_FLAG_OVERLAPPED`: what waits for the pipe does not keep a thread.
     const OVERLAPPED: u32 = 0x4000_0000;
@@ -89,6 +137,15 @@ mod imp {
 
     pub(super) fn socket(stream: Stream) -> Socket {
         stream
+    }
+
+    pub(super) fn split(socket: Socket) -> (Reader, Writer) {
+        tokio::io::split(socket)
+    }
+
+    /// That the one direction ended was the end of both.
+    pub(super) async fn closed(_: &Reader) -> io::Result<()> {
+        Ok(())
     }
 
     pub(super) async fn connect(path: &Path) -> io::Result<Stream> {
@@ -126,5 +183,36 @@ mod imp {
             return Ok(None);
         }
         Ok(Some(theirs.unwrap_or_else(|| "unknown".to_owned())))
+    }
+}
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn q7_an_end_of_one_direction_is_not_yet_the_end_of_both() {
+        let (mut theirs, ours) = Socket::pair().unwrap();
+        let (mut reader, mut writer) = split(ours);
+        theirs.shutdown().await.unwrap();
+        assert_eq!(reader.read(&mut [0]).await.unwrap(), 0);
+        let end = closed(&reader);
+        let mut end = std::pin::pin!(end);
+        // It is still there to read, more than a buffer holds.
+        let said = vec![7; 4 << 20];
+        let mut heard = vec![0; said.len()];
+        let talk = async {
+            tokio::try_join!(writer.write_all(&said), theirs.read_exact(&mut heard)).unwrap();
+        };
+        tokio::select! {
+            ended = &mut end => unreachable!("{ended:?}"),
+            () = talk => {}
+        }
+        assert!(said == heard);
+        drop(theirs);
+        end.await.unwrap();
     }
 }

@@ -74,6 +74,25 @@ impl Globals {
     }
 }
 
+impl Command {
+    /// Whether it goes on for as long as somebody reads what it writes.
+    pub(crate) fn goes_on(&self) -> bool {
+        match self {
+            Self::Status(args) => args.watch,
+            Self::Logs(args) => args.follow,
+            Self::Connect(_) => true,
+            Self::Up(_)
+            | Self::Down(_)
+            | Self::Login(_)
+            | Self::Logout(_)
+            | Self::Reload
+            | Self::Restart(_)
+            | Self::Stop
+            | Self::Demo(_) => false,
+        }
+    }
+}
+
 /// When to use colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum When {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anstream::{AutoStream, ColorChoice};
-use control::place::{Place, Wishes};
+use control::{
+    place::{Place, Wishes},
+    stdio,
+};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
@@ -83,9 +86,7 @@ impl Screen {
     /// The answer, or a part of it: lines without the last end of line.
     pub(crate) fn answer(&self, text: &str) -> Result<(), Failure> {
         let drawn = self.drawn(&format!("{}\n", self.signs.plain(text)))?;
-        // In one piece: standard output alone would be written line by line.
-        let mut out = io::stdout().lock();
-        written(out.write_all(&drawn).and_then(|()| out.flush()))
+        written(stdio::stdout().write_all(&drawn))
     }
 
     /// A part of the answer that steers the terminal: only for terminals.
@@ -94,13 +95,8 @@ impl Screen {
         // Home, each line cleared to its end, then all that is below: nothing flickers.
         let lines = page.replace('\n', "\x1b[K\r\n");
         let drawn = self.drawn(&lines)?;
-        let mut out = io::stdout().lock();
-        let result = out
-            .write_all(b"\x1b[H")
-            .and_then(|()| out.write_all(&drawn))
-            .and_then(|()| out.write_all(b"\x1b[K\r\n\x1b[J"))
-            .and_then(|()| out.flush());
-        written(result)
+        let page = [b"\x1b[H", drawn.as_slice(), b"\x1b[K\r\n\x1b[J"].concat();
+        written(stdio::stdout().write_all(&page))
     }
 
     /// The answer as JSON, in a shape that a person can read too.
@@ -116,20 +112,17 @@ impl Screen {
     }
 
     fn raw(&self, text: &str) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        written(writeln!(out, "{text}").and_then(|()| out.flush()))
+        written(stdio::stdout().write_all(format!("{text}\n").as_bytes()))
     }
 
     /// Progress, warnings, hints. That nobody can read them is no failure.
     pub(crate) fn say(&self, text: &str) {
-        let mut err = AutoStream::new(io::stderr().lock(), self.choice());
-        let _ = writeln!(err, "{}", self.signs.plain(text));
+        self.tell(&format!("{}\n", self.signs.plain(text)));
     }
 
     /// A question; the answer is typed behind it.
     pub(crate) fn ask(&self, question: &str) {
-        let mut err = AutoStream::new(io::stderr().lock(), self.choice());
-        let _ = write!(err, "{}", self.signs.plain(question)).and_then(|()| err.flush());
+        self.tell(&self.signs.plain(question));
     }
 
     /// Draws over the line that the cursor is on; only for terminals.
@@ -137,9 +130,7 @@ impl Screen {
         // Room is left for the `^C` of whoever stops waiting: a line that wraps could not be taken away.
         let most = width().unwrap_or(80).saturating_sub(3);
         let text: String = self.signs.plain(text).chars().take(most).collect();
-        let mut err = io::stderr().lock();
-        let _ = write!(err, "\r\x1b[2K{text}");
-        let _ = err.flush();
+        let _ = stdio::stderr().write_all(format!("\r\x1b[2K{text}").as_bytes());
     }
 
     /// Optional advice.
@@ -170,8 +161,12 @@ impl Screen {
             }
             Failure::Told(report) if self.json => {
                 match self.answer_json_line(&render::report::json(report)) {
+                    Ok(()) => report.exit,
                     Err(Failure::ReaderGone) => Exit::Done,
-                    _ => report.exit,
+                    Err(_) => {
+                        self.say(&render::report::text(report, &self.view()));
+                        report.exit
+                    }
                 }
             }
             Failure::Told(report) => {
@@ -181,16 +176,17 @@ impl Screen {
         }
     }
 
+    /// Writes `text` to standard error. That nobody can read it is no failure.
+    fn tell(&self, text: &str) {
+        if let Ok(drawn) = painted(text, self.settled(&io::stderr())) {
+            let _ = stdio::stderr().write_all(&drawn);
+        }
+    }
+
     /// The bytes of `text` for standard output, with colours if it can show them.
     fn drawn(&self, text: &str) -> Result<Vec<u8>, Failure> {
-        let mut res = Vec::with_capacity(text.len());
-        let mut painted = AutoStream::new(&mut res, self.settled(&io::stdout()));
-        written(
-            painted
-                .write_all(text.as_bytes())
-                .and_then(|()| painted.flush()),
-        )?;
-        Ok(res)
+        let drawn = painted(text, self.settled(&io::stdout()));
+        drawn.map_err(|it| Failure::failed(format!("cannot draw the answer: {it}")))
     }
 
     fn choice(&self) -> ColorChoice {
@@ -216,6 +212,15 @@ pub(crate) fn now() -> Timestamp {
         reason = "the one place where pomctl looks at a clock; pages are given the time"
     )]
     Timestamp::now()
+}
+
+/// The bytes of `text`, with colours if `choice` says so.
+fn painted(text: &str, choice: ColorChoice) -> io::Result<Vec<u8>> {
+    let mut res = Vec::with_capacity(text.len());
+    let mut painted = AutoStream::new(&mut res, choice);
+    painted.write_all(text.as_bytes())?;
+    painted.flush()?;
+    Ok(res)
 }
 
 fn written(result: io::Result<()>) -> Result<(), Failure> {

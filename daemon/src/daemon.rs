@@ -12,7 +12,7 @@ use std::{
 
 use pomd::Locks;
 
-use crate::args::Args;
+use crate::{args::Args, terminal};
 
 /// The byte that says: it listens.
 const LISTENING: u8 = b'+';
@@ -143,10 +143,7 @@ mod imp {
     }
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the person who called waits for these words"
-)]
+/// Tells the person who called, who waits for these words.
 fn await_verdict(mut reader: PipeReader) -> ExitCode {
     let mut verdict = Vec::new();
     // The good one is a byte, and the pipe may stay open behind it.
@@ -157,12 +154,18 @@ fn await_verdict(mut reader: PipeReader) -> ExitCode {
         Err(error) => Err(error),
     };
     match (result, verdict.as_slice()) {
-        (Ok(_), []) => eprintln!("error: pomd ended right after its start and did not say why"),
-        (Ok(_), why) => eprintln!(
-            "error: {}",
-            control::text::clean(&String::from_utf8_lossy(why), 2_000)
-        ),
-        (Err(error), _) => eprintln!("error: cannot tell whether pomd started: {error}"),
+        (Ok(_), []) => {
+            terminal::say("error: pomd ended right after its start and did not say why\n");
+        }
+        (Ok(_), why) => {
+            let why = control::text::clean(&String::from_utf8_lossy(why), 2_000);
+            terminal::say(&format!("error: {why}\n"));
+        }
+        (Err(error), _) => {
+            terminal::say(&format!(
+                "error: cannot tell whether pomd started: {error}\n"
+            ));
+        }
     }
     ExitCode::FAILURE
 }

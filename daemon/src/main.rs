@@ -5,6 +5,7 @@ mod args;
 mod daemon;
 mod signals;
 mod takeover;
+mod terminal;
 
 use std::{ffi::OsString, process::ExitCode, sync::Arc, time::Duration};
 
@@ -54,7 +55,10 @@ const FIRST_TUNNEL: &str = "hint: a tunnel is three lines:
   listen = 2202";
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
     if args.takes_handover {
         return ExitCode::SUCCESS;
     }
@@ -64,12 +68,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// Help, the version, or what is wrong with the command line.
+fn usage(error: &clap::Error) -> ExitCode {
+    let text = |stream: &dyn std::io::IsTerminal| {
+        let text = error.render();
+        if stream.is_terminal() {
+            text.ansi().to_string()
+        } else {
+            text.to_string()
+        }
+    };
+    if error.use_stderr() {
+        terminal::say(&text(&std::io::stderr()));
+        return ExitCode::from(USAGE);
+    }
+    terminal::answer(&text(&std::io::stdout()))
+}
+
 /// Judges the file and says so; for scripts, editors and CI.
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is what the person asked for"
-)]
 fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
     let named = file.is_some() || args.names_the_configuration();
     let place = match Place::find(args.wishes(file)) {
@@ -99,29 +115,30 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
             warnings,
             report,
         } => {
-            eprint!("{report}");
+            terminal::say(&report);
             if missing {
-                println!("there is no {shown} yet, so pomd starts with no tunnels");
-                return ExitCode::SUCCESS;
+                return terminal::answer(&format!(
+                    "there is no {shown} yet, so pomd starts with no tunnels\n"
+                ));
             }
             let s = |count: usize| if count == 1 { "" } else { "s" };
             let verdict = match warnings {
                 0 => "good".to_owned(),
                 _ => format!("usable, {warnings} warning{}", s(warnings)),
             };
-            println!("{shown} is {verdict}: {tunnels} tunnel{}", s(tunnels));
             if tunnels == 0 {
-                eprintln!("{FIRST_TUNNEL}");
+                terminal::say(&format!("{FIRST_TUNNEL}\n"));
             }
-            ExitCode::SUCCESS
+            let s = s(tunnels);
+            terminal::answer(&format!("{shown} is {verdict}: {tunnels} tunnel{s}\n"))
         }
         Checked::Broken(broken) => {
-            eprint!("{}", broken.report);
             let count = broken.count;
-            eprintln!(
-                "{count} error{} in {shown}",
+            terminal::say(&format!(
+                "{}{count} error{} in {shown}\n",
+                broken.report,
                 if count == 1 { "" } else { "s" }
-            );
+            ));
             ExitCode::from(USAGE)
         }
     }
@@ -333,11 +350,8 @@ async fn live(
     })
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "there is no log yet, and a person or a script started this"
-)]
+/// There is no log yet, and a person or a script started this.
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("error: {error}");
+    terminal::say(&format!("error: {error}\n"));
     ExitCode::from(code)
 }

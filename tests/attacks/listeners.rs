@@ -10,7 +10,7 @@ use control::wire::{Code, TunnelState};
 use gateway::Upstream;
 use integration::{
     corp::{CLUSTER, Corp, tunnel},
-    pomd::{self, Pomd},
+    pomd::{self, Pomd, free_port},
     stranger::{Stranger, UID},
 };
 use tokio::io::AsyncWriteExt;
@@ -124,12 +124,6 @@ impl Drop for Held {
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
-}
-
-/// A port that is free on both addresses now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 async fn busy(pomd: &Pomd) {

@@ -136,6 +136,61 @@ async fn b4_a_reply_of_30_mib_to_a_reader_that_pauses_is_whole_or_ends_in_a_rese
     lab.is_quiet().await;
 }
 
+/// 64 MiB whose reader pauses once: where more than kernels hold follows the pause, it is whole and its end is clean.
+async fn b4_a_long_reply_is_whole_behind_a_pause(who: Who, pauses: &[(usize, u64)]) {
+    const N: usize = 64 * MIB;
+    /// Whoever pauses so near the end may be told a reset: a loss could not be told from a whole reply.
+    const NEAR: usize = 60 * MIB;
+    let lab = Lab::new(who).await;
+    let said = long(N);
+    for &(before, pause) in pauses {
+        let (mut local, mut service) = lab.open().await;
+        let speaking = async {
+            let _ = service.write_all(&said).await;
+            drop(service);
+        };
+        let hearing = async {
+            let mut got = hear(&mut local, before).await;
+            // The pause is the behaviour itself.
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let (rest, ending) = read_all(&mut local).await;
+            got.extend(rest);
+            (got, ending)
+        };
+        let ((got, ending), ()) = tokio::join!(hearing, speaking);
+        let case = format!(
+            "paused at {before} for {pause} ms: {} bytes, {ending:?}",
+            got.len()
+        );
+        assert!(said.starts_with(&got), "{case}");
+        if N - before > NEAR {
+            assert!(got.len() == N && ending == Ending::Clean, "{case}");
+        } else {
+            assert!(got.len() == N || ending == Ending::Reset, "{case}");
+        }
+    }
+    lab.is_quiet().await;
+}
+
+async fn b4_64_mib_are_whole_behind_a_pause_anywhere(who: Who) {
+    const PAUSES: [(usize, u64); 5] = [
+        (0, 1500),
+        (0, 3000),
+        (32 * MIB, 1500),
+        (56 * MIB, 1500),
+        (63 * MIB, 1500),
+    ];
+    b4_a_long_reply_is_whole_behind_a_pause(who, &PAUSES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "four minutes"]
+async fn b4_64_mib_are_whole_behind_a_pause_at_the_start_50_of_50_with_envoy() {
+    for pause in [1500, 3000] {
+        b4_a_long_reply_is_whole_behind_a_pause(Who::Envoy, &[(0, pause); 50]).await;
+    }
+}
+
 async fn a_reader_that_is_slow_all_the_time_gets_everything(who: Who) {
     const N: usize = 4 * MIB;
     let lab = Lab::new(who).await;
@@ -241,6 +296,7 @@ async fn a_local_reset_ends_the_connection_at_the_service(who: Who) {
 with_both! {
     f6_b1_sixty_four_mebibytes_both_ways_at_once_are_equal
     b4_a_reply_of_30_mib_to_a_reader_that_pauses_is_whole_or_ends_in_a_reset
+    b4_64_mib_are_whole_behind_a_pause_anywhere
     a_reader_that_is_slow_all_the_time_gets_everything
     b5_a_reply_that_comes_after_our_end_arrives_whole
     b6_both_ends_at_once_lose_nothing

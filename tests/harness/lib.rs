@@ -15,6 +15,7 @@ pub mod namespace;
 pub mod notify;
 pub mod person;
 pub mod pomd;
+pub mod ports;
 pub mod process;
 pub mod relay;
 pub mod scene;

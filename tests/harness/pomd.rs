@@ -2,9 +2,8 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     process::{Command, ExitStatus, Output, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
@@ -17,7 +16,10 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{PATIENCE, binary::binary, eventually, process::Process, setup::write};
 
-pub use crate::setup::{Setup, folder};
+pub use crate::{
+    ports::free_port,
+    setup::{Setup, folder},
+};
 
 /// How long pomctl may take.
 const POMCTL_TIME: Duration = Duration::from_secs(60);
@@ -253,28 +255,5 @@ pub async fn run_with_input(mut command: Command, input: &[u8], limit: Duration)
         Ok(Ok(output)) => output,
         Ok(Err(error)) => panic!("{shown}: {error}"),
         Err(_) => panic!("not done within {limit:?}: {shown}"),
-    }
-}
-
-/// A port that is free on both loopback addresses, below those that the system and pomd give out, and given out only
-/// once.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = std::process::id() as u16 % 100 * 100;
-    loop {
-        let n = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
-        let port = 10_000 + n;
-        let bound = [
-            IpAddr::from(Ipv4Addr::LOCALHOST),
-            Ipv6Addr::LOCALHOST.into(),
-        ]
-        .map(|it| std::net::TcpListener::bind((it, port)));
-        let in_use = |it: &std::io::Result<_>| {
-            let error = it.as_ref().err().map(std::io::Error::kind);
-            error == Some(std::io::ErrorKind::AddrInUse)
-        };
-        if !bound.iter().any(in_use) {
-            return port;
-        }
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use control::{
     client::{ClientError, RouteStream},
     ssh_refusal,
+    stdio::{self, AsyncInput, AsyncOutput, StdioError},
     wire::Code,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -37,19 +38,19 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
     let stream = open(cx, args).await?;
     let mut login_needed = stream.login_needed();
-    let mut relayed = pin!(relay(stream, tokio::io::stdin(), tokio::io::stdout()));
+    let mut relayed = pin!(relay(stream, AsyncInput::default(), AsyncOutput::default()));
     let cluster = tokio::select! {
         biased;
-        ended = &mut relayed => return Ok(end(cx, args, ended)),
+        ended = &mut relayed => return end(cx, args, ended),
         Ok(cluster) = login_needed.wait_for(Option::is_some) => cluster.clone(),
     };
     // The session turned out to be over. Once somebody has logged in, the connection goes on by itself.
     tokio::select! {
         biased;
-        ended = &mut relayed => return Ok(end(cx, args, ended)),
+        ended = &mut relayed => return end(cx, args, ended),
         logged_in = log_in(cx, cluster.as_deref().unwrap_or_default()) => logged_in?,
     }
-    Ok(end(cx, args, relayed.await))
+    end(cx, args, relayed.await)
 }
 
 async fn open(cx: &Context, args: &ConnectArgs) -> Result<RouteStream, Failure> {
@@ -73,19 +74,21 @@ async fn open(cx: &Context, args: &ConnectArgs) -> Result<RouteStream, Failure> 
 }
 
 /// The end of a connection that may have carried bytes: nothing is added to them.
-fn end(cx: &Context, args: &ConnectArgs, ended: io::Result<()>) -> Exit {
+fn end(cx: &Context, args: &ConnectArgs, ended: io::Result<()>) -> Result<Exit, Failure> {
     let Err(error) = ended else {
-        return Exit::Done;
+        return Ok(Exit::Done);
     };
-    let words = match error.kind() {
-        io::ErrorKind::ConnectionReset => format!(
+    let words = match (StdioError::of(&error), error.kind()) {
+        (Some(_), io::ErrorKind::BrokenPipe) => return Err(Failure::ReaderGone),
+        (Some(error), _) => error.to_string(),
+        (None, io::ErrorKind::ConnectionReset) => format!(
             "the connection to {} was cut. Why is in the log: pomctl logs",
             outside::name(&args.route)
         ),
-        _ => format!("the connection broke: {error}"),
+        (None, _) => format!("the connection broke: {error}"),
     };
     cx.screen.say(&format!("pomctl: {words}"));
-    Exit::Failed
+    Ok(Exit::Failed)
 }
 
 /// Tells why there is no connection: ssh in its own protocol, others in one line that says who speaks, as it stands
@@ -121,7 +124,7 @@ pub(crate) fn report_to_ssh(screen: &Screen, failure: &Failure) -> Exit {
 /// Writes `refusal`, then reads on for a moment: ssh that cannot say its own banner any more does not show what it was
 /// told.
 fn tell_ssh(refusal: &[u8]) -> bool {
-    let mut output = io::stdout().lock();
+    let mut output = stdio::stdout();
     if output
         .write_all(refusal)
         .and_then(|()| output.flush())
@@ -132,7 +135,7 @@ fn tell_ssh(refusal: &[u8]) -> bool {
     let (done, read) = mpsc::channel::<()>();
     std::thread::spawn(move || {
         let _done = done;
-        let mut input = io::stdin().lock();
+        let mut input = stdio::stdin();
         let mut rest = [0; 1024];
         while input.read(&mut rest).is_ok_and(|it| it > 0) {}
     });
@@ -192,8 +195,11 @@ async fn relay(
         tokio::pin!(up, down);
         tokio::select! {
             ended = &mut down => ended?,
-            // A route that takes no more may still have said why.
-            _ = &mut up => down.await?,
+            sent = &mut up => match sent {
+                Err(error) if StdioError::of(&error).is_some() => return Err(error),
+                // A route that takes no more may still have said why.
+                _ => down.await?,
+            },
         }
     }
     // ssh that cannot say its own banner any more does not show what it was told.

@@ -19,6 +19,7 @@ use std::time::Duration;
 use control::{
     client::{ClientError, Lines},
     holder::Holder,
+    stdio,
     wire::Status,
 };
 
@@ -33,8 +34,17 @@ use crate::{
 /// How long pomd may take to say how things stand.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Does what was asked.
+/// Does what was asked. What goes on for as long as somebody reads it ends with its reader, not at the next write.
 pub(crate) async fn run(cx: &Context, command: Command) -> Result<Exit, Failure> {
+    let goes_on = command.goes_on();
+    tokio::select! {
+        biased;
+        result = dispatch(cx, command) => result,
+        () = stdio::reader_gone(), if goes_on => Err(Failure::ReaderGone),
+    }
+}
+
+async fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Status(args) => status::run(cx, &args).await,
         Command::Up(args) => up::run(cx, &args).await,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use control::{
     client::{ClientError, Lines},
+    stdio,
     wire::{Code, Status},
 };
 use tokio::{
@@ -88,7 +89,7 @@ async fn agrees(cx: &Context, open: u64) -> Result<bool, Failure> {
         "{open} {are} open and {end} with it. Restart pomd? [y/N] "
     ));
     let mut line = String::new();
-    let read = BufReader::new(tokio::io::stdin())
+    let read = BufReader::new(stdio::AsyncInput::default())
         .read_line(&mut line)
         .await;
     read.map_err(|it| Failure::failed(format!("cannot read the answer: {it}")))?;

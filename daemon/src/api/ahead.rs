@@ -46,6 +46,11 @@ impl<S: AsyncRead + Unpin> Ahead<S> {
         }
     }
 
+    /// The socket, and what was read of it that nobody has taken.
+    pub(super) fn into_parts(self) -> (S, BytesMut) {
+        (self.socket, self.kept)
+    }
+
     /// Takes what is there; an error once the other side ends, or has sent more than a request may hold.
     fn read_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while self.kept.len() < HEAD {

@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use control::{frames, wire};
+use control::{
+    frames,
+    socket::{self, Socket},
+    wire,
+};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
@@ -24,6 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::ahead::Ahead;
 use crate::tunnel::{Caller, Stage, Tunnel};
 
 /// How long the two ends of a pair may take to find each other: others may fill the queue meanwhile.
@@ -39,9 +44,6 @@ pub(super) struct Upgraded {
     pub(super) notes: bool,
 }
 
-/// How often a client that ended its side is looked at, while its route is not open.
-const LOOK: Duration = Duration::from_millis(250);
-
 impl Upgraded {
     /// Carries bytes until the route ends or the client is gone, or until `stop`.
     pub(super) async fn carry(self, stop: CancellationToken) {
@@ -56,6 +58,7 @@ impl Upgraded {
 
     async fn carry_bytes(self) -> io::Result<()> {
         let client = self.client.await.map_err(io::Error::other)?;
+        let (early, client) = unwrap(client)?;
         let (mut near, far) = pair().await?;
         let gone = CancellationToken::new();
         let stage = watch::Sender::new(Stage::Opening);
@@ -66,18 +69,19 @@ impl Upgraded {
             stage: stage.clone(),
         });
         self.tunnel.adopt(far, caller)?;
-        let ended = AtomicBool::new(false);
         let mut notes = Notes {
             cluster: self.tunnel.spec.cluster.to_string(),
             stage: stage.subscribe(),
-            ended: &ended,
         };
-        let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
+        let (mut from_client, mut to_client) = socket::split(client);
         let (mut from_route, mut to_route) = near.split();
         let up = async {
+            to_route.write_all(&early).await?;
             tokio::io::copy(&mut from_client, &mut to_route).await?;
-            ended.store(true, Ordering::Relaxed);
-            to_route.shutdown().await
+            to_route.shutdown().await?;
+            // A client that ended its direction may wait for an answer; one that is gone takes none, and the route is
+            // not kept for it.
+            socket::closed(&from_client).await
         };
         let down = async {
             if self.framed && self.notes {
@@ -89,33 +93,27 @@ impl Upgraded {
             }
             to_client.shutdown().await
         };
-        tokio::pin!(up, down);
         tokio::select! {
-            ended = &mut down => ended,
-            ended = &mut up => {
-                ended?;
-                down.await
-            }
+            ended = down => ended,
+            ended = up => ended,
         }
     }
 }
 
 /// What a client is told besides the bytes of its route, while that is not open.
-struct Notes<'a> {
+struct Notes {
     cluster: String,
     stage: watch::Receiver<Stage>,
-    /// The client ended its side.
-    ended: &'a AtomicBool,
 }
 
-impl Notes<'_> {
+impl Notes {
     async fn send(
         &mut self,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
     ) -> io::Result<()> {
         let told = AtomicBool::new(false);
-        let (stage, ended, cluster) = (&self.stage, self.ended, &self.cluster);
+        let (stage, cluster) = (&self.stage, &self.cluster);
         let next = || {
             let mut stage = stage.clone();
             let told = &told;
@@ -130,18 +128,23 @@ impl Notes<'_> {
                         }
                         Stage::Opening | Stage::WaitsForLogin => {}
                     }
-                    match tokio::time::timeout(LOOK, stage.changed()).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(_)) => return None,
-                        // Only what is written to it shows whether a client that ended its side reads on.
-                        Err(_) if ended.load(Ordering::Relaxed) => return Some(Vec::new()),
-                        Err(_) => {}
+                    if stage.changed().await.is_err() {
+                        return None;
                     }
                 }
             }
         };
         frames::send_with_notes(from, to, next).await
     }
+}
+
+/// The socket below an upgraded connection, and what the client sent behind its request.
+fn unwrap(client: hyper::upgrade::Upgraded) -> io::Result<(Vec<u8>, Socket)> {
+    let parts = client
+        .downcast::<TokioIo<Ahead<Socket>>>()
+        .map_err(|_| io::Error::other("it is not a control socket"))?;
+    let (socket, kept) = parts.io.into_inner().into_parts();
+    Ok(([parts.read_buf.as_ref(), &kept].concat(), socket))
 }
 
 /// Two connected sockets on loopback, both ours: whoever else connects meanwhile is not taken.

@@ -11,6 +11,7 @@ mod recent;
 
 use std::{io, path::Path};
 
+use control::stdio;
 use tracing::Subscriber;
 use tracing_subscriber::{
     EnvFilter, Layer, filter::LevelFilter, fmt, layer::SubscriberExt, registry::LookupSpan,
@@ -114,7 +115,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(stdio::stderr)
         .with_target(false)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         .boxed()

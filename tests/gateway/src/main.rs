@@ -7,8 +7,10 @@ mod stage;
 use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
+    sync::OnceLock,
 };
 
+use control::stdio;
 use stage::Stage;
 
 const HELP: &str = "\
@@ -23,23 +25,37 @@ Usage: pomctl demo [--fast]
 /// Interrupted by a person, as shells count it.
 const INTERRUPTED: u8 = 130;
 
+/// Why the person did not see all of it.
+static UNSEEN: OnceLock<io::Error> = OnceLock::new();
+
 fn main() -> ExitCode {
+    let code = run();
+    match UNSEEN.get() {
+        Some(error) => {
+            complain(&format!("cannot write to standard output: {error}"));
+            ExitCode::from(code.max(1))
+        }
+        None => ExitCode::from(code),
+    }
+}
+
+fn run() -> u8 {
     let mut fast = false;
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--fast" => fast = true,
             "-h" | "--help" => {
                 say(HELP.trim_end());
-                return ExitCode::SUCCESS;
+                return 0;
             }
             other => {
                 complain(&format!("unknown argument {other}; there is only --fast"));
-                return ExitCode::from(2);
+                return 2;
             }
         }
     }
     let runtime = tokio::runtime::Runtime::new();
-    let code = match runtime {
+    match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(demo(fast));
             // A thread may still wait for a line from the terminal; nobody waits for it.
@@ -50,8 +66,7 @@ fn main() -> ExitCode {
             complain(&format!("cannot start: {error}"));
             1
         }
-    };
-    ExitCode::from(code)
+    }
 }
 
 async fn demo(fast: bool) -> u8 {
@@ -107,12 +122,16 @@ async fn interrupted() {
     }
 }
 
-/// One line or more for the person. A closed stdout ends nothing.
+/// One line or more for the person. A reader that left ends nothing.
 fn say(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    match stdio::stdout().write_all(format!("{text}\n").as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = UNSEEN.set(error);
+        }
+        _ => {}
+    }
 }
 
 fn complain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "error: {text}");
+    let _ = stdio::stderr().write_all(format!("error: {text}\n").as_bytes());
 }

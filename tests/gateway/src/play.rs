@@ -6,6 +6,7 @@ use anyhow::{Context, bail, ensure};
 use control::{
     browser::{NoBrowser, machine::host_name},
     client::Client,
+    stdio::AsyncInput,
     wire::{ClusterState, LoginRequest, Opener, Status},
 };
 use gateway::DEMO_USER;
@@ -191,7 +192,7 @@ impl Player<'_> {
             "it waits and shows the address; after the login the bytes flow"
         });
         say("\nq and Enter end the demo and remove all of it.");
-        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        let mut lines = BufReader::new(AsyncInput::default()).lines();
         let mut tasks = JoinSet::new();
         loop {
             tokio::select! {

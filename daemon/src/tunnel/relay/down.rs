@@ -112,14 +112,14 @@ impl<'a> Down<'a> {
         match read {
             Poll::Pending => {
                 self.timer.take_if(|it| it.is_elapsed());
-                if self.doubt.is_behind() {
-                    self.doubt.caught_up(Instant::now());
+                if self.doubt.counts() {
+                    self.doubt.caught_up(Instant::now(), || our_room(remote));
                 }
                 return Poll::Pending;
             }
             Poll::Ready(Ok(bytes)) => {
-                if self.doubt.is_behind() {
-                    self.doubt.took(bytes, Instant::now());
+                if self.doubt.counts() {
+                    self.doubt.took(bytes, Instant::now(), || our_room(remote));
                 }
             }
             Poll::Ready(Err(e)) => self.ended = Some(self.meaning(e)),
@@ -149,4 +149,10 @@ impl<'a> Down<'a> {
             RecvError::Cut | RecvError::Tls(_) | RecvError::Io(_) => End::Cut(how.to_string()),
         }
     }
+}
+
+/// The most that our kernel can hold of what the remote sent.
+fn our_room(remote: &Remote) -> usize {
+    let socket = socket2::SockRef::from(remote.socket.socket());
+    socket.recv_buffer_size().unwrap_or(usize::MAX)
 }

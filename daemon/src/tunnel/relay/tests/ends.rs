@@ -216,9 +216,8 @@ async fn without_tls_an_end_behind_a_failed_write_is_a_cut() {
     assert!(matches!(end, End::Cut(_)), "{end:?}");
 }
 
-/// 32 MiB to an app that reads nothing for `pause`, then all; the server ended cleanly.
-async fn after_a_pause_of(pause: Duration) -> (Result<(), io::ErrorKind>, End) {
-    const ALL: usize = 32 << 20;
+/// So many bytes to an app that reads nothing for `pause`, then all; the server ended cleanly.
+async fn after_a_pause_of(pause: Duration, all: usize) -> (Result<(), io::ErrorKind>, End) {
     let want = Want {
         budget: 2 * SIZE,
         narrow: true,
@@ -227,7 +226,7 @@ async fn after_a_pause_of(pause: Duration) -> (Result<(), io::ErrorKind>, End) {
     let (mut rig, mut server) = Rig::new(want).await;
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
-        pour(&mut server, ALL).await;
+        pour(&mut server, all).await;
         server.shutdown().await.unwrap();
         let _ = server.read_u8().await;
     });
@@ -239,7 +238,7 @@ async fn after_a_pause_of(pause: Duration) -> (Result<(), io::ErrorKind>, End) {
         time::resume();
     }
     rig.widen();
-    catch(&mut rig.app, ALL).await;
+    catch(&mut rig.app, all).await;
     let seen = read_all(&mut rig.app).await;
     assert_eq!(seen.0, b"", "all of it came");
     drop(rig.app.shutdown().await);
@@ -248,14 +247,21 @@ async fn after_a_pause_of(pause: Duration) -> (Result<(), io::ErrorKind>, End) {
 
 #[tokio::test(start_paused = true)]
 async fn a_close_soon_after_a_long_pause_of_the_reader_is_told_as_a_reset() {
-    let (seen, end) = after_a_pause_of(Duration::from_millis(1000)).await;
+    let (seen, end) = after_a_pause_of(Duration::from_millis(1000), 12 << 20).await;
     assert_eq!(seen, Err(ConnectionReset));
     assert!(matches!(end, End::Doubtful), "{end:?}");
 }
 
 #[tokio::test(start_paused = true)]
+async fn b4_a_close_soon_after_a_long_pause_is_an_end_once_more_came_than_kernels_hold() {
+    let (seen, end) = after_a_pause_of(Duration::from_millis(1500), 64 << 20).await;
+    assert_eq!(seen, Ok(()));
+    assert!(matches!(end, End::Clean), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_close_after_a_short_pause_of_the_reader_is_an_end() {
-    let (seen, end) = after_a_pause_of(Duration::from_millis(800)).await;
+    let (seen, end) = after_a_pause_of(Duration::from_millis(800), 12 << 20).await;
     assert_eq!(seen, Ok(()));
     assert!(matches!(end, End::Clean), "{end:?}");
 }
