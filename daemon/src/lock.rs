@@ -318,11 +318,12 @@ mod tests {
     #[test]
     fn x9_who_finds_a_holder_that_is_ending_waits_for_its_end() {
         let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("state");
         for phase in [Phase::Ending, Phase::Restarting] {
-            let lock = take(dir.path()).unwrap();
+            let lock = take(&folder).unwrap();
             marker(&lock).mark(phase);
             thread::scope(|scope| {
-                let second = scope.spawn(|| take(dir.path()));
+                let second = scope.spawn(|| take(&folder));
                 thread::sleep(SIGNAL * 2);
                 assert!(!second.is_finished(), "{phase:?}");
                 drop(lock);
@@ -362,15 +363,16 @@ mod tests {
     #[test]
     fn x10_a_lock_that_was_handed_on_is_never_free() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = take(dir.path()).unwrap();
+        let folder = dir.path().join("state");
+        let lock = take(&folder).unwrap();
         let other = tempfile::tempfile().unwrap();
         let mut inherited = vec![other, lock.hand_on().unwrap().1];
         marker(&lock).mark(Phase::Restarting);
         drop(lock);
-        let heir = Lock::take(dir.path(), &Points::none(), &mut inherited).unwrap();
+        let heir = Lock::take(&folder, &Points::none(), &mut inherited).unwrap();
         assert_eq!(inherited.len(), 1, "what is another file's is left");
         marker(&heir).mark(Phase::Running);
-        assert!(take(dir.path()).is_err());
+        assert!(take(&folder).is_err());
     }
 
     #[cfg(unix)]

@@ -146,7 +146,7 @@ fn a_second_pomd_says_which_one_runs_and_how_to_end_it() {
     let home = folder();
     assert_eq!(told(&start(&home, &[])).0, Some(0));
     let pid = fs::read_to_string(home.path().join("state/pomd.lock")).unwrap();
-    let pid = pid.trim();
+    let pid = pid.lines().next().unwrap();
     let second = told(&start(&home, &[]));
     // Ended before anything is asserted: it must not outlive the test.
     let _ = Command::new("kill").arg(pid).status().unwrap();
