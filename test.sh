@@ -56,8 +56,18 @@ have cargo || fail "cargo is missing: install Rust 1.95 or newer"
 have cc || have gcc || packages gcc libc6-dev
 if ! { have ssh && have scp && have sftp && have ssh-keygen; }; then packages openssh-client; fi
 have_daemon sshd || packages openssh-server
-# Tests of pomd as a service want a systemd; only root can give it a world of its own.
-if [ "$(id -u)" -eq 0 ] && ! [ -x /lib/systemd/systemd ] && have apt-get; then packages systemd; fi
+have git || packages git
+# Only root can give a systemd a world of its own, and show a browser there. What is missing skips its tests, aloud.
+if [ "$(id -u)" -eq 0 ] && have apt-get; then
+    wanted=()
+    [ -x /lib/systemd/systemd ] || wanted+=(systemd)
+    have chromium || wanted+=(chromium)
+    have Xvfb || wanted+=(xvfb)
+    have curl || wanted+=(curl)
+    have bindfs || wanted+=(bindfs)
+    have psql || wanted+=(postgresql-client)
+    if [ "${#wanted[@]}" -gt 0 ]; then (packages "${wanted[@]}") || true; fi
+fi
 mkdir -p target
 if [ -z "${POMD_TEST_ENVOY:-}" ]; then install_envoy; fi
 
