@@ -9,6 +9,7 @@ mod places;
 mod reset;
 mod state;
 mod trust;
+mod web_pages;
 
 use std::{
     net::SocketAddr,

@@ -323,6 +323,9 @@ pub struct Connections {
     /// Turned away at the door: other users, or senders that cannot be told.
     #[serde(default)]
     pub turned_away: u64,
+    /// Requests that the browser guard refused. Their connections are in `total`.
+    #[serde(default)]
+    pub guarded: u64,
 }
 
 /// Bytes carried by one tunnel.

@@ -6,7 +6,7 @@
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{api, config, model, session, system, upstream};
+use crate::{api, config, model, session, system, tunnel, upstream};
 
 /// One thing to try.
 struct Target {
@@ -14,11 +14,12 @@ struct Target {
     run: fn(&[u8]),
 }
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 11] = [
     target("api", api::fuzz::api),
     target("callback", session::fuzz::callback),
     target("changes", config::fuzz::changes),
     target("config", config::fuzz::config),
+    target("guard", tunnel::fuzz::guard),
     target("h1_head", upstream::fuzz::h1_head),
     target("host_match", config::fuzz::host_match),
     target("model", model::model),

@@ -86,6 +86,7 @@ fn the_room_is_pure() {
 
 /// A line for each key that has a say. Without `..`: a new field must be thought of here.
 fn rendered(config: &Config) -> String {
+    let list = |all: &[String]| all.join(" ");
     let mut res = String::new();
     let Config {
         tunnels,
@@ -100,6 +101,8 @@ fn rendered(config: &Config) -> String {
             start,
             ssh,
             expose,
+            browser_guard,
+            allow_hosts,
         } = tunnel;
         res += &format!(
             "tunnel {name}\n    route {} at {}\n",
@@ -107,6 +110,14 @@ fn rendered(config: &Config) -> String {
         );
         res += &format!("    cluster {cluster}\n    listen {listen:?}\n    start {start:?}\n");
         res += &format!("    ssh {ssh}\n    expose {expose}\n");
+        // Most have the usual one: only the others say so.
+        if !browser_guard || !allow_hosts.is_empty() {
+            let hosts: Vec<String> = allow_hosts.iter().map(ToString::to_string).collect();
+            res += &format!(
+                "    browser_guard {browser_guard}, allow_hosts {}\n",
+                list(&hosts)
+            );
+        }
     }
     for (name, cluster) in clusters {
         let ClusterSpec {
@@ -125,7 +136,6 @@ fn rendered(config: &Config) -> String {
         } = cluster;
         assert!(!login_at.is_empty(), "{name}");
         assert!(login_at.iter().all(|it| ports.contains(&it.port)), "{name}");
-        let list = |all: &[String]| all.join(" ");
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let login_at: Vec<String> = login_at.iter().map(ToString::to_string).collect();
         res += &format!(

@@ -43,6 +43,8 @@ impl Agent {
             start: Start::Manual,
             ssh,
             expose: false,
+            browser_guard: true,
+            allow_hosts: Vec::new(),
         };
         let tunnel = self.make_tunnel(&name, &spec, None).ok_or_else(|| {
             refusal(

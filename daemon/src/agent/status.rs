@@ -275,6 +275,7 @@ fn connections(counters: &Counters) -> wire::Connections {
         waiting: counters.waiting.load(Relaxed),
         total: counters.total.load(Relaxed),
         turned_away: counters.turned_away.load(Relaxed),
+        guarded: counters.guarded.load(Relaxed),
     }
 }
 

@@ -98,6 +98,8 @@ fn tunnel_keys(old: &TunnelSpec, new: &TunnelSpec) -> Vec<&'static str> {
         start,
         ssh,
         expose,
+        browser_guard,
+        allow_hosts,
     } = new;
     differing(&[
         ("route", old.route != *route),
@@ -106,6 +108,8 @@ fn tunnel_keys(old: &TunnelSpec, new: &TunnelSpec) -> Vec<&'static str> {
         ("start", old.start != *start),
         ("ssh", old.ssh != *ssh),
         ("expose", old.expose != *expose),
+        ("browser_guard", old.browser_guard != *browser_guard),
+        ("allow_hosts", old.allow_hosts != *allow_hosts),
     ])
 }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Config, Listen, Machine, Route, Settings, SocketName, Start, TunnelName, TunnelSpec, Wrong,
-    clusters, doubts,
+    Config, Host, Listen, Machine, Route, Settings, SocketName, Start, TunnelName, TunnelSpec,
+    Wrong, clusters, doubts,
     file::{Either, Field, File, Section},
     named,
     report::{Found, Problem, Span, quoted},
@@ -17,6 +17,7 @@ use super::{
 const NAME: &str = "a name is made of letters, digits, `.`, `_` and `-`, at most 64";
 const ROUTE: &str = "a route is HOST:PORT, for example \"db.example.com:5432\"";
 const LISTEN: &str = "write a port: 2202, or an address: \"127.0.0.1:2202\"";
+const ALLOW_HOSTS: &str = "write a list of hosts: [\"grafana.localhost\"]";
 const READ_AHEAD: &str = "write a size between 1 MiB and 64 GiB, such as \"128 MiB\"";
 const USERS: &str = "write names or ids of users: [\"alice\", 1001]";
 
@@ -29,6 +30,8 @@ pub(super) struct Draft {
     pub(super) start: Start,
     pub(super) ssh: bool,
     pub(super) expose: bool,
+    pub(super) browser_guard: bool,
+    pub(super) allow_hosts: Vec<Host>,
     pub(super) title: String,
 }
 
@@ -66,6 +69,8 @@ pub(super) fn check(
             start: draft.start,
             ssh: draft.ssh,
             expose: draft.expose,
+            browser_guard: draft.browser_guard,
+            allow_hosts: draft.allow_hosts,
         };
         tunnels.insert(draft.name, spec);
     }
@@ -126,6 +131,8 @@ fn tunnel(section: &Section<'_>, partial: bool, found: &mut Found) -> Option<Dra
     let start = parsed(section, start, read_start, found).map_or(Start::Auto, |it| it.value);
     let expose = section.flag("expose", found);
     let ssh = section.flag("ssh", found);
+    let browser_guard = section.flag("browser_guard", found);
+    let allow_hosts = allow_hosts(section, found);
     // A broken `expose` has its own problem, and meant something.
     let meant = expose.as_ref().map_or(section.has("expose"), |it| it.value);
     if let Some(listen) = listen.as_ref().filter(|it| it.value.is_exposed() && !meant) {
@@ -145,6 +152,8 @@ fn tunnel(section: &Section<'_>, partial: bool, found: &mut Found) -> Option<Dra
         start,
         ssh: ssh.map_or(route.value.authority.port == 22, |it| it.value),
         expose: expose.is_some_and(|it| it.value),
+        browser_guard: browser_guard.is_none_or(|it| it.value),
+        allow_hosts,
         title: section.title.clone(),
         route,
     })
@@ -169,6 +178,49 @@ fn read_listen(
             None
         }
     }
+}
+
+/// The hosts that the browser guard lets in. Each is named: a page chooses its own name below any `*`.
+fn allow_hosts(section: &Section<'_>, found: &mut Found) -> Vec<Host> {
+    let list = section.texts("allow_hosts", ALLOW_HOSTS, found);
+    let mut seen: BTreeMap<Host, Span> = BTreeMap::new();
+    let mut res = Vec::new();
+    for item in list.map(|it| it.value).unwrap_or_default() {
+        let Some(Field { span, value }) = parsed(section, Some(item), read_allowed_host, found)
+        else {
+            continue;
+        };
+        match seen.get(&value) {
+            Some(earlier) => found.push(
+                Problem::at(span, format!("{value} stands twice in `allow_hosts`"))
+                    .section(&section.title)
+                    .label("remove it")
+                    .other(earlier.clone(), "it stands here already"),
+            ),
+            None => {
+                seen.insert(value.clone(), span);
+                res.push(value);
+            }
+        }
+    }
+    res
+}
+
+fn read_allowed_host(text: &str) -> Result<Host, Wrong> {
+    let has_port = text.contains(':') && Host::parse(text).is_err();
+    if text.contains('/') || has_port {
+        return Err(Wrong::new(
+            format!("more than a host in {}", quoted(text)),
+            "write only the host, without scheme and port: every port of it is let in",
+        ));
+    }
+    if text.contains('*') {
+        return Err(Wrong::new(
+            format!("a pattern in {}", quoted(text)),
+            "name each host: \"grafana.localhost\"",
+        ));
+    }
+    Host::parse(text)
 }
 
 fn read_start(text: &str) -> Result<Start, Wrong> {

@@ -19,8 +19,16 @@ const SECTIONS: [&str; 3] = ["tunnel", "cluster", "settings"];
 
 const TUNNEL: Keys = Keys {
     kind: "tunnel",
-    built: &["route", "listen", "start", "expose", "ssh"],
-    later: &["half_close", "browser_guard", "allow_hosts"],
+    built: &[
+        "route",
+        "listen",
+        "start",
+        "expose",
+        "ssh",
+        "browser_guard",
+        "allow_hosts",
+    ],
+    later: &["half_close"],
 };
 const CLUSTER: Keys = Keys {
     kind: "cluster",

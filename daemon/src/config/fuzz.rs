@@ -192,6 +192,9 @@ fn write_tunnel(res: &mut String, tunnel: &TunnelSpec) {
     line(res, "start", text(start));
     line(res, "ssh", tunnel.ssh);
     line(res, "expose", tunnel.expose);
+    line(res, "browser_guard", tunnel.browser_guard);
+    let hosts: Vec<String> = tunnel.allow_hosts.iter().map(ToString::to_string).collect();
+    line(res, "allow_hosts", list(&hosts));
 }
 
 fn write_cluster(res: &mut String, cluster: &ClusterSpec) {

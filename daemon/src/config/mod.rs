@@ -81,6 +81,10 @@ pub struct TunnelSpec {
     pub ssh: bool,
     /// A person confirmed that it may be reached from other machines.
     pub expose: bool,
+    /// Web pages are kept out (A6).
+    pub browser_guard: bool,
+    /// Hosts that the browser guard lets in besides this machine and the route's. In the order of the file.
+    pub allow_hosts: Vec<Host>,
 }
 
 /// One `[cluster.NAME]`, or the cluster that stands for a single host.

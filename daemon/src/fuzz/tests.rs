@@ -127,7 +127,7 @@ macro_rules! batches {
     };
 }
 
-batches!(api callback changes config h1_head host_match model route sock_diag token);
+batches!(api callback changes config guard h1_head host_match model route sock_diag token);
 
 #[test]
 fn f3_what_is_kept_stays_small() {

@@ -8,7 +8,11 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::{io::Interest, time::Instant};
 
-use super::local::Local;
+use super::{
+    guard::Refusal,
+    guarded::{self, Guarded, Turned},
+    local::Local,
+};
 use crate::{
     session::{Grant, NoGrant, Patience},
     upstream::{Early, EarlySource, OpenError},
@@ -44,6 +48,8 @@ pub(super) trait Way: Sync {
 pub(super) enum Failure {
     /// The local side went away.
     Gone,
+    /// The browser guard refused what the local side sent.
+    Refused(Box<Refusal>),
     /// There is no login.
     NoGrant(NoGrant),
     /// It was tried with this grant. `Unauthenticated`: for the second time, with a token that was just given.
@@ -52,6 +58,15 @@ pub(super) enum Failure {
         grant: Grant,
         begun: Instant,
     },
+}
+
+impl From<Turned> for Failure {
+    fn from(turned: Turned) -> Self {
+        match turned {
+            Turned::Away(refusal) => Self::Refused(refusal),
+            Turned::Gone => Self::Gone,
+        }
+    }
 }
 
 /// What a client did first.
@@ -97,7 +112,7 @@ pub(super) async fn open<W: Way>(
     way: &W,
     patience: Patience,
     client: &Client<'_>,
-    early: &mut Early<&Local>,
+    early: &mut Early<&Guarded>,
 ) -> Result<(W::Opened, Grant), Failure> {
     let mut after = None;
     let mut watch = Watch {
@@ -127,7 +142,10 @@ pub(super) async fn open<W: Way>(
         };
         let error = match opened {
             Ok(it) => return Ok((it, grant)),
-            Err(OpenError::LocalGone(_)) => return Err(Failure::Gone),
+            Err(OpenError::LocalGone(error)) => {
+                let refusal = guarded::refusal(&error).cloned();
+                return Err(refusal.map_or(Failure::Gone, |it| Failure::Refused(Box::new(it))));
+            }
             Err(error) => error,
         };
         if matches!(error, OpenError::Unauthenticated { .. }) {
@@ -147,7 +165,7 @@ pub(super) async fn open<W: Way>(
 
 /// Watches a client while its route is not open yet.
 struct Watch<'a> {
-    socket: &'a Local,
+    socket: &'a Guarded,
     client: &'a Client<'a>,
     /// When its end was noticed.
     closed_at: Option<Instant>,
@@ -291,7 +309,7 @@ mod tests {
             waits_for_login: &|| fake.log("waits for a login".to_owned()),
         };
         let mut early = Early {
-            source: &source,
+            source: &source.into(),
             kept: Vec::new(),
             ended: false,
         };
@@ -433,7 +451,7 @@ mod tests {
         drop(client);
         let fake = fake(9, [unauthenticated()]);
         let mut early = Early {
-            source: &local,
+            source: &local.into(),
             kept: Vec::new(),
             ended: true,
         };

@@ -21,6 +21,8 @@ use tokio::{
 use super::{
     Caller, Counters, Stage, Tunnel,
     attempt::{self, Client, Failure, Sign, Way, first_sign},
+    guard::Refusal,
+    guarded::Guarded,
     local::{Ends, Local},
     reason,
     relay::{self, End},
@@ -37,14 +39,14 @@ const STAY: Duration = Duration::from_millis(300);
 /// The same where a login is there already and only a dial is at stake: clients of protocols in which the server speaks
 /// first must not wait noticeably.
 const GLANCE: Duration = Duration::from_millis(20);
-/// How long a refused ssh client is read from: closed at once, it would not show what it was told.
+/// How long a refused client is read from: closed at once, it would not show what it was told.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Carries `local` until it ends. Ends by itself when `tunnel.cut` is cancelled. `caller`: on whose behalf pomd made the
 /// connection to itself.
 pub(super) async fn carry(
     tunnel: Arc<Tunnel>,
-    local: Local,
+    local: Guarded,
     ends: Ends,
     number: u64,
     caller: Option<Caller>,
@@ -60,7 +62,7 @@ pub(super) async fn carry(
     };
     let waiting = Count::up(&tunnel.counters.waiting, &tunnel.changed);
     if tunnel.points.pass(Point::Connection).is_err() {
-        return local.reset();
+        return local.into_local().reset();
     }
     let mut early = Early {
         source: &local,
@@ -74,7 +76,7 @@ pub(super) async fn carry(
     };
     let Early { kept, ended, .. } = early;
     match opened {
-        None => local.reset(),
+        None => local.into_local().reset(),
         Some(Ok(opened)) => {
             let _open = Count::up(&tunnel.counters.open, &tunnel.changed);
             drop(waiting);
@@ -89,7 +91,7 @@ pub(super) async fn carry(
         Some(Err(failure)) => {
             drop(waiting);
             // Apart, as it is larger than all the rest, and connections that live long never come here.
-            let refusing = Box::pin(connection.refuse(failure, local));
+            let refusing = Box::pin(connection.refuse(failure, local.into_local()));
             tunnel.cut.run_until_cancelled(refusing).await;
         }
     }
@@ -104,12 +106,15 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    async fn open(&self, early: &mut Early<&Local>) -> Result<Opened, Failure> {
+    async fn open(&self, early: &mut Early<&Guarded>) -> Result<Opened, Failure> {
         let tunnel = self.tunnel;
         let logged_in = tunnel.session.view().state == wire::ClusterState::LoggedIn;
         let stay = if logged_in { GLANCE } else { STAY };
-        if first_sign(early.source, stay).await == Sign::Gone {
-            return Err(Failure::Gone);
+        match first_sign(early.source, stay).await {
+            Sign::Gone => return Err(Failure::Gone),
+            Sign::Bytes => poll_fn(|cx| early.source.poll_first(cx)).await?,
+            // Who waits for the server to speak first is no browser; what it says later is looked at then.
+            Sign::Stayed => {}
         }
         let client = Client {
             ssh: tunnel.spec.ssh,
@@ -139,7 +144,7 @@ impl Connection<'_> {
         }
     }
 
-    async fn relay(&self, opened: Opened, early: Early<Local>) {
+    async fn relay(&self, opened: Opened, early: Early<Guarded>) {
         let tunnel = self.tunnel;
         tunnel.clear_outcome();
         let took = self.started.elapsed();
@@ -212,6 +217,7 @@ impl Connection<'_> {
                 "connection {number}: reset at its end, for the last bytes may be missing, {carried}"
             ),
             End::Cut(why) => tracing::warn!("connection {number}: cut: {why}, {carried}"),
+            End::Refused(refusal) => self.turn_away(refusal),
         }
     }
 
@@ -221,6 +227,11 @@ impl Connection<'_> {
             Failure::Gone => {
                 tracing::debug!("connection {number}: its client left before it was open");
                 return;
+            }
+            Failure::Refused(refusal) => {
+                self.turn_away(&refusal);
+                let answer = refusal.answer.unwrap_or_default();
+                return say_and_close(local, &answer).await;
             }
             Failure::NoGrant(NoGrant { reason }) => {
                 self.complain(&reason);
@@ -250,6 +261,24 @@ impl Connection<'_> {
             refuse_ssh(local, &text).await;
         } else {
             local.reset();
+        }
+    }
+
+    /// A request that the browser guard refused. Says nothing of the tunnel, which works.
+    fn turn_away(&self, refusal: &Refusal) {
+        let tunnel = self.tunnel;
+        tunnel.counters.guarded.fetch_add(1, Relaxed);
+        tunnel.changed.notify_one();
+        let noted = tunnel.guarded.lock();
+        let noted = noted.map(|mut it| it.note(Instant::now()));
+        let number = self.number;
+        let told = "the browser guard refused a request";
+        match noted.ok().flatten() {
+            Some(1) => tracing::warn!("connection {number}: {told}: {refusal}"),
+            Some(count) => tracing::warn!(
+                "connection {number}: {told}: {refusal}; {count} requests since the last such line"
+            ),
+            None => tracing::debug!("connection {number}: {told}: {refusal}"),
         }
     }
 
@@ -324,10 +353,16 @@ fn notice_vanishing(local: &Local, ends: Ends) -> std::io::Result<()> {
     SockRef::from(local).set_tcp_keepalive(&probes)
 }
 
-/// Tells an ssh client why, then reads until it ends: it drops what it was told when it is closed upon.
-async fn refuse_ssh(mut local: Local, text: &str) {
+/// Tells an ssh client why.
+async fn refuse_ssh(local: Local, text: &str) {
+    say_and_close(local, &ssh_refusal::refusal(text)).await;
+}
+
+/// Says the last words, then reads until the client ends: ssh and browsers drop what they were told when they are closed
+/// upon.
+async fn say_and_close(mut local: Local, words: &[u8]) {
     let told = async {
-        local.write_all(&ssh_refusal::refusal(text)).await?;
+        local.write_all(words).await?;
         local.shutdown().await?;
         let mut rest = [0; 1024];
         while local.read(&mut rest).await? > 0 {}

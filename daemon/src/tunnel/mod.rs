@@ -4,9 +4,10 @@
 //! control protocol's routes.
 //!
 //! `accept` lets in from either kind of socket (`local`), `connection` carries one, `attempt` decides when to try again, `prove` shows that the route works.
-//! Pure: `reason`, `words`.
+//! `guarded` keeps web pages out, as `guard` decides. Pure: `guard`, `reason`, `words`.
 
 pub mod bind;
+pub mod guard;
 pub mod local;
 pub mod peer;
 pub mod relay;
@@ -14,6 +15,9 @@ pub mod relay;
 mod accept;
 mod attempt;
 mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+mod guarded;
 mod holder;
 mod outcome;
 mod prove;
@@ -39,6 +43,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
+use guarded::Guarded;
 use local::{Ends, Local};
 use outcome::Outcome;
 
@@ -70,6 +75,10 @@ pub struct Tunnel {
     proofs: prove::Proofs,
     /// Lets through one line a minute about connections that a missing login refused.
     complaints: Mutex<accept::Once>,
+    /// The same about requests that the browser guard refused.
+    guarded: Mutex<accept::Once>,
+    /// Whom the browser guard lets in; `None`: everybody.
+    rules: Option<Arc<guard::Rules>>,
 }
 
 /// What a [`Tunnel`] is made of, and reads as its own.
@@ -138,6 +147,8 @@ pub struct Counters {
     pub total: AtomicU64,
     /// Connections turned away at the door, which are not in `total`.
     pub turned_away: AtomicU64,
+    /// Requests that the browser guard refused, whose connections are in `total`.
+    pub guarded: AtomicU64,
     /// Bytes from the route to local programs.
     pub received: AtomicU64,
     /// Bytes from local programs to the route.
@@ -155,6 +166,7 @@ impl Counters {
             waiting: AtomicU64::new(0),
             total: copy(&self.total),
             turned_away: copy(&self.turned_away),
+            guarded: copy(&self.guarded),
             received: copy(&self.received),
             sent: copy(&self.sent),
             last_connection_at: copy(&self.last_connection_at),
@@ -189,6 +201,7 @@ impl Tunnel {
     pub fn new(parts: Parts, before: Option<&Self>) -> Self {
         let same_route = before.is_some_and(|it| it.spec.route == parts.spec.route);
         Self {
+            rules: rules(&parts).map(Arc::new),
             parts,
             counters: before.map_or_else(Counters::default, |it| it.counters.carried_over()),
             outcome: before.map_or_else(Outcome::default, |it| it.outcome.carried_over(same_route)),
@@ -196,6 +209,7 @@ impl Tunnel {
             cut: CancellationToken::new(),
             proofs: prove::Proofs::default(),
             complaints: Mutex::default(),
+            guarded: Mutex::default(),
         }
     }
 
@@ -210,7 +224,8 @@ impl Tunnel {
         prove::prove(self, prove::Fresh::Anew).await
     }
 
-    /// Carries a connection that did not come in by a port, such as one end of a pair that pomd made itself.
+    /// Carries a connection that did not come in by a port, such as one end of a pair that pomd made itself: no web page
+    /// can be behind it.
     pub fn adopt(self: &Arc<Self>, local: TcpStream, caller: Option<Caller>) -> io::Result<()> {
         let ends = Ends::Tcp {
             theirs: local.peer_addr()?,
@@ -241,7 +256,7 @@ impl Tunnel {
         Self::new(self.parts.clone(), Some(self))
     }
 
-    fn enter(self: &Arc<Self>, local: Local, ends: Ends, caller: Option<Caller>) {
+    fn enter(self: &Arc<Self>, local: Guarded, ends: Ends, caller: Option<Caller>) {
         let number = self.numbers.fetch_add(1, Relaxed) + 1;
         let now = u64::try_from(self.clock.now().as_second()).unwrap_or(0);
         self.counters.total.fetch_add(1, Relaxed);
@@ -345,7 +360,13 @@ impl accept::Door for Entrance {
     }
 
     fn enter(&mut self, local: Local, ends: Ends) {
-        self.tunnel.enter(local, ends, None);
+        // No web page reaches a socket in the file system.
+        let rules = match ends {
+            Ends::Tcp { .. } => self.tunnel.rules.clone(),
+            #[cfg(unix)]
+            Ends::Unix { .. } => None,
+        };
+        self.tunnel.enter(Guarded::new(local, rules), ends, None);
     }
 
     fn turned_away(&mut self, uid: Option<u32>) {
@@ -419,6 +440,17 @@ impl Lack {
             now
         }
     }
+}
+
+/// What the browser guard of a tunnel goes by, if it has one.
+fn rules(parts: &Parts) -> Option<guard::Rules> {
+    let spec = &parts.spec;
+    spec.browser_guard.then(|| guard::Rules {
+        tunnel: parts.name.to_string(),
+        route: spec.route.authority.host.clone(),
+        allow: spec.allow_hosts.clone(),
+        ssh: spec.ssh,
+    })
 }
 
 /// The verdict, for a tunnel that a person may have exposed: who cannot be told may then be another machine, and come.

@@ -26,7 +26,11 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Counters, local::Local as Socket};
+use super::{
+    Counters,
+    guard::Refusal,
+    guarded::{self, Guarded},
+};
 use crate::{
     buffer::Buffer,
     upstream::record::{Records, Remote},
@@ -47,6 +51,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const FAREWELL: Duration = Duration::from_secs(5);
 /// As much as any service has room for, even if it does not read.
 const LITTLE: u64 = 64 << 10;
+/// How long a refused client may take to read why.
+const TOLD: Duration = Duration::from_secs(2);
 
 /// What all relays share.
 #[derive(Debug)]
@@ -74,14 +80,16 @@ pub enum End {
     Lingered,
     /// `cancel` was called.
     Cancelled,
+    /// The browser guard refused what the local side sent.
+    Refused(Box<Refusal>),
 }
 
 /// Relays until it ends; the local socket is closed or reset when this returns. `first` is plaintext that came with the
 /// CONNECT answer, `local_ended` that the local side had ended before.
 ///
 /// Not an `async fn`: what it is given would be kept a second time, for as long as the relay lives.
-pub fn relay<'a>(
-    local: Socket,
+pub(super) fn relay<'a>(
+    local: Guarded,
     remote: Remote,
     first: Vec<u8>,
     local_ended: bool,
@@ -103,6 +111,15 @@ pub fn relay<'a>(
         relay.stop_reading(Up::Ended);
     }
     relay.run(cancel)
+}
+
+impl End {
+    fn of_local(error: io::Error) -> Self {
+        match guarded::refusal(&error) {
+            Some(refusal) => Self::Refused(Box::new(refusal.clone())),
+            None => Self::LocalGone(error),
+        }
+    }
 }
 
 /// How far the way up came.
@@ -205,7 +222,7 @@ impl Relay<'_> {
             let mut plain = Buffer::default();
             match self.local.poll_fill(&mut plain, READ, cx) {
                 Poll::Pending => return Ok(moved),
-                Poll::Ready(Err(e)) => return Err(End::LocalGone(e)),
+                Poll::Ready(Err(e)) => return Err(End::of_local(e)),
                 Poll::Ready(Ok(0)) => self.stop_reading(Up::Ended),
                 Poll::Ready(Ok(n)) => {
                     self.remote
@@ -282,6 +299,7 @@ impl Relay<'_> {
             mut local,
             mut remote,
             linger,
+            counters,
             ..
         } = self;
         match end {
@@ -306,6 +324,19 @@ impl Relay<'_> {
             End::LocalGone(_) | End::Cancelled => {
                 let _ = remote.socket.set_zero_linger();
                 local.reset();
+            }
+            End::Refused(refusal) => {
+                let _ = remote.socket.set_zero_linger();
+                drop(remote);
+                // Behind other bytes it would be taken for a part of them.
+                let is_first = counters.received.load(Relaxed) == 0;
+                match refusal.answer.as_deref().filter(|_| is_first) {
+                    Some(answer) => {
+                        let told = timeout(TOLD, local.tell(answer));
+                        let _ = cancel.run_until_cancelled(told).await;
+                    }
+                    None => local.reset(),
+                }
             }
         }
     }

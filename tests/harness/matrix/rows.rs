@@ -175,11 +175,7 @@ pub const ROWS: &[Row] = &[
     row("A3", "another local user squats beside the port"),
     row("A4", "another local user takes the port when pomd stops"),
     row("A5", "another local user sees the login's address"),
-    not_built(
-        "A6",
-        "a web page speaks to a tunnel",
-        "there is no guard against web pages yet",
-    ),
+    row("A6", "a web page speaks to a tunnel"),
     row("A7", "somebody else's token is brought to the callback"),
     row("A8", "the token stays in the browser"),
     row(

@@ -7,24 +7,27 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{io::AsyncWrite, net::TcpStream};
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{
     buffer::{Buffer, Queue, SIZE},
     system::sockets,
-    tunnel::local,
+    tunnel::{guarded::Guarded, local},
 };
 
 /// One accepted connection.
-pub(super) struct Local(local::Local);
+pub(super) struct Local(Guarded);
 
 impl Local {
-    pub(super) fn new(socket: impl Into<local::Local>) -> Self {
+    pub(super) fn new(socket: impl Into<Guarded>) -> Self {
         Self(socket.into())
     }
 
     /// Ready once a read would bring bytes, an end or an error.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll_readable(cx)
     }
 
@@ -44,25 +47,33 @@ impl Local {
         from: &mut Queue,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        from.poll_drain(&mut self.0, cx)
+        from.poll_drain(&mut *self.0, cx)
     }
 
     /// Ends the way to the local side, then reads it to its end: closing a socket with unread bytes resets it.
     pub(super) async fn finish(&mut self) -> io::Result<()> {
-        poll_fn(|cx| Pin::new(&mut self.0).poll_shutdown(cx)).await?;
+        let local = &mut *self.0;
+        poll_fn(|cx| Pin::new(&mut *local).poll_shutdown(cx)).await?;
         loop {
-            poll_fn(|cx| self.0.poll_readable(cx)).await?;
+            poll_fn(|cx| local.poll_readable(cx)).await?;
             let mut unwanted = Buffer::default();
-            if poll_fn(|cx| unwanted.poll_fill(&mut self.0, SIZE, cx)).await? == 0 {
+            if poll_fn(|cx| unwanted.poll_fill(&mut *local, SIZE, cx)).await? == 0 {
                 return Ok(());
             }
         }
     }
 
+    /// Writes these last words, then as [`Local::finish`].
+    pub(super) async fn tell(&mut self, words: &[u8]) -> io::Result<()> {
+        let local = &mut *self.0;
+        local.write_all(words).await?;
+        self.finish().await
+    }
+
     /// Waits until what was written is in the other end's hands as far as this system can tell: a reset throws away
     /// what still waits in our kernel.
     pub(super) async fn deliver(&mut self) -> io::Result<()> {
-        match &self.0 {
+        match &*self.0 {
             local::Local::Tcp(it) => sent::all(it).await,
             // It is there as soon as it is written.
             #[cfg(unix)]
@@ -72,7 +83,7 @@ impl Local {
 
     /// Some process still has the other end open. `None`: the system cannot tell, or it is on another machine.
     pub(super) fn is_held(&self) -> Option<bool> {
-        match &self.0 {
+        match &*self.0 {
             local::Local::Tcp(it) => is_held(it),
             #[cfg(unix)]
             local::Local::Unix(it) => Some(local::Local::is_held(it)),
@@ -81,7 +92,7 @@ impl Local {
 
     /// Closes it so that the other end sees an error.
     pub(super) fn reset(self) {
-        self.0.reset();
+        self.0.into_local().reset();
     }
 }
 
