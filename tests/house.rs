@@ -22,7 +22,7 @@ const MODULE_MOST: usize = 350;
 const REASON: &str = "Long because";
 
 /// Rooms that are given text, values and the time, and touch nothing.
-const PURE: [&str; 23] = [
+const PURE: [&str; 25] = [
     "control/src/text.rs",
     "control/src/wire.rs",
     "ctl/src/commands/which.rs",
@@ -39,6 +39,8 @@ const PURE: [&str; 23] = [
     "daemon/src/session/pages.rs",
     "daemon/src/session/token.rs",
     "daemon/src/session/wait.rs",
+    "daemon/src/tunnel/guard",
+    "daemon/src/tunnel/guard.rs",
     "daemon/src/tunnel/reason.rs",
     "daemon/src/tunnel/relay/allowance.rs",
     "control/src/ssh_refusal.rs",
