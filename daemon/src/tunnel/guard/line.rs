@@ -1,6 +1,6 @@
 //! The first line of a request, told from everything else that a client may say first.
 
-/// As much of a line is kept as a target's scheme and authority need.
+/// As much of a method, and of a target, is kept as a scheme and an authority need.
 const KEPT: usize = 1 << 10;
 /// As much of a line's end as a version and white space need.
 const TAIL: usize = 32;
@@ -9,8 +9,10 @@ const TAIL: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Line {
     phase: Phase,
-    /// Its first bytes.
-    start: Vec<u8>,
+    /// The beginning of its first word.
+    method: Vec<u8>,
+    /// The beginning of what follows that.
+    target: Vec<u8>,
     /// Its last ones.
     tail: Vec<u8>,
     /// How long it is.
@@ -60,8 +62,13 @@ impl Line {
                 Some(next) => self.phase = next,
                 None => return Seen::Other,
             }
-            if self.start.len() < KEPT {
-                self.start.push(*byte);
+            let word = match self.phase {
+                Phase::Blank | Phase::Gap => continue,
+                Phase::Method => &mut self.method,
+                Phase::Rest | Phase::AfterCr => &mut self.target,
+            };
+            if word.len() < KEPT {
+                word.push(*byte);
             }
         }
         self.length += piece.len();
@@ -101,7 +108,7 @@ impl Line {
 
     /// What is to be done.
     pub(super) fn method(&self) -> &[u8] {
-        self.words().0
+        &self.method
     }
 
     /// It asks for a tunnel of its own.
@@ -111,8 +118,8 @@ impl Line {
 
     /// The host and port that the target names, if it names one; `Err`: they are too long to be any.
     pub(super) fn authority(&self) -> Option<Result<&[u8], ()>> {
-        let target = self.words().1;
-        let is_whole = self.length <= KEPT;
+        let target = self.target.as_slice();
+        let is_whole = target.len() < KEPT;
         let authority = if self.is_connect() {
             let end = target.iter().position(|it| is_blank(*it));
             end.map(|it| &target[..it])
@@ -146,15 +153,9 @@ impl Line {
         }
     }
 
-    fn words(&self) -> (&[u8], &[u8]) {
-        let gap = self.start.iter().position(|it| is_blank(*it));
-        let (method, rest) = self.start.split_at(gap.unwrap_or(self.start.len()));
-        (method, rest.trim_ascii_start())
-    }
-
     /// Whether the line, which is whole, asks for something by HTTP/1.
     fn is_request(&self) -> bool {
-        let target = self.words().1;
+        let target = self.target.as_slice();
         let has_prefix = |it: &[u8]| {
             let start = target.get(..it.len());
             start.is_some_and(|start| start.eq_ignore_ascii_case(it))
@@ -172,7 +173,7 @@ impl Line {
         let is_version = version.len() > 7
             && version[..7].eq_ignore_ascii_case(b"HTTP/1.")
             && version[7..].iter().all(u8::is_ascii_digit);
-        let has_three = self.length > KEPT || target.trim_ascii().iter().any(|it| is_blank(*it));
+        let has_three = target.len() == KEPT || target.trim_ascii().iter().any(|it| is_blank(*it));
         has_target && is_version && has_three
     }
 }
