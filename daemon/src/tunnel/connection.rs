@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     Caller, Counters, Stage, Tunnel,
+    accept::Once,
     attempt::{self, Client, Failure, Sign, Way, first_sign},
     guard::Refusal,
     guarded::Guarded,
@@ -269,36 +270,26 @@ impl Connection<'_> {
         let tunnel = self.tunnel;
         tunnel.counters.guarded.fetch_add(1, Relaxed);
         tunnel.changed.notify_one();
-        let noted = tunnel.guarded.lock();
-        let noted = noted.map(|mut it| it.note(Instant::now()));
-        let number = self.number;
-        let told = "the browser guard refused a request";
-        match noted.ok().flatten() {
-            Some(1) => tracing::warn!("connection {number}: {told}: {refusal}"),
-            Some(count) => tracing::warn!(
-                "connection {number}: {told}: {refusal}; {count} requests since the last such line"
-            ),
-            None => tracing::debug!("connection {number}: {told}: {refusal}"),
-        }
+        let text = format!("the browser guard refused a request: {refusal}");
+        self.warn_rarely(&tunnel.guarded, None, &text);
+    }
+
+    fn complain(&self, reason: &wire::Reason) {
+        self.warn_rarely(&self.tunnel.complaints, Some(reason.code), &reason.message);
     }
 
     /// Clients that try again and again would fill the log.
-    fn complain(&self, reason: &wire::Reason) {
-        let complaints = self.tunnel.complaints.lock();
-        let noted = complaints.map(|mut it| it.note(Instant::now()));
+    fn warn_rarely(&self, limit: &Mutex<Once>, code: Option<wire::Code>, text: &str) {
         let number = self.number;
+        let reason = code.map(tracing::field::display);
+        let noted = limit.lock().map(|mut it| it.note(Instant::now()));
         match noted.ok().flatten() {
-            Some(1) => tracing::warn!(
-                reason = %reason.code,
-                "connection {number}: {}",
-                reason.message
-            ),
+            Some(1) => tracing::warn!(reason, "connection {number}: {text}"),
             Some(count) => tracing::warn!(
-                reason = %reason.code,
-                "connection {number}: {}; {count} connections since the last such line",
-                reason.message
+                reason,
+                "connection {number}: {text}; {count} connections since the last such line"
             ),
-            None => tracing::debug!("connection {number}: {}", reason.message),
+            None => tracing::debug!("connection {number}: {text}"),
         }
     }
 }

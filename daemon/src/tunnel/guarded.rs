@@ -18,7 +18,10 @@ use super::{
     guard::{Guard, Passed, Refusal, Rules},
     local::Local,
 };
-use crate::upstream::EarlySource;
+use crate::{
+    config::{TunnelName, TunnelSpec},
+    upstream::EarlySource,
+};
 
 /// How much is read at once to find out what a client speaks.
 const ROOM: usize = 8 << 10;
@@ -285,6 +288,17 @@ impl From<TcpStream> for Guarded {
     fn from(socket: TcpStream) -> Self {
         Self::new(socket.into(), None)
     }
+}
+
+/// What the guard of a tunnel goes by, if it has one.
+pub(super) fn rules(name: &TunnelName, spec: &TunnelSpec) -> Option<Arc<Rules>> {
+    let rules = || Rules {
+        tunnel: name.to_string(),
+        route: spec.route.authority.host.clone(),
+        allow: spec.allow_hosts.clone(),
+        ssh: spec.ssh,
+    };
+    spec.browser_guard.then(rules).map(Arc::new)
 }
 
 /// The refusal of the guard that a read failed with, if it did.

@@ -201,7 +201,7 @@ impl Tunnel {
     pub fn new(parts: Parts, before: Option<&Self>) -> Self {
         let same_route = before.is_some_and(|it| it.spec.route == parts.spec.route);
         Self {
-            rules: rules(&parts).map(Arc::new),
+            rules: guarded::rules(&parts.name, &parts.spec),
             parts,
             counters: before.map_or_else(Counters::default, |it| it.counters.carried_over()),
             outcome: before.map_or_else(Outcome::default, |it| it.outcome.carried_over(same_route)),
@@ -440,17 +440,6 @@ impl Lack {
             now
         }
     }
-}
-
-/// What the browser guard of a tunnel goes by, if it has one.
-fn rules(parts: &Parts) -> Option<guard::Rules> {
-    let spec = &parts.spec;
-    spec.browser_guard.then(|| guard::Rules {
-        tunnel: parts.name.to_string(),
-        route: spec.route.authority.host.clone(),
-        allow: spec.allow_hosts.clone(),
-        ssh: spec.ssh,
-    })
 }
 
 /// The verdict, for a tunnel that a person may have exposed: who cannot be told may then be another machine, and come.
