@@ -12,11 +12,7 @@ use std::{
 
 use control::{ssh_refusal, wire};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    sync::Notify,
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Caller, Counters, Stage, Tunnel,
@@ -40,8 +36,6 @@ const STAY: Duration = Duration::from_millis(300);
 /// The same where a login is there already and only a dial is at stake: clients of protocols in which the server speaks
 /// first must not wait noticeably.
 const GLANCE: Duration = Duration::from_millis(20);
-/// How long a refused client is read from: closed at once, it would not show what it was told.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// Carries `local` until it ends. Ends by itself when `tunnel.cut` is cancelled. `caller`: on whose behalf pomd made the
 /// connection to itself.
@@ -232,7 +226,7 @@ impl Connection<'_> {
             Failure::Refused(refusal) => {
                 self.turn_away(&refusal);
                 let answer = refusal.answer.unwrap_or_default();
-                return say_and_close(local, &answer).await;
+                return local.say_and_close(&answer).await;
             }
             Failure::NoGrant(NoGrant { reason }) => {
                 self.complain(&reason);
@@ -346,21 +340,7 @@ fn notice_vanishing(local: &Local, ends: Ends) -> std::io::Result<()> {
 
 /// Tells an ssh client why.
 async fn refuse_ssh(local: Local, text: &str) {
-    say_and_close(local, &ssh_refusal::refusal(text)).await;
-}
-
-/// Says the last words, then reads until the client ends: ssh and browsers drop what they were told when they are closed
-/// upon.
-async fn say_and_close(mut local: Local, words: &[u8]) {
-    let told = async {
-        local.write_all(words).await?;
-        local.shutdown().await?;
-        let mut rest = [0; 1024];
-        while local.read(&mut rest).await? > 0 {}
-        std::io::Result::Ok(())
-    };
-    // Whatever it ends with, the client is gone or had its time.
-    let _ = tokio::time::timeout(DRAIN, told).await;
+    local.say_and_close(&ssh_refusal::refusal(text)).await;
 }
 
 /// Runs a relay that counts in `own`, and counts the same in `all` as the bytes flow.
@@ -413,9 +393,12 @@ impl Drop for Count<'_> {
 mod tests {
     use std::process::{Command, Stdio};
 
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
 
-    use super::*;
+    use super::{super::local::DRAIN, *};
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

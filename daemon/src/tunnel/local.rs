@@ -9,6 +9,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 #[cfg(unix)]
@@ -16,11 +17,14 @@ use futures_util::FutureExt;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready},
     net::TcpStream,
 };
 
 use crate::upstream::EarlySource;
+
+/// How long a refused client is read from: closed at once, it would not show what it was told.
+pub(super) const DRAIN: Duration = Duration::from_secs(2);
 
 /// One accepted connection.
 #[derive(Debug)]
@@ -109,6 +113,20 @@ impl Local {
             #[cfg(unix)]
             Self::Unix(_) => Ok(()),
         }
+    }
+
+    /// Says the last words, then reads until the client ends: ssh and browsers drop what they were told when they are
+    /// closed upon.
+    pub(super) async fn say_and_close(mut self, words: &[u8]) {
+        let told = async {
+            self.write_all(words).await?;
+            self.shutdown().await?;
+            let mut rest = [0; 1024];
+            while self.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // Whatever it ends with, the client is gone or had its time.
+        let _ = tokio::time::timeout(DRAIN, told).await;
     }
 
     /// Closes it so that the other side sees an error, if it can.
