@@ -21,6 +21,7 @@
 //! | [`admission`] | who keeps a place where places are few | what anybody asks |
 //! | [`manager`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`restart`] | goes on as the program that is installed now | what ends before |
+//! | [`file_trust`] | judges who may change a file and the folders and links on the way to it | what is in it |
 //! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | what they are for |
 //! | [`surroundings`] | the environment of this moment | what it is for |
 //! | [`system`], [`disk`], [`lock`], [`logging`], [`opener`], [`clock`], [`points`], [`buffer`] | one fact of the machine each | everything else |

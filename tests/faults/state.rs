@@ -276,10 +276,12 @@ async fn reaches_its_aim(corp: &Corp, pomd: &Pomd) -> bool {
 /// Nothing of the shipped programs listens to a test: what steps in are values that only `main` of a test program makes.
 #[test]
 fn the_shipped_programs_hold_no_name_of_a_test_hook() {
-    const KNOWN: [&str; 7] = [
+    const KNOWN: [&str; 8] = [
         "POMD_ASCII",
         "POMD_BROWSER",
         "POMD_CONFIG",
+        // One life of the process tells the next by it how many descriptors it hands over.
+        "POMD_HANDOVER",
         "POMD_LOG",
         "POMD_NO_START",
         "POMD_SOCKET",

@@ -63,6 +63,7 @@ impl Client {
     ) -> Result<(Response<Incoming>, Connection), ClientError> {
         let deadline = Instant::now() + RESTART;
         let mut cut = 0;
+        let mut stopping = None;
         loop {
             let before = self.place();
             let error = match self.send_once(request.clone(), patience).await {
@@ -80,7 +81,14 @@ impl Client {
                 _ => false,
             };
             if asked == Asked::Once || !passes || Instant::now() >= deadline {
-                return Err(error);
+                // The question reached a pomd that ended; that none runs now is what came after.
+                return Err(match error {
+                    ClientError::NotRunning => stopping.unwrap_or(error),
+                    error => error,
+                });
+            }
+            if matches!(error, ClientError::Api(_)) {
+                stopping = Some(error);
             }
             tokio::time::sleep(AGAIN).await;
         }

@@ -1,6 +1,6 @@
 //! A process that is stopped, that has no memory left, or a part of which panics; and files of other releases.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use control::wire::{ClusterState, Code, TunnelState};
 use gateway::{DEMO_USER, Script, Upstream};
@@ -207,6 +207,8 @@ async fn x7_a23_files_of_an_older_and_a_newer_release_are_read_or_set_aside_and_
         fs::write(tokens.join("corp.test.json"), &token_file).unwrap();
         fs::write(setup.state_dir().join("ports.json"), &ports_file).unwrap();
         fs::write(setup.state_dir().join("future.db"), "of a newer pomd").unwrap();
+        // Each release closes it.
+        fs::set_permissions(setup.state_dir(), fs::Permissions::from_mode(0o700)).unwrap();
         let pomd = setup.start().await;
         let status = pomd.status().await;
         let words = pomd.words();

@@ -1,0 +1,203 @@
+//! What commands are asked with, and what they answer; log lines and errors.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Cluster, Code, Holder, Leaving, Tunnel};
+
+/// The answer of `POST /v1/tunnels/{name}/up`: it listens, and one CONNECT was answered with 200.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpAnswer {
+    /// The tunnel as it stands.
+    pub tunnel: Tunnel,
+    /// How long the proof took, from dialling to the 200, in milliseconds.
+    pub answers_in_ms: u64,
+}
+
+/// The answer of `POST /v1/tunnels/{name}/down`; with `?now=true` its connections were ended too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownAnswer {
+    /// The tunnel as it stands.
+    pub tunnel: Tunnel,
+    /// Connections that stay open until they end.
+    pub still_open: u64,
+}
+
+/// The body of `POST /v1/clusters/{name}/login`. An empty body means the defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoginRequest {
+    /// Who shows the login to the person.
+    pub opener: Opener,
+    /// Mint the sign-in URL into the answer, for a person who carries it to another machine.
+    pub mint: bool,
+}
+
+/// Who shows a login to the person.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Opener {
+    /// Whoever made the request.
+    #[default]
+    Caller,
+    /// pomd opens the browser itself, as the cluster's `browser` says.
+    Pomd,
+}
+
+/// The answer of `POST /v1/clusters/{name}/login`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginAnswer {
+    /// The cluster as it stands.
+    pub cluster: Cluster,
+    /// The login that waits for the person; `null` if the session is good already (the server was asked).
+    pub login: Option<OpenLogin>,
+    /// How the configuration wants a browser to be opened.
+    pub browser: BrowserChoice,
+}
+
+/// A login that waits for a person. The only place where the link is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenLogin {
+    /// The short local link; every visit mints a fresh sign-in URL.
+    pub link: String,
+    /// The loopback port it is on, for `ssh -L`.
+    pub port: u16,
+    /// The host where the person signs in, as the server named it.
+    pub sign_in_host: Option<String>,
+    /// A freshly minted sign-in URL, good for 5 minutes, if the request asked for it.
+    pub sign_in_url: Option<String>,
+    /// When the link stops working.
+    pub expires_at: Timestamp,
+    /// This very request started the login; else one was open already.
+    pub fresh: bool,
+}
+
+/// The key `browser` of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BrowserChoice {
+    /// Whatever the platform opens links with.
+    #[default]
+    Default,
+    /// None: only the address is shown.
+    None,
+    /// This program with these arguments, then the link.
+    Command(Vec<String>),
+}
+
+/// The answer of `POST /v1/clusters/{name}/logout`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogoutAnswer {
+    /// The cluster as it stands.
+    pub cluster: Cluster,
+    /// Who was logged in.
+    pub user: Option<String>,
+    /// There was a token, and it is forgotten now.
+    pub forgotten: bool,
+    /// Connections of its tunnels that stay open.
+    pub still_open: u64,
+    /// The page that ends the session at the server too; it needs the browser's cookie.
+    pub sign_out_url: String,
+}
+
+/// The answer of `POST /v1/reload`. A broken file is an error with code `config_broken` instead.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadAnswer {
+    /// Names of tunnels that are new.
+    pub added: Vec<String>,
+    /// Tunnels that differ, and in what.
+    pub changed: Vec<ChangedTunnel>,
+    /// Names of tunnels that are gone.
+    pub removed: Vec<String>,
+    /// How many tunnels are as before.
+    pub unchanged: u64,
+    /// Connections that stay open although their tunnel was changed or removed.
+    pub leaving: Vec<Leaving>,
+}
+
+/// A tunnel that a reload changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedTunnel {
+    /// Its name.
+    pub name: String,
+    /// The keys that differ.
+    pub keys: Vec<String>,
+}
+
+/// The answer of `POST /v1/stop`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopAnswer {
+    /// The process that is ending.
+    pub pid: u32,
+    /// Connections that end with it.
+    pub connections: u64,
+}
+
+/// The body of `POST /v1/give-way`, by which a pomd in the foreground takes the place of one in the background. The answer
+/// is that of `POST /v1/stop`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GiveWayRequest {
+    /// The process that takes over.
+    pub pid: u32,
+}
+
+/// The answer of `POST /v1/restart`: the process ends its connections and goes on anew, under the same id. The end of
+/// `GET /v1/events` shows that the old life is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartAnswer {
+    /// The process.
+    pub pid: u32,
+    /// The release that it goes on as.
+    pub version: String,
+    /// Connections that end with it.
+    pub connections: u64,
+}
+
+/// One line of `GET /v1/logs[?follow=true][&tunnel=NAME]`, NDJSON, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When.
+    pub at: Timestamp,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    /// The tunnel it is about.
+    pub tunnel: Option<String>,
+    /// The cluster it is about.
+    pub cluster: Option<String>,
+    /// The number of the connection it is about.
+    pub connection: Option<u64>,
+    /// What happened, in one line without control characters.
+    pub message: String,
+}
+
+/// Every answer that is not 2xx.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    /// The error.
+    pub error: ApiError,
+}
+
+/// What went wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// For programs.
+    pub code: Code,
+    /// For people.
+    pub message: String,
+    /// What to do about it, one line.
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// Finds the case in Pomerium's log.
+    #[serde(default)]
+    pub request_id: Option<String>,
+    /// More facts as aligned pairs for a terminal, such as `similar`.
+    #[serde(default)]
+    pub facts: Vec<(String, String)>,
+    /// The cluster it is about, so that the caller can log in to it.
+    #[serde(default)]
+    pub cluster: Option<String>,
+    /// The program that holds an address.
+    #[serde(default)]
+    pub holder: Option<Holder>,
+}
