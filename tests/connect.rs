@@ -45,7 +45,7 @@ impl Job {
             format!("{name}={}", value.to_str().unwrap())
         });
         let command = format!(
-            "ProxyCommand=env {} {} connect --ssh '{route}'",
+            "ProxyCommand=env {} '{}' connect --ssh '{route}'",
             places.join(" "),
             binary("pomctl").display()
         );

@@ -27,6 +27,7 @@ async fn visit(chromium: &PathBuf, corp: &Corp, url: &str) -> (String, String) {
             "--dump-dom",
         ])
         .arg(format!("--user-data-dir={}", profile.path().display()))
+        .env("TMPDIR", profile.path())
         .arg(format!(
             "--host-resolver-rules=MAP *.corp.test {0}, MAP corp.test {0}",
             corp.address()

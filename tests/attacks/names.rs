@@ -116,7 +116,7 @@ impl Scene {
     fn proxy_command(&self) -> String {
         let setup = self.pomd.setup();
         format!(
-            "ProxyCommand env POMD_NO_START=1 POMD_CONFIG={} POMD_STATE_DIR={} POMD_SOCKET={} {} connect --ssh '%h:%p'",
+            "ProxyCommand env POMD_NO_START=1 POMD_CONFIG={} POMD_STATE_DIR={} POMD_SOCKET={} '{}' connect --ssh '%h:%p'",
             setup.config_file().display(),
             setup.state_dir().display(),
             setup.socket().display(),

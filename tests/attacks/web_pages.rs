@@ -331,17 +331,43 @@ async fn a6_what_may_become_a_request_line_waits_half_a_second_at_most() {
     let pomd = corp.logged_in(&[("echo", ECHO)]).await;
     let mut stream = pomd.connect("echo").await;
     let start = Instant::now();
-    stream.write_all(b"GET").await.unwrap();
-    let mut heard = [0; 3];
+    stream.write_all(b"GET /").await.unwrap();
+    let mut heard = [0; 5];
     stream.read_exact(&mut heard).await.unwrap();
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(400), "{took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
     // It is a request all the same, once it is one.
     stream
-        .write_all(b" / HTTP/1.1\r\nHost: rebind.test\r\n\r\n")
+        .write_all(b"x HTTP/1.1\r\nHost: rebind.test\r\n\r\n")
         .await
         .unwrap();
+    let end = timeout(ANSWER_TIME, stream.read(&mut [0])).await.unwrap();
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a6_a_word_alone_waits_for_nothing() {
+    let (corp, _) = corp(hello).await;
+    let pomd = corp.logged_in(&[("echo", ECHO)]).await;
+    let start = Instant::now();
+    // Held for as long as a line may be, they would take half a minute.
+    for _ in 0..60 {
+        let mut stream = pomd.connect("echo").await;
+        stream.write_all(b"JDWP-Handshake").await.unwrap();
+        let mut heard = [0; 14];
+        timeout(ANSWER_TIME, stream.read_exact(&mut heard))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    assert!(start.elapsed() < Duration::from_secs(20));
+    // It is watched all the same.
+    let mut stream = pomd.connect("echo").await;
+    stream.write_all(b"GE").await.unwrap();
+    stream.read_exact(&mut [0; 2]).await.unwrap();
+    let rest = b"T / HTTP/1.1\r\nHost: rebind.test\r\n\r\n";
+    stream.write_all(rest).await.unwrap();
     let end = timeout(ANSWER_TIME, stream.read(&mut [0])).await.unwrap();
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }

@@ -123,7 +123,7 @@ async fn l12_a32_a_connection_opens_a_real_chromium_though_the_unit_began_before
     let browser = systemd.program(
         "a-browser",
         &format!(
-            "echo $$ > '{0}/pid'\nexec '{1}' {2} --user-data-dir='{0}/profile' \"$@\" 2> '{0}/words'",
+            "echo $$ > '{0}/pid'\nexport TMPDIR='{0}'\nexec '{1}' {2} --user-data-dir='{0}/profile' \"$@\" 2> '{0}/words'",
             files.display(),
             chromium.display(),
             chromium::QUIET.join(" "),

@@ -24,7 +24,8 @@ use head::{Body, Head};
 use line::{Line, Seen};
 pub use refusal::{Refusal, Why};
 
-/// How long a line that may become a request line is held.
+/// How long a line that may become a request line is held once it has more than its first word. A word alone is not: no
+/// browser stops within a method, and there are protocols that begin with just a word, such as JDWP.
 const LINE_TIME: Duration = Duration::from_millis(500);
 /// How much of such a line is held.
 const LINE_MOST: usize = 16 << 10;
@@ -163,7 +164,9 @@ impl Guard {
     /// How long the held bytes may be held, from the first of them on. `None`: none are held.
     pub fn patience(&self) -> Option<Duration> {
         match &self.state {
-            State::Line(_) => (!self.held.is_empty()).then_some(LINE_TIME),
+            State::Line(_) if self.held.is_empty() => None,
+            State::Line(line) if line.is_a_word() => Some(Duration::ZERO),
+            State::Line(_) => Some(LINE_TIME),
             State::Head(_) => Some(HEAD_TIME),
             _ => None,
         }

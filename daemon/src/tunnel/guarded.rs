@@ -180,6 +180,9 @@ impl Watch {
             self.timer = None;
             return Poll::Pending;
         };
+        if patience.is_zero() {
+            return Poll::Ready(());
+        }
         let (since, timer) = self.timer.get_or_insert_with(|| {
             let now = Instant::now();
             (now, Box::pin(sleep_until(now + patience)))

@@ -1,8 +1,9 @@
 //! A6 in a real Chromium: what a page can send, and what a person does.
 
-use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{process::Command, sync::Arc, time::Duration};
 
 use integration::{
+    chromium::{QUIET, chromium},
     corp::tunnel,
     pomd::{self, Pomd, Setup},
     process::Process,
@@ -11,33 +12,20 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 
 use super::{Heard, OPEN, WEB, corp, guarded, hello, serve};
 
-/// Where distributions put it.
-fn chromium() -> Option<PathBuf> {
-    let given = std::env::var_os("POMD_TEST_CHROMIUM").map(PathBuf::from);
-    let usual = ["/usr/bin/chromium", "/usr/bin/chromium-browser"].map(PathBuf::from);
-    given.into_iter().chain(usual).find(|it| it.is_file())
-}
-
 /// Chromium in a profile of its own, where every name of `.test` leads to this machine, and one connection serves the
 /// requests of every page.
 fn browser(profile: &std::path::Path, more: &[&str], url: &str) -> Option<Command> {
     let mut command = Command::new(chromium()?);
     command
+        .args(QUIET)
         .args([
             "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--disable-dev-shm-usage",
             "--no-proxy-server",
             "--host-resolver-rules=MAP *.test 127.0.0.1, MAP localhost 127.0.0.1",
             "--disable-features=PartitionConnectionsByNetworkIsolationKey,HttpsUpgrades,HttpsFirstBalancedModeAutoEnable",
         ])
         .arg(format!("--user-data-dir={}", profile.display()))
+        .env("TMPDIR", profile)
         .args(more)
         .arg(url);
     Some(command)

@@ -96,6 +96,11 @@ impl Line {
         self.late
     }
 
+    /// It has no more than the beginning of its first word.
+    pub(super) fn is_a_word(&self) -> bool {
+        self.phase == Phase::Method
+    }
+
     /// Its length, with its end.
     pub(super) fn length(&self) -> usize {
         self.length + 1
