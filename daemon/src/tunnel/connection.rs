@@ -204,7 +204,7 @@ impl Connection<'_> {
             }
             End::Lingered => {
                 tracing::info!(
-                    "connection {number}: ended, for nothing more came after its client's end, {carried}"
+                    "connection {number}: closed: client finished, no more data from the server, {carried}"
                 );
             }
             End::Cancelled => tracing::info!("connection {number}: ended by pomd, {carried}"),
