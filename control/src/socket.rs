@@ -144,6 +144,7 @@ mod imp {
     }
 
     /// That the one direction ended was the end of both.
+    #[expect(clippy::unused_async, reason = "as on other systems")]
     pub(super) async fn closed(_: &Reader) -> io::Result<()> {
         Ok(())
     }
