@@ -15,7 +15,7 @@ use crate::{
 
 const PATH: &str = "PATH";
 /// How long a reload waits for the manager.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(6);
 
 /// Where this process lives. Clones are the same place.
 #[derive(Clone, Debug)]

@@ -182,7 +182,7 @@ async fn x7_x10_a_restart_as_an_older_release_begins_anew() {
         "#!/bin/sh\n[ \"$1\" = --version ] && echo 'pomd 0.0.1' && exit\n\
          [ \"$1\" = --takes-handover ] && exit 2\n\
          [ -n \"$POMD_HANDOVER\" ] && echo 'it was given a handover' >&2 && exit 9\n\
-         exec {} \"$@\"\n",
+         exec '{}' \"$@\"\n",
         binary("pomd").display()
     );
     let new = pomd.setup().folder().join("new");

@@ -130,7 +130,7 @@ async fn a_restart_becomes_what_is_installed_now_if_that_is_pomd() {
     }
     // A newer release; its words show that it was asked.
     let newer = format!(
-        "#!/bin/sh\n[ \"$1\" = --version ] && echo 'pomd 99.0.0' && exit\nexec {} \"$@\"\n",
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo 'pomd 99.0.0' && exit\nexec '{}' \"$@\"\n",
         binary("pomd").display()
     );
     fs::write(&new, newer).unwrap();

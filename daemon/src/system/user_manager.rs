@@ -20,11 +20,11 @@ use tokio::{io::AsyncReadExt, process::Command, sync::Mutex, time::timeout};
 pub type Variables = BTreeMap<String, String>;
 
 /// How long the manager may take to answer.
-const LIMIT: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(5);
 /// How long an answer counts: those who ask at one moment ask once.
 const FRESH: Duration = Duration::from_millis(100);
 /// How long a manager that did not answer is not asked again.
-const PAUSE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(10);
 /// The most that its tools may say.
 const OUTPUT: u64 = 1 << 20;
 
