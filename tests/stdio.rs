@@ -80,7 +80,7 @@ enum Kind {
 }
 
 /// The two ends of a stream.
-struct Ends {
+pub(crate) struct Ends {
     ours: OwnedFd,
     theirs: OwnedFd,
 }
@@ -118,7 +118,7 @@ impl Kind {
 }
 
 /// A terminal that changes no byte.
-fn terminal() -> Ends {
+pub(crate) fn terminal() -> Ends {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let ours = openpt(flags).unwrap();
     grantpt(&ours).unwrap();
@@ -141,12 +141,12 @@ impl Ends {
     }
 
     /// For a program that is about to be started.
-    fn stdio(&self) -> Stdio {
+    pub(crate) fn stdio(&self) -> Stdio {
         self.theirs.try_clone().unwrap().into()
     }
 
     /// The program's end is left to the program; whether it was left as it was is seen on the clone that is kept.
-    fn split(self) -> (File, OwnedFd) {
+    pub(crate) fn split(self) -> (File, OwnedFd) {
         (self.ours.into(), self.theirs)
     }
 }

@@ -22,6 +22,8 @@ use crate::{
 
 /// A sign-in URL is good for five minutes; a person gets a new one before that.
 const URL_LIFE: Duration = Duration::from_secs(4 * 60);
+/// How often pomd is asked how the login stands, beside its events.
+const LOOK: Duration = Duration::from_secs(1);
 const DOING: &str = "waiting for you to sign in";
 const NOTE: &str = " (Ctrl-C stops waiting; the login stays open)";
 
@@ -207,6 +209,8 @@ impl Wait<'_> {
         let mut line = Waiting::new(screen, DOING, NOTE);
         let mut beat = beat();
         let mut minted = Instant::now();
+        // A login that was over at once may have changed nothing that an event would tell of.
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
         loop {
             tokio::select! {
                 event = events.next() => match event? {
@@ -217,6 +221,11 @@ impl Wait<'_> {
                         }
                     }
                 },
+                _ = look.tick() => {
+                    if let Some(ended) = self.look().await? {
+                        return ended;
+                    }
+                }
                 _ = beat.tick() => {
                     if screen::now() >= self.expires_at {
                         return Err(unanswered(self.cluster));
@@ -237,6 +246,11 @@ impl Wait<'_> {
         if state_of(event, self.cluster) == Some(ClusterState::LoginRunning) {
             return Ok(None);
         }
+        self.look().await
+    }
+
+    /// The same by what pomd says now.
+    async fn look(&self) -> Result<Option<Result<Cluster, Failure>>, Failure> {
         let status = outside::status(self.cx.client.status().await?);
         let cluster = status
             .clusters

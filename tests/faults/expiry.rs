@@ -1,6 +1,7 @@
 //! Sessions that are over: found by the connection itself, or by the clock; and clients that leave while one is made anew.
 
 use std::{
+    io::Read,
     process::{Output, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -18,10 +19,12 @@ use jiff::Timestamp;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::Command,
+    sync::mpsc,
     task::JoinSet,
     time::Instant,
 };
 
+use super::super::stdio::{Ends, terminal};
 use super::{ECHO, LOGIN_NEEDED, SSH, TUNNELS, carries, echoes, ssh_is_told};
 
 async fn corp() -> Corp {
@@ -109,6 +112,105 @@ async fn l13_where_nobody_is_at_a_terminal_a_session_that_is_over_is_told_within
         let state = cluster(&status, CLUSTER).state;
         assert_eq!(state, ClusterState::LoginRunning);
         assert_eq!(pomd.pomctl(&["status"]).await.status.code(), Some(4));
+    }
+}
+
+/// What is shown on a terminal, whether somebody waits for it or not: a terminal that nobody reads would hold its
+/// program up.
+fn shown(mut screen: std::fs::File) -> mpsc::Receiver<Vec<u8>> {
+    let (shown, reader) = mpsc::channel(1000);
+    std::thread::spawn(move || {
+        let mut piece = [0; 4096];
+        // The end of the last program on it is an error.
+        while let Ok(n) = screen.read(&mut piece) {
+            if shown.blocking_send(piece[..n].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    reader
+}
+
+/// Waits for a whole address on a terminal that begins like this.
+async fn address_on(screen: &mut mpsc::Receiver<Vec<u8>>, beginning: &str) -> String {
+    let mut shown = String::new();
+    let reading = async {
+        loop {
+            shown.push_str(&text(&screen.recv().await.unwrap()));
+            let address = shown.find(beginning).map(|it| &shown[it..]);
+            let end = address.and_then(|it| it.find(|it: char| it.is_whitespace()));
+            if let (Some(address), Some(end)) = (address, end) {
+                return address[..end].to_owned();
+            }
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, reading).await;
+    found.unwrap_or_else(|_| panic!("no {beginning} on the terminal"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l13_who_sits_at_a_terminal_sees_the_address_at_once_and_the_connection_waits_for_the_login()
+ {
+    for (command, arguments) in [
+        ("connect", &["--ssh", SSH][..]),
+        ("connect", &[ECHO]),
+        ("up", &["echo"]),
+    ] {
+        for has_browser in [true, false] {
+            let corp = corp().await;
+            let config = match has_browser {
+                true => corp.config(&TUNNELS),
+                false => without_browser(&corp),
+            };
+            let pomd = Pomd::start(&config).await;
+            corp.log_in(&pomd).await;
+            let opened = corp.links.all().len();
+            corp.gateway.end_all_sessions();
+            let terminal = terminal();
+            // The streams of `connect` are ssh's.
+            let stream = |terminal: &Ends| match command {
+                "connect" => Stdio::piped(),
+                _ => terminal.stdio(),
+            };
+            let mut program = Command::from(pomd.setup().command(&binary("pomctl")));
+            let program = program.arg(command).args(arguments);
+            let mut child = program
+                .stdin(stream(&terminal))
+                .stdout(stream(&terminal))
+                .stderr(terminal.stdio())
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap();
+            let (screen, theirs) = terminal.split();
+            drop(theirs);
+            let mut screen = shown(screen);
+            let mut stdin = child.stdin.take();
+            let early = b"SSH-2.0-said before the login\r\n";
+            if let Some(stdin) = &mut stdin {
+                stdin.write_all(early).await.unwrap();
+            }
+            let page = if has_browser {
+                address_on(&mut screen, "http://127.0.0.1:").await;
+                corp.links.sign_in(opened + 1, &corp.browser).await
+            } else {
+                let address = address_on(&mut screen, "https://").await;
+                corp.browser.visit(&address).await.unwrap()
+            };
+            assert_eq!(page.status, 200, "{command} {arguments:?}: {page:?}");
+            if command == "connect" {
+                let mut heard = vec![0; early.len()];
+                let reading = child.stdout.as_mut().unwrap().read_exact(&mut heard);
+                let heard_all = tokio::time::timeout(PATIENCE, reading).await;
+                let what = format!("{arguments:?}, a browser: {has_browser}");
+                assert!(matches!(heard_all, Ok(Ok(_))), "{what}: {heard_all:?}");
+                assert_eq!(heard, early, "said once, and not again");
+                child.start_kill().unwrap();
+            } else {
+                let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
+                assert_eq!(ended.unwrap().unwrap().code(), Some(0));
+            }
+            assert!(corp.links.all().len() <= opened + 1, "{command}");
+        }
     }
 }
 

@@ -262,16 +262,14 @@ async fn l12_no_browser_before_a_display_and_a_refusal_that_says_so() {
     systemd
         .systemctl(&["set-environment", "DISPLAY=:7", &path])
         .await;
-    let second = systemd.user(&words);
-    tokio::pin!(second);
-    let opened = eventually("the opener is run", async || {
+    // An answer of the manager counts for a moment: who comes behind it opens the page.
+    let words = ["timeout", "0.5", "bash", "-c", &script];
+    let link = eventually("the opener is run", async || {
+        systemd.user(&words).await;
         let text = std::fs::read_to_string(&out).ok()?;
         text.ends_with('\n').then_some(text)
-    });
-    let link = tokio::select! {
-        link = opened => link,
-        ended = &mut second => panic!("{ended:?}"),
-    };
+    })
+    .await;
     assert!(link.starts_with("http://127.0.0.1:"), "{link}");
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use control::{
     client::ClientError,
     holder::{self, Holder, Phase},
+    wire::Code,
 };
 use serde_json::json;
 use tokio::time::Instant;
@@ -25,7 +26,13 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit, Failure> {
     let process = cx.client.process().await.ok().flatten();
     let end = process.and_then(ProcessEnd::of);
     let answer = match cx.client.stop().await {
-        Err(ClientError::NotRunning | ClientError::Cut { .. }) => return ended_already(cx).await,
+        Err(ClientError::NotRunning | ClientError::Cut { .. }) => {
+            return ended_already(cx, false).await;
+        }
+        // Somebody else was first.
+        Err(ClientError::Api(error)) if error.code == Code::Stopping && !restarts(cx) => {
+            return ended_already(cx, true).await;
+        }
         answer => answer?,
     };
     cx.screen.goes_on("pomd goes on stopping");
@@ -65,15 +72,17 @@ async fn is_gone(cx: &Context, pid: u32, deadline: Instant) -> bool {
 }
 
 /// Nobody answers; one that somebody else told to stop may be in the way for a moment yet.
-async fn ended_already(cx: &Context) -> Result<Exit, Failure> {
+/// `is_ending`: it said so itself.
+async fn ended_already(cx: &Context, is_ending: bool) -> Result<Exit, Failure> {
     let deadline = Instant::now() + LIMIT;
     let state = &cx.place.state;
     loop {
         let holder = Holder::read(state);
         // A text that is being written is none.
-        let may_be_ending = holder
-            .as_ref()
-            .is_none_or(|it| matches!(it.phase(), Phase::Ending | Phase::Ended));
+        let may_be_ending = is_ending
+            || holder
+                .as_ref()
+                .is_none_or(|it| matches!(it.phase(), Phase::Ending | Phase::Ended));
         if !may_be_ending || !holder::is_held(state) {
             return nothing_to_do(cx);
         }
@@ -85,6 +94,11 @@ async fn ended_already(cx: &Context) -> Result<Exit, Failure> {
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// A restart is under way, which is no stop.
+fn restarts(cx: &Context) -> bool {
+    Holder::read(&cx.place.state).is_some_and(|it| it.phase() == Phase::Restarting)
 }
 
 fn nothing_to_do(cx: &Context) -> Result<Exit, Failure> {
