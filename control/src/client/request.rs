@@ -25,6 +25,8 @@ use crate::{
 const RESTART: Duration = Duration::from_secs(10);
 /// How often it is asked again meanwhile.
 const AGAIN: Duration = Duration::from_millis(20);
+/// How long after its connections a holder may say that it ends.
+const WORD: Duration = Duration::from_millis(500);
 /// How often a question is asked again whose connection ended without an answer: a restart ends few.
 const CUT_MOST: u32 = 3;
 
@@ -75,7 +77,7 @@ impl Client {
                 ClientError::Cut { .. } => {
                     cut += 1;
                     // A fault inside pomd cuts, too, and is no reason to meet it again.
-                    cut <= CUT_MOST && (before.is_ending() || before != self.place())
+                    cut <= CUT_MOST && (before.is_ending() || self.moves_on_from(&before).await)
                 }
                 ClientError::NotRunning => self.restarts(&before),
                 _ => false,
@@ -124,6 +126,19 @@ impl Client {
     fn restarts(&self, place: &Standing) -> bool {
         let folder = self.lock_folder();
         place.phase == Some(Phase::Restarting) && folder.is_some_and(holder::is_held)
+    }
+
+    /// Whether the holder says something else than `before`, now or soon: the end of its connections and what it says of
+    /// its own end come one after the other.
+    async fn moves_on_from(&self, before: &Standing) -> bool {
+        let deadline = Instant::now() + WORD;
+        while *before == self.place() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        true
     }
 
     fn place(&self) -> Standing {
