@@ -11,16 +11,16 @@
 //! | room | what it does | what it must not know |
 //! |---|---|---|
 //! | [`config`] | the file's text into checked values, problems into words; pure | files, clock, sockets |
-//! | [`config_file`], [`load`], [`watch`] | reads the file, and again when it may have changed | what the values are for |
+//! | [`config_file`], [`load`], [`watch`] | reads the file, and again when it may have changed; keeps a copy of the last good one | what the values are for |
 //! | [`agent`] | owns tunnels, sessions, the last good configuration; shows one status | HTTP, TLS, TOML |
 //! | [`session`] | being logged in to one cluster: machine, login, token and its file | tunnels, the relay |
 //! | [`upstream`] | one route through Pomerium: dial, forward proxy, TLS, connections kept ready, CONNECT, refusals | sessions, the local side |
 //! | [`portal`] | what a cluster says of the user | tunnels |
-//! | [`tunnel`] | one listener's connections: who connects, open, relay, refuse | the file, other tunnels |
+//! | [`tunnel`] | one listener's connections: who connects, keep web pages out, open, relay, refuse | the file, other tunnels |
 //! | [`api`] | the control socket: requests into commands | how anything works |
 //! | [`admission`] | who keeps a place where places are few | what anybody asks |
 //! | [`manager`] | tells a service manager how things stand, and that the agent lives | how it is told |
-//! | [`restart`] | goes on as the program that is installed now | what ends before |
+//! | [`restart`] | runs the program that is installed now in this one's place, and hands locks and listeners over | what ends before |
 //! | [`file_trust`] | judges who may change a file and the folders and links on the way to it | what is in it |
 //! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | what they are for |
 //! | [`surroundings`] | the environment of this moment | what it is for |

@@ -73,6 +73,7 @@ impl Client {
                 Err(error) => error,
             };
             let passes = match &error {
+                _ if asked == Asked::Once => false,
                 ClientError::Api(error) => error.code == wire::Code::Stopping,
                 ClientError::Cut { .. } => {
                     cut += 1;
@@ -82,7 +83,7 @@ impl Client {
                 ClientError::NotRunning => self.restarts(&before),
                 _ => false,
             };
-            if asked == Asked::Once || !passes || Instant::now() >= deadline {
+            if !passes || Instant::now() >= deadline {
                 // The question reached a pomd that ended; that none runs now is what came after.
                 return Err(match error {
                     ClientError::NotRunning => stopping.unwrap_or(error),
