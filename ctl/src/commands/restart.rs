@@ -65,7 +65,7 @@ async fn refused(cx: &Context, error: ClientError) -> Failure {
         && is_broken
     {
         report.message = format!("Not restarted: {}", report.message);
-        let hint = "mend the file first; to restart all the same: pomctl restart --force";
+        let hint = "fix the file first; to restart all the same: pomctl restart --force";
         report.hint = Some(hint.to_owned());
     }
     failure
