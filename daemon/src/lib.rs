@@ -83,7 +83,7 @@ use crate::{
     manager::Manager,
     points::Points,
     restart::Restart,
-    session::{Open, Servers},
+    session::{Open, server::Pomerium},
     surroundings::Surroundings,
     system::{
         channel::Channel,
@@ -227,7 +227,7 @@ pub async fn run(
         log: options.log,
         clock: options.clock.clone(),
         opener: options.opener,
-        servers: Servers::real(),
+        login_server: Arc::new(Pomerium),
         proxies: options.proxies.clone(),
         warnings: options.warnings.into_iter().chain(refused).collect(),
         handed: options.handed.clone(),

@@ -54,7 +54,7 @@ use crate::{
     config::{ClusterName, ClusterSpec, Config, TunnelName},
     disk::Fs,
     points::Points,
-    session::{Open, Servers, Session},
+    session::{Open, Session, server::LoginServer},
     system::{handed::Handed, network::Network, service::Pulse},
     tunnel::{Tunnel, bind::Listener, peer::Owners, relay},
     upstream::{
@@ -102,8 +102,8 @@ pub struct Setup {
     pub clock: Clock,
     /// Shows login links.
     pub opener: Arc<dyn Open>,
-    /// What logins ask.
-    pub servers: Servers,
+    /// Answers what logins ask.
+    pub login_server: Arc<dyn LoginServer>,
     /// What the environment says of forward proxies.
     pub proxies: Arc<Environment>,
     /// Standing warnings that hold for the life of the process.

@@ -14,7 +14,11 @@ use tokio::{net::TcpListener, time::advance};
 use super::*;
 use crate::{
     disk::Disk,
-    session::{Grant, Legacy, token::Token},
+    session::{
+        core::Handover,
+        server::Pomerium,
+        token::{Grant, Token},
+    },
 };
 
 struct NoBrowser;
@@ -65,7 +69,7 @@ impl World {
             log: None,
             clock,
             opener: Arc::new(NoBrowser),
-            servers: Servers::real(),
+            login_server: Arc::new(Pomerium),
             lost: Arc::default(),
             handed: Arc::default(),
             warnings: Vec::new(),
@@ -129,11 +133,11 @@ impl World {
             token: Token::parse(token).unwrap(),
             user: None,
         };
-        let legacy = Legacy {
+        let handover = Handover {
             grant: Some(grant),
-            ..Legacy::default()
+            ..Handover::default()
         };
-        let cluster = self.agent.start_cluster(&name, &old.spec, legacy);
+        let cluster = self.agent.start_cluster(&name, &old.spec, handover);
         self.agent.clusters.insert(name.clone(), cluster);
         let tunnels = self.agent.tunnels.iter();
         let of_cluster = tunnels.filter(|it| it.1.tunnel.spec.cluster == name);

@@ -25,7 +25,7 @@ use crate::{
     logging::Recent,
     points::Points,
     restart::Restart,
-    session::{Open, Servers},
+    session::{Open, server::Pomerium},
     system::service::{Pulse, Service},
 };
 
@@ -84,7 +84,7 @@ impl House {
             log: None,
             clock: Clock::from_fn(|| Timestamp::UNIX_EPOCH),
             opener: Arc::new(NoBrowser),
-            servers: Servers::real(),
+            login_server: Arc::new(Pomerium),
             proxies: Arc::default(),
             warnings: Vec::new(),
             handed: Arc::default(),

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     points::Point,
-    session::{Grant, NoGrant, Patience},
+    session::{NoGrant, core::Patience, token::Grant},
     upstream::{Early, EarlySource, OpenError, Opened},
 };
 
@@ -118,7 +118,7 @@ impl Connection<'_> {
         };
         let patience = patience(tunnel.spec.ssh, self.caller.is_some());
         let (opened, grant) = attempt::open(tunnel, patience, &client, early).await?;
-        tunnel.session.carried(grant.generation);
+        tunnel.session.accepted(grant.generation);
         Ok(opened)
     }
 

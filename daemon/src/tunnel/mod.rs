@@ -52,7 +52,7 @@ use crate::{
     config::{Authority, ClusterSpec, TunnelName, TunnelSpec},
     points::{Point, Points},
     portal,
-    session::{Grant, Session},
+    session::{Session, token::Grant},
     system::{errors, limits},
     upstream::{
         OpenError, Upstream,

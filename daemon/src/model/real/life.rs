@@ -17,7 +17,6 @@ use crate::{
     agent::{Agent, AgentHandle, Loaded, Setup},
     config::Config,
     points::Points,
-    session::model::site,
     system::service::Pulse,
 };
 
@@ -47,7 +46,7 @@ impl Life {
             log: None,
             clock: outside.clock(),
             opener: outside.clone(),
-            servers: site::servers(outside.clone()),
+            login_server: outside.clone(),
             proxies: Arc::default(),
             warnings: Vec::new(),
             handed: Arc::default(),
