@@ -25,9 +25,9 @@ use super::{
     dial::{reason, shown},
     handshake,
     head::{Body, Framing, Head, HeadError, HeadReader},
+    pool::{Said, Waited},
     record::{Records, RecvError, Remote},
     refusal::{self, OpenError, Step, Unreachable},
-    spares::{Said, Waited},
     token_policy::Permitted,
 };
 use crate::config::Authority;

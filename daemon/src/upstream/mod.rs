@@ -17,11 +17,11 @@ mod head;
 mod hop;
 mod opening;
 mod pem;
+pub mod pool;
 pub mod proxy;
 mod reached;
 pub mod record;
 pub mod refusal;
-pub mod spares;
 mod tls;
 mod token_policy;
 
@@ -48,12 +48,12 @@ use crate::{
 use carrier::Carrier;
 use dial::{Dialer, shown};
 use h1::Peer;
+use pool::{Budget, Spares};
 use proxy::{Environment, Proxies};
 use reached::Reached;
 use record::{HandshakeError, Remote};
 pub use refusal::OpenError;
 use refusal::{Step, Unreachable};
-use spares::{Budget, Spares};
 pub use tls::check_files;
 use tls::{Secure, Tls};
 use token_policy::TokenPolicy;
