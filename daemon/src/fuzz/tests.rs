@@ -16,7 +16,7 @@ const KEPT_MOST: u64 = 512 << 10;
 const INPUT: &str = "POMD_FUZZ_INPUT";
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz")
 }
 
 /// What is kept for `target`, with its file.
@@ -48,7 +48,7 @@ fn watched(target: &Target, bytes: &[u8], origin: &str) {
     let path = artifacts.join(format!("stable-{}", origin.replace([' ', '/'], "-")));
     fs::write(&path, bytes).unwrap();
     eprintln!(
-        "{name} breaks with {origin}; once more:\n  {INPUT}=fuzz/artifacts/{name}/{} cargo test -p pomd --lib fuzz::tests::again",
+        "{name} breaks with {origin}; once more:\n  {INPUT}=tests/fuzz/artifacts/{name}/{} cargo test -p pomd --lib fuzz::tests::again",
         path.file_name().unwrap().display()
     );
     resume_unwind(panic);
