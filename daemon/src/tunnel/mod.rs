@@ -50,7 +50,7 @@ use outcome::Outcome;
 use crate::{
     clock::Clock,
     config::{Authority, ClusterSpec, TunnelName, TunnelSpec},
-    points::{Point, Points},
+    failpoints::{Point, Points},
     portal,
     session::{Grant, Session},
     system::{errors, limits},

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     config::{Authority, Host},
-    points::{Point, Points},
+    failpoints::{Point, Points},
 };
 
 /// How long an address may stay silent before the next one is tried beside it (RFC 8305).

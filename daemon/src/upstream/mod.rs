@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     config::{Address, Authority, ClusterName, ClusterSpec, Host, Route},
-    points::Points,
+    failpoints::Points,
     session::token::Token,
 };
 

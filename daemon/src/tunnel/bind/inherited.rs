@@ -9,7 +9,7 @@ use crate::{
     config::Listen,
     system::{
         errors,
-        handed::{self, Place, Socket},
+        socket_activation::{self, Place, Socket},
     },
 };
 
@@ -40,7 +40,11 @@ pub(super) fn bind(listen: &Listen, known: Known<'_>) -> Option<Result<Bound, Fa
     Some(share(&ours, listen, known.handed))
 }
 
-fn share(ours: &[&Socket], listen: &Listen, handed: &handed::Handed) -> Result<Bound, Failure> {
+fn share(
+    ours: &[&Socket],
+    listen: &Listen,
+    handed: &socket_activation::Handed,
+) -> Result<Bound, Failure> {
     let mut bound = Bound {
         listeners: Vec::new(),
         addresses: Vec::new(),
@@ -81,11 +85,15 @@ fn share(ours: &[&Socket], listen: &Listen, handed: &handed::Handed) -> Result<B
 }
 
 /// The same socket by another descriptor: the first one is kept for the next time.
-fn again(listener: &handed::Listener) -> io::Result<Listener> {
+fn again(listener: &socket_activation::Listener) -> io::Result<Listener> {
     Ok(match listener {
-        handed::Listener::Tcp(it) => Listener::Tcp(TcpListener::from_std(it.try_clone()?)?),
+        socket_activation::Listener::Tcp(it) => {
+            Listener::Tcp(TcpListener::from_std(it.try_clone()?)?)
+        }
         #[cfg(unix)]
-        handed::Listener::Unix(it) => Listener::Unix(super::unix::Socket::handed(it.try_clone()?)?),
+        socket_activation::Listener::Unix(it) => {
+            Listener::Unix(super::unix::Socket::handed(it.try_clone()?)?)
+        }
     })
 }
 
@@ -99,7 +107,7 @@ mod tests {
         Socket {
             name: name.to_owned(),
             address,
-            listener: handed::Listener::Tcp(listener),
+            listener: socket_activation::Listener::Tcp(listener),
         }
     }
 
