@@ -112,7 +112,7 @@ fn collect(path: &Path, res: &mut Vec<Source>) {
 }
 
 fn everything() -> Vec<Source> {
-    let folders = ["control", "ctl", "daemon", "fuzz/fuzz_targets", "tests"];
+    let folders = ["control", "ctl", "daemon", "tests"];
     folders.into_iter().flat_map(sources).collect()
 }
 
