@@ -35,7 +35,7 @@ use crate::{
     clock::Clock,
     config::{Address, ClusterName, ClusterSpec},
     disk::Fs,
-    points::Points,
+    failpoints::Points,
     tunnel::peer::Owners,
     upstream::Upstream,
 };

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::Address,
-    points::{Point, Points},
+    failpoints::{Point, Points},
 };
 
 use keeping::Unsaved;
