@@ -9,7 +9,7 @@ use super::{Agent, Cluster, Door, Setup, refusal};
 use crate::{
     config::{ClusterName, Listen, Route},
     session,
-    system::handed::Socket,
+    system::socket_activation::Socket,
     tunnel::{Counters, Tunnel, bind},
 };
 

@@ -32,7 +32,7 @@ use crate::{
     clock::Clock,
     config::{ClusterName, ClusterSpec},
     disk::Fs,
-    points::Points,
+    failpoints::Points,
     upstream::Upstream,
 };
 pub use browser::PeerCheck;

@@ -26,7 +26,7 @@ use super::{
     words,
 };
 use crate::{
-    points::Point,
+    failpoints::Point,
     session::{NoGrant, core::Patience, token::Grant},
     upstream::{Early, EarlySource, OpenError, Opened},
 };

@@ -2,6 +2,9 @@
 //!
 //! Must not know TLS, clusters or routes.
 
+mod next_hop;
+pub(super) mod recent;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
@@ -18,12 +21,12 @@ use tokio::{
 };
 
 use super::{
-    Limits, exhausted, hop,
+    Limits, exhausted,
     refusal::{Step, Unreachable},
 };
 use crate::{
     config::{Authority, Host},
-    points::{Point, Points},
+    failpoints::{Point, Points},
 };
 
 /// How long an address may stay silent before the next one is tried beside it (RFC 8305).
@@ -108,7 +111,7 @@ impl Dialer {
         let mut failed = Vec::new();
         let connect = async |address: SocketAddr| {
             self.points.pass(Point::Dial)?;
-            hop::connect(address).await
+            next_hop::connect(address).await
         };
         let racing = race(&addresses, STAGGER, &mut failed, connect);
         match timeout(limit, racing).await {

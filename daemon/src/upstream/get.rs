@@ -22,8 +22,8 @@ use super::{
     Answer,
     dial::{reason, shown},
     h1::{AGENT, Peer},
-    handshake,
     refusal::{self, OpenError, Step, Unreachable, shown_id},
+    tls::handshake,
     token_policy::Permitted,
 };
 use crate::config::Address;

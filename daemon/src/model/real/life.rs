@@ -16,7 +16,7 @@ use super::outside::{Mortal, Outside};
 use crate::{
     agent::{Agent, AgentHandle, Loaded, Setup},
     config::Config,
-    points::Points,
+    failpoints::Points,
     system::service::Pulse,
 };
 

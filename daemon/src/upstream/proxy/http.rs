@@ -6,7 +6,7 @@ use control::text::clean;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use super::{super::h1::AGENT, credentials::Credentials, words::Failure};
+use super::{super::h1::AGENT, credentials::Credentials, error::Failure};
 use crate::config::Authority;
 
 /// The most that the heads of an answer may take (A17).

@@ -5,10 +5,10 @@
 
 mod credentials;
 mod environment;
+mod error;
 mod exceptions;
 mod http;
 mod socks;
-mod words;
 
 use std::{
     fmt,
@@ -21,11 +21,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     Limits,
-    carrier::Carrier,
     dial::{Dialer, reason, shown},
-    handshake,
     refusal::{OpenError, Step, Unreachable},
-    tls::{self, Tls},
+    tls::{self, Tls, handshake},
+    transport::Carrier,
 };
 use crate::{
     config::{Address, Authority, ClusterSpec, ForwardProxy, ProxyAddress, ProxyKind},
@@ -34,7 +33,7 @@ use crate::{
 
 use credentials::Credentials;
 pub use environment::Environment;
-use words::Context;
+use error::Context;
 
 /// The most that a file with a user and a password holds.
 const FILE: u64 = 1024;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use super::{credentials::Credentials, words::Failure};
+use super::{credentials::Credentials, error::Failure};
 use crate::config::{Authority, Host};
 
 const VERSION: u8 = 5;
