@@ -34,6 +34,9 @@ pub(super) trait Source: Send + Sync {
 
 /// What an attempt came to at first.
 pub(super) enum Started {
+    /// The token, with nobody asked.
+    #[expect(dead_code, reason = "for sources that ask no person")]
+    Token(Answer),
     /// A person is to answer: by this, while that runs. It tells the answer by [`Attempt::answer`], and ends soon after
     /// the [`Verdict`] is out.
     Pending(PendingLogin, BoxFuture<'static, ()>),
@@ -77,8 +80,10 @@ impl Attempt {
         let starting = tokio::time::timeout(START_WITHIN, source.start(self.clone()));
         match self.stop.run_until_cancelled(starting).await {
             None => {}
+            Some(Ok(Ok(Started::Token(answer)))) => self.answer(answer).await,
             Some(Ok(Ok(Started::Pending(login, serving)))) => {
-                if self.tell(Event::Opened(self.id, login)).await {
+                let told = self.tell(Event::Opened(self.id, login)).await;
+                if told {
                     serving.await;
                 }
             }

@@ -1,6 +1,8 @@
 //! When to ask for a token: one attempt at a time, by itself or for a person, with pauses after failures.
 //!
 //! The inner half of [`Core`](super::Core): numbers and times only. Knows no token, no address and no words.
+//!
+//! Long because it is one machine of four states: what moves it from one to the next must be read together.
 
 use jiff::{SignedDuration, Timestamp};
 
