@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     config::{Address, Authority, ClusterName, ClusterSpec, Host, Route},
-    failpoints::Points,
+    failpoints::Failpoints,
     session::token::Token,
 };
 
@@ -172,8 +172,8 @@ impl Upstream {
     }
 
     /// Where tests step in.
-    pub fn with_points(mut self, points: Points) -> Self {
-        self.dialer.set_points(points);
+    pub fn with_failpoints(mut self, failpoints: Failpoints) -> Self {
+        self.dialer.set_failpoints(failpoints);
         self
     }
 
