@@ -162,7 +162,7 @@ impl Trial {
     }
 
     /// Comes to `place`, and fails there if that is planned.
-    fn check(&self, place: &str) -> io::Result<()> {
+    fn pass(&self, place: &str) -> io::Result<()> {
         match self.planned(place) {
             None => Ok(()),
             Some(Fate::Error(number)) => Err(io::Error::from_raw_os_error(number)),
