@@ -34,6 +34,7 @@ pub mod agent;
 pub mod api;
 pub mod buffer;
 pub mod clock;
+#[path = "../core/src/config/mod.rs"]
 pub mod config;
 pub mod config_file;
 pub mod disk;
