@@ -11,6 +11,7 @@ use std::{
 };
 
 use control::text::clean;
+use pomd_core::config::Authority;
 use rustls::ProtocolVersion;
 use tokio::{
     io::ReadBuf,
@@ -30,7 +31,6 @@ use super::{
     spares::{Said, Waited},
     token_policy::Permitted,
 };
-use crate::config::Authority;
 
 /// The most early bytes that are kept, and the most that is queued at once.
 const FLIGHT: usize = 64 << 10;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use pomd_core::config::{ClientIdentity, ClusterSpec, Host};
 use rustls::{
     ClientConfig, Error, InconsistentKeys,
     client::Resumption,
@@ -31,10 +32,7 @@ use super::{
     pem, proxy,
     refusal::{Step, Unreachable},
 };
-use crate::{
-    config::{ClientIdentity, ClusterSpec, Host},
-    named_file::{self, Kind, ReadError},
-};
+use crate::named_file::{self, Kind, ReadError};
 
 /// A certificate or key file is a few KiB, a bundle of roots some hundred.
 const FILE: u64 = 16 << 20;
