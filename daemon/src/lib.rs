@@ -19,12 +19,12 @@
 //! | [`tunnel`] | one listener's connections: who connects, keep web pages out, open, relay, refuse | the file, other tunnels |
 //! | [`api`] | the control socket: requests into commands | how anything works |
 //! | [`admission`] | who keeps a place where places are few | what anybody asks |
-//! | [`manager`] | tells a service manager how things stand, and that the agent lives | how it is told |
+//! | [`service_notify`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`restart`] | runs the program that is installed now in this one's place, and hands locks and listeners over | what ends before |
 //! | [`file_trust`] | judges who may change a file and the folders and links on the way to it | what is in it |
 //! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | what they are for |
 //! | [`surroundings`] | the environment of this moment | what it is for |
-//! | [`system`], [`disk`], [`lock`], [`logging`], [`opener`], [`clock`], [`points`], [`buffer`] | one fact of the machine each | everything else |
+//! | [`system`], [`disk`], [`lock`], [`logging`], [`opener`], [`clock`], [`failpoints`], [`buffer`] | one fact of the machine each | everything else |
 //!
 //! Only for tests and the fuzzer there are `fuzz`, which feeds rooms with bytes that nobody thought of, and `model`, which
 //! lives through histories: with what decides alone, and with the agent and its sessions before servers that it makes up.
@@ -36,20 +36,20 @@ pub mod buffer;
 pub mod clock;
 pub mod config_file;
 pub mod disk;
+pub mod failpoints;
 pub mod file_trust;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzz;
 pub mod load;
 pub mod lock;
 pub mod logging;
-pub mod manager;
 #[cfg(any(test, feature = "fuzzing"))]
 mod model;
 pub mod named_file;
 pub mod opener;
-pub mod points;
 pub mod portal;
 pub mod restart;
+pub mod service_notify;
 pub mod session;
 pub mod surroundings;
 pub mod system;
@@ -76,18 +76,18 @@ use crate::{
     api::Api,
     clock::Clock,
     disk::Fs,
+    failpoints::Points,
     load::Loader,
     lock::{Lock, LockError, Marker},
     logging::Recent,
-    manager::Manager,
-    points::Points,
     restart::Restart,
+    service_notify::Manager,
     session::{Open, Servers},
     surroundings::Surroundings,
     system::{
-        channel::Channel,
-        handed::{Handed, Socket},
+        control_listener::Channel,
         service::{Pulse, Service},
+        socket_activation::{Handed, Socket},
     },
     upstream::proxy::Environment,
 };

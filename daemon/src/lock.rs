@@ -13,7 +13,7 @@ use control::holder::{Facts, Holder, LOCK_FILE, Phase};
 
 use crate::{
     disk,
-    points::{Point, Points},
+    failpoints::{Point, Points},
     system::private_folder,
 };
 

@@ -16,17 +16,17 @@ use pomd::{
     Locks, Options, RunError,
     clock::Clock,
     disk::Disk,
+    failpoints::Points,
     load::{self, Checked},
     logging::{self, Sink},
     opener,
-    points::Points,
     restart::Restart,
     surroundings::Surroundings,
     system::{
         self,
-        handed::{self, Handed, Socket},
         handover::Handover,
         service::Service,
+        socket_activation::{self, Handed, Socket},
     },
     upstream::proxy::Environment,
 };
@@ -288,7 +288,8 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         kept.iter().for_each(Socket::remove_file);
         return Ok(());
     }
-    let is_control = |it: &mut Socket| it.address == handed::Place::Unix(control_socket.clone());
+    let is_control =
+        |it: &mut Socket| it.address == socket_activation::Place::Unix(control_socket.clone());
     let control = kept.extract_if(.., is_control).next();
     let handover = Handover {
         locks: start.locks.hand_on()?,
@@ -302,7 +303,7 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
     anyhow::bail!("cannot restart: {error}");
 }
 
-/// A runtime whose timers begin with the clock, as seldom wakes need it (`pomd::agent::beat`); another one where this
+/// A runtime whose timers begin with the clock, as seldom wakes need it (`pomd::agent::tick`); another one where this
 /// thread was interrupted between the two.
 fn runtime() -> std::io::Result<(Runtime, Clock)> {
     let mut tries = 0;

@@ -20,7 +20,7 @@ use std::{
 use control::text::clean;
 use tokio::process::Command;
 
-use crate::system::{handed::Handed, handover::Handover};
+use crate::system::{handover::Handover, socket_activation::Handed};
 
 /// How long the program may take to say its version.
 const LIMIT: Duration = Duration::from_secs(10);

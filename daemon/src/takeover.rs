@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs::File, path::Path};
 
 use control::{client::Client, holder::Holder, place::Place, wire::StopAnswer};
-use pomd::{Locks, lock::LockError, points::Points};
+use pomd::{Locks, failpoints::Points, lock::LockError};
 use tokio::runtime::Builder;
 
 /// The locks, and how they were come by, for the log, which is not there yet.

@@ -10,7 +10,7 @@ mod eyes;
 #[cfg(not(target_os = "linux"))]
 #[path = "watch/notified.rs"]
 mod eyes;
-mod way;
+mod path;
 
 use std::{
     path::{Path, PathBuf},

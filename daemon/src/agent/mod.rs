@@ -11,17 +11,17 @@
 //!
 //! Long because its state, its loop and its end are read together.
 
-mod again;
+mod ad_hoc;
 mod apply;
-pub(crate) mod beat;
 mod clusters;
 mod command;
-mod doors;
+mod environment;
+mod listeners;
 mod loopback;
-mod passing;
 mod ports;
-mod showing;
+mod publish;
 mod status;
+pub(crate) mod tick;
 
 #[cfg(test)]
 mod tests;
@@ -53,9 +53,9 @@ use tracing::error;
 use crate::{
     clock::{Clock, Moment},
     disk::Fs,
-    points::Points,
+    failpoints::Points,
     session::{Open, Servers, Session},
-    system::{handed::Handed, network::Network, service::Pulse},
+    system::{network::Network, service::Pulse, socket_activation::Handed},
     tunnel::{Tunnel, bind::Listener, peer::Owners, relay},
     upstream::{
         Upstream,
@@ -63,12 +63,12 @@ use crate::{
         spares::Budget,
     },
 };
-use beat::Beat;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use clusters::is_same;
 pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded, Refused, refusal};
 use ports::Ports;
-use showing::Showing;
+use publish::Showing;
+use tick::Beat;
 
 /// How often a busy address is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -356,7 +356,7 @@ impl Agent {
             self.setup.pulse.beat();
             self.ports.retry();
             self.leaving.retain(|it| !it.connections.is_empty());
-            self.passing.retain(passing::is_used);
+            self.passing.retain(ad_hoc::is_used);
             self.keep_up().await;
             self.look_after_files().await;
         }

@@ -9,7 +9,7 @@ use pomd_core::config::{ClusterName, Listen, Route};
 use super::{Agent, Cluster, Door, Setup, refusal};
 use crate::{
     session,
-    system::handed::Socket,
+    system::socket_activation::Socket,
     tunnel::{Counters, Tunnel, bind},
 };
 

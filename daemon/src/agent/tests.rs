@@ -442,7 +442,7 @@ async fn k1_after_a_sleep_what_failed_before_is_forgotten_and_no_login_is_asked_
         outcome.failed(Instant::now(), failed(code));
     };
     let later = async |world: &mut World| {
-        advance(beat::LONGEST).await;
+        advance(tick::LONGEST).await;
         world.agent.on_tick().await;
         world.door("db").tunnel.outcome.trouble().map(|it| it.code)
     };
@@ -475,7 +475,7 @@ async fn k1_after_a_sleep_a_login_page_that_was_out_of_reach_is_no_reason_to_pau
     assert!(session.login(asked).await.is_err());
     let code = || session.view().reason.map(|it| it.code);
     assert_ne!(code(), Some(Code::LoginNeeded), "it pauses");
-    advance(beat::LONGEST).await;
+    advance(tick::LONGEST).await;
     world.slept.store(8 * 3600, Relaxed);
     world.agent.on_tick().await;
     // It has heard of it once it answers.

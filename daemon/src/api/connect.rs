@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::ahead::Ahead;
+use super::hang_up::Ahead;
 use crate::tunnel::{Caller, Stage, Tunnel};
 
 /// How long the two ends of a pair may take to find each other: others may fill the queue meanwhile.

@@ -3,13 +3,13 @@
 //! Turns requests into [`crate::agent::Command`]s and answers into JSON. Only the user who owns the daemon gets an
 //! answer, and no web page does (A9). Knows the route table and status codes. Must not know how tunnels or sessions work.
 
-mod ahead;
 mod answer;
 mod body;
 mod connect;
-mod door;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod guard;
+mod hang_up;
 mod query;
 mod reserve;
 mod routes;
@@ -22,9 +22,9 @@ use std::{
     time::Duration,
 };
 
-use ahead::{Ahead, Endless};
 use connect::Upgraded;
 use control::{holder::Phase, socket::socket};
+use hang_up::{Ahead, Endless};
 use reserve::Reserve;
 
 use hyper::{server::conn::http1, service::service_fn};
@@ -41,12 +41,12 @@ use tracing::{debug, error, warn};
 use crate::{
     admission::{Admission, Most, Place},
     agent::AgentHandle,
+    failpoints::Points,
     load::Reloads,
     lock::Marker,
     logging::Recent,
-    points::Points,
     restart::Restart,
-    system::{channel::Channel, errors, handed::Handed},
+    system::{control_listener::Channel, errors, socket_activation::Handed},
 };
 
 /// How many clients may be connected at once. Whoever says nothing gives way to those who come, and whoever follows

@@ -19,14 +19,14 @@ use super::{
     answer::{self, Body, cluster_of},
     body::body,
     connect::Upgraded,
-    door,
+    guard,
     query::{decode, parameter},
 };
 use crate::{
     admission::Place,
     agent::{Refused, refusal},
+    failpoints::Point,
     logging::RecentReader,
-    points::Point,
     session::LoginOutcome,
     system::usage,
 };
@@ -57,7 +57,7 @@ async fn answer_whatever(
         let error = refusal(Code::Internal, error.to_string());
         return answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error);
     }
-    if door::is_from_web_page(request.uri(), request.headers()) {
+    if guard::is_from_web_page(request.uri(), request.headers()) {
         let error = refusal(Code::BadRequest, "requests of web pages get no answer here");
         return answer::error(StatusCode::FORBIDDEN, &error);
     }

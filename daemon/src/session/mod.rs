@@ -32,7 +32,7 @@ use pomd_core::config::{Address, ClusterName, ClusterSpec};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, disk::Fs, points::Points, tunnel::peer::Owners, upstream::Upstream};
+use crate::{clock::Clock, disk::Fs, failpoints::Points, tunnel::peer::Owners, upstream::Upstream};
 pub use handle::Session;
 pub use pomerium::Servers;
 

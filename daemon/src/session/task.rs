@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    points::{Point, Points},
+    failpoints::{Point, Points},
 };
 
 use keeping::Unsaved;

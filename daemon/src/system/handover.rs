@@ -8,7 +8,7 @@ use std::{fs::File, path::PathBuf, process::Command};
 
 use control::wire::LogLine;
 
-use super::handed::Socket;
+use super::socket_activation::Socket;
 
 /// Everything that is left to the next life.
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ mod imp {
     };
     use serde::{Deserialize, Serialize};
 
-    use super::{super::handed::Place, *};
+    use super::{super::socket_activation::Place, *};
 
     /// How many descriptors travel in one message; systems take 253.
     const TOGETHER: usize = 200;

@@ -1,13 +1,12 @@
 //! One small module for each thing that the platforms do differently. Each knows one fact of the system and nothing of
 //! the rest of the house; where a platform cannot tell, it says so.
 
-pub mod channel;
+pub mod control_listener;
 pub mod cpu;
 pub mod errors;
 pub mod file_stamp;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
-pub mod handed;
 pub mod handover;
 pub mod limits;
 pub mod network;
@@ -15,6 +14,7 @@ pub mod plain_file;
 pub mod private_folder;
 pub mod process;
 pub mod service;
+pub mod socket_activation;
 pub mod sockets;
 pub mod usage;
 pub mod user_manager;

@@ -1,6 +1,6 @@
 //! Which address a tunnel listens on, and who holds it if we cannot.
 
-mod handed;
+mod inherited;
 #[cfg(unix)]
 mod unix;
 
@@ -26,12 +26,11 @@ use super::{
 use crate::{
     clock::Clock,
     system::{
-        errors,
-        handed::{self as system, Handed, Place, Socket as Inherited},
-        limits,
+        errors, limits,
+        socket_activation::{self as system, Handed, Place, Socket as Inherited},
     },
 };
-pub use handed::is_for;
+pub use inherited::is_for;
 
 /// The ports among which [`choose`] chooses.
 pub const CHOICE: RangeInclusive<u16> = 20_000..=29_999;
@@ -83,7 +82,7 @@ pub struct Known<'a> {
 )]
 pub fn bind(listen: &Listen, known: Known<'_>, clock: &Clock) -> Result<Bound, Reason> {
     let at = clock.now();
-    if let Some(bound) = handed::bind(listen, known) {
+    if let Some(bound) = inherited::bind(listen, known) {
         return bound.map_err(|it| it.reason(known.before, at));
     }
     let bound = match (listen, known.chosen) {

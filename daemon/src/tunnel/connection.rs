@@ -26,7 +26,7 @@ use super::{
     words,
 };
 use crate::{
-    points::Point,
+    failpoints::Point,
     session::{Grant, NoGrant, Patience},
     upstream::{Early, EarlySource, OpenError, Opened},
 };

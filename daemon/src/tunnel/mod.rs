@@ -3,7 +3,7 @@
 //! Knows its listeners, a [`Session`] and an [`Upstream`]. Must not know the configuration file, other tunnels or the
 //! control protocol's routes.
 //!
-//! `accept` lets in from either kind of socket (`local`), `connection` carries one, `attempt` decides when to try again, `prove` shows that the route works.
+//! `accept` lets in from either kind of socket (`local`), `connection` carries one, `attempt` decides when to try again, `probe` shows that the route works.
 //! `guarded` keeps web pages out, as `guard` decides. Pure: `guard`, `reason`, `words`.
 
 pub mod bind;
@@ -20,7 +20,7 @@ pub(crate) mod fuzz;
 mod guarded;
 mod holder;
 mod outcome;
-mod prove;
+mod probe;
 mod reason;
 mod words;
 
@@ -50,7 +50,7 @@ use pomd_core::config::{Authority, ClusterSpec, TunnelName, TunnelSpec};
 
 use crate::{
     clock::Clock,
-    points::{Point, Points},
+    failpoints::{Point, Points},
     portal,
     session::{Grant, Session},
     system::{errors, limits},
@@ -72,7 +72,7 @@ pub struct Tunnel {
     pub connections: TaskTracker,
     /// Ends its connections.
     pub cut: CancellationToken,
-    proofs: prove::Proofs,
+    proofs: probe::Proofs,
     /// Lets through one line a minute about connections that a missing login refused.
     complaints: Mutex<accept::Once>,
     /// The same about requests that the browser guard refused.
@@ -207,7 +207,7 @@ impl Tunnel {
             outcome: before.map_or_else(Outcome::default, |it| it.outcome.carried_over(same_route)),
             connections: TaskTracker::new(),
             cut: CancellationToken::new(),
-            proofs: prove::Proofs::default(),
+            proofs: probe::Proofs::default(),
             complaints: Mutex::default(),
             guarded: Mutex::default(),
         }
@@ -216,12 +216,12 @@ impl Tunnel {
     /// Shows that the route works: one CONNECT, closed at the 200; at most one in 5 s, else the last answer again.
     /// Returns how long it took. Never starts a login: without a grant it is an error with code `login_needed`.
     pub async fn prove(&self) -> Result<Duration, wire::ApiError> {
-        prove::prove(self, prove::Fresh::Enough).await
+        probe::prove(self, probe::Fresh::Enough).await
     }
 
     /// As [`Tunnel::prove`], but never an answer from before: for a connection that follows right away.
     pub async fn prove_anew(&self) -> Result<Duration, wire::ApiError> {
-        prove::prove(self, prove::Fresh::Anew).await
+        probe::prove(self, probe::Fresh::Anew).await
     }
 
     /// Carries a connection that did not come in by a port, such as one end of a pair that pomd made itself: no web page
@@ -239,7 +239,7 @@ impl Tunnel {
     pub fn has_grant(&self) -> Result<(), Box<wire::ApiError>> {
         match self.session.view().grant {
             Some(_) => Ok(()),
-            None => Err(Box::new(prove::login_needed(self))),
+            None => Err(Box::new(probe::login_needed(self))),
         }
     }
 

@@ -2,6 +2,9 @@
 //!
 //! Must not know TLS, clusters or routes.
 
+mod next_hop;
+pub(super) mod recent;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
@@ -19,10 +22,10 @@ use tokio::{
 };
 
 use super::{
-    Limits, exhausted, hop,
+    Limits, exhausted,
     refusal::{Step, Unreachable},
 };
-use crate::points::{Point, Points};
+use crate::failpoints::{Point, Points};
 
 /// How long an address may stay silent before the next one is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -106,7 +109,7 @@ impl Dialer {
         let mut failed = Vec::new();
         let connect = async |address: SocketAddr| {
             self.points.pass(Point::Dial)?;
-            hop::connect(address).await
+            next_hop::connect(address).await
         };
         let racing = race(&addresses, STAGGER, &mut failed, connect);
         match timeout(limit, racing).await {

@@ -23,8 +23,8 @@ use super::{
     Answer,
     dial::{reason, shown},
     h1::{AGENT, Peer},
-    handshake,
     refusal::{self, OpenError, Step, Unreachable, shown_id},
+    tls::handshake,
     token_policy::Permitted,
 };
 

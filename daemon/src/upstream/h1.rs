@@ -22,13 +22,12 @@ use zeroize::Zeroizing;
 
 use super::{
     Early, EarlySource, Opened,
-    certificate::Identity,
     dial::{reason, shown},
-    handshake,
     head::{Body, Framing, Head, HeadError, HeadReader},
     record::{Records, RecvError, Remote},
     refusal::{self, OpenError, Step, Unreachable},
     spares::{Said, Waited},
+    tls::{certificate::Identity, handshake},
     token_policy::Permitted,
 };
 

@@ -3,27 +3,21 @@
 //! The transport policy is here in one place. Knows one route, one token, one connection. Must not know sessions, what
 //! happens after a refusal, or the local side beyond "a stream of early bytes".
 
-pub mod carrier;
-mod certificate;
-pub mod cipher_suites;
 mod dial;
 mod exhausted;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod get;
 mod h1;
-mod handshake;
 mod head;
-mod hop;
-mod opening;
-mod pem;
+mod open;
 pub mod proxy;
-mod reached;
 pub mod record;
 pub mod refusal;
 pub mod spares;
-mod tls;
+pub mod tls;
 mod token_policy;
+pub mod transport;
 
 use std::{
     collections::BTreeSet,
@@ -39,20 +33,19 @@ use tokio::{io::AsyncRead, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, points::Points, session::token::Token};
+use crate::{clock::Clock, failpoints::Points, session::token::Token};
 
-use carrier::Carrier;
-use dial::{Dialer, shown};
+use dial::{Dialer, recent::Reached, shown};
 use h1::Peer;
 use proxy::{Environment, Proxies};
-use reached::Reached;
 use record::{HandshakeError, Remote};
 pub use refusal::OpenError;
 use refusal::{Step, Unreachable};
 use spares::{Budget, Spares};
 pub use tls::check_files;
-use tls::{Secure, Tls};
+use tls::{Secure, Tls, handshake};
 use token_policy::TokenPolicy;
+use transport::Carrier;
 
 /// How to reach one cluster. Cheap to make: certificates and keys are read when first needed, and again when their
 /// files change.

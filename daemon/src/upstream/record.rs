@@ -27,7 +27,7 @@ use rustls::{
 };
 use tokio::io::AsyncWrite;
 
-use super::carrier::Carrier;
+use super::transport::Carrier;
 use crate::buffer::{self, Buffer, Queue};
 
 /// The most plaintext that one record carries.

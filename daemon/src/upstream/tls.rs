@@ -4,6 +4,11 @@
 //!
 //! Long because what a check says of the files must be what using them says.
 
+pub(super) mod certificate;
+pub mod cipher_suites;
+pub(super) mod handshake;
+mod pem;
+
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
@@ -25,11 +30,11 @@ use rustls_platform_verifier::Verifier;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use zeroize::Zeroizing;
 
+use certificate::{Anyone, Identity, Telling};
+
 use super::{
-    certificate::{self, Anyone, Identity, Telling},
-    cipher_suites,
     dial::{reason, shown},
-    pem, proxy,
+    proxy,
     refusal::{Step, Unreachable},
 };
 use crate::named_file::{self, Kind, ReadError};

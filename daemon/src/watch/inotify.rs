@@ -20,7 +20,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     MOST_WALKS,
-    way::{Kind, Spot, Way, walk},
+    path::{Kind, Spot, Way, walk},
 };
 
 /// What is watched is no longer where it was.

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::{
     MOST_WALKS,
-    way::{Id, Kind, Way, walk},
+    path::{Id, Kind, Way, walk},
 };
 
 /// How to come by a watcher that tells events to this.

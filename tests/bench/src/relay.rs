@@ -15,7 +15,7 @@ use integration::{
     client::{Front, pattern},
     corp::Corp,
 };
-use pomd::upstream::cipher_suites;
+use pomd::upstream::tls::cipher_suites;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::outside::{Mortal, Outside};
 use crate::{
     agent::{Agent, AgentHandle, Loaded, Setup},
-    points::Points,
+    failpoints::Points,
     session::model::site,
     system::service::Pulse,
 };

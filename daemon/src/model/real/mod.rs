@@ -30,7 +30,7 @@ use super::{
     oracle::{Cause, Oracle},
 };
 use crate::{
-    agent::{Broken, Loaded, beat},
+    agent::{Broken, Loaded, tick},
     fuzz::in_virtual_time,
     session::Session,
 };
@@ -344,7 +344,7 @@ impl World {
     async fn pass(&mut self, most: Duration) {
         tokio::time::sleep(most).await;
         self.see().await;
-        if most >= beat::LONGEST {
+        if most >= tick::LONGEST {
             self.nobody_waited_through_a_sleep();
         }
     }

@@ -20,7 +20,7 @@ use tokio::net::{UnixListener, UnixStream, unix::UCred};
 
 use super::{BACKLOG, holder};
 use crate::{
-    system::{errors, handed, limits, private_folder, process},
+    system::{errors, limits, private_folder, process, socket_activation},
     tunnel::local::{Ends, Local},
 };
 
@@ -101,8 +101,8 @@ impl Socket {
     }
 
     /// One that the life before this one bound at `path`; `None` if its file is gone.
-    pub(super) fn inherited(listener: handed::Listener, path: PathBuf) -> Option<Self> {
-        let handed::Listener::Unix(listener) = listener else {
+    pub(super) fn inherited(listener: socket_activation::Listener, path: PathBuf) -> Option<Self> {
+        let socket_activation::Listener::Unix(listener) = listener else {
             return None;
         };
         let file = File {

@@ -7,7 +7,7 @@ use pomd_core::config::Authority;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use super::{super::h1::AGENT, credentials::Credentials, words::Failure};
+use super::{super::h1::AGENT, credentials::Credentials, error::Failure};
 
 /// The most that the heads of an answer may take (A17).
 const HEAD: usize = 16 << 10;

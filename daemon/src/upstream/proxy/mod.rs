@@ -5,10 +5,10 @@
 
 mod credentials;
 mod environment;
+mod error;
 mod exceptions;
 mod http;
 mod socks;
-mod words;
 
 use std::{
     fmt,
@@ -22,17 +22,16 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     Limits,
-    carrier::Carrier,
     dial::{Dialer, reason, shown},
-    handshake,
     refusal::{OpenError, Step, Unreachable},
-    tls::{self, Tls},
+    tls::{self, Tls, handshake},
+    transport::Carrier,
 };
 use crate::named_file::{self, Kind, ReadError};
 
 use credentials::Credentials;
 pub use environment::Environment;
-use words::Context;
+use error::Context;
 
 /// The most that a file with a user and a password holds.
 const FILE: u64 = 1024;

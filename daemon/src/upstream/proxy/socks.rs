@@ -8,7 +8,7 @@ use pomd_core::config::{Authority, Host};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use super::{credentials::Credentials, words::Failure};
+use super::{credentials::Credentials, error::Failure};
 
 const VERSION: u8 = 5;
 const NOTHING: u8 = 0;

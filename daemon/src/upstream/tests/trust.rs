@@ -7,7 +7,7 @@ use rcgen::date_time_ymd;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::net::TcpStream;
 
-use super::{super::certificate::Der, *};
+use super::{super::tls::certificate::Der, *};
 
 /// Opens against `server`, which the client is going to distrust.
 async fn distrusts(lab: &Lab, upstream: &Upstream, server: &TlsAcceptor) -> Unreachable {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     disk::Disk,
-    points::Points,
+    failpoints::Points,
     session::{
         Legacy, LoginOutcome, Session, View,
         fakes::{FakeBrowser, FakeServer, FakeTime, Reply, address, path_of, visit},

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use super::{Bound, Failure, Known, Listener, inherit_or_open, sisters};
 use crate::system::{
     errors,
-    handed::{self, Place, Socket},
+    socket_activation::{self, Place, Socket},
 };
 
 /// Whether `socket` is for the tunnel `name`: it has exactly the address that the tunnel listens on; or the tunnel says
@@ -38,7 +38,11 @@ pub(super) fn bind(listen: &Listen, known: Known<'_>) -> Option<Result<Bound, Fa
     Some(share(&ours, listen, known.handed))
 }
 
-fn share(ours: &[&Socket], listen: &Listen, handed: &handed::Handed) -> Result<Bound, Failure> {
+fn share(
+    ours: &[&Socket],
+    listen: &Listen,
+    handed: &socket_activation::Handed,
+) -> Result<Bound, Failure> {
     let mut bound = Bound {
         listeners: Vec::new(),
         addresses: Vec::new(),
@@ -79,11 +83,15 @@ fn share(ours: &[&Socket], listen: &Listen, handed: &handed::Handed) -> Result<B
 }
 
 /// The same socket by another descriptor: the first one is kept for the next time.
-fn again(listener: &handed::Listener) -> io::Result<Listener> {
+fn again(listener: &socket_activation::Listener) -> io::Result<Listener> {
     Ok(match listener {
-        handed::Listener::Tcp(it) => Listener::Tcp(TcpListener::from_std(it.try_clone()?)?),
+        socket_activation::Listener::Tcp(it) => {
+            Listener::Tcp(TcpListener::from_std(it.try_clone()?)?)
+        }
         #[cfg(unix)]
-        handed::Listener::Unix(it) => Listener::Unix(super::unix::Socket::handed(it.try_clone()?)?),
+        socket_activation::Listener::Unix(it) => {
+            Listener::Unix(super::unix::Socket::handed(it.try_clone()?)?)
+        }
     })
 }
 
@@ -97,7 +105,7 @@ mod tests {
         Socket {
             name: name.to_owned(),
             address,
-            listener: handed::Listener::Tcp(listener),
+            listener: socket_activation::Listener::Tcp(listener),
         }
     }
 

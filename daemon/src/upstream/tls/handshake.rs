@@ -5,17 +5,19 @@ use std::io;
 use rustls::{AlertDescription, Error, InvalidMessage};
 
 use super::{
+    super::{
+        dial::reason,
+        record::HandshakeError,
+        refusal::{self, OpenError, Step, Unreachable},
+    },
     certificate::{self, Identity},
-    dial::reason,
-    record::HandshakeError,
-    refusal::{self, OpenError, Step, Unreachable},
 };
 
 /// What to do about a server that seems to speak HTTP/2 alone.
-pub(super) const ONLY_H2: &str = "a server that speaks only HTTP/2 does that: pomd needs HTTP/1.1, so Pomerium's codec_type must not be http2";
+pub(in crate::upstream) const ONLY_H2: &str = "a server that speaks only HTTP/2 does that: pomd needs HTTP/1.1, so Pomerium's codec_type must not be http2";
 
 /// What a stream of tokio-rustls says of a failed handshake.
-pub(super) fn error(error: io::Error) -> HandshakeError {
+pub(in crate::upstream) fn error(error: io::Error) -> HandshakeError {
     let tls = error.get_ref().and_then(|it| it.downcast_ref());
     match tls.cloned() {
         Some(it) => HandshakeError::Tls(it),
@@ -24,7 +26,7 @@ pub(super) fn error(error: io::Error) -> HandshakeError {
 }
 
 /// Why the handshake with `peer` failed. `another` is what speaks there instead of TLS, where somebody looked.
-pub(super) fn failed(
+pub(in crate::upstream) fn failed(
     error: &HandshakeError,
     peer: &str,
     identity: &Identity,
@@ -68,7 +70,10 @@ pub(super) fn failed(
 
 /// The refusal behind an alert that says a client certificate is missing or not good; it may come long after the
 /// handshake (TLS 1.3).
-pub(super) fn certificate_wanted(error: &Error, identity: &Identity) -> Option<OpenError> {
+pub(in crate::upstream) fn certificate_wanted(
+    error: &Error,
+    identity: &Identity,
+) -> Option<OpenError> {
     match error {
         Error::AlertReceived(alert)
             if certificate::wants_certificate(*alert, identity.was_asked()) =>
@@ -82,7 +87,7 @@ pub(super) fn certificate_wanted(error: &Error, identity: &Identity) -> Option<O
 }
 
 /// What came is not TLS at all.
-pub(super) fn speaks_no_tls(error: &Error) -> bool {
+pub(in crate::upstream) fn speaks_no_tls(error: &Error) -> bool {
     matches!(
         error,
         Error::InvalidMessage(

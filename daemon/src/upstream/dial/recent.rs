@@ -10,11 +10,11 @@ const MOST: usize = 8;
 
 /// Newest last.
 #[derive(Debug, Default)]
-pub(super) struct Reached(Mutex<Vec<IpAddr>>);
+pub(in crate::upstream) struct Reached(Mutex<Vec<IpAddr>>);
 
 impl Reached {
     /// All of them.
-    pub(super) fn all(&self) -> Vec<IpAddr> {
+    pub(in crate::upstream) fn all(&self) -> Vec<IpAddr> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -22,7 +22,7 @@ impl Reached {
     }
 
     /// This one answered.
-    pub(super) fn note(&self, address: IpAddr) {
+    pub(in crate::upstream) fn note(&self, address: IpAddr) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.last() == Some(&address) {
             return;

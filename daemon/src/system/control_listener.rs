@@ -11,8 +11,8 @@ use interprocess::local_socket::{
 };
 
 use super::{
-    handed::{Place, Socket},
     private_folder,
+    socket_activation::{Place, Socket},
 };
 
 /// A control channel that is ours; what it leaves in the file system is removed when this is dropped.
@@ -76,7 +76,7 @@ mod imp {
     use interprocess::os::unix::uds_local_socket::tokio::Listener as UdSocket;
     use socket2::{Domain, SockAddr, Type};
 
-    use super::{super::handed, *};
+    use super::{super::socket_activation, *};
 
     /// The socket's file; `None`: the next life listens behind it.
     pub(super) struct Rest(Option<PathBuf>);
@@ -94,8 +94,8 @@ mod imp {
         }
     }
 
-    pub(super) fn inherited(listener: handed::Listener) -> Option<Listener> {
-        let handed::Listener::Unix(listener) = listener else {
+    pub(super) fn inherited(listener: socket_activation::Listener) -> Option<Listener> {
+        let socket_activation::Listener::Unix(listener) = listener else {
             return None;
         };
         let listener = UdSocket::try_from(OwnedFd::from(listener)).ok()?;
@@ -110,7 +110,7 @@ mod imp {
         Some(Socket {
             name: String::new(),
             address: Place::Unix(path),
-            listener: handed::Listener::Unix(descriptor.into()),
+            listener: socket_activation::Listener::Unix(descriptor.into()),
         })
     }
 
@@ -174,7 +174,7 @@ mod imp {
         Rest
     }
 
-    pub(super) fn inherited(_: super::super::handed::Listener) -> Option<Listener> {
+    pub(super) fn inherited(_: super::super::socket_activation::Listener) -> Option<Listener> {
         None
     }
 

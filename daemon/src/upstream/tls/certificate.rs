@@ -22,15 +22,15 @@ use rustls::{
 /// A certificate that was not accepted, and who issued it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{cause}")]
-pub(super) struct Distrusted {
-    pub(super) cause: CertificateError,
+pub(in crate::upstream) struct Distrusted {
+    pub(in crate::upstream) cause: CertificateError,
     /// The issuer's common name (or organisation), as it stands in the certificate.
-    pub(super) issuer: Option<String>,
+    pub(in crate::upstream) issuer: Option<String>,
 }
 
 /// Judges as `0` does, and keeps the issuer of what it refuses.
 #[derive(Debug)]
-pub(super) struct Telling(pub(super) Arc<dyn ServerCertVerifier>);
+pub(in crate::upstream) struct Telling(pub(in crate::upstream) Arc<dyn ServerCertVerifier>);
 
 impl ServerCertVerifier for Telling {
     fn verify_server_cert(
@@ -78,7 +78,7 @@ impl ServerCertVerifier for Telling {
 
 /// Takes any certificate whose key is really there: `insecure_skip_verify`.
 #[derive(Debug)]
-pub(super) struct Anyone(pub(super) Arc<CryptoProvider>);
+pub(in crate::upstream) struct Anyone(pub(in crate::upstream) Arc<CryptoProvider>);
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(
@@ -128,14 +128,14 @@ impl ServerCertVerifier for Anyone {
 /// Our own certificate, if there is one; whether any server ever asked for it, and whether any server answered what we
 /// asked all the same. Only a server that asked can be unhappy with the answer.
 #[derive(Debug, Default)]
-pub(super) struct Identity {
+pub(in crate::upstream) struct Identity {
     key: Option<Arc<CertifiedKey>>,
     asked: AtomicBool,
     answered: AtomicBool,
 }
 
 impl Identity {
-    pub(super) fn new(key: Option<CertifiedKey>) -> Self {
+    pub(in crate::upstream) fn new(key: Option<CertifiedKey>) -> Self {
         Self {
             key: key.map(Arc::new),
             asked: AtomicBool::new(false),
@@ -143,18 +143,18 @@ impl Identity {
         }
     }
 
-    pub(super) fn was_asked(&self) -> bool {
+    pub(in crate::upstream) fn was_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
 
     /// A server spoke HTTP to us.
-    pub(super) fn answered(&self) {
+    pub(in crate::upstream) fn answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }
 
     /// A mere close may be the way in which a server says that it misses a certificate: it asked for one, got none, and
     /// never went on without.
-    pub(super) fn may_be_missed(&self) -> bool {
+    pub(in crate::upstream) fn may_be_missed(&self) -> bool {
         self.was_asked() && self.key.is_none() && !self.answered.load(Ordering::Relaxed)
     }
 }
@@ -171,7 +171,7 @@ impl ResolvesClientCert for Identity {
 }
 
 /// What is wrong with the certificate of `peer`, and what to do: `place` is where settings of this cluster stand.
-pub(super) fn told(wrong: &Distrusted, peer: &str, place: &str) -> (String, String) {
+pub(in crate::upstream) fn told(wrong: &Distrusted, peer: &str, place: &str) -> (String, String) {
     use CertificateError as E;
     let by = match &wrong.issuer {
         Some(it) => format!("issued by \"{it}\""),
@@ -216,7 +216,7 @@ pub(super) fn told(wrong: &Distrusted, peer: &str, place: &str) -> (String, Stri
 }
 
 /// Why we cannot present a certificate of our own.
-pub(super) fn not_ours(error: &Error) -> String {
+pub(in crate::upstream) fn not_ours(error: &Error) -> String {
     let text = error.to_string();
     if text.contains("UnsupportedCertVersion") {
         return "it is an X.509 certificate of version 1, and only version 3 is supported"
@@ -227,7 +227,7 @@ pub(super) fn not_ours(error: &Error) -> String {
 }
 
 /// The name behind an error of rustls that a [`Telling`] made.
-pub(super) fn distrusted(error: &Error) -> Option<&Distrusted> {
+pub(in crate::upstream) fn distrusted(error: &Error) -> Option<&Distrusted> {
     match error {
         Error::InvalidCertificate(CertificateError::Other(it)) => it.0.downcast_ref(),
         _ => None,
@@ -235,7 +235,7 @@ pub(super) fn distrusted(error: &Error) -> Option<&Distrusted> {
 }
 
 /// The alerts by which a server says that it wants a certificate, or a better one.
-pub(super) fn wants_certificate(alert: AlertDescription, asked: bool) -> bool {
+pub(in crate::upstream) fn wants_certificate(alert: AlertDescription, asked: bool) -> bool {
     match alert {
         AlertDescription::CertificateRequired
         | AlertDescription::UnknownCA
@@ -254,7 +254,7 @@ pub(super) fn wants_certificate(alert: AlertDescription, asked: bool) -> bool {
 }
 
 /// An alert as words: `handshake failure`.
-pub(super) fn alert_words(alert: AlertDescription) -> String {
+pub(in crate::upstream) fn alert_words(alert: AlertDescription) -> String {
     let mut res = String::new();
     let mut before_was_upper = true;
     for c in format!("{alert:?}").chars() {
@@ -306,7 +306,7 @@ fn issuer(certificate: &[u8]) -> Option<String> {
 }
 
 /// From when and until when `certificate` is valid.
-pub(super) fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
+pub(in crate::upstream) fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
     let (_, certificate) = Der(certificate).next()?;
     let (_, signed) = Der(certificate).next()?;
     let mut fields = Der(signed);
@@ -345,7 +345,7 @@ fn attribute(name: &[u8], kind: u8) -> Option<String> {
 }
 
 /// The elements of a piece of DER, as tag and content; ends at the first that is not whole.
-pub(super) struct Der<'a>(pub(super) &'a [u8]);
+pub(in crate::upstream) struct Der<'a>(pub(in crate::upstream) &'a [u8]);
 
 impl Der<'_> {
     /// The tag of a certificate's version.
