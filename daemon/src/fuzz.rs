@@ -1,8 +1,7 @@
 //! What is tried with bytes that nobody thought of: the same functions for the fuzzer and for the tests on stable.
 //!
-//! A target is given bytes and panics where a promise is broken. `cargo +nightly fuzz run NAME` looks for such bytes; the
-//! tests here only replay what it found worth keeping in `fuzz/corpus`, what people put into `fuzz/seeds`, and a batch of
-//! random changes of both. Each room has its own targets, in its `fuzz`; this is their list.
+//! A target is given bytes and panics where a promise is broken. `cargo +nightly fuzz run` looks for such bytes; the tests
+//! here only replay what is kept in `tests/fuzz/corpus`, and a batch of random changes of it. Each room has its own targets, in its `fuzz`; this is their list.
 
 mod config;
 

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fuzz_targets::corpus;
+
 use super::*;
 
 /// How long random inputs are tried on one target, and how many at most.
@@ -16,23 +18,13 @@ const KEPT_MOST: u64 = 512 << 10;
 const INPUT: &str = "POMD_FUZZ_INPUT";
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz")
 }
 
-/// What is kept for `target`, with its file.
-pub(crate) fn kept(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut res = Vec::new();
-    for kind in ["seeds", "corpus"] {
-        for entry in fs::read_dir(folder().join(kind).join(target))
-            .into_iter()
-            .flatten()
-        {
-            let path = entry.unwrap().path();
-            let bytes = fs::read(&path).unwrap();
-            res.push((path, bytes));
-        }
-    }
-    res.sort();
+/// What is kept for `target`, with its name.
+pub(crate) fn kept(target: &str) -> Vec<(String, Vec<u8>)> {
+    let inputs = corpus::read(target).unwrap().into_iter();
+    let res: Vec<_> = inputs.map(|it| (it.file_name(), it.bytes)).collect();
     assert!(!res.is_empty(), "nothing is kept for {target}");
     res
 }
@@ -48,7 +40,7 @@ fn watched(target: &Target, bytes: &[u8], origin: &str) {
     let path = artifacts.join(format!("stable-{}", origin.replace([' ', '/'], "-")));
     fs::write(&path, bytes).unwrap();
     eprintln!(
-        "{name} breaks with {origin}; once more:\n  {INPUT}=fuzz/artifacts/{name}/{} cargo test -p pomd --lib fuzz::tests::again",
+        "{name} breaks with {origin}; once more:\n  {INPUT}=tests/fuzz/artifacts/{name}/{} cargo test -p pomd --lib fuzz::tests::again",
         path.file_name().unwrap().display()
     );
     resume_unwind(panic);
@@ -58,8 +50,8 @@ fn watched(target: &Target, bytes: &[u8], origin: &str) {
 fn batch(name: &str) {
     let target = TARGETS.iter().find(|it| it.name == name).unwrap();
     let kept = kept(name);
-    for (path, bytes) in &kept {
-        watched(target, bytes, &path.file_name().unwrap().to_string_lossy());
+    for (name, bytes) in &kept {
+        watched(target, bytes, name);
     }
     let start = Instant::now();
     let mut tried = 0;
@@ -72,7 +64,7 @@ fn batch(name: &str) {
 }
 
 /// A few changes of something that is kept, by the number `seed`.
-fn changed(kept: &[(PathBuf, Vec<u8>)], seed: u64) -> Vec<u8> {
+fn changed(kept: &[(String, Vec<u8>)], seed: u64) -> Vec<u8> {
     let mut dice = Dice::new(seed);
     let pick = |dice: &mut Dice| &kept[dice.below(kept.len())].1;
     let mut res = pick(&mut dice).clone();
@@ -117,12 +109,10 @@ macro_rules! batches {
                 assert!(text.contains(&format!("\"{name}\"")), "{name}.rs runs another target");
                 assert!(manifest.contains(&format!("fuzz_targets/{name}.rs")), "{name} is not built");
             }
-            for kind in ["seeds", "fuzz_targets"] {
-                let entries = fs::read_dir(folder().join(kind)).unwrap().map(|it| it.unwrap().path());
-                let found: BTreeSet<String> =
-                    entries.map(|it| it.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
-                assert_eq!(found, names, "{kind}");
-            }
+            let entries = fs::read_dir(folder().join("fuzz_targets")).unwrap().map(|it| it.unwrap().path());
+            let found: BTreeSet<String> =
+                entries.map(|it| it.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+            assert_eq!(found, names);
         }
     };
 }

@@ -1,0 +1,158 @@
+//! The way from the remote to the local side: reads ahead while the local side is slow, and keeps the remote's end until
+//! all that came before it was written.
+
+use std::{
+    pin::Pin,
+    sync::atomic::Ordering::Relaxed,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{End, ROUNDS, Shared, budget::Allowance, local::Local, truncation::Doubt};
+use crate::{
+    buffer::Queue,
+    tunnel::Counters,
+    upstream::record::{RecvError, Remote},
+};
+
+/// How long something may wait at the remote before it is read ahead: far below the second that Envoy has patience for. A
+/// local side that reads at all mostly does so within it, and the way through memory costs the processor more.
+pub(super) const SOON: Duration = Duration::from_millis(100);
+
+pub(super) struct Down<'a> {
+    /// Plaintext that the local side has not taken yet.
+    queue: Queue,
+    allowance: Allowance<'a>,
+    doubt: Doubt,
+    /// Wakes the relay when it is time to read ahead; may stand on an earlier moment.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The remote ended so.
+    ended: Option<End>,
+}
+
+impl<'a> Down<'a> {
+    pub(super) fn new(first: Vec<u8>, shared: &'a Shared) -> Self {
+        let mut queue = Queue::default();
+        queue.push(&first);
+        let mut allowance = Allowance::new(shared);
+        allowance.catch_up(queue.buffers());
+        Self {
+            queue,
+            allowance,
+            doubt: Doubt::default(),
+            timer: None,
+            ended: None,
+        }
+    }
+
+    /// Nothing waits for the local side.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Nothing more comes from the remote.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Moves what can be moved; true if bytes did.
+    pub(super) fn poll(
+        &mut self,
+        local: &mut Local,
+        remote: &mut Remote,
+        counters: &Counters,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, End> {
+        let mut moved = false;
+        for _ in 0..ROUNDS {
+            // Writing first: what is read ahead is only what the local side did not take.
+            let mut blocked = false;
+            if !self.queue.is_empty() {
+                match local.poll_drain(&mut self.queue, cx) {
+                    Poll::Ready(Ok(n)) => {
+                        counters.received.fetch_add(n as u64, Relaxed);
+                        self.allowance.settle(self.queue.buffers());
+                        moved = true;
+                        continue;
+                    }
+                    Poll::Ready(Err(e)) => return Err(End::LocalGone(e)),
+                    Poll::Pending => blocked = true,
+                }
+            }
+            match (self.ended.take(), blocked) {
+                (Some(end), false) => return Err(end),
+                (Some(end), true) => {
+                    self.ended = Some(end);
+                    return Ok(moved);
+                }
+                (None, _) => {}
+            }
+            match self.poll_take(remote, blocked, cx) {
+                Poll::Pending => return Ok(moved),
+                Poll::Ready(()) => moved = true,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(moved)
+    }
+
+    /// One read of the remote; pending if it has nothing or may not be read.
+    fn poll_take(&mut self, remote: &mut Remote, blocked: bool, cx: &mut Context<'_>) -> Poll<()> {
+        if blocked && remote.socket.poll_read_ready(cx).is_ready() {
+            let since = self.doubt.left_unread(Instant::now());
+            ready!(self.poll_timer(since + SOON, cx));
+            if !self.allowance.one_more(self.queue.buffers()) {
+                return Poll::Pending;
+            }
+        }
+        let read = remote.poll_fill(cx, &mut self.queue);
+        self.allowance.settle(self.queue.buffers());
+        match read {
+            Poll::Pending => {
+                self.timer.take_if(|it| it.is_elapsed());
+                if self.doubt.counts() {
+                    self.doubt.caught_up(Instant::now(), || our_room(remote));
+                }
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(bytes)) => {
+                if self.doubt.counts() {
+                    self.doubt.took(bytes, Instant::now(), || our_room(remote));
+                }
+            }
+            Poll::Ready(Err(e)) => self.ended = Some(self.meaning(e)),
+        }
+        Poll::Ready(())
+    }
+
+    /// Pending until then. Mostly the local side is quicker: the timer is left where it is, and looked at when it is over.
+    fn poll_timer(&mut self, then: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(then)));
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= then {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(then);
+        }
+        Poll::Pending
+    }
+
+    /// What the remote's end means for the local side.
+    fn meaning(&mut self, how: RecvError) -> End {
+        match how {
+            RecvError::Closed if self.doubt.remains(Instant::now()) => End::Doubtful,
+            RecvError::Closed => End::Clean,
+            RecvError::Cut | RecvError::Tls(_) | RecvError::Io(_) => End::Cut(how.to_string()),
+        }
+    }
+}
+
+/// The most that our kernel can hold of what the remote sent.
+fn our_room(remote: &Remote) -> usize {
+    let socket = socket2::SockRef::from(remote.socket.socket());
+    socket.recv_buffer_size().unwrap_or(usize::MAX)
+}

@@ -1,0 +1,3 @@
+//! What the fuzzer tries, and the inputs that are kept of it.
+
+pub mod corpus;
