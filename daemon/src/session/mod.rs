@@ -16,10 +16,12 @@ mod handle;
 mod machine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod model;
+#[path = "../../core/src/session/pages.rs"]
 mod pages;
 mod pomerium;
 mod store;
 mod task;
+#[path = "../../core/src/session/token.rs"]
 pub mod token;
 mod wait;
 

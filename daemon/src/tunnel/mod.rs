@@ -7,6 +7,7 @@
 //! `guarded` keeps web pages out, as `guard` decides. Pure: `guard`, `reason`, `words`.
 
 pub mod bind;
+#[path = "../../core/src/guard/mod.rs"]
 pub mod guard;
 pub mod local;
 pub mod peer;

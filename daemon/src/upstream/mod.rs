@@ -9,13 +9,16 @@ mod exhausted;
 pub(crate) mod fuzz;
 mod get;
 mod h1;
+#[path = "../../core/src/route/head.rs"]
 mod head;
 mod open;
 pub mod pool;
 pub mod proxy;
 pub mod record;
+#[path = "../../core/src/route/refusal.rs"]
 pub mod refusal;
 pub mod tls;
+#[path = "../../core/src/route/token_policy.rs"]
 mod token_policy;
 pub mod transport;
 
