@@ -13,12 +13,12 @@ use std::{
 };
 
 use control::{place::Place, wire};
+use pomd_core::config::{self, Config, Machine};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{AgentHandle, Broken, Loaded, Refused, refusal},
-    config::{self, Config, Machine},
     config_file::{self, FileError, shown},
     env::Env,
     system::{

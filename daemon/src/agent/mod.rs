@@ -40,6 +40,7 @@ use std::{
 
 use control::{place::Place, wire};
 use jiff::Timestamp;
+use pomd_core::config::{ClusterName, ClusterSpec, Config, TunnelName};
 use tokio::{
     sync::{Notify, mpsc},
     task::{Id, JoinError, JoinSet},
@@ -50,12 +51,11 @@ use tracing::error;
 
 use crate::{
     clock::Moment,
-    config::{ClusterName, ClusterSpec, Config, TunnelName},
     env::Env,
     session::Session,
     system::{network::Network, service::Pulse, socket_activation::Handed},
     tunnel::{Tunnel, bind::Listener, peer::Owners, relay},
-    upstream::{Upstream, proxy::Shown, spares::Budget},
+    upstream::{Upstream, pool::Budget, proxy::Shown},
 };
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use clusters::is_same;

@@ -7,6 +7,7 @@
 //! `guarded` keeps web pages out, as `guard` decides. Pure: `guard`, `reason`, `words`.
 
 pub mod bind;
+#[path = "../../core/src/guard/mod.rs"]
 pub mod guard;
 pub mod local;
 pub mod peer;
@@ -46,9 +47,9 @@ use tracing::Instrument;
 use guarded::Guarded;
 use local::{Ends, Local};
 use outcome::Outcome;
+use pomd_core::config::{Authority, ClusterSpec, TunnelName, TunnelSpec};
 
 use crate::{
-    config::{Authority, ClusterSpec, TunnelName, TunnelSpec},
     env::Env,
     failpoints::Failpoint,
     portal,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use control::text::clean;
+use pomd_core::config::Authority;
 use rustls::ProtocolVersion;
 use tokio::{
     io::ReadBuf,
@@ -23,13 +24,12 @@ use super::{
     Early, EarlySource, Opened,
     dial::{reason, shown},
     head::{Body, Framing, Head, HeadError, HeadReader},
+    pool::{Said, Waited},
     record::{Records, RecvError, Remote},
     refusal::{self, OpenError, Step, Unreachable},
-    spares::{Said, Waited},
     tls::{certificate::Identity, handshake},
     token_policy::Permitted,
 };
-use crate::config::Authority;
 
 /// The most early bytes that are kept, and the most that is queued at once.
 const FLIGHT: usize = 64 << 10;

@@ -5,13 +5,13 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{
     Early, EarlySource, Opened, Upstream,
     h1::{self, Again, Failure, Peer},
+    pool::{Waited, Way},
     record::Remote,
     refusal::OpenError,
-    spares::{Waited, Way},
     tls::Secure,
     token_policy::Permitted,
 };
-use crate::config::{Address, Authority};
+use pomd_core::config::{Address, Authority};
 
 /// A handshaken connection on which nothing was said.
 struct Connection {

@@ -10,13 +10,13 @@ use std::{
 };
 
 use control::place::Place;
+use pomd_core::config::Config;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::outside::{Mortal, Outside};
 use crate::{
     agent::{Agent, AgentHandle, Loaded, Setup},
-    config::Config,
     env::Env,
     session::model::site,
     system::service::Pulse,
