@@ -15,9 +15,8 @@ use control::{place::Place, wire::LogLine};
 use pomd::{
     Locks, Options, RunError,
     clock::Clock,
-    config::Machine,
     disk::Disk,
-    failpoints::Points,
+    env::Env,
     load::{self, Checked},
     logging::{self, Sink},
     opener,
@@ -31,6 +30,7 @@ use pomd::{
     },
     upstream::proxy::Environment,
 };
+use pomd_core::config::Machine;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::Notify,
@@ -262,15 +262,15 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         log,
         place: start.place,
         recent: recent.clone(),
-        clock,
-        fs: Arc::new(Disk),
-        points: Points::none(),
-        opener: Arc::new(opener::SystemBrowser::new(surroundings.clone())),
+        env: Env {
+            clock,
+            surroundings: surroundings.clone(),
+            proxies: Arc::new(proxies),
+            ..Env::real(Arc::new(opener::SystemBrowser::new(surroundings)))
+        },
         look: Arc::new(Notify::new()),
         warnings: problems.chain(start.warning).collect(),
         handed: start.handed.clone(),
-        proxies: Arc::new(proxies),
-        surroundings,
         service: if start.in_background {
             Service::none()
         } else {

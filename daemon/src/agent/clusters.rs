@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use pomd_core::config::{ClusterName, ClusterSpec, Config, TunnelName};
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -11,7 +12,6 @@ use tracing::{error, info, warn};
 
 use super::{Agent, Cluster, RESTART, status};
 use crate::{
-    config::{ClusterName, ClusterSpec, Config, TunnelName},
     session::{self, Session, core::Handover},
     tunnel::peer::Verdict,
     upstream::{Limits, Upstream},
@@ -118,21 +118,17 @@ impl Agent {
             warn!(cluster = %name, "{}", status::insecure(name));
         }
         let upstream = Upstream::new(name.clone(), spec.clone(), Limits::default())
-            .with_environment(self.setup.proxies.clone())
-            .with_points(self.setup.points.clone())
-            .with_spares(self.spares.clone(), self.setup.clock.clone());
+            .with_environment(self.setup.env.proxies.clone())
+            .with_failpoints(self.setup.env.failpoints.clone())
+            .with_spares(self.spares.clone(), self.setup.env.clock.clone());
         let upstream = Arc::new(upstream);
         let stop = CancellationToken::new();
         let setup = session::Setup {
             name: name.clone(),
             spec: spec.clone(),
             upstream: upstream.clone(),
-            server: self.setup.login_server.clone(),
-            state: self.setup.state.clone(),
-            fs: self.setup.fs.clone(),
-            points: self.setup.points.clone(),
-            clock: self.setup.clock.clone(),
-            opener: self.setup.opener.clone(),
+            state: self.setup.place.state.clone(),
+            env: self.setup.env.clone(),
             peer_check: self.login_peer_check(),
             changed: self.changed.clone(),
             handover,

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
+use pomd_core::config::{Address, BrowserChoice, ClusterName, Config, Start, TunnelName, changes};
 
 use super::{
     Told,
@@ -12,7 +13,6 @@ use super::{
 };
 use crate::{
     agent,
-    config::{Address, BrowserChoice, ClusterName, Config, Start, TunnelName, changes},
     session::core::{Handover, Patience, Write},
 };
 

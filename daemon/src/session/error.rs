@@ -6,10 +6,9 @@ use control::wire::{ApiError, Code, Reason};
 use jiff::{SignedDuration, Timestamp};
 
 use super::core::Event;
-use crate::{
-    config::Address,
-    upstream::refusal::{Refusal, RefusalKind, Step, Unreachable},
-};
+use pomd_core::config::Address;
+
+use crate::upstream::refusal::{Refusal, RefusalKind, Step, Unreachable};
 
 /// Why a login came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -349,7 +348,7 @@ fn refused(tried: &str, at: &Address, it: &Refusal) -> Described {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Host;
+    use pomd_core::config::Host;
 
     #[test]
     fn each_error_names_the_step_and_what_was_tried() {

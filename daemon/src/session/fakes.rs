@@ -14,6 +14,7 @@ use std::{
 use control::wire::BrowserChoice;
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
+use pomd_core::config::{Address, Config, Host};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -27,7 +28,6 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{Address, Config, Host},
     upstream::{
         Limits, Upstream,
         refusal::{Step, Unreachable},

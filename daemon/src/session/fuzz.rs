@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use control::wire::BrowserChoice;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use pomd_core::config::{Address, Config, Host};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -24,7 +25,6 @@ use super::{
     token::{Credential, Token},
 };
 use crate::{
-    config::{Address, Config, Host},
     fuzz,
     upstream::{Limits, Upstream},
 };

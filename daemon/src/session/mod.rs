@@ -14,33 +14,30 @@ mod fakes;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod handle;
+#[path = "../../core/src/session/pages.rs"]
 mod pages;
 pub mod server;
 mod source;
 mod store;
 mod task;
+#[path = "../../core/src/session/token.rs"]
 pub mod token;
 
 use std::{path::PathBuf, sync::Arc};
 
 use control::wire;
 use futures_util::future::BoxFuture;
+use pomd_core::config::{ClusterName, ClusterSpec};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    clock::Clock,
-    config::{ClusterName, ClusterSpec},
-    disk::Fs,
-    failpoints::Points,
-    upstream::Upstream,
-};
+use crate::{env::Env, upstream::Upstream};
 pub use browser::PeerCheck;
 pub use handle::Session;
 
 use self::core::Handover;
 use browser::Browser;
-use server::{LoginServer, LoginTarget};
+use server::LoginTarget;
 use store::Store;
 use task::Dependencies;
 
@@ -53,18 +50,10 @@ pub struct Setup {
     pub spec: ClusterSpec,
     /// The way to it.
     pub upstream: Arc<Upstream>,
-    /// Answers what logins ask.
-    pub server: Arc<dyn LoginServer>,
     /// The folder where tokens rest; made with mode 0700 when first needed.
     pub state: PathBuf,
-    /// How tokens get there.
-    pub fs: Arc<dyn Fs>,
-    /// Where tests step in.
-    pub points: Points,
-    /// What time it is.
-    pub clock: Clock,
-    /// Shows a link to the person.
-    pub opener: Arc<dyn Open>,
+    /// The seams to the machine and the people around it.
+    pub env: Env,
     /// Who may use the login page.
     pub peer_check: PeerCheck,
     /// Told after each change of the [`View`](core::View).
@@ -115,18 +104,16 @@ impl Session {
         });
         let source = Browser {
             cluster: cluster.clone(),
-            server: setup.server.clone(),
+            server: setup.env.login_server.clone(),
             peer_check: setup.peer_check,
-            opener: setup.opener,
+            opener: setup.env.opener.clone(),
             choice: setup.spec.browser,
         };
         let dependencies = Dependencies {
             cluster,
-            server: setup.server,
             source: Arc::new(source),
-            clock: setup.clock,
-            store: Store::new(setup.state, setup.fs),
-            points: setup.points,
+            store: Store::new(setup.state, setup.env.fs.clone()),
+            env: setup.env,
             changed: setup.changed,
             stop,
         };

@@ -9,8 +9,9 @@ use super::{
     error::{Cause, LoginError, Question},
     token::{Token, User},
 };
+use pomd_core::config::{Address, ClusterName};
+
 use crate::{
-    config::{Address, ClusterName},
     portal,
     upstream::{OpenError, Upstream},
 };

@@ -11,15 +11,15 @@ use std::{
 };
 
 use jiff::Timestamp;
+use pomd_core::config::{Address, Host};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::core::Write;
-use super::token::{Credential, Token};
-use crate::{
-    config::{Address, Host},
-    disk::{self, Folder, Fs, Opened, words},
+use super::{
+    core::Write,
+    token::{Credential, Token},
 };
+use crate::disk::{self, Folder, Fs, Opened, words};
 
 /// The folder of the files, inside of the state folder.
 const FOLDER: &str = "tokens";

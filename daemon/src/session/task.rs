@@ -26,25 +26,20 @@ use tokio_util::sync::CancellationToken;
 use super::{
     core::{self, Asker, Core, Effect, Handover, Input, Reply, View, WaiterView, Write},
     handle::{Asked, Command, OpenLogin, SHARED, Session, Shared, Waiting},
-    server::{LoginServer, LoginTarget},
+    server::LoginTarget,
     source::{Event, Source},
     store::Store,
 };
-use crate::{
-    clock::Clock,
-    failpoints::{Point, Points},
-};
+use crate::{env::Env, failpoints::Failpoint};
 
 use attempt::Running;
 
 /// What one session lives on.
 pub(super) struct Dependencies {
     pub(super) cluster: Arc<LoginTarget>,
-    pub(super) server: Arc<dyn LoginServer>,
+    pub(super) env: Env,
     pub(super) source: Arc<dyn Source>,
-    pub(super) clock: Clock,
     pub(super) store: Store,
-    pub(super) points: Points,
     pub(super) changed: Arc<Notify>,
     pub(super) stop: CancellationToken,
 }
@@ -90,7 +85,7 @@ pub(super) fn start(with: Dependencies, handover: Handover) -> (Session, Task) {
     let login_at = with.cluster.login_at.clone();
     let saved = with.store.load(&login_at);
     let name = with.cluster.name.to_string();
-    let core = Core::new(name, login_at, handover, saved, with.clock.now());
+    let core = Core::new(name, login_at, handover, saved, with.env.clock.now());
     let (inbox_in, inbox) = mpsc::channel(16);
     let (view, view_out) = watch::channel(core.view());
     let (waiter_view, waiter_view_out) = watch::channel(core.waiter_view());
@@ -98,8 +93,8 @@ pub(super) fn start(with: Dependencies, handover: Handover) -> (Session, Task) {
     let environment_changed = Arc::<Notify>::default();
     let session = Session::of(Shared {
         cluster: with.cluster.clone(),
-        server: with.server.clone(),
-        clock: with.clock.clone(),
+        server: with.env.login_server.clone(),
+        clock: with.env.clock.clone(),
         inbox: inbox_in,
         view: view_out,
         waiter_view: waiter_view_out,
@@ -135,12 +130,12 @@ pub(super) fn start(with: Dependencies, handover: Handover) -> (Session, Task) {
 impl Task {
     /// Runs until `stop`; returns when the pending login is closed.
     pub(super) async fn run(mut self) {
-        let effects = self.core.on_timeout(self.with.clock.now());
+        let effects = self.core.on_timeout(self.with.env.clock.now());
         self.carry_out(effects);
         loop {
             self.flush().await;
             self.publish();
-            let rest = self.core.rest(self.with.clock.now());
+            let rest = self.core.rest(self.with.env.clock.now());
             let happening = tokio::select! {
                 biased;
                 () = self.with.stop.cancelled() => break,
@@ -153,7 +148,7 @@ impl Task {
                 Some(it) = self.inbox.recv() => Happening::Command(it),
                 () = sleep(rest) => Happening::Timeout,
             };
-            if self.with.points.pass(Point::Session).is_err() {
+            if self.with.env.failpoints.check(Failpoint::Session).is_err() {
                 return;
             }
             self.on(happening).await;
@@ -181,7 +176,7 @@ impl Task {
             Happening::EnvironmentChanged => self.feed(Input::EnvironmentChanged),
             Happening::Command(it) => self.on_command(it).await,
             Happening::Timeout => {
-                let effects = self.core.on_timeout(self.with.clock.now());
+                let effects = self.core.on_timeout(self.with.env.clock.now());
                 self.carry_out(effects);
             }
         }
@@ -292,7 +287,7 @@ impl Task {
     }
 
     fn feed(&mut self, input: Input) {
-        let effects = self.core.on_input(input, self.with.clock.now());
+        let effects = self.core.on_input(input, self.with.env.clock.now());
         self.carry_out(effects);
     }
 
@@ -310,7 +305,7 @@ impl Task {
                 }
                 Effect::Reply(asker, reply) => self.reply(asker, reply),
                 Effect::Write(write) => self.write = Some(write),
-                Effect::Disconnect => self.with.server.disconnect(&self.with.cluster),
+                Effect::Disconnect => self.with.env.login_server.disconnect(&self.with.cluster),
                 Effect::BoundPassed => self.with.changed.notify_one(),
                 Effect::Log(event) => log(self.name(), &event),
             }

@@ -9,14 +9,15 @@ use std::{
     time::Duration,
 };
 
+use control::place::Place;
+use pomd_core::config::Config;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::outside::{Mortal, Outside};
 use crate::{
     agent::{Agent, AgentHandle, Loaded, Setup},
-    config::Config,
-    failpoints::Points,
+    env::Env,
     system::service::Pulse,
 };
 
@@ -37,17 +38,19 @@ impl Life {
             is_dead: AtomicBool::new(false),
         });
         let (agent, handle) = Agent::new(Setup {
-            config: home.join("pomd.toml"),
-            state: home.to_owned(),
-            fs: disk.clone(),
-            points: Points::none(),
-            socket: home.join("pomd.sock"),
+            place: Place {
+                config: home.join("pomd.toml"),
+                state: home.to_owned(),
+                socket: home.join("pomd.sock"),
+            },
+            env: Env {
+                fs: disk.clone(),
+                clock: outside.clock(),
+                login_server: outside.clone(),
+                ..Env::real(outside.clone())
+            },
             lost: Arc::default(),
             log: None,
-            clock: outside.clock(),
-            opener: outside.clone(),
-            login_server: outside.clone(),
-            proxies: Arc::default(),
             warnings: Vec::new(),
             handed: Arc::default(),
             pulse: Pulse::for_watchdog(None),

@@ -3,12 +3,11 @@
 use jiff::Timestamp;
 
 use super::Write;
-use crate::{
-    config::Address,
-    session::{
-        error::LoginError,
-        token::{Grant, Token, User},
-    },
+use pomd_core::config::Address;
+
+use crate::session::{
+    error::LoginError,
+    token::{Grant, Token, User},
 };
 
 /// A person's request, by the number that the driver gave it.

@@ -27,7 +27,7 @@ use super::{
     error::LoginError,
     token::{Credential, Grant},
 };
-use crate::config::Address;
+use pomd_core::config::Address;
 
 /// The longest pause of a driver while time matters ([`Core::rest`]): sleep is noticed by it, and what could not be
 /// written is tried again as often.

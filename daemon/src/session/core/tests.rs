@@ -3,10 +3,9 @@ mod histories;
 use control::wire::ClusterState;
 
 use super::*;
-use crate::{
-    config::Host,
-    session::{error::Question, token::Token},
-};
+use pomd_core::config::Host;
+
+use crate::session::{error::Question, token::Token};
 
 #[test]
 fn a_thousand_demands_make_one_prompt() {

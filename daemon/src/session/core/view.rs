@@ -4,12 +4,11 @@ use control::wire::{ClusterState, Code, Reason};
 use jiff::Timestamp;
 
 use super::{Core, Handover, WaitPolicy};
-use crate::{
-    config::Address,
-    session::{
-        error::{self, Need},
-        token::Grant,
-    },
+use pomd_core::config::Address;
+
+use crate::session::{
+    error::{self, Need},
+    token::Grant,
 };
 
 /// What everybody may know of a session. Holds no link.

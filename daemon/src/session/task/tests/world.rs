@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     disk::Disk,
-    failpoints::Points,
+    env::Env,
     session::{
         LoginOutcome, Session,
         browser::Browser,
@@ -67,11 +67,13 @@ impl World {
         };
         let with = Dependencies {
             cluster,
-            server: server.clone(),
             source: Arc::new(source),
-            clock: time.clock(),
+            env: Env {
+                clock: time.clock(),
+                login_server: server.clone(),
+                ..Env::real(browser.clone())
+            },
             store: Store::new(state_in(home.path()), Arc::new(Disk)),
-            points: Points::none(),
             changed: changed.clone(),
             stop: stop.clone(),
         };
