@@ -23,11 +23,12 @@ const REASON: &str = "Long because";
 
 /// Rooms that are given text, values and the time, and touch nothing.
 const PURE: [&str; 25] = [
+    "control/src/humanize.rs",
+    "control/src/suggest.rs",
     "control/src/text.rs",
     "control/src/wire.rs",
     "ctl/src/commands/which.rs",
-    "ctl/src/near.rs",
-    "ctl/src/outside.rs",
+    "ctl/src/sanitise.rs",
     "ctl/src/render",
     "daemon/src/agent/status.rs",
     "daemon/src/config",
@@ -44,7 +45,6 @@ const PURE: [&str; 25] = [
     "daemon/src/tunnel/reason.rs",
     "daemon/src/tunnel/relay/allowance.rs",
     "control/src/ssh_refusal.rs",
-    "daemon/src/tunnel/words.rs",
     "daemon/src/upstream/head.rs",
     "daemon/src/upstream/refusal.rs",
     "daemon/src/upstream/spares/stock.rs",

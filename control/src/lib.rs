@@ -1,21 +1,23 @@
 //! What pomd and pomctl say to each other.
 //!
 //! [`wire`] holds every type that crosses the control socket: each is a promise to whoever drives pomd by `curl`.
-//! [`place`] says where files and the socket are, [`holder`] which pomd has them, [`browser`] which browser shows a login.
+//! [`paths`] says where files and the socket are, [`holder`] which pomd has them, [`browser`] which browser shows a login.
 //! [`client`] is a typed client for the socket.
 //! [`ssh_refusal`] is how both tell an ssh client why it can't connect.
-//! [`stdio`] reads and writes the standard streams of both programs.
+//! [`stdio`] reads and writes the standard streams of both programs; [`humanize`], [`text`] and [`suggest`] are how both
+//! write amounts, show text of others, and guess what was meant.
 //! Nothing here knows how pomd works inside or how pomctl draws its answers.
 
 pub mod browser;
 pub mod client;
 pub mod frames;
 pub mod holder;
-pub mod near;
-pub mod place;
+pub mod humanize;
+pub mod paths;
 pub mod socket;
 pub mod ssh_refusal;
 pub mod stdio;
+pub mod suggest;
 pub mod text;
 #[cfg(windows)]
 pub mod user;

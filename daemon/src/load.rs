@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use control::{place::Place, wire};
+use control::{paths::Paths, wire};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -82,7 +82,7 @@ impl Reloads {
 #[derive(Debug)]
 pub struct Parts {
     /// Where the file and the state folder are.
-    pub place: Place,
+    pub place: Paths,
     /// Who is handed what the file holds.
     pub agent: AgentHandle,
     /// Told when the file should be looked at, as by SIGHUP.

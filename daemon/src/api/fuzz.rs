@@ -2,7 +2,7 @@
 
 use std::{future::ready, path::Path, sync::Arc, time::Duration};
 
-use control::{place::Place, wire::BrowserChoice};
+use control::{paths::Paths, wire::BrowserChoice};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -91,7 +91,7 @@ impl House {
             pulse: Pulse::for_watchdog(None),
         });
         let (loader, reloads, _) = Loader::new(Parts {
-            place: Place {
+            place: Paths {
                 config: state.join("pomd.toml"),
                 state: state.to_owned(),
                 socket: state.join("pomd.sock"),

@@ -1,6 +1,6 @@
 //! "Did you mean": the word most like another.
 
-use control::near::mistakes;
+use control::suggest::mistakes;
 
 /// The word of `known` most like `word`: at most two typing mistakes away (fewer for short words), or begun alike.
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {

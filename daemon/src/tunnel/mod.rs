@@ -22,7 +22,6 @@ mod holder;
 mod outcome;
 mod probe;
 mod reason;
-mod words;
 
 use std::{
     fmt, io,
