@@ -43,11 +43,11 @@ const PURE: [&str; 25] = [
     "daemon/src/tunnel/guard",
     "daemon/src/tunnel/guard.rs",
     "daemon/src/tunnel/reason.rs",
-    "daemon/src/tunnel/relay/allowance.rs",
+    "daemon/src/tunnel/relay/budget.rs",
     "control/src/ssh_refusal.rs",
     "daemon/src/upstream/head.rs",
     "daemon/src/upstream/refusal.rs",
-    "daemon/src/upstream/spares/stock.rs",
+    "daemon/src/upstream/pool/policy.rs",
 ];
 
 /// One file of ours, its path from the root on.

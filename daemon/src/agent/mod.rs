@@ -59,8 +59,8 @@ use crate::{
     tunnel::{Tunnel, bind::Listener, peer::Owners, relay},
     upstream::{
         Upstream,
+        pool::Budget,
         proxy::{Environment, Shown},
-        spares::Budget,
     },
 };
 #[cfg(any(test, feature = "fuzzing"))]

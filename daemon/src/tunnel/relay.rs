@@ -6,13 +6,13 @@
 //! An idle relay owns no buffer and no timer; it wakes only when a socket does, and once more after its last write or
 //! after the local side was slow.
 
-mod allowance;
-mod doubt;
-mod down;
+mod budget;
+mod liveness;
 mod local;
-mod silence;
+mod remote_to_local;
 #[cfg(test)]
 mod tests;
+mod truncation;
 
 use std::{
     future::poll_fn,
@@ -35,9 +35,9 @@ use crate::{
     buffer::Buffer,
     upstream::record::{Records, Remote},
 };
-use down::Down;
+use liveness::{Shown, Silence};
 use local::Local;
-use silence::{Shown, Silence};
+use remote_to_local::Down;
 
 /// What one read of the local side takes at most: all of it is sealed at once.
 const READ: usize = 64 * 1024;
@@ -283,7 +283,7 @@ impl Relay<'_> {
             };
             quiet.limit = Some(limit);
             if quiet.since.elapsed() >= limit {
-                if !silence::is_sending(self.remote.socket.socket()) {
+                if !liveness::is_sending(self.remote.socket.socket()) {
                     return Err(End::Lingered);
                 }
                 quiet.since = Instant::now();

@@ -23,9 +23,9 @@ use super::{
     Early, EarlySource, Opened,
     dial::{reason, shown},
     head::{Body, Framing, Head, HeadError, HeadReader},
+    pool::{Said, Waited},
     record::{Records, RecvError, Remote},
     refusal::{self, OpenError, Step, Unreachable},
-    spares::{Said, Waited},
     tls::{certificate::Identity, handshake},
     token_policy::Permitted,
 };

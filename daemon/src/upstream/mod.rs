@@ -11,10 +11,10 @@ mod get;
 mod h1;
 mod head;
 mod open;
+pub mod pool;
 pub mod proxy;
 pub mod record;
 pub mod refusal;
-pub mod spares;
 pub mod tls;
 mod token_policy;
 pub mod transport;
@@ -41,11 +41,11 @@ use crate::{
 
 use dial::{Dialer, recent::Reached, shown};
 use h1::Peer;
+use pool::{Budget, Spares};
 use proxy::{Environment, Proxies};
 use record::{HandshakeError, Remote};
 pub use refusal::OpenError;
 use refusal::{Step, Unreachable};
-use spares::{Budget, Spares};
 pub use tls::check_files;
 use tls::{Secure, Tls, handshake};
 use token_policy::TokenPolicy;

@@ -5,9 +5,9 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{
     Early, EarlySource, Opened, Upstream,
     h1::{self, Again, Failure, Peer},
+    pool::{Waited, Way},
     record::Remote,
     refusal::OpenError,
-    spares::{Waited, Way},
     tls::Secure,
     token_policy::Permitted,
 };

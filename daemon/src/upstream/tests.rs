@@ -2,8 +2,8 @@
 
 mod connect;
 mod get;
+mod pool;
 mod proxy;
-mod spares;
 mod trust;
 
 use std::{

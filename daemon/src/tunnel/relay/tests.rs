@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{down::SOON, *};
+use super::{remote_to_local::SOON, *};
 #[cfg(target_os = "linux")]
 use crate::system::sockets::{self, Progress};
 use crate::{

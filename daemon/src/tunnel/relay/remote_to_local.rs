@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{End, ROUNDS, Shared, allowance::Allowance, doubt::Doubt, local::Local};
+use super::{End, ROUNDS, Shared, budget::Allowance, local::Local, truncation::Doubt};
 use crate::{
     buffer::Queue,
     tunnel::Counters,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     clock::{Clock, Moment},
-    upstream::spares::{Budget, Said, Spares},
+    upstream::pool::{Budget, Said, Spares},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);

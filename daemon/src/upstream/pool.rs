@@ -1,11 +1,11 @@
 //! The stock of connections that are ready: past their handshake, and nothing said on them yet.
 //!
 //! A connection that finds one here is open after one round trip. They are made in the background, only where somebody
-//! was answered before and only with TLS; what happens to them while they wait is noticed at once. `stock` decides what is
-//! made and what still counts, `waited` what the end of a spare means. Must not know what is said on them.
+//! was answered before and only with TLS; what happens to them while they wait is noticed at once. `policy` decides what is
+//! made and what still counts, `idle_state` what the end of a spare means. Must not know what is said on them.
 
-mod stock;
-mod waited;
+mod idle_state;
+mod policy;
 
 use std::{
     future::poll_fn,
@@ -28,9 +28,9 @@ use crate::{
     system::limits,
 };
 
-use stock::{Order, Stock};
-use waited::is_quiet;
-pub(super) use waited::{Said, Waited};
+use idle_state::is_quiet;
+pub(super) use idle_state::{Said, Waited};
+use policy::{Order, Stock};
 
 /// The most spares of all clusters together.
 const MOST: usize = 64;
