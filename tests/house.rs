@@ -31,7 +31,7 @@ const PURE: [&str; 25] = [
     "ctl/src/sanitise.rs",
     "ctl/src/render",
     "daemon/src/agent/status.rs",
-    "daemon/src/config",
+    "daemon/core/src",
     "daemon/src/portal/near.rs",
     "daemon/src/session/callback.rs",
     "daemon/src/session/facts.rs",
@@ -117,7 +117,7 @@ fn everything() -> Vec<Source> {
 }
 
 fn shipped() -> impl Iterator<Item = Source> {
-    let folders = ["control/src", "ctl/src", "daemon/src"];
+    let folders = ["control/src", "ctl/src", "daemon/core/src", "daemon/src"];
     let all = folders.into_iter().flat_map(sources);
     all.filter(Source::is_shipped)
 }
@@ -229,6 +229,17 @@ fn pomctl_knows_the_protocol_and_nothing_of_the_daemon() {
         "aws-lc-rs",
     ] {
         assert!(!crates.contains(foreign), "pomctl links {foreign}");
+    }
+}
+
+#[test]
+fn what_decides_links_nothing_that_does() {
+    let crates = crates("pomd-core");
+    assert!(crates.contains("toml"));
+    for foreign in [
+        "tokio", "rustls", "hyper", "socket2", "mio", "notify", "rustix", "pomd",
+    ] {
+        assert!(!crates.contains(foreign), "pomd-core links {foreign}");
     }
 }
 

@@ -36,6 +36,11 @@ pub fn similar<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Vec
         .collect()
 }
 
+/// Returns the one of `known` that `typed` most likely means.
+pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    similar(typed, known).first().copied()
+}
+
 /// Returns `; did you mean a, b or c?` for the words of `known` that `typed` may have meant, or nothing.
 pub fn question<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     match similar(typed, known).as_slice() {
@@ -130,7 +135,7 @@ mod tests {
             ("port", None),
             ("", None),
         ] {
-            assert_eq!(similar(typed, known).first().copied(), expected, "{typed}");
+            assert_eq!(nearest(typed, known), expected, "{typed}");
         }
         assert_eq!(similar("ab", ["xy", "cd"]), [""; 0]);
         assert_eq!(similar("graf", ["grafana"]), ["grafana"]);

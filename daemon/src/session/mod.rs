@@ -28,17 +28,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use control::wire;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use pomd_core::config::{Address, ClusterName, ClusterSpec};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    clock::Clock,
-    config::{Address, ClusterName, ClusterSpec},
-    disk::Fs,
-    failpoints::Points,
-    tunnel::peer::Owners,
-    upstream::Upstream,
-};
+use crate::{clock::Clock, disk::Fs, failpoints::Points, tunnel::peer::Owners, upstream::Upstream};
 pub use handle::Session;
 pub use pomerium::Servers;
 

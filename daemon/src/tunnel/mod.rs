@@ -45,10 +45,10 @@ use tracing::Instrument;
 use guarded::Guarded;
 use local::{Ends, Local};
 use outcome::Outcome;
+use pomd_core::config::{Authority, ClusterSpec, TunnelName, TunnelSpec};
 
 use crate::{
     clock::Clock,
-    config::{Authority, ClusterSpec, TunnelName, TunnelSpec},
     failpoints::{Point, Points},
     portal,
     session::{Grant, Session},

@@ -27,17 +27,13 @@ use std::{
     time::Duration,
 };
 
+use pomd_core::config::{Address, Authority, ClusterName, ClusterSpec, Host, Route};
 use rustls::ProtocolVersion;
 use tokio::{io::AsyncRead, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    clock::Clock,
-    config::{Address, Authority, ClusterName, ClusterSpec, Host, Route},
-    failpoints::Points,
-    session::token::Token,
-};
+use crate::{clock::Clock, failpoints::Points, session::token::Token};
 
 use dial::{Dialer, recent::Reached, shown};
 use h1::Peer;

@@ -10,13 +10,10 @@ mod check;
 mod clusters;
 mod doubts;
 mod file;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
 mod hints;
 mod host;
 mod listen;
 mod named;
-pub mod near;
 mod owner;
 mod pattern;
 mod proxy;
