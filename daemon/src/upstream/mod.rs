@@ -9,13 +9,16 @@ mod exhausted;
 pub(crate) mod fuzz;
 mod get;
 mod h1;
+#[path = "../../core/src/route/head.rs"]
 mod head;
 mod open;
 pub mod pool;
 pub mod proxy;
 pub mod record;
+#[path = "../../core/src/route/refusal.rs"]
 pub mod refusal;
 pub mod tls;
+#[path = "../../core/src/route/token_policy.rs"]
 mod token_policy;
 pub mod transport;
 
@@ -33,7 +36,7 @@ use tokio::{io::AsyncRead, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, failpoints::Points, session::token::Token};
+use crate::{clock::Clock, failpoints::Failpoints, session::token::Token};
 
 use dial::{Dialer, recent::Reached, shown};
 use h1::Peer;
@@ -168,8 +171,8 @@ impl Upstream {
     }
 
     /// Where tests step in.
-    pub fn with_points(mut self, points: Points) -> Self {
-        self.dialer.set_points(points);
+    pub fn with_failpoints(mut self, failpoints: Failpoints) -> Self {
+        self.dialer.set_failpoints(failpoints);
         self
     }
 

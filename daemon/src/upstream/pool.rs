@@ -5,6 +5,7 @@
 //! made and what still counts, `idle_state` what the end of a spare means. Must not know what is said on them.
 
 mod idle_state;
+#[path = "../../core/src/route/pool.rs"]
 mod policy;
 
 use std::{
