@@ -15,6 +15,7 @@ pub mod pool;
 pub mod proxy;
 pub mod record;
 pub mod refusal;
+pub mod stream;
 pub mod tls;
 mod token_policy;
 pub mod transport;
