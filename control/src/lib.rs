@@ -5,19 +5,27 @@
 //! [`client`] is a typed client for the socket.
 //! [`ssh_refusal`] is how both tell an ssh client why it can't connect.
 //! [`stdio`] reads and writes the standard streams of both programs.
+//! Only with the feature `io` there is what touches the machine; without it, types and texts.
 //! Nothing here knows how pomd works inside or how pomctl draws its answers.
 
+#[cfg(feature = "io")]
 pub mod browser;
+#[cfg(feature = "io")]
 pub mod client;
+#[cfg(feature = "io")]
 pub mod frames;
+#[cfg(feature = "io")]
 pub mod holder;
 pub mod near;
+#[cfg(feature = "io")]
 pub mod place;
+#[cfg(feature = "io")]
 pub mod socket;
 pub mod ssh_refusal;
+#[cfg(feature = "io")]
 pub mod stdio;
 pub mod text;
-#[cfg(windows)]
+#[cfg(all(feature = "io", windows))]
 pub mod user;
 pub mod wire;
 

@@ -8,10 +8,9 @@ use std::{
     path::Path,
 };
 
-use crate::{
-    config::MOST_BYTES,
-    file_trust::{self, Opened},
-};
+use pomd_core::config::MOST_BYTES;
+
+use crate::file_trust::{self, Opened};
 
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,9 +3,11 @@
 //! A target is given bytes and panics where a promise is broken. `cargo +nightly fuzz run` looks for such bytes; the tests
 //! here only replay what is kept in `tests/fuzz/corpus`, and a batch of random changes of it. Each room has its own targets, in its `fuzz`; this is their list.
 
+mod config;
+
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{api, config, model, session, system, tunnel, upstream};
+use crate::{api, model, session, system, tunnel, upstream};
 
 /// One thing to try.
 struct Target {
@@ -16,13 +18,13 @@ struct Target {
 const TARGETS: [Target; 11] = [
     target("api", api::fuzz::api),
     target("callback", session::fuzz::callback),
-    target("changes", config::fuzz::changes),
-    target("config", config::fuzz::config),
+    target("changes", config::changes),
+    target("config", config::config),
     target("guard", tunnel::fuzz::guard),
     target("h1_head", upstream::fuzz::h1_head),
-    target("host_match", config::fuzz::host_match),
+    target("host_match", config::host_match),
     target("model", model::model),
-    target("route", config::fuzz::route),
+    target("route", config::route),
     target("sock_diag", system::fuzz::sock_diag),
     target("token", session::fuzz::token),
 ];

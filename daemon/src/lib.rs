@@ -10,7 +10,7 @@
 //!
 //! | room | what it does | what it must not know |
 //! |---|---|---|
-//! | [`config`] | the file's text into checked values, problems into words; pure | files, clock, sockets |
+//! | [`pomd_core`] | every decision that needs no task, socket, file or clock: the configuration | `tokio` and the rest of the machine: the compiler sees to it |
 //! | [`config_file`], [`load`], [`watch`] | reads the file, and again when it may have changed; keeps a copy of the last good one | what the values are for |
 //! | [`agent`] | owns tunnels, sessions, the last good configuration; shows one status | HTTP, TLS, TOML |
 //! | [`session`] | being logged in to one cluster: machine, login, token and its file | tunnels, the relay |
@@ -34,7 +34,6 @@ pub mod agent;
 pub mod api;
 pub mod buffer;
 pub mod clock;
-pub mod config;
 pub mod config_file;
 pub mod disk;
 pub mod failpoints;

@@ -13,13 +13,13 @@ use std::{
 };
 
 use control::{place::Place, wire};
+use pomd_core::config::{self, Config, Machine};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{AgentHandle, Broken, Loaded, Refused, refusal},
     clock::Clock,
-    config::{self, Config, Machine},
     config_file::{self, FileError, shown},
     disk::Fs,
     surroundings::Surroundings,

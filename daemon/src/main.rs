@@ -15,7 +15,6 @@ use control::{place::Place, wire::LogLine};
 use pomd::{
     Locks, Options, RunError,
     clock::Clock,
-    config::Machine,
     disk::Disk,
     failpoints::Points,
     load::{self, Checked},
@@ -31,6 +30,7 @@ use pomd::{
     },
     upstream::proxy::Environment,
 };
+use pomd_core::config::Machine;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::Notify,

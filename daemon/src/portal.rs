@@ -12,6 +12,7 @@ use std::fmt;
 
 use control::text::clean;
 use jiff::Timestamp;
+use pomd_core::config::{Address, Authority};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor},
@@ -19,7 +20,6 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
-    config::{Address, Authority},
     session::token::Token,
     upstream::{
         Answer, OpenError, Upstream,

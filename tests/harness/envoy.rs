@@ -39,6 +39,31 @@ function envoy_on_request(handle)
 end
 "#;
 
+/// Which HTTP an Envoy takes, and what it agrees on in the handshake.
+#[derive(Clone, Copy, Debug)]
+pub struct Codec {
+    kind: &'static str,
+    alpn: &'static [&'static str],
+}
+
+impl Codec {
+    /// As Pomerium's.
+    const HTTP1: Self = Self {
+        kind: "HTTP1",
+        alpn: &["http/1.1"],
+    };
+    /// HTTP/2 alone, and it says so in the handshake.
+    pub const HTTP2: Self = Self {
+        kind: "HTTP2",
+        alpn: &["h2"],
+    };
+    /// HTTP/2 alone, and the handshake does not tell.
+    pub const SILENT_HTTP2: Self = Self {
+        kind: "HTTP2",
+        alpn: &[],
+    };
+}
+
 /// A running Envoy.
 #[derive(Debug)]
 pub struct Envoy {
@@ -50,11 +75,16 @@ pub struct Envoy {
 impl Envoy {
     /// In front of `gateway`, with these routes to TCP services.
     pub async fn start(gateway: &Gateway, routes: &[(&str, SocketAddr)]) -> Self {
+        Self::speaking(Codec::HTTP1, gateway, routes).await
+    }
+
+    /// The same, with another HTTP.
+    pub async fn speaking(codec: Codec, gateway: &Gateway, routes: &[(&str, SocketAddr)]) -> Self {
         let folder = crate::pomd::folder();
         let file = |name: &str| folder.path().join(name);
         let identity = gateway.server_identity();
         let identity = identity.unwrap_or_else(|error| panic!("a certificate: {error:#}"));
-        let config = config(folder.path(), gateway.address(), routes);
+        let config = config(codec, folder.path(), gateway.address(), routes);
         for (name, text) in [
             ("cert.pem", identity.certificate.as_str()),
             ("key.pem", identity.key.as_str()),
@@ -136,7 +166,7 @@ async fn listening(admin: &Path) -> Option<SocketAddr> {
     Some(address)
 }
 
-fn config(folder: &Path, portal: SocketAddr, routes: &[(&str, SocketAddr)]) -> Value {
+fn config(codec: Codec, folder: &Path, portal: SocketAddr, routes: &[(&str, SocketAddr)]) -> Value {
     let mut clusters = vec![cluster("portal", portal)];
     let mut hosts = Vec::new();
     for (index, (authority, upstream)) in routes.iter().enumerate() {
@@ -159,15 +189,15 @@ fn config(folder: &Path, portal: SocketAddr, routes: &[(&str, SocketAddr)]) -> V
     }));
     json!({
         "admin": { "address": socket(([127, 0, 0, 1], 0).into()) },
-        "static_resources": { "listeners": [listener(folder, hosts)], "clusters": clusters },
+        "static_resources": { "listeners": [listener(codec, folder, hosts)], "clusters": clusters },
     })
 }
 
-fn listener(folder: &Path, hosts: Vec<Value>) -> Value {
+fn listener(codec: Codec, folder: &Path, hosts: Vec<Value>) -> Value {
     let tls = json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         "common_tls_context": {
-            "alpn_protocols": ["http/1.1"],
+            "alpn_protocols": codec.alpn,
             "tls_certificates": [{
                 "certificate_chain": { "filename": folder.join("cert.pem") },
                 "private_key": { "filename": folder.join("key.pem") },
@@ -182,13 +212,13 @@ fn listener(folder: &Path, hosts: Vec<Value>) -> Value {
             "transport_socket": { "name": "envoy.transport_sockets.tls", "typed_config": tls },
             "filters": [{
                 "name": "envoy.filters.network.http_connection_manager",
-                "typed_config": manager(hosts),
+                "typed_config": manager(codec, hosts),
             }],
         }],
     })
 }
 
-fn manager(hosts: Vec<Value>) -> Value {
+fn manager(codec: Codec, hosts: Vec<Value>) -> Value {
     let lua = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
         "default_source_code": { "inline_string": CHECK },
@@ -210,7 +240,7 @@ fn manager(hosts: Vec<Value>) -> Value {
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "front",
-        "codec_type": "HTTP1",
+        "codec_type": codec.kind,
         "always_set_request_id_in_response": true,
         "delayed_close_timeout": "1s",
         "request_headers_timeout": "30s",

@@ -15,7 +15,7 @@ use control::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::subscribe;
+use super::{one_login_for_both, subscribe};
 use crate::{
     args::ConnectArgs,
     context::Context,
@@ -160,7 +160,7 @@ fn words(report: &Report) -> String {
 
 /// Makes the login visible: the connection itself can show nothing.
 async fn log_in(cx: &Context, cluster: &str) -> Result<(), Failure> {
-    let (mut events, _) = subscribe(cx).await?;
+    let (mut events, status) = subscribe(cx).await?;
     let wish = Wish {
         no_browser: false,
         anew: false,
@@ -168,7 +168,11 @@ async fn log_in(cx: &Context, cluster: &str) -> Result<(), Failure> {
     };
     let login = sign_in(cx, cluster, &mut events, wish);
     if cx.screen.progress_is_watched() {
-        return login.await.map(drop);
+        let cluster = login.await?;
+        if let Some(hint) = one_login_for_both(&status, &cluster.name) {
+            cx.screen.hint(&hint);
+        }
+        return Ok(());
     }
     match tokio::time::timeout(UNATTENDED, login).await {
         Ok(ended) => ended.map(drop),

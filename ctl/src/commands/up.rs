@@ -42,7 +42,7 @@ pub(crate) async fn run(cx: &Context, args: &UpArgs) -> Result<Exit, Failure> {
     match names.as_slice() {
         [] => none(cx, &status),
         [name] => one(cx, name, &status, &mut events, wish).await,
-        names => several(cx, names, &mut events, wish).await,
+        names => several(cx, names, &status, &mut events, wish).await,
     }
 }
 
@@ -128,10 +128,12 @@ async fn one(
 async fn several(
     cx: &Context,
     names: &[String],
+    status: &Status,
     events: &mut Lines<Status>,
     wish: Wish,
 ) -> Result<Exit, Failure> {
     cx.screen.goes_on("the tunnels stay up");
+    let mut hinted = false;
     let mut proofs = prove(cx, names).await;
     let mut clusters: Vec<String> = proofs
         .iter()
@@ -144,6 +146,10 @@ async fn several(
             Ok(now) => {
                 let line = session::logged_in_to(&now, &cx.screen.view());
                 cx.screen.say(&format!("{line}."));
+                if let Some(hint) = one_login_for_both(status, &now.name).filter(|_| !hinted) {
+                    cx.screen.hint(&hint);
+                    hinted = true;
+                }
             }
             // The others may still come up.
             Err(Failure::Told(report)) if !cx.screen.json() => {

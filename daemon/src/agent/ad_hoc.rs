@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use control::wire::{ApiError, Code};
+use pomd_core::config::{self, Destination, Listen, Start, TunnelName, TunnelSpec};
 
 use super::{Agent, Refused, refusal};
-use crate::{
-    config::{self, Destination, Listen, Start, TunnelName, TunnelSpec},
-    tunnel::Tunnel,
-};
+use crate::tunnel::Tunnel;
 
 impl Agent {
     /// The tunnel that leads to `name`, else one made for it. The name may be a stranger's: whatever it holds, the file

@@ -7,12 +7,14 @@ use std::{
 
 use control::wire;
 use jiff::{Timestamp, tz::TimeZone};
+use pomd_core::config::{
+    self, Change, Changes, ClusterName, Config, Start, TunnelName, TunnelSpec,
+};
 use tracing::{debug, info, warn};
 
 use super::{Agent, Broken, Door, Loaded, Refused, refusal};
 use crate::{
     clock::time_of_day,
-    config::{self, Change, Changes, ClusterName, Config, Start, TunnelName, TunnelSpec},
     tunnel::{Parts, Tunnel, peer::Owners},
 };
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use pomd_core::config::{ClusterName, ClusterSpec, Config, TunnelName};
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -11,7 +12,6 @@ use tracing::{error, info, warn};
 
 use super::{Agent, Cluster, RESTART, status};
 use crate::{
-    config::{ClusterName, ClusterSpec, Config, TunnelName},
     session::{self, Session},
     upstream::{Limits, Upstream},
 };

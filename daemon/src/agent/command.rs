@@ -4,14 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use control::wire;
 use jiff::Timestamp;
+use pomd_core::config::{BrowserChoice, Config};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::{
-    config::{BrowserChoice, Config},
-    session::Session,
-    tunnel::Tunnel,
-};
+use crate::{session::Session, tunnel::Tunnel};
 
 /// How long connections that are cut may take to end before whoever cut them is answered.
 const CUT: Duration = Duration::from_secs(1);

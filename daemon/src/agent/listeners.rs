@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use control::wire::{self, Code};
+use pomd_core::config::{Listen, TunnelName};
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -11,12 +12,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use super::{Agent, Door, Listening, RETRY, Refused, refusal, status};
-use crate::{
-    config::{Listen, TunnelName},
-    tunnel::{
-        self, Tunnel,
-        bind::{self, Bound, Known, Listener},
-    },
+use crate::tunnel::{
+    self, Tunnel,
+    bind::{self, Bound, Known, Listener},
 };
 
 /// How often a port is chosen that somebody takes in the same moment.

@@ -5,10 +5,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use pomd_core::config::TunnelName;
 use tracing::{info, warn};
 
 use super::Agent;
-use crate::{config::TunnelName, system::network};
+use crate::system::network;
 
 const BOTH: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -41,6 +41,7 @@ use std::{
 
 use control::wire;
 use jiff::Timestamp;
+use pomd_core::config::{ClusterName, ClusterSpec, Config, TunnelName};
 use tokio::{
     sync::{Notify, mpsc},
     task::{Id, JoinError, JoinSet},
@@ -51,7 +52,6 @@ use tracing::error;
 
 use crate::{
     clock::{Clock, Moment},
-    config::{ClusterName, ClusterSpec, Config, TunnelName},
     disk::Fs,
     failpoints::Points,
     session::{Open, Servers, Session},

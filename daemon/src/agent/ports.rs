@@ -7,11 +7,11 @@ use std::{
     sync::Arc,
 };
 
+use pomd_core::config::TunnelName;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::{
-    config::TunnelName,
     disk::{self, Folder, Fs, Opened, words},
     tunnel::bind,
 };

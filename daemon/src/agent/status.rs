@@ -4,10 +4,10 @@ use std::{path::Path, sync::atomic::Ordering::Relaxed};
 
 use control::wire::{self, Code, TunnelState};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use pomd_core::config::{ClusterName, Listen, Route};
 
 use super::{Agent, Cluster, Door, Setup, refusal};
 use crate::{
-    config::{ClusterName, Listen, Route},
     session,
     system::socket_activation::Socket,
     tunnel::{Counters, Tunnel, bind},

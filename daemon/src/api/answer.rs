@@ -11,9 +11,8 @@ use control::wire::{self, ApiError, Code, ErrorAnswer, LIFE_HEADER, PROTOCOL, PR
 use futures_util::Stream;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{Response, StatusCode, body::Frame, header};
+use pomd_core::config::Address;
 use serde::Serialize;
-
-use crate::config::Address;
 
 /// Drawn anew by each life of the process.
 static LIFE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));

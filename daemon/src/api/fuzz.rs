@@ -5,6 +5,7 @@ use std::{future::ready, path::Path, sync::Arc, time::Duration};
 use control::{place::Place, wire::BrowserChoice};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use pomd_core::config::Config;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,7 +18,6 @@ use crate::{
     admission::Admission,
     agent::{Agent, Loaded, Setup},
     clock::Clock,
-    config::Config,
     disk::Disk,
     failpoints::Points,
     fuzz,

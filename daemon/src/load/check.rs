@@ -4,11 +4,11 @@ use std::{path::Path, sync::Arc};
 
 use control::place::Place;
 use jiff::Timestamp;
+use pomd_core::config::{self, Config, Machine};
 
 use super::{Content, LastGood, judge, read};
 use crate::{
     agent::{Broken, Loaded},
-    config::{self, Config, Machine},
     config_file::shown,
     disk::Fs,
     system::users,

@@ -13,13 +13,11 @@ use std::{
 
 use control::place::Place;
 use jiff::Timestamp;
+use pomd_core::config::MOST_BYTES;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use crate::{
-    config::MOST_BYTES,
-    disk::{self, Fs, Opened, words},
-};
+use crate::disk::{self, Fs, Opened, words};
 
 const NAME: &str = "last-good.json";
 const ASIDE: &str = "last-good.json.broken";

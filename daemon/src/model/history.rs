@@ -3,8 +3,7 @@
 use std::{cell::RefCell, collections::HashMap, fmt::Write, path::Path, sync::Arc};
 
 use arbitrary::{Arbitrary, Unstructured};
-
-use crate::config::Config;
+use pomd_core::config::Config;
 
 /// The most that happens in one history.
 const MOST: usize = 120;

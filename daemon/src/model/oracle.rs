@@ -4,8 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use control::wire::ClusterState;
-
-use crate::config::Address;
+use pomd_core::config::Address;
 
 /// The longest that any connection waits: half a minute for nobody, then five minutes for a person.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30 + 300);

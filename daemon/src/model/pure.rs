@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
+use pomd_core::config::{Address, BrowserChoice, ClusterName, Config, Start, TunnelName, changes};
 
 use super::{
     Told,
@@ -11,7 +12,6 @@ use super::{
 };
 use crate::{
     agent,
-    config::{Address, BrowserChoice, ClusterName, Config, Start, TunnelName, changes},
     session::{
         Legacy, Patience,
         model::{Now, Seen, Session, TICK},

@@ -1,8 +1,7 @@
 //! Which routes somebody may have meant. Pure.
 
 use control::near::mistakes;
-
-use crate::config::{Authority, Host};
+use pomd_core::config::{Authority, Host};
 
 /// The most near matches.
 const SIMILAR: usize = 3;

@@ -17,6 +17,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
+use pomd_core::config::Address;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -34,7 +35,6 @@ use super::{
 };
 use crate::{
     admission::{Admission, Most, Place},
-    config::Address,
     portal::User,
     tunnel::peer::Verdict as Peer,
 };

@@ -4,6 +4,7 @@
 
 use control::wire::{ClusterState, Code, Reason};
 use jiff::{SignedDuration, Timestamp};
+use pomd_core::config::Address;
 
 use super::{
     Grant, View,
@@ -11,7 +12,6 @@ use super::{
     pomerium::Failure,
     token::Login,
 };
-use crate::config::Address;
 
 /// How much later than its upper bound a session must be accepted to show that the bound means nothing: before, the
 /// server's clock may only be slow.

@@ -14,6 +14,7 @@ use std::{
 use control::wire::{BrowserChoice, Code};
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
+use pomd_core::config::{Address, Host};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -24,11 +25,7 @@ use super::{
     pomerium::{Failure, NotGood, Pomerium, Vouched},
     token::Token,
 };
-use crate::{
-    clock::Clock,
-    config::{Address, Host},
-    portal::User,
-};
+use crate::{clock::Clock, portal::User};
 
 /// A server that knows some tokens.
 #[derive(Default)]

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use pomd_core::config::{Address, Host};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -18,11 +19,7 @@ use super::{
     store::{FILE_MOST, decode, encode},
     token::{Login, Token},
 };
-use crate::{
-    config::{Address, Host},
-    fuzz,
-    tunnel::peer,
-};
+use crate::{fuzz, tunnel::peer};
 
 const HOST: &str = "127.0.0.1:41235";
 const LINK: &str = "/k7m2pq9x";

@@ -13,6 +13,7 @@ use std::{
 
 use control::wire::{self, ApiError, ClusterState, Code, OpenLogin, Opener};
 use jiff::Timestamp;
+use pomd_core::config::Address;
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot, watch},
     time::Instant,
@@ -26,7 +27,7 @@ use super::{
     pomerium::{Failure, NotGood, Pomerium},
     wait::{Look, Wait, newer},
 };
-use crate::{clock::Clock, config::Address};
+use crate::clock::Clock;
 
 /// How often a login may be overtaken by others before the person is told to try again.
 const TRIES: usize = 3;

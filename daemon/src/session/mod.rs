@@ -16,10 +16,12 @@ mod handle;
 mod machine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod model;
+#[path = "../../core/src/session/pages.rs"]
 mod pages;
 mod pomerium;
 mod store;
 mod task;
+#[path = "../../core/src/session/token.rs"]
 pub mod token;
 mod wait;
 
@@ -28,17 +30,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use control::wire;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use pomd_core::config::{Address, ClusterName, ClusterSpec};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    clock::Clock,
-    config::{Address, ClusterName, ClusterSpec},
-    disk::Fs,
-    failpoints::Points,
-    tunnel::peer::Owners,
-    upstream::Upstream,
-};
+use crate::{clock::Clock, disk::Fs, failpoints::Points, tunnel::peer::Owners, upstream::Upstream};
 pub use handle::Session;
 pub use pomerium::Servers;
 

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use control::wire::{ClusterState, Code};
 use jiff::Timestamp;
+use pomd_core::config::Address;
 
 use super::{
     Grant, Legacy, Patience,
@@ -16,7 +17,6 @@ use super::{
     token::{Login, Token},
     wait::{Look, Wait},
 };
-use crate::config::Address;
 
 /// How often the driver looks in while time matters.
 pub(crate) const TICK: Duration = Duration::from_secs(30);

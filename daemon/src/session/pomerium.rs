@@ -5,10 +5,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use control::wire::{ApiError, Code, Reason};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use pomd_core::config::{Address, ClusterName};
 
 use super::token::Token;
 use crate::{
-    config::{Address, ClusterName},
     portal::{self, User},
     upstream::{
         OpenError, Upstream,
@@ -295,7 +295,7 @@ fn refused(what: &str, at: &Address, it: Refusal) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Host;
+    use pomd_core::config::Host;
 
     #[test]
     fn each_failure_names_the_step_and_what_was_tried() {

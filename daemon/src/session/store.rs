@@ -11,14 +11,12 @@ use std::{
 };
 
 use jiff::Timestamp;
+use pomd_core::config::{Address, Host};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::token::{Login, Token};
-use crate::{
-    config::{Address, Host},
-    disk::{self, Folder, Fs, Opened, words},
-};
+use crate::disk::{self, Folder, Fs, Opened, words};
 
 /// The folder of the files, inside of the state folder.
 const FOLDER: &str = "tokens";

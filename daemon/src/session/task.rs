@@ -13,6 +13,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use control::wire::{BrowserChoice, Code};
 use futures_util::FutureExt;
+use pomd_core::config::Address;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::{Id, JoinError, JoinSet},
@@ -31,7 +32,6 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::Address,
     failpoints::{Point, Points},
 };
 

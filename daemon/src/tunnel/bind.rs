@@ -15,6 +15,7 @@ use std::{
 
 use control::wire::{Code, Holder, Reason};
 use jiff::Timestamp;
+use pomd_core::config::{Listen, SocketName};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
@@ -24,7 +25,6 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{Listen, SocketName},
     system::{
         errors, limits,
         socket_activation::{self as system, Handed, Place, Socket as Inherited},

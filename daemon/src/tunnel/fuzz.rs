@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::guard::{Guard, Rules, Why};
-use crate::{
-    config::Host,
-    fuzz::{Dice, split_first, unpacked},
-};
+use pomd_core::config::Host;
+
+use crate::fuzz::{Dice, split_first, unpacked};
 
 /// The most bytes that are tried: more than the guard holds, for one seed in sixteen.
 const MOST: [usize; 2] = [96 << 10, 4 << 10];

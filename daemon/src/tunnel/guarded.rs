@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use pomd_core::config::{TunnelName, TunnelSpec};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
@@ -18,10 +19,7 @@ use super::{
     guard::{Guard, Passed, Refusal, Rules},
     local::Local,
 };
-use crate::{
-    config::{TunnelName, TunnelSpec},
-    upstream::EarlySource,
-};
+use crate::upstream::EarlySource;
 
 /// How much is read at once to find out what a client speaks.
 const ROOM: usize = 8 << 10;

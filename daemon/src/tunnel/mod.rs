@@ -7,6 +7,7 @@
 //! `guarded` keeps web pages out, as `guard` decides. Pure: `guard`, `reason`, `words`.
 
 pub mod bind;
+#[path = "../../core/src/guard/mod.rs"]
 pub mod guard;
 pub mod local;
 pub mod peer;
@@ -46,10 +47,10 @@ use tracing::Instrument;
 use guarded::Guarded;
 use local::{Ends, Local};
 use outcome::Outcome;
+use pomd_core::config::{Authority, ClusterSpec, TunnelName, TunnelSpec};
 
 use crate::{
     clock::Clock,
-    config::{Authority, ClusterSpec, TunnelName, TunnelSpec},
     failpoints::{Point, Points},
     portal,
     session::{Grant, Session},

@@ -9,13 +9,11 @@ use control::{
     wire::{self, Code},
 };
 use jiff::{Timestamp, tz::TimeZone};
+use pomd_core::config::{Authority, ClusterName, Route};
 
-use crate::{
-    config::{Authority, ClusterName, Route},
-    upstream::{
-        OpenError,
-        refusal::{Refusal, RefusalKind, Step, Unreachable},
-    },
+use crate::upstream::{
+    OpenError,
+    refusal::{Refusal, RefusalKind, Step, Unreachable},
 };
 
 /// What the words speak of besides the error.
@@ -305,7 +303,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::config::{Address, Host};
+    use pomd_core::config::{Address, Host};
 
     fn authority(host: &str, port: u16) -> Authority {
         let host = Host::Name(host.to_owned());

@@ -13,6 +13,7 @@ mod local;
 mod remote_to_local;
 #[cfg(test)]
 mod tests;
+#[path = "../../core/src/route/truncation.rs"]
 mod truncation;
 
 use std::{

@@ -13,6 +13,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use pomd_core::config::{Authority, Host};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -24,10 +25,7 @@ use super::{
     Limits, exhausted,
     refusal::{Step, Unreachable},
 };
-use crate::{
-    config::{Authority, Host},
-    failpoints::{Point, Points},
-};
+use crate::failpoints::{Point, Points};
 
 /// How long an address may stay silent before the next one is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);

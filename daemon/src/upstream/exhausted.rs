@@ -3,10 +3,9 @@
 use std::{io, net::SocketAddr};
 
 use super::refusal::{Step, Unreachable};
-use crate::{
-    config::Authority,
-    system::{errors, limits},
-};
+use pomd_core::config::Authority;
+
+use crate::system::{errors, limits};
 
 /// What to tell if one of these failed for lack of a descriptor.
 pub(super) fn told(target: &Authority, failed: &[(SocketAddr, io::Error)]) -> Option<Unreachable> {

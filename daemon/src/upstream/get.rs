@@ -13,6 +13,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
+use pomd_core::config::Address;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -26,7 +27,6 @@ use super::{
     tls::handshake,
     token_policy::Permitted,
 };
-use crate::config::Address;
 
 /// The longest body that is taken.
 const BODY: usize = 4 << 20;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use control::text::clean;
+use pomd_core::config::Authority;
 use rustls::ProtocolVersion;
 use tokio::{
     io::ReadBuf,
@@ -29,7 +30,6 @@ use super::{
     tls::{certificate::Identity, handshake},
     token_policy::Permitted,
 };
-use crate::config::Authority;
 
 /// The most early bytes that are kept, and the most that is queued at once.
 const FLIGHT: usize = 64 << 10;

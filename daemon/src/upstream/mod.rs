@@ -9,14 +9,17 @@ mod exhausted;
 pub(crate) mod fuzz;
 mod get;
 mod h1;
+#[path = "../../core/src/route/head.rs"]
 mod head;
 mod open;
 pub mod pool;
 pub mod proxy;
 pub mod record;
+#[path = "../../core/src/route/refusal.rs"]
 pub mod refusal;
 pub mod stream;
 pub mod tls;
+#[path = "../../core/src/route/token_policy.rs"]
 mod token_policy;
 pub mod transport;
 
@@ -28,17 +31,13 @@ use std::{
     time::Duration,
 };
 
+use pomd_core::config::{Address, Authority, ClusterName, ClusterSpec, Host, Route};
 use rustls::ProtocolVersion;
 use tokio::{io::AsyncRead, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    clock::Clock,
-    config::{Address, Authority, ClusterName, ClusterSpec, Host, Route},
-    failpoints::Points,
-    session::token::Token,
-};
+use crate::{clock::Clock, failpoints::Points, session::token::Token};
 
 use dial::{Dialer, recent::Reached, shown};
 use h1::Peer;

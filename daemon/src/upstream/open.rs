@@ -11,7 +11,7 @@ use super::{
     tls::Secure,
     token_policy::Permitted,
 };
-use crate::config::{Address, Authority};
+use pomd_core::config::{Address, Authority};
 
 /// A handshaken connection on which nothing was said.
 struct Connection {

@@ -5,6 +5,7 @@
 //! made and what still counts, `idle_state` what the end of a spare means. Must not know what is said on them.
 
 mod idle_state;
+#[path = "../../core/src/route/pool.rs"]
 mod policy;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use pomd_core::config::{Address, Authority, Host};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -22,11 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{record::Remote, refusal::OpenError, tls::Secure};
-use crate::{
-    clock::Clock,
-    config::{Address, Authority, Host},
-    system::limits,
-};
+use crate::{clock::Clock, system::limits};
 
 use idle_state::is_quiet;
 pub(super) use idle_state::{Said, Waited};

@@ -2,6 +2,10 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
+use pomd_core::config::{
+    Address, Authority, BrowserChoice, ClientIdentity, ClusterName, ClusterSpec, ForwardProxy,
+    Host, HostPattern, Route,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair,
@@ -20,13 +24,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{Early, Limits, Upstream};
-use crate::{
-    config::{
-        Address, Authority, BrowserChoice, ClientIdentity, ClusterName, ClusterSpec, ForwardProxy,
-        Host, HostPattern, Route,
-    },
-    session::token::Token,
-};
+use crate::session::token::Token;
 
 /// The host of the cluster under test.
 pub(crate) const HOST: &str = "corp.example.com";

@@ -17,6 +17,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use pomd_core::config::{ClientIdentity, ClusterSpec, Host};
 use rustls::{
     ClientConfig, Error, InconsistentKeys,
     client::Resumption,
@@ -36,10 +37,7 @@ use super::{
     proxy,
     refusal::{Step, Unreachable},
 };
-use crate::{
-    config::{ClientIdentity, ClusterSpec, Host},
-    named_file::{self, Kind, ReadError},
-};
+use crate::named_file::{self, Kind, ReadError};
 
 /// A certificate or key file is a few KiB, a bundle of roots some hundred.
 const FILE: u64 = 16 << 20;

@@ -1,9 +1,9 @@
 //! What came of what happened, told to the oracle; and what must be so at any time.
 
 use control::wire::{ClusterState, Code, TunnelState};
+use pomd_core::config::{Address, ClusterName};
 
 use super::{Cause, World, outside::Heard};
-use crate::config::{Address, ClusterName};
 
 impl World {
     /// What came to pass, in order, and what is held since.

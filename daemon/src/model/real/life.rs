@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
+use pomd_core::config::Config;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::outside::{Mortal, Outside};
 use crate::{
     agent::{Agent, AgentHandle, Loaded, Setup},
-    config::Config,
     failpoints::Points,
     session::model::site,
     system::service::Pulse,

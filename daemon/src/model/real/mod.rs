@@ -21,6 +21,7 @@ use std::{
 };
 
 use control::wire::TunnelState;
+use pomd_core::config::{Address, ClusterName, Config, TunnelName, TunnelSpec};
 use tempfile::TempDir;
 
 use super::{
@@ -30,7 +31,6 @@ use super::{
 };
 use crate::{
     agent::{Broken, Loaded, tick},
-    config::{Address, ClusterName, Config, TunnelName, TunnelSpec},
     fuzz::in_virtual_time,
     session::Session,
 };

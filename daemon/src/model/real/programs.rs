@@ -3,13 +3,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use pomd_core::config::ClusterName;
 use tokio::{
     task::{AbortHandle, JoinSet},
     time::Instant,
 };
 
 use super::outside::{Heard, Outside};
-use crate::{config::ClusterName, model::history::Mood, session::Patience, tunnel::Tunnel};
+use crate::{model::history::Mood, session::Patience, tunnel::Tunnel};
 
 /// One that waits, or whose route is open.
 pub(super) struct Program {

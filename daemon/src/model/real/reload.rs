@@ -3,19 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use control::wire::ClusterState;
+use pomd_core::config::{Change, Changes, ClusterName, Config, Start, TunnelName, changes};
 use tokio::runtime::Handle;
 
 use super::{Known, World, life::Life};
-use crate::{
-    agent,
-    config::{Change, Changes, ClusterName, Config, Start, TunnelName, changes},
-    tunnel::Tunnel,
-};
+use crate::{agent, tunnel::Tunnel};
 
 /// What is known of a session when another takes its place.
 struct Ended {
     name: ClusterName,
-    at: crate::config::Address,
+    at: pomd_core::config::Address,
     token: Option<String>,
     /// Somebody could still have answered it.
     awaits_an_answer: bool,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use control::wire::Code;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use pomd_core::config::Address;
 
 use crate::{
-    config::Address,
     portal::User,
     session::{
         Servers,

@@ -3,11 +3,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use jiff::{Timestamp, tz::TimeZone};
+use pomd_core::config::Address;
 use tokio::time::Instant;
 
 use super::{TICK, Task};
 use crate::{
-    config::Address,
     disk,
     session::{
         browser::Answer,

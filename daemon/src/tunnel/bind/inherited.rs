@@ -2,15 +2,13 @@
 
 use std::{io, net::SocketAddr, path::Path};
 
+use pomd_core::config::Listen;
 use tokio::net::TcpListener;
 
 use super::{Bound, Failure, Known, Listener, inherit_or_open, sisters};
-use crate::{
-    config::Listen,
-    system::{
-        errors,
-        socket_activation::{self, Place, Socket},
-    },
+use crate::system::{
+    errors,
+    socket_activation::{self, Place, Socket},
 };
 
 /// Whether `socket` is for the tunnel `name`: it has exactly the address that the tunnel listens on; or the tunnel says

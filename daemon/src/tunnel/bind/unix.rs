@@ -14,12 +14,12 @@ use std::{
 
 use control::wire::{Code, Holder, Reason};
 use jiff::Timestamp;
+use pomd_core::config::SocketName;
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{UnixListener, UnixStream, unix::UCred};
 
 use super::{BACKLOG, holder};
 use crate::{
-    config::SocketName,
     system::{errors, limits, private_folder, process, socket_activation},
     tunnel::local::{Ends, Local},
 };

@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pomd_core::config::{Authority, Host, ProxyAddress, ProxyKind};
 use tokio::sync::Notify;
 
 use super::{
     credentials::{Credentials, percent_decoded},
     exceptions::Exceptions,
 };
-use crate::config::{Authority, Host, ProxyAddress, ProxyKind};
 
 /// The variables that name a proxy: the first that is set counts.
 const NAMES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];

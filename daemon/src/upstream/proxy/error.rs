@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use control::text::clean;
+use pomd_core::config::{Authority, ProxyAddress, ProxyKind};
 
 use super::{
     super::{
@@ -11,7 +12,6 @@ use super::{
     },
     http::Answer,
 };
-use crate::config::{Authority, ProxyAddress, ProxyKind};
 
 /// Why a forward proxy did not connect us.
 #[derive(Debug, thiserror::Error)]
@@ -264,7 +264,7 @@ fn quoted(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ForwardProxy, Host};
+    use pomd_core::config::{ForwardProxy, Host};
 
     fn told(
         failure: &Failure,

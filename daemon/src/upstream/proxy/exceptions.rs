@@ -7,8 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use control::text::clean;
-
-use crate::config::Host;
+use pomd_core::config::Host;
 
 /// The most of an entry that is shown.
 const SHOWN: usize = 60;

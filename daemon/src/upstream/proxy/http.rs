@@ -3,11 +3,11 @@
 //! Knows one stream. The proxy's credentials go in; a token never comes here.
 
 use control::text::clean;
+use pomd_core::config::Authority;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
 use super::{super::h1::AGENT, credentials::Credentials, error::Failure};
-use crate::config::Authority;
 
 /// The most that the heads of an answer may take (A17).
 const HEAD: usize = 16 << 10;
@@ -143,7 +143,7 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
-    use crate::config::Host;
+    use pomd_core::config::Host;
 
     fn target() -> Authority {
         Authority {

@@ -16,6 +16,7 @@ use std::{
     sync::Arc,
 };
 
+use pomd_core::config::{Address, Authority, ClusterSpec, ForwardProxy, ProxyAddress, ProxyKind};
 use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -26,10 +27,7 @@ use super::{
     tls::{self, Tls, handshake},
     transport::Carrier,
 };
-use crate::{
-    config::{Address, Authority, ClusterSpec, ForwardProxy, ProxyAddress, ProxyKind},
-    named_file::{self, Kind, ReadError},
-};
+use crate::named_file::{self, Kind, ReadError};
 
 use credentials::Credentials;
 pub use environment::Environment;

@@ -4,11 +4,11 @@
 
 use std::net::IpAddr;
 
+use pomd_core::config::{Authority, Host};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
 use super::{credentials::Credentials, error::Failure};
-use crate::config::{Authority, Host};
 
 const VERSION: u8 = 5;
 const NOTHING: u8 = 0;

@@ -3,10 +3,11 @@
 use std::{fs, future::poll_fn, net::SocketAddr, sync::Arc};
 
 use gateway::forward_proxy::{ForwardProxy as Lan, Heard, Play};
+use pomd_core::config::ForwardProxy;
 
 use super::super::proxy::check;
 use super::*;
-use crate::{buffer::borrowed, config::ForwardProxy, upstream::record::RecvError};
+use crate::{buffer::borrowed, upstream::record::RecvError};
 
 const LOGIN: &str = "alice:proxy-canary";
 /// `LOGIN`, as HTTP says it.

@@ -359,7 +359,7 @@ async fn t7_files_that_cannot_be_used_are_named() {
     }
     let mut spec = lab.spec();
     let (mine, other) = (lab.client_identity("mine"), lab.client_identity("other"));
-    spec.client_identity = Some(crate::config::ClientIdentity {
+    spec.client_identity = Some(pomd_core::config::ClientIdentity {
         certificate: mine.certificate.clone(),
         key: other.key.clone(),
     });
@@ -371,7 +371,7 @@ async fn t7_files_that_cannot_be_used_are_named() {
             other.key.display()
         )
     );
-    let exchanged = crate::config::ClientIdentity {
+    let exchanged = pomd_core::config::ClientIdentity {
         certificate: mine.key,
         key: mine.certificate,
     };
@@ -470,7 +470,7 @@ async fn c8_check_says_of_every_file_what_is_wrong_with_it() {
     let password = lab.path("password");
     std::fs::write(&password, "me:word \n").unwrap();
     std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let pair = |certificate: &Path, key: &Path| crate::config::ClientIdentity {
+    let pair = |certificate: &Path, key: &Path| pomd_core::config::ClientIdentity {
         certificate: certificate.to_owned(),
         key: key.to_owned(),
     };

@@ -57,7 +57,7 @@ impl HostPattern {
     }
 
     /// Every pattern that could match `host`, the most specific first.
-    pub(super) fn all_for(host: &Host) -> Vec<Self> {
+    pub fn all_for(host: &Host) -> Vec<Self> {
         let mut res = vec![Self::exactly(host)];
         if let Host::Name(name) = host {
             res.extend(

@@ -90,8 +90,9 @@ impl Route {
         }
     }
 
-    /// The route's port says nothing about where Pomerium listens: that is the scheme's own port.
-    pub(crate) fn direct(authority: Authority, tls: bool) -> Self {
+    /// Returns the route to `authority` by a Pomerium on the same host. The route's port says nothing about where Pomerium
+    /// listens: that is the scheme's own port.
+    pub fn direct(authority: Authority, tls: bool) -> Self {
         let address = Address {
             tls,
             host: authority.host.clone(),

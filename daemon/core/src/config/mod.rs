@@ -10,8 +10,6 @@ mod check;
 mod clusters;
 mod doubts;
 mod file;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
 mod hints;
 mod host;
 mod listen;

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use super::{
+use pomd_core::config::{
     Address, Authority, BrowserChoice, Change, ClusterSpec, Config, ForwardProxy, Host,
     HostPattern, Listen, Route, Start, TunnelSpec, changes as differences,
 };
@@ -10,7 +10,7 @@ use super::{
 const BASE: &str = "/etc/pomd";
 
 /// A file: either a configuration that means the same when it is written anew, or problems whose places are in the text.
-pub(crate) fn config(bytes: &[u8]) {
+pub(super) fn config(bytes: &[u8]) {
     match Config::read(bytes, Path::new(BASE)) {
         Ok(config) => {
             for tunnel in config.tunnels.values() {
@@ -41,7 +41,7 @@ pub(crate) fn config(bytes: &[u8]) {
 }
 
 /// Two files with a zero byte between them: what differs leads from the one to the other, and is nothing else.
-pub(crate) fn changes(bytes: &[u8]) {
+pub(super) fn changes(bytes: &[u8]) {
     let Some(middle) = bytes.iter().position(|it| *it == 0) else {
         return;
     };
@@ -87,7 +87,7 @@ fn is_told_right<Spec: PartialEq>(
 }
 
 /// What is a route, an address or a host reads the same again once it is printed.
-pub(crate) fn route(bytes: &[u8]) {
+pub(super) fn route(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
@@ -111,7 +111,7 @@ pub(crate) fn route(bytes: &[u8]) {
 }
 
 /// A pattern and a host on two lines: they match as a slow matcher says, which shares nothing with the real one (A15).
-pub(crate) fn host_match(bytes: &[u8]) {
+pub(super) fn host_match(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };

@@ -2,10 +2,10 @@
 
 mod bodies;
 
+use pomd_core::config::Host;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Host;
 
 fn host(text: &str) -> Host {
     Host::parse(text).unwrap()

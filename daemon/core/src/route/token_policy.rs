@@ -9,10 +9,9 @@ use std::{
 };
 
 use super::refusal::{Step, Unreachable};
-use crate::{
-    config::{Address, ClusterName, ClusterSpec},
-    session::token::Token,
-};
+use pomd_core::config::{Address, ClusterName, ClusterSpec};
+
+use crate::session::token::Token;
 
 /// Where the token of one cluster may go.
 #[derive(Debug)]
@@ -102,7 +101,7 @@ impl TokenPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use pomd_core::config::Config;
 
     fn policy(cluster: &str) -> TokenPolicy {
         let config = Config::parse(cluster, std::path::Path::new("/")).unwrap();

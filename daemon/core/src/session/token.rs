@@ -3,9 +3,8 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use pomd_core::config::Address;
 use zeroize::Zeroizing;
-
-use crate::config::Address;
 
 /// A token: sent to its cluster's hosts, stored in its file, shown nowhere.
 #[derive(Clone, PartialEq, Eq)]
