@@ -2,7 +2,7 @@
 //!
 //! [`wire`] holds every type that crosses the control socket: each is a promise to whoever drives pomd by `curl`.
 //! [`place`] says where files and the socket are, [`holder`] which pomd has them, [`browser`] which browser shows a login.
-//! [`client`] is a typed client for the socket.
+//! [`client`] is a typed client for the socket. [`log_line`] is how a line of pomd's log is written and read.
 //! [`ssh_refusal`] is how both tell an ssh client why it can't connect.
 //! [`stdio`] reads and writes the standard streams of both programs.
 //! Only with the feature `io` there is what touches the machine; without it, types and texts.
@@ -16,6 +16,7 @@ pub mod client;
 pub mod frames;
 #[cfg(feature = "io")]
 pub mod holder;
+pub mod log_line;
 pub mod near;
 #[cfg(feature = "io")]
 pub mod place;

@@ -16,7 +16,7 @@ use pomd::{
     Locks, Options, RunError,
     clock::Clock,
     disk::Disk,
-    failpoints::Points,
+    env::Env,
     load::{self, Checked},
     logging::{self, Sink},
     opener,
@@ -262,15 +262,15 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         log,
         place: start.place,
         recent: recent.clone(),
-        clock,
-        fs: Arc::new(Disk),
-        points: Points::none(),
-        opener: Arc::new(opener::SystemBrowser::new(surroundings.clone())),
+        env: Env {
+            clock,
+            surroundings: surroundings.clone(),
+            proxies: Arc::new(proxies),
+            ..Env::real(Arc::new(opener::SystemBrowser::new(surroundings)))
+        },
         look: Arc::new(Notify::new()),
         warnings: problems.chain(start.warning).collect(),
         handed: start.handed.clone(),
-        proxies: Arc::new(proxies),
-        surroundings,
         service: if start.in_background {
             Service::none()
         } else {

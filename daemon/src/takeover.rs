@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs::File, path::Path};
 
 use control::{client::Client, holder::Holder, place::Place, wire::StopAnswer};
-use pomd::{Locks, failpoints::Points, lock::LockError};
+use pomd::{Locks, failpoints::Failpoints, lock::LockError};
 use tokio::runtime::Builder;
 
 /// The locks, and how they were come by, for the log, which is not there yet.
@@ -22,7 +22,7 @@ pub(crate) fn take(
     let mut words = Vec::new();
     let mut asked = BTreeSet::new();
     loop {
-        let error = match Locks::take(place, &Points::none(), inherited) {
+        let error = match Locks::take(place, &Failpoints::none(), inherited) {
             Ok(locks) => return Ok(Taken { locks, words }),
             Err(error) => error,
         };

@@ -24,13 +24,13 @@ use pomd::{
     Locks, Options,
     clock::{Clock, Moment},
     disk::{Disk, Folder, Fs, Opened},
-    failpoints::{Point, Points},
+    env::Env,
+    failpoints::{Failpoint, Failpoints},
     logging::{self, Sink},
     opener::SystemBrowser,
     restart::Restart,
     surroundings::Surroundings,
     system::service::Service,
-    upstream::proxy::Environment,
 };
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
@@ -65,22 +65,22 @@ fn run(trial: Arc<Trial>) -> Result<(), String> {
     let place = Place::find(Wishes::default()).map_err(|it| words(&it))?;
     let filter = logging::filter("debug").map_err(|it| words(&it))?;
     let recent = logging::start(filter, Sink::Stderr).map_err(|it| words(&it))?;
-    let (points, wall, moment) = (trial.clone(), trial.clone(), trial.clone());
+    let (failpoints, wall, moment) = (trial.clone(), trial.clone(), trial.clone());
     let real = Clock::real();
     let moment = move || moment.hurry(real.moment());
-    let points = Points::from_fn(move |it| points.pass(name(it)));
-    let locks = Locks::take(&place, &points, &mut Vec::new()).map_err(|it| words(&it))?;
+    let failpoints = Failpoints::from_fn(move |it| failpoints.pass(name(it)));
+    let locks = Locks::take(&place, &failpoints, &mut Vec::new()).map_err(|it| words(&it))?;
     let options = Options {
         place,
         log: None,
         recent,
-        clock: Clock::from_fn(move || wall.now()).with_moment(moment),
-        fs: Arc::new(TriedDisk(trial)),
-        points,
-        opener: Arc::new(SystemBrowser::new(Surroundings::of_process())),
+        env: Env {
+            clock: Clock::from_fn(move || wall.now()).with_moment(moment),
+            fs: Arc::new(TriedDisk(trial)),
+            failpoints,
+            ..Env::real(Arc::new(SystemBrowser::new(Surroundings::of_process())))
+        },
         look: Arc::default(),
-        proxies: Arc::new(Environment::default()),
-        surroundings: Surroundings::of_process(),
         warnings: Vec::new(),
         handed: Arc::default(),
         service: Service::none(),
@@ -107,14 +107,14 @@ fn run(trial: Arc<Trial>) -> Result<(), String> {
     ended
 }
 
-fn name(point: Point) -> &'static str {
+fn name(point: Failpoint) -> &'static str {
     match point {
-        Point::Lock => "lock",
-        Point::Accept => "accept",
-        Point::Dial => "dial",
-        Point::Connection => "connection",
-        Point::Session => "session",
-        Point::Request => "request",
+        Failpoint::Lock => "lock",
+        Failpoint::Accept => "accept",
+        Failpoint::Dial => "dial",
+        Failpoint::Connection => "connection",
+        Failpoint::Session => "session",
+        Failpoint::Request => "request",
     }
 }
 

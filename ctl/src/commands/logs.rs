@@ -107,7 +107,7 @@ fn drawn(line: &LogLine, widest: usize, view: &View<'_>) -> String {
     let level = paint(role, &line.level);
     format!(
         "{time} {level}{pad} {about:<widest$}  {connection}{}",
-        line.message
+        line.text()
     )
 }
 
@@ -143,7 +143,7 @@ fn from_file(cx: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
     let lines = tail(&mut file).map_err(|it| unreadable(cx, &path, &it))?;
     let lines: Vec<_> = lines
         .into_iter()
-        .map(|it| log_file::parse(&it).ok_or(it))
+        .map(|it| it.parse().ok().or_else(|| log_file::parse(&it)).ok_or(it))
         .filter(|it| args.name.as_deref().is_none_or(|name| is_about(it, name)))
         .collect();
     let widest = widest(lines.iter().flatten().filter_map(about));

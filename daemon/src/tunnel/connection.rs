@@ -26,7 +26,7 @@ use super::{
     words,
 };
 use crate::{
-    failpoints::Point,
+    failpoints::Failpoint,
     session::{Grant, NoGrant, Patience},
     upstream::{Early, EarlySource, OpenError, Opened},
 };
@@ -56,7 +56,7 @@ pub(super) async fn carry(
         caller,
     };
     let waiting = Count::up(&tunnel.counters.waiting, &tunnel.changed);
-    if tunnel.points.pass(Point::Connection).is_err() {
+    if tunnel.env.failpoints.check(Failpoint::Connection).is_err() {
         return local.into_local().reset();
     }
     let mut early = Early {

@@ -37,7 +37,7 @@ use tokio::{io::AsyncRead, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, failpoints::Points, session::token::Token};
+use crate::{clock::Clock, failpoints::Failpoints, session::token::Token};
 
 use dial::{Dialer, recent::Reached, shown};
 use h1::Peer;
@@ -172,8 +172,8 @@ impl Upstream {
     }
 
     /// Where tests step in.
-    pub fn with_points(mut self, points: Points) -> Self {
-        self.dialer.set_points(points);
+    pub fn with_failpoints(mut self, failpoints: Failpoints) -> Self {
+        self.dialer.set_failpoints(failpoints);
         self
     }
 
