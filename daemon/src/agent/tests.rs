@@ -60,7 +60,7 @@ impl World {
             })
         };
         let (agent, handle) = Agent::new(Setup {
-            place: Place {
+            place: Paths {
                 config: state.path().join("pomd.toml"),
                 state: state.path().to_owned(),
                 socket: state.path().join("pomd.sock"),

@@ -23,7 +23,6 @@ mod holder;
 mod outcome;
 mod probe;
 mod reason;
-mod words;
 
 use std::{
     fmt, io,

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use control::place::Place;
+use control::paths::Paths;
 use pomd_core::config::Config;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,7 @@ impl Life {
             is_dead: AtomicBool::new(false),
         });
         let (agent, handle) = Agent::new(Setup {
-            place: Place {
+            place: Paths {
                 config: home.join("pomd.toml"),
                 state: home.to_owned(),
                 socket: home.join("pomd.sock"),
