@@ -14,8 +14,8 @@ use tokio::{net::TcpListener, time::advance};
 use super::*;
 use crate::{
     clock::Clock,
+    opener::LinkOpener,
     session::{
-        Open,
         core::Handover,
         token::{Grant, Token},
     },
@@ -23,7 +23,7 @@ use crate::{
 
 struct NoBrowser;
 
-impl Open for NoBrowser {
+impl LinkOpener for NoBrowser {
     fn available(&self, _: &BrowserChoice) -> BoxFuture<'static, bool> {
         Box::pin(ready(false))
     }

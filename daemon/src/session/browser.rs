@@ -28,7 +28,6 @@ use tokio::{
 };
 
 use super::{
-    Open,
     callback::{self, DONE, LoginEndpoints, Visit},
     core::{Answer, Welcome},
     error::LoginError,
@@ -37,7 +36,10 @@ use super::{
     source::{Attempt, PendingLogin, Source, Started},
     token::Token,
 };
-use crate::admission::{Admission, Most, Place};
+use crate::{
+    admission::{Admission, Most, Place},
+    opener::LinkOpener,
+};
 
 /// How long pages can be read after the login is over.
 const LINGER: Duration = Duration::from_secs(30);
@@ -68,7 +70,7 @@ pub(super) struct Browser {
     pub(super) cluster: Arc<LoginTarget>,
     pub(super) server: Arc<dyn LoginServer>,
     pub(super) peer_check: PeerCheck,
-    pub(super) opener: Arc<dyn Open>,
+    pub(super) opener: Arc<dyn LinkOpener>,
     pub(super) choice: BrowserChoice,
 }
 

@@ -21,13 +21,13 @@ use tokio::{
 };
 
 use super::{
-    Open,
     error::{Cause, LoginError, Question},
     server::{LoginServer, LoginTarget, NotGood, Vouched},
     token::{Token, User},
 };
 use crate::{
     clock::Clock,
+    opener::LinkOpener,
     upstream::{
         Limits, Upstream,
         refusal::{Step, Unreachable},
@@ -144,7 +144,7 @@ impl FakeBrowser {
     }
 }
 
-impl Open for FakeBrowser {
+impl LinkOpener for FakeBrowser {
     fn available(&self, _: &BrowserChoice) -> BoxFuture<'static, bool> {
         Box::pin(ready(!self.missing.load(Ordering::SeqCst)))
     }

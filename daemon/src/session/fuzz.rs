@@ -13,7 +13,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Open,
     browser::{self, Browser, Job},
     callback::LoginEndpoints,
     core::Welcome,
@@ -26,6 +25,7 @@ use super::{
 };
 use crate::{
     fuzz,
+    opener::LinkOpener,
     upstream::{Limits, Upstream},
 };
 
@@ -268,7 +268,7 @@ impl LoginServer for Credulous {
     }
 }
 
-impl Open for Credulous {
+impl LinkOpener for Credulous {
     fn available(&self, _: &BrowserChoice) -> BoxFuture<'static, bool> {
         Box::pin(async { false })
     }

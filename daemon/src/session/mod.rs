@@ -26,7 +26,6 @@ pub mod token;
 use std::{path::PathBuf, sync::Arc};
 
 use control::wire;
-use futures_util::future::BoxFuture;
 use pomd_core::config::{ClusterName, ClusterSpec};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -60,19 +59,6 @@ pub struct Setup {
     pub changed: Arc<Notify>,
     /// What an earlier session of the same login address left.
     pub handover: Handover,
-}
-
-/// Shows a link to the person at the keyboard.
-pub trait Open: Send + Sync {
-    /// There is somewhere to show it: a browser that is not a text browser, and a display. Known soon, at most after
-    /// some seconds.
-    fn available(&self, browser: &wire::BrowserChoice) -> BoxFuture<'static, bool>;
-    /// Opens `link`; done soon, at most after some seconds for each program that is tried. `Err` says why not, in words.
-    fn open(
-        &self,
-        browser: &wire::BrowserChoice,
-        link: &str,
-    ) -> BoxFuture<'static, Result<(), String>>;
 }
 
 /// Why there is no grant.

@@ -22,8 +22,8 @@ use crate::{
     clock::{Clock, Moment},
     disk::{Disk, Folder, Fs, Opened},
     model::history::{HOSTS, Mood},
+    opener::LinkOpener,
     session::{
-        Open,
         error::{LoginError, Question},
         server::{LoginServer, LoginTarget, NotGood, Vouched},
         token::{Token, User},
@@ -174,7 +174,7 @@ impl Outside {
     }
 }
 
-impl Open for Outside {
+impl LinkOpener for Outside {
     fn available(&self, browser: &BrowserChoice) -> BoxFuture<'static, bool> {
         let is_there = *browser != BrowserChoice::None && self.state().browser.0;
         Box::pin(std::future::ready(is_there))
