@@ -41,7 +41,10 @@ use std::{
 
 use control::wire;
 use jiff::Timestamp;
-use pomd_core::config::{ClusterName, ClusterSpec, Config, TunnelName};
+use pomd_core::{
+    config::{ClusterName, ClusterSpec, Config, TunnelName},
+    moment::Moment,
+};
 use tokio::{
     sync::{Notify, mpsc},
     task::{Id, JoinError, JoinSet},
@@ -51,7 +54,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::error;
 
 use crate::{
-    clock::{Clock, Moment},
+    clock::Clock,
     disk::Fs,
     failpoints::Points,
     session::{Open, Servers, Session},

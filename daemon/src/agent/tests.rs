@@ -8,13 +8,14 @@ use std::{
 
 use control::wire::{BrowserChoice, Code, TunnelState};
 use futures_util::future::BoxFuture;
+use pomd_core::session::token::Token;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::advance};
 
 use super::*;
 use crate::{
     disk::Disk,
-    session::{Grant, Legacy, token::Token},
+    session::{Grant, Legacy},
 };
 
 struct NoBrowser;

@@ -17,7 +17,14 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
-use pomd_core::config::Address;
+use pomd_core::{
+    config::Address,
+    session::{
+        callback::{self, DONE, Door, Verdict},
+        pages::{self, Success},
+        token::Token,
+    },
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -27,12 +34,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    callback::{self, DONE, Door, Verdict},
-    pages::{self, Success},
-    pomerium::{Failure, NotGood, Pomerium},
-    token::Token,
-};
+use super::pomerium::{Failure, NotGood, Pomerium};
 use crate::{
     admission::{Admission, Most, Place},
     portal::User,

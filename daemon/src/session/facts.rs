@@ -4,13 +4,12 @@
 
 use control::wire::{ClusterState, Code, Reason};
 use jiff::{SignedDuration, Timestamp};
-use pomd_core::config::Address;
+use pomd_core::{config::Address, session::token::Login};
 
 use super::{
     Grant, View,
     machine::{Machine, Stance},
     pomerium::Failure,
-    token::Login,
 };
 
 /// How much later than its upper bound a session must be accepted to show that the bound means nothing: before, the
@@ -151,7 +150,7 @@ fn login_needed(cluster: &str, since: Timestamp) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::token::Token;
+    use pomd_core::session::token::Token;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()

@@ -14,7 +14,10 @@ use std::{
 use control::wire::{BrowserChoice, Code};
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use pomd_core::config::{Address, Host};
+use pomd_core::{
+    config::{Address, Host},
+    session::token::Token,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -23,7 +26,6 @@ use tokio::{
 use super::{
     Open,
     pomerium::{Failure, NotGood, Pomerium, Vouched},
-    token::Token,
 };
 use crate::{clock::Clock, portal::User};
 

@@ -4,7 +4,14 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use pomd_core::config::{Address, Host};
+use pomd_core::{
+    config::{Address, Host},
+    session::{
+        callback::Door,
+        pages::{self, Success},
+        token::{Login, Token},
+    },
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -13,11 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     browser::{self, Event, Job, Over},
-    callback::Door,
-    pages::{self, Success},
     pomerium::{Failure, NotGood, Pomerium, Vouched},
     store::{FILE_MOST, decode, encode},
-    token::{Login, Token},
 };
 use crate::{fuzz, tunnel::peer};
 

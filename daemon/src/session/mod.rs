@@ -6,7 +6,6 @@
 //! configuration's syntax.
 
 mod browser;
-mod callback;
 mod facts;
 #[cfg(test)]
 mod fakes;
@@ -16,13 +15,9 @@ mod handle;
 mod machine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod model;
-#[path = "../../core/src/session/pages.rs"]
-mod pages;
 mod pomerium;
 mod store;
 mod task;
-#[path = "../../core/src/session/token.rs"]
-pub mod token;
 mod wait;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -30,7 +25,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use control::wire;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use pomd_core::config::{Address, ClusterName, ClusterSpec};
+use pomd_core::{
+    config::{Address, ClusterName, ClusterSpec},
+    session::token::Token,
+};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +38,6 @@ pub use pomerium::Servers;
 
 use store::Store;
 use task::House;
-use token::Token;
 
 /// The right to send one token.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,14 +7,16 @@ use std::{collections::BTreeMap, time::Duration};
 
 use control::wire::{ClusterState, Code};
 use jiff::Timestamp;
-use pomd_core::config::Address;
+use pomd_core::{
+    config::Address,
+    session::token::{Login, Token},
+};
 
 use super::{
     Grant, Legacy, Patience,
     facts::Facts,
     machine::{Action, Input, Machine, Stance},
     pomerium::Failure,
-    token::{Login, Token},
     wait::{Look, Wait},
 };
 

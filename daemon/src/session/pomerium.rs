@@ -5,15 +5,15 @@ use std::{fmt, sync::Arc, time::Duration};
 use control::wire::{ApiError, Code, Reason};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use pomd_core::config::{Address, ClusterName};
+use pomd_core::{
+    config::{Address, ClusterName},
+    route::refusal::{OpenError, Refusal, RefusalKind, Step, Unreachable},
+    session::token::Token,
+};
 
-use super::token::Token;
 use crate::{
     portal::{self, User},
-    upstream::{
-        OpenError, Upstream,
-        refusal::{Refusal, RefusalKind, Step, Unreachable},
-    },
+    upstream::Upstream,
 };
 
 /// How long all addresses of a cluster together may take for one answer.

@@ -11,11 +11,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use pomd_core::config::{Address, Host};
+use pomd_core::{
+    config::{Address, Host},
+    session::token::{Login, Token},
+};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::token::{Login, Token};
 use crate::disk::{self, Folder, Fs, Opened, words};
 
 /// The folder of the files, inside of the state folder.

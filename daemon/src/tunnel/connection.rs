@@ -11,6 +11,7 @@ use std::{
 };
 
 use control::{ssh_refusal, wire};
+use pomd_core::{guard::Refusal, route::refusal::OpenError};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
 
@@ -18,7 +19,6 @@ use super::{
     Caller, Counters, Stage, Tunnel,
     accept::Once,
     attempt::{self, Client, Failure, Sign, Way, first_sign},
-    guard::Refusal,
     guarded::Guarded,
     local::{Ends, Local},
     reason,
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     failpoints::Point,
     session::{Grant, NoGrant, Patience},
-    upstream::{Early, EarlySource, OpenError, Opened},
+    upstream::{Early, EarlySource, Opened},
 };
 
 /// A client that did nothing for so long is no port scanner: a login may be asked for its sake.

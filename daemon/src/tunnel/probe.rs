@@ -9,6 +9,7 @@ use std::{
 
 use control::wire::{ApiError, Code, Reason};
 use jiff::{Timestamp, tz::TimeZone};
+use pomd_core::route::refusal::OpenError;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     sync::Mutex,
@@ -18,7 +19,7 @@ use tokio::{
 use super::{Tunnel, reason};
 use crate::{
     session::Grant,
-    upstream::{Early, EarlySource, OpenError},
+    upstream::{Early, EarlySource},
 };
 
 /// For so long an answer is given again.
@@ -209,7 +210,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::session::token::Token;
+    use pomd_core::session::token::Token;
 
     fn grant(generation: u64) -> Option<Grant> {
         let token = Token::parse("secret").unwrap();

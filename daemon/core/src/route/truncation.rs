@@ -8,9 +8,7 @@
 //! After such a wait the doubt is over once more came than the kernels of both ends can have held meanwhile: whatever
 //! came beyond that, the remote wrote after the wait, so it had not given up.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A remote that waits for longer than this may give up; a tenth of a second less than it does.
 const PATIENCE: Duration = Duration::from_millis(900);
@@ -23,7 +21,7 @@ const THEIRS: usize = 16 << 20;
 
 /// What is remembered of one remote.
 #[derive(Default)]
-pub(super) struct Doubt {
+pub struct Doubt {
     /// More was there than we took, since then; and what we took since.
     behind: Option<(Instant, usize)>,
     /// The newest wait that was too long.
@@ -40,17 +38,17 @@ struct Waited {
 
 impl Doubt {
     /// The remote has something and we do not take it. Since when that is so.
-    pub(super) fn left_unread(&mut self, now: Instant) -> Instant {
+    pub fn left_unread(&mut self, now: Instant) -> Instant {
         self.behind.get_or_insert((now, 0)).0
     }
 
     /// Something was left unread, lately or for too long before: [`Self::took`] wants to know of each read.
-    pub(super) fn counts(&self) -> bool {
+    pub fn counts(&self) -> bool {
         self.behind.is_some() || self.waited.is_some()
     }
 
     /// We took `bytes`. `ours` tells what our kernel may hold; it is asked after a wait only.
-    pub(super) fn took(&mut self, bytes: usize, now: Instant, ours: impl FnOnce() -> usize) {
+    pub fn took(&mut self, bytes: usize, now: Instant, ours: impl FnOnce() -> usize) {
         self.waited
             .take_if(|it| it.held < bytes || now - it.over >= MEMORY);
         if let Some(waited) = &mut self.waited {
@@ -66,13 +64,13 @@ impl Doubt {
     }
 
     /// We took all there was.
-    pub(super) fn caught_up(&mut self, now: Instant, ours: impl FnOnce() -> usize) {
+    pub fn caught_up(&mut self, now: Instant, ours: impl FnOnce() -> usize) {
         self.look(now, ours);
         self.behind = None;
     }
 
     /// Whether an end that is read now may hide a loss.
-    pub(super) fn remains(&mut self, now: Instant) -> bool {
+    pub fn remains(&mut self, now: Instant) -> bool {
         self.look(now, || usize::MAX);
         self.waited
             .as_ref()

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use crate::config::Address;
 use jiff::Timestamp;
-use pomd_core::config::Address;
 use zeroize::Zeroizing;
 
 /// A token: sent to its cluster's hosts, stored in its file, shown nowhere.
@@ -32,17 +32,19 @@ impl fmt::Debug for Token {
 
 /// A login that was made: what is kept of it, in memory and in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Login {
+pub struct Login {
     /// Where it was made: its file is named after this.
-    pub(super) address: Address,
-    pub(super) token: Token,
+    pub address: Address,
+    /// What was got.
+    pub token: Token,
     /// Who, for people.
-    pub(super) user: Option<String>,
+    pub user: Option<String>,
     /// Who, for comparing.
-    pub(super) subject: Option<String>,
-    pub(super) since: Timestamp,
+    pub subject: Option<String>,
+    /// When it was made.
+    pub since: Timestamp,
     /// When the session ends at the latest.
-    pub(super) until: Option<Timestamp>,
+    pub until: Option<Timestamp>,
 }
 
 #[cfg(test)]

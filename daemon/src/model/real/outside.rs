@@ -14,12 +14,12 @@ use std::{
 use control::wire::{BrowserChoice, Reason};
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use pomd_core::config::Address;
+use pomd_core::{config::Address, moment::Moment};
 use tokio::{sync::Notify, time::Instant};
 use zeroize::Zeroizing;
 
 use crate::{
-    clock::{Clock, Moment},
+    clock::Clock,
     disk::{Disk, Folder, Fs, Opened},
     model::history::{HOSTS, Mood},
     session::{

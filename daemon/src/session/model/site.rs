@@ -5,14 +5,13 @@ use std::sync::Arc;
 use control::wire::Code;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use pomd_core::config::Address;
+use pomd_core::{config::Address, session::token::Token};
 
 use crate::{
     portal::User,
     session::{
         Servers,
         pomerium::{Failure, NotGood, Pomerium, Vouched},
-        token::Token,
     },
 };
 

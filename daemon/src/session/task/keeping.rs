@@ -3,18 +3,19 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use jiff::{Timestamp, tz::TimeZone};
-use pomd_core::config::Address;
+use pomd_core::{
+    config::Address,
+    session::{
+        pages::{self, Success},
+        token::Login,
+    },
+};
 use tokio::time::Instant;
 
 use super::{TICK, Task};
 use crate::{
     disk,
-    session::{
-        browser::Answer,
-        pages::{self, Success},
-        store::Store,
-        token::Login,
-    },
+    session::{browser::Answer, store::Store},
 };
 
 /// What the disk does not know yet.

@@ -1,13 +1,11 @@
 //! The login that is open: how it starts, is shown to a person, makes room for the next, and ends.
 
+use pomd_core::session::callback::Door;
 use tokio::{task::Id, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Task, broke_off};
-use crate::session::{
-    browser::{self, Job, Over},
-    callback::Door,
-};
+use crate::session::browser::{self, Job, Over};
 
 /// Logins that are over and whose last pages can still be read, beside the newest; the oldest gives way.
 pub(super) const LINGERING: usize = 3;

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use pomd_core::session::token::Login;
 use tokio::{
     sync::{Mutex, Notify, mpsc, watch},
     task::JoinSet,
@@ -19,7 +20,6 @@ use crate::session::{
     facts::Facts,
     handle::{Session, Shared, Waiting},
     machine::Machine,
-    token::Login,
 };
 
 /// A session at its start: the token of `legacy` wins over the file. A token counts without asking the server: only the

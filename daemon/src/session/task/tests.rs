@@ -4,12 +4,12 @@ mod world;
 use std::sync::atomic::Ordering::SeqCst;
 
 use control::wire::{ClusterState, LoginRequest, Opener};
+use pomd_core::session::callback::DONE;
 use tokio::time::Instant;
 
 use super::{
     super::{
         LoginOutcome, NoGrant, Patience,
-        callback::DONE,
         fakes::{path_of, visit},
     },
     *,

@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use pomd_core::route::truncation::Doubt;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{End, ROUNDS, Shared, budget::Allowance, local::Local, truncation::Doubt};
+use super::{End, ROUNDS, Shared, budget::Allowance, local::Local};
 use crate::{
     buffer::Queue,
     tunnel::Counters,
@@ -101,8 +102,8 @@ impl<'a> Down<'a> {
     /// One read of the remote; pending if it has nothing or may not be read.
     fn poll_take(&mut self, remote: &mut Remote, blocked: bool, cx: &mut Context<'_>) -> Poll<()> {
         if blocked && remote.socket.poll_read_ready(cx).is_ready() {
-            let since = self.doubt.left_unread(Instant::now());
-            ready!(self.poll_timer(since + SOON, cx));
+            let since = self.doubt.left_unread(Instant::now().into_std());
+            ready!(self.poll_timer((since + SOON).into(), cx));
             if !self.allowance.one_more(self.queue.buffers()) {
                 return Poll::Pending;
             }
@@ -113,13 +114,15 @@ impl<'a> Down<'a> {
             Poll::Pending => {
                 self.timer.take_if(|it| it.is_elapsed());
                 if self.doubt.counts() {
-                    self.doubt.caught_up(Instant::now(), || our_room(remote));
+                    self.doubt
+                        .caught_up(Instant::now().into_std(), || our_room(remote));
                 }
                 return Poll::Pending;
             }
             Poll::Ready(Ok(bytes)) => {
                 if self.doubt.counts() {
-                    self.doubt.took(bytes, Instant::now(), || our_room(remote));
+                    self.doubt
+                        .took(bytes, Instant::now().into_std(), || our_room(remote));
                 }
             }
             Poll::Ready(Err(e)) => self.ended = Some(self.meaning(e)),
@@ -144,7 +147,7 @@ impl<'a> Down<'a> {
     /// What the remote's end means for the local side.
     fn meaning(&mut self, how: RecvError) -> End {
         match how {
-            RecvError::Closed if self.doubt.remains(Instant::now()) => End::Doubtful,
+            RecvError::Closed if self.doubt.remains(Instant::now().into_std()) => End::Doubtful,
             RecvError::Closed => End::Clean,
             RecvError::Cut | RecvError::Tls(_) | RecvError::Io(_) => End::Cut(how.to_string()),
         }
