@@ -3,12 +3,14 @@
 //! The file is for people and in tracing's usual format: the time, the level, the spans with their fields, the message,
 //! and fields behind it.
 
+use std::collections::BTreeMap;
+
 use control::wire::LogLine;
 
 /// What pomd's own lines say of where they belong; the message says a `reason` in words.
 const FIELDS: [&str; 4] = ["tunnel", "cluster", "connection", "reason"];
 
-/// `None`: it is no whole line of pomd's log, such as the words of a panic.
+/// Reads a line as a release before `control::log_line` wrote it. `None`: it is no whole line of pomd's log, such as the words of a panic.
 pub(crate) fn parse(line: &str) -> Option<LogLine> {
     let (time, rest) = line.split_once(' ')?;
     let at = time.parse().ok()?;
@@ -26,6 +28,8 @@ pub(crate) fn parse(line: &str) -> Option<LogLine> {
         cluster: last("cluster").map(str::to_owned),
         connection: last("connection").and_then(|it| it.parse().ok()),
         message: message.to_owned(),
+        target: String::new(),
+        fields: BTreeMap::new(),
     })
 }
 

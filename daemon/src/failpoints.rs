@@ -1,10 +1,11 @@
-//! Where a test may step in: a value, so that there is nothing in the shipped program to be switched on.
+//! Fail points: places where a test makes something fail. They are a value, so that the shipped program has nothing to be
+//! switched on.
 
 use std::{fmt, io, sync::Arc};
 
 /// A place where something can go wrong that no file and no network of a test brings about.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Point {
+pub enum Failpoint {
     /// A folder is about to be locked.
     Lock,
     /// A listener of a tunnel is about to accept.
@@ -19,30 +20,31 @@ pub enum Point {
     Request,
 }
 
-/// Asked at each [`Point`].
+/// The closure of a test that is asked at each [`Failpoint`], or none. Clones ask the same one.
 #[derive(Clone, Default)]
-pub struct Points(Option<Arc<Ask>>);
+pub struct Failpoints(Option<Arc<Ask>>);
 
-type Ask = dyn Fn(Point) -> io::Result<()> + Send + Sync;
+type Ask = dyn Fn(Failpoint) -> io::Result<()> + Send + Sync;
 
-impl Points {
-    /// Nobody steps in.
+impl Failpoints {
+    /// Returns fail points of which none ever fails.
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// `ask` may fail or panic, and the place does.
-    pub fn from_fn(ask: impl Fn(Point) -> io::Result<()> + Send + Sync + 'static) -> Self {
+    /// Returns fail points that fail or panic where `ask` does.
+    pub fn from_fn(ask: impl Fn(Failpoint) -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(ask)))
     }
 
-    pub(crate) fn pass(&self, point: Point) -> io::Result<()> {
+    /// Returns the error that the test wants at this place, if any.
+    pub(crate) fn check(&self, point: Failpoint) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), |ask| ask(point))
     }
 }
 
-impl fmt::Debug for Points {
+impl fmt::Debug for Failpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Points")
+        f.write_str("Failpoints")
     }
 }

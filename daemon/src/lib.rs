@@ -18,6 +18,7 @@
 //! | [`portal`] | what a cluster says of the user | tunnels |
 //! | [`tunnel`] | one listener's connections: who connects, keep web pages out, open, relay, refuse | the file, other tunnels |
 //! | [`api`] | the control socket: requests into commands | how anything works |
+//! | [`env`] | the seams to the machine and the people around it, one value cloned into every room | what rooms do with them |
 //! | [`admission`] | who keeps a place where places are few | what anybody asks |
 //! | [`service_notify`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`restart`] | runs the program that is installed now in this one's place, and hands locks and listeners over | what ends before |
@@ -36,6 +37,7 @@ pub mod buffer;
 pub mod clock;
 pub mod config_file;
 pub mod disk;
+pub mod env;
 pub mod failpoints;
 pub mod file_trust;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -65,7 +67,7 @@ use std::{fs::File, io, path::PathBuf, sync::Arc, time::Duration};
 
 use control::{
     holder::{Facts, Phase},
-    place::Place,
+    paths::Paths,
 };
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -74,46 +76,32 @@ use tracing::{error, info, warn};
 use crate::{
     agent::Agent,
     api::Api,
-    clock::Clock,
-    disk::Fs,
-    failpoints::Points,
+    env::Env,
+    failpoints::Failpoints,
     load::Loader,
     lock::{Lock, LockError, Marker},
     logging::Recent,
     restart::Restart,
     service_notify::Manager,
-    session::{Open, Servers},
-    surroundings::Surroundings,
     system::{
         control_listener::Channel,
         service::{Pulse, Service},
         socket_activation::{Handed, Socket},
     },
-    upstream::proxy::Environment,
 };
 
 /// What one pomd is made of.
 pub struct Options {
     /// Where its files and its socket are.
-    pub place: Place,
+    pub place: Paths,
     /// Where a person finds the log; `None`: the terminal that started it.
     pub log: Option<String>,
     /// The newest log lines.
     pub recent: Recent,
-    /// What time it is.
-    pub clock: Clock,
-    /// How state reaches the disk.
-    pub fs: Arc<dyn Fs>,
-    /// Where tests step in.
-    pub points: Points,
-    /// Shows login links.
-    pub opener: Arc<dyn Open>,
+    /// The seams to the machine and the people around it.
+    pub env: Env,
     /// Told when the configuration file should be looked at, as by SIGHUP.
     pub look: Arc<Notify>,
-    /// What the environment says of forward proxies.
-    pub proxies: Arc<Environment>,
-    /// Where they are read again.
-    pub surroundings: Surroundings,
     /// Standing warnings.
     pub warnings: Vec<String>,
     /// Sockets that a service manager bound for us.
@@ -157,14 +145,14 @@ pub struct Locks {
 impl Locks {
     /// Locks the state folder and the socket's folder. `inherited` are lock files that the life before this one handed on.
     pub fn take(
-        place: &Place,
-        points: &Points,
+        place: &Paths,
+        failpoints: &Failpoints,
         inherited: &mut Vec<File>,
     ) -> Result<Self, LockError> {
-        let state = Lock::take(&place.state, points, inherited)
+        let state = Lock::take(&place.state, failpoints, inherited)
             .map_err(|it| it.or_give("--state-dir DIR, or POMD_STATE_DIR"))?;
         let runtime = place.runtime();
-        let runtime = (runtime != place.state).then(|| Lock::take(runtime, points, inherited));
+        let runtime = (runtime != place.state).then(|| Lock::take(runtime, failpoints, inherited));
         let runtime = runtime.transpose();
         Ok(Self {
             state,
@@ -217,42 +205,33 @@ pub async fn run(
     let lost = Arc::new(Notify::new());
     let pulse = Pulse::for_watchdog(options.service.watchdog());
     let (agent, handle) = Agent::new(agent::Setup {
-        config: options.place.config.clone(),
-        state: options.place.state.clone(),
-        fs: options.fs.clone(),
-        points: options.points.clone(),
-        socket: options.place.socket.clone(),
+        place: options.place.clone(),
+        env: options.env.clone(),
         lost: lost.clone(),
         log: options.log,
-        clock: options.clock.clone(),
-        opener: options.opener,
-        servers: Servers::real(),
-        proxies: options.proxies.clone(),
         warnings: options.warnings.into_iter().chain(refused).collect(),
         handed: options.handed.clone(),
         pulse: pulse.clone(),
     });
-    let (mut loader, reloads, watch) = Loader::new(load::Parts {
-        place: options.place.clone(),
-        agent: handle.clone(),
-        look: options.look,
-        service: options.service.clone(),
-        clock: options.clock.clone(),
-        fs: options.fs,
-    });
-    loader.look_first(options.surroundings.clone(), options.proxies.clone());
+    let (mut loader, reloads, watch) = Loader::new(
+        &options.place,
+        &options.env,
+        handle.clone(),
+        options.look,
+        options.service.clone(),
+    );
     let manager = Manager {
         service: options.service,
         agent: handle.clone(),
         pulse,
-        clock: options.clock,
+        clock: options.env.clock.clone(),
         restart: options.restart.clone(),
     };
     let api = Arc::new(Api {
         agent: handle,
         reloads,
         recent: options.recent,
-        points: options.points,
+        env: options.env.clone(),
         socket: options.place.socket.clone(),
         lost,
         stop: stop.clone(),
@@ -272,10 +251,12 @@ pub async fn run(
     manager.ready().await;
     core.spawn(manager.run(stop.clone()));
     core.spawn(loader.run(stop.clone()));
-    let keeping = options
-        .surroundings
-        .keep_proxies(options.proxies, stop.clone());
-    core.spawn(keeping);
+    let Env {
+        surroundings,
+        proxies,
+        ..
+    } = options.env;
+    core.spawn(surroundings.keep_proxies(proxies, stop.clone()));
     core.spawn(watch::watch(options.place.config, watch, stop.clone()));
     info!(
         "pomd {} runs (pid {})",

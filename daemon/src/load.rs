@@ -12,22 +12,19 @@ use std::{
     time::Duration,
 };
 
-use control::{place::Place, wire};
+use control::{paths::Paths, wire};
 use pomd_core::config::{self, Config, Machine};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{AgentHandle, Broken, Loaded, Refused, refusal},
-    clock::Clock,
     config_file::{self, FileError, shown},
-    disk::Fs,
-    surroundings::Surroundings,
+    env::Env,
     system::{
         file_stamp::FileStamp,
         service::{Service, Word},
     },
-    upstream::proxy::Environment,
     watch::{QUIET, Watch},
 };
 pub use check::{Checked, check};
@@ -78,30 +75,13 @@ impl Reloads {
     }
 }
 
-/// What the reader of the file is made of.
-#[derive(Debug)]
-pub struct Parts {
-    /// Where the file and the state folder are.
-    pub place: Place,
-    /// Who is handed what the file holds.
-    pub agent: AgentHandle,
-    /// Told when the file should be looked at, as by SIGHUP.
-    pub look: Arc<Notify>,
-    /// Who hears of reloads.
-    pub service: Service,
-    /// What time it is.
-    pub clock: Clock,
-    /// How the copy of the last good configuration reaches the disk.
-    pub fs: Arc<dyn Fs>,
-}
-
 /// The one reader of the file.
 pub struct Loader {
     path: PathBuf,
     agent: AgentHandle,
     look: Arc<Notify>,
     service: Service,
-    clock: Clock,
+    env: Env,
     requests: mpsc::Receiver<Request>,
     changed: Arc<Notify>,
     walk: Arc<Notify>,
@@ -113,8 +93,6 @@ pub struct Loader {
     had_text: bool,
     /// What was last said of watching and keeping.
     warnings: Vec<String>,
-    /// What else a reload looks at.
-    proxies: Option<(Surroundings, Arc<Environment>)>,
 }
 
 /// What was found when the file was last read.
@@ -134,8 +112,15 @@ enum Content {
 }
 
 impl Loader {
-    /// The reader, the handle that asks it, and what its watch needs.
-    pub fn new(parts: Parts) -> (Self, Reloads, Watch) {
+    /// Returns the reader, the handle that asks it, and what its watch needs. The reader hands what the file holds to
+    /// `agent`, tells `service` of reloads, and reads when `look` is told, as by SIGHUP.
+    pub fn new(
+        place: &Paths,
+        env: &Env,
+        agent: AgentHandle,
+        look: Arc<Notify>,
+        service: Service,
+    ) -> (Self, Reloads, Watch) {
         let (sender, requests) = mpsc::channel(4);
         let (unreadable, is_unreadable) = watch::channel(false);
         let (says, trouble) = watch::channel(None);
@@ -146,12 +131,12 @@ impl Loader {
             trouble: says,
         };
         let loader = Self {
-            last_good: LastGood::new(&parts.place, parts.fs),
-            path: parts.place.config,
-            agent: parts.agent,
-            look: parts.look,
-            service: parts.service,
-            clock: parts.clock,
+            last_good: LastGood::new(place, env.fs.clone()),
+            path: place.config.clone(),
+            env: env.clone(),
+            agent,
+            look,
+            service,
             requests,
             changed: watch.changed.clone(),
             walk: watch.walk.clone(),
@@ -160,14 +145,8 @@ impl Loader {
             seen: None,
             had_text: false,
             warnings: Vec::new(),
-            proxies: None,
         };
         (loader, Reloads(sender), watch)
-    }
-
-    /// With each reload looks at the forward proxies of the environment too.
-    pub fn look_first(&mut self, surroundings: Surroundings, proxies: Arc<Environment>) {
-        self.proxies = Some((surroundings, proxies));
     }
 
     /// Reads the file for the first time. If it is broken, the last good configuration comes into force, as far as there
@@ -277,9 +256,12 @@ impl Loader {
         &mut self,
         asked: bool,
     ) -> Option<Result<wire::ReloadAnswer, Refused>> {
-        if let Some((surroundings, proxies)) = &self.proxies {
-            surroundings.look_at_proxies(proxies).await;
-        }
+        let Env {
+            surroundings,
+            proxies,
+            ..
+        } = &self.env;
+        surroundings.look_at_proxies(proxies).await;
         let now = read(self.path.clone()).await;
         if !asked && self.is_seen(&now) {
             self.seen = Some(now);
@@ -318,7 +300,7 @@ impl Loader {
                 && !is_blank(text)
             {
                 self.had_text = true;
-                self.last_good.keep(text, self.clock.now()).await;
+                self.last_good.keep(text, self.env.clock.now()).await;
             }
         }
         self.seen = Some(now);

@@ -13,7 +13,7 @@ use control::holder::{Facts, Holder, LOCK_FILE, Phase};
 
 use crate::{
     disk,
-    failpoints::{Point, Points},
+    failpoints::{Failpoint, Failpoints},
     system::private_folder,
 };
 
@@ -96,7 +96,7 @@ impl Lock {
     /// that is this folder's is held already, and is taken out.
     pub fn take(
         folder: &Path,
-        points: &Points,
+        failpoints: &Failpoints,
         inherited: &mut Vec<File>,
     ) -> Result<Self, LockError> {
         let put_right = private_folder::make(folder).map_err(|fault| LockError::Folder {
@@ -114,7 +114,9 @@ impl Lock {
         let file = ours.map_or(opened, |at| inherited.swap_remove(at));
         let start = Instant::now();
         let refused = loop {
-            let tried = points.pass(Point::Lock).map_err(TryLockError::Error);
+            let tried = failpoints
+                .check(Failpoint::Lock)
+                .map_err(TryLockError::Error);
             match tried.and_then(|()| file.try_lock()) {
                 Ok(()) => {
                     // What a crash left there is not our name.
@@ -246,7 +248,7 @@ mod tests {
     use super::*;
 
     fn take(folder: &Path) -> Result<Lock, LockError> {
-        Lock::take(folder, &Points::none(), &mut Vec::new())
+        Lock::take(folder, &Failpoints::none(), &mut Vec::new())
     }
 
     fn marker(lock: &Lock) -> Marker {
@@ -274,7 +276,7 @@ mod tests {
     #[test]
     fn s6_a_disk_that_knows_no_locks_is_a_warning_and_no_end() {
         let dir = closed();
-        let none = Points::from_fn(|_| Err(rustix::io::Errno::NOLCK.into()));
+        let none = Failpoints::from_fn(|_| Err(rustix::io::Errno::NOLCK.into()));
         let lock = Lock::take(dir.path(), &none, &mut Vec::new()).unwrap();
         let said = lock.refused().unwrap();
         let start = format!(
@@ -369,7 +371,7 @@ mod tests {
         let mut inherited = vec![other, lock.hand_on().unwrap().1];
         marker(&lock).mark(Phase::Restarting);
         drop(lock);
-        let heir = Lock::take(&folder, &Points::none(), &mut inherited).unwrap();
+        let heir = Lock::take(&folder, &Failpoints::none(), &mut inherited).unwrap();
         assert_eq!(inherited.len(), 1, "what is another file's is left");
         marker(&heir).mark(Phase::Running);
         assert!(take(&folder).is_err());

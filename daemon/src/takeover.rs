@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeSet, fs::File, path::Path};
 
-use control::{client::Client, holder::Holder, place::Place, wire::StopAnswer};
-use pomd::{Locks, failpoints::Points, lock::LockError};
+use control::{client::Client, holder::Holder, paths::Paths, wire::StopAnswer};
+use pomd::{Locks, failpoints::Failpoints, lock::LockError};
 use tokio::runtime::Builder;
 
 /// The locks, and how they were come by, for the log, which is not there yet.
@@ -15,14 +15,14 @@ pub(crate) struct Taken {
 
 /// Takes the locks. `pushes`: a pomd in the background that holds them is asked to give way.
 pub(crate) fn take(
-    place: &Place,
+    place: &Paths,
     pushes: bool,
     inherited: &mut Vec<File>,
 ) -> Result<Taken, LockError> {
     let mut words = Vec::new();
     let mut asked = BTreeSet::new();
     loop {
-        let error = match Locks::take(place, &Points::none(), inherited) {
+        let error = match Locks::take(place, &Failpoints::none(), inherited) {
             Ok(locks) => return Ok(Taken { locks, words }),
             Err(error) => error,
         };

@@ -144,6 +144,8 @@ fn closed(client: &Client) -> ClientError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use jiff::Timestamp;
 
     use super::*;
@@ -157,6 +159,8 @@ mod tests {
             cluster: None,
             connection: None,
             message: "the same".to_owned(),
+            target: String::new(),
+            fields: BTreeMap::new(),
         };
         let lines = [line(1), line(2), line(2), line(3)];
         for (last, expected) in [

@@ -1,5 +1,7 @@
 //! What commands are asked with, and what they answer; log lines and errors.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -62,7 +64,7 @@ pub struct OpenLogin {
     pub link: String,
     /// The loopback port it is on, for `ssh -L`.
     pub port: u16,
-    /// The host where the person signs in, as the server named it.
+    /// The host where the person glyphs in, as the server named it.
     pub sign_in_host: Option<String>,
     /// A freshly minted sign-in URL, good for 5 minutes, if the request asked for it.
     pub sign_in_url: Option<String>,
@@ -168,6 +170,12 @@ pub struct LogLine {
     pub connection: Option<u64>,
     /// What happened, in one line without control characters.
     pub message: String,
+    /// The module that says it, as `pomd::tunnel`; empty in lines of releases that did not tell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub target: String,
+    /// What else belongs to it, such as `status` with `403`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<String, String>,
 }
 
 /// Every answer that is not 2xx.

@@ -50,14 +50,14 @@ impl Agent {
         if known.is_some_and(|it| it.report == broken.report) {
             return;
         }
-        let now = self.setup.clock.now();
+        let now = self.setup.env.clock.now();
         let meanwhile = if self.tunnels.is_empty() {
             "there are no tunnels until it is mended".to_owned()
         } else {
             let time = time_of_day(self.loaded_at, now, &TimeZone::system());
             format!("the settings of {time} apply")
         };
-        let check = control::text::check_command(&self.setup.config);
+        let check = control::text::check_command(&self.setup.place.config);
         warn!("{}; {meanwhile}. Run: {check}", broken.message);
         self.config_error = Some(wire::ConfigError {
             at: now,
@@ -77,7 +77,7 @@ impl Agent {
     ) -> wire::ReloadAnswer {
         let old = std::mem::replace(&mut self.config, new.clone());
         let changes = config::changes(&old, &new);
-        self.loaded_at = self.setup.clock.now();
+        self.loaded_at = self.setup.env.clock.now();
         self.ports.retry();
         self.config_error = None;
         for warning in warnings
@@ -223,8 +223,7 @@ impl Agent {
             upstream: cluster.upstream.clone(),
             relay: self.relay.clone(),
             owners: self.owners.clone(),
-            clock: self.setup.clock.clone(),
-            points: self.setup.points.clone(),
+            env: self.setup.env.clone(),
             changed: self.changed.clone(),
             numbers: self.numbers.clone(),
         };

@@ -117,21 +117,17 @@ impl Agent {
             warn!(cluster = %name, "{}", status::insecure(name));
         }
         let upstream = Upstream::new(name.clone(), spec.clone(), Limits::default())
-            .with_environment(self.setup.proxies.clone())
-            .with_points(self.setup.points.clone())
-            .with_spares(self.spares.clone(), self.setup.clock.clone());
+            .with_environment(self.setup.env.proxies.clone())
+            .with_failpoints(self.setup.env.failpoints.clone())
+            .with_spares(self.spares.clone(), self.setup.env.clock.clone());
         let upstream = Arc::new(upstream);
         let stop = CancellationToken::new();
         let setup = session::Setup {
             name: name.clone(),
             spec: spec.clone(),
             upstream: upstream.clone(),
-            servers: self.setup.servers.clone(),
-            state: self.setup.state.clone(),
-            fs: self.setup.fs.clone(),
-            points: self.setup.points.clone(),
-            clock: self.setup.clock.clone(),
-            opener: self.setup.opener.clone(),
+            state: self.setup.place.state.clone(),
+            env: self.setup.env.clone(),
             owners: self.owners.clone(),
             changed: self.changed.clone(),
             legacy,

@@ -20,7 +20,7 @@ impl Agent {
 
     /// The environment says something else of forward proxies.
     pub(super) fn on_proxies(&mut self) {
-        for warning in self.setup.proxies.warnings() {
+        for warning in self.setup.env.proxies.warnings() {
             warn!("{warning}");
         }
         for (name, cluster) in &self.clusters {
@@ -36,7 +36,7 @@ impl Agent {
     /// Each half minute: what nobody tells is looked for, and ready connections are renewed.
     pub(super) async fn keep_up(&mut self) {
         self.look_at_loopback().await;
-        let now = self.setup.clock.moment();
+        let now = self.setup.env.clock.moment();
         let slept = now.slept_since(std::mem::replace(&mut self.awake_at, now));
         let elsewhere = self.is_elsewhere();
         if slept {

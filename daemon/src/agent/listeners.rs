@@ -75,7 +75,7 @@ impl Agent {
             1 => info!(tunnel = %name, "down; 1 connection stays open"),
             more => info!(tunnel = %name, "down; {more} connections stay open"),
         }
-        let tunnel = status::tunnel(door, self.setup.clock.now());
+        let tunnel = status::tunnel(door, self.setup.env.clock.now());
         self.look();
         Ok(wire::DownAnswer { tunnel, still_open })
     }
@@ -99,7 +99,7 @@ impl Agent {
     ) -> Result<wire::DownAnswer, Refused> {
         let last = left.last().ok_or_else(|| no_such_tunnel(name))?;
         let open: usize = left.iter().map(|it| it.connections.len()).sum();
-        let tunnel = status::tunnel(&self.door(last.clone()), self.setup.clock.now());
+        let tunnel = status::tunnel(&self.door(last.clone()), self.setup.env.clock.now());
         self.look();
         Ok(wire::DownAnswer {
             tunnel,
@@ -123,11 +123,11 @@ impl Agent {
     /// A service manager bound a socket for it.
     fn is_handed(&self, name: &TunnelName, listen: &Listen) -> bool {
         let mut sockets = self.setup.handed.sockets().iter();
-        sockets.any(|it| bind::is_for(it, name.as_str(), listen, &self.setup.socket))
+        sockets.any(|it| bind::is_for(it, name.as_str(), listen, &self.setup.place.socket))
     }
 
     fn addresses(&self, listen: &Listen, chosen: Option<u16>) -> Vec<String> {
-        status::addresses(listen, chosen, &self.setup.socket)
+        status::addresses(listen, chosen, &self.setup.place.socket)
     }
 
     fn tunnel_name(&self, name: &str) -> Result<TunnelName, Refused> {
@@ -185,12 +185,12 @@ impl Agent {
         listen: &Listen,
         before: Option<&wire::Holder>,
     ) -> (Option<u16>, Result<Bound, wire::Reason>) {
-        let clock = &self.setup.clock;
+        let clock = &self.setup.env.clock;
         let known = |chosen| Known {
             name: name.as_str(),
             handed: &self.setup.handed,
             chosen,
-            control: &self.setup.socket,
+            control: &self.setup.place.socket,
             before,
         };
         let kept = self.ports.get(name);
@@ -241,7 +241,7 @@ impl Agent {
     /// whoever answers on it (Q3).
     #[cfg(unix)]
     pub(super) async fn look_after_files(&mut self) {
-        if !is_there(&self.setup.socket) {
+        if !is_there(&self.setup.place.socket) {
             self.setup.lost.notify_one();
         }
         let doors = self.tunnels.iter();
@@ -249,7 +249,7 @@ impl Agent {
             it @ Listen::Unix(socket) => {
                 door.listening.is_some()
                     && !self.is_handed(name, it)
-                    && !is_there(&self.setup.socket.with_file_name(socket.as_str()))
+                    && !is_there(&self.setup.place.socket.with_file_name(socket.as_str()))
             }
             _ => false,
         });
@@ -273,7 +273,7 @@ impl Agent {
             Ok((id, Ok(_))) => (id, None),
             Ok((id, Err(reason))) => (id, Some(reason)),
             Err(panic) => {
-                let (at, id) = (self.setup.clock.now(), panic.id());
+                let (at, id) = (self.setup.env.clock.now(), panic.id());
                 let reason = wire::Reason::new(wire::Code::Internal, panic.to_string(), at);
                 (id, Some(reason))
             }

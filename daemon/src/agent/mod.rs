@@ -31,7 +31,6 @@ pub(crate) use status::tests::sample;
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize},
@@ -39,7 +38,7 @@ use std::{
     time::Duration,
 };
 
-use control::wire;
+use control::{paths::Paths, wire};
 use jiff::Timestamp;
 use pomd_core::{
     config::{ClusterName, ClusterSpec, Config, TunnelName},
@@ -54,17 +53,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::error;
 
 use crate::{
-    clock::Clock,
-    disk::Fs,
-    failpoints::Points,
-    session::{Open, Servers, Session},
+    env::Env,
+    session::Session,
     system::{network::Network, service::Pulse, socket_activation::Handed},
     tunnel::{Tunnel, bind::Listener, peer::Owners, relay},
-    upstream::{
-        Upstream,
-        pool::Budget,
-        proxy::{Environment, Shown},
-    },
+    upstream::{Upstream, pool::Budget, proxy::Shown},
 };
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use clusters::is_same;
@@ -87,28 +80,14 @@ const LINGER: Duration = Duration::from_secs(60);
 
 /// What the agent needs from the house.
 pub struct Setup {
-    /// The configuration file, for the status.
-    pub config: PathBuf,
-    /// The folder for tokens and chosen ports; it exists.
-    pub state: PathBuf,
-    /// How they get there.
-    pub fs: Arc<dyn Fs>,
-    /// Where tests step in.
-    pub points: Points,
-    /// The control socket: the sockets of tunnels lie beside it.
-    pub socket: PathBuf,
+    /// The configuration file, the state folder, which exists, and the control socket, beside which those of tunnels lie.
+    pub place: Paths,
+    /// The seams to the machine and the people around it.
+    pub env: Env,
     /// Told when the control socket's file is gone.
     pub lost: Arc<Notify>,
     /// Where a person finds the log, for the status.
     pub log: Option<String>,
-    /// What time it is.
-    pub clock: Clock,
-    /// Shows login links.
-    pub opener: Arc<dyn Open>,
-    /// What logins ask.
-    pub servers: Servers,
-    /// What the environment says of forward proxies.
-    pub proxies: Arc<Environment>,
     /// Standing warnings that hold for the life of the process.
     pub warnings: Vec<String>,
     /// Sockets that a service manager bound for us.
@@ -214,10 +193,10 @@ impl Agent {
     /// An agent with no tunnels; it does nothing until it runs.
     pub fn new(setup: Setup) -> (Self, AgentHandle) {
         let (sender, inbox) = mpsc::channel(16);
-        let now = setup.clock.now();
+        let now = setup.env.clock.now();
         let config = Config::default();
         let (owners, _) = Owners::new(&config.settings.allow_users);
-        let beat = Beat::new(setup.clock.origin(), setup.pulse.every());
+        let beat = Beat::new(setup.env.clock.origin(), setup.pulse.every());
         let agent = Self {
             started_at: now,
             loaded_at: now,
@@ -229,7 +208,7 @@ impl Agent {
             clusters: BTreeMap::new(),
             leaving: Vec::new(),
             passing: Vec::new(),
-            ports: Ports::load(&setup.state, setup.fs.clone()),
+            ports: Ports::load(&setup.place.state, setup.env.fs.clone()),
             owners: Arc::new(owners),
             relay: Arc::new(shared_by_relays(config.settings.read_ahead)),
             spares: Budget::of_process(),
@@ -243,7 +222,7 @@ impl Agent {
             showing: Showing::new(status::empty(&setup, now), Instant::now()),
             network: Network::new(),
             missing: loopback::missing(&[]),
-            awake_at: setup.clock.moment(),
+            awake_at: setup.env.clock.moment(),
             beat,
             housekeeping_at: beat.after(Instant::now()),
             config,
@@ -264,7 +243,7 @@ impl Agent {
                 Some(command) = self.inbox.recv() => Event::Command(command),
                 () = self.changed.notified(), if self.showing.wants_news() => Event::Changed,
                 () = self.network.news() => Event::Network,
-                () = self.setup.proxies.changed() => Event::Proxies,
+                () = self.setup.env.proxies.changed() => Event::Proxies,
                 () = tokio::time::sleep_until(wake) => Event::Tick,
             };
             match event {

@@ -18,7 +18,7 @@ const ERROR_SHOWN: SignedDuration = SignedDuration::from_hours(1);
 
 impl Agent {
     pub(super) fn build_status(&self) -> wire::Status {
-        let now = self.setup.clock.now();
+        let now = self.setup.env.clock.now();
         let tunnels: Vec<wire::Tunnel> = self.tunnels.values().map(|it| tunnel(it, now)).collect();
         let clusters = self
             .clusters
@@ -42,7 +42,7 @@ impl Agent {
 
     fn config_state(&self) -> wire::ConfigState {
         wire::ConfigState {
-            path: self.setup.config.display().to_string(),
+            path: self.setup.place.config.display().to_string(),
             loaded_at: self.loaded_at,
             error: self.config_error.clone(),
             pending: false,
@@ -68,7 +68,7 @@ impl Agent {
     /// Standing warnings: those of the process, of the file, and of what the file asks for.
     fn warnings(&self) -> Vec<String> {
         let mut res = self.setup.warnings.clone();
-        res.extend(self.setup.proxies.warnings());
+        res.extend(self.setup.env.proxies.warnings());
         res.extend(self.config_warnings.iter().cloned());
         res.extend(self.reader_warnings.iter().cloned());
         res.extend(self.settings_warnings.iter().cloned());
@@ -105,7 +105,7 @@ impl Agent {
             let mut doors = self.tunnels.values().map(|it| &it.tunnel);
             doors.any(|it| {
                 let (name, listen) = (it.name.as_str(), &it.spec.listen);
-                bind::is_for(socket, name, listen, &self.setup.socket)
+                bind::is_for(socket, name, listen, &self.setup.place.socket)
             })
         };
         handed.filter(move |it| !is_used(it)).map(|it| {
@@ -157,7 +157,7 @@ fn server(route: &Route) -> Option<String> {
 /// What an agent shows before it runs.
 pub(super) fn empty(setup: &Setup, now: Timestamp) -> wire::Status {
     let config = wire::ConfigState {
-        path: setup.config.display().to_string(),
+        path: setup.place.config.display().to_string(),
         loaded_at: now,
         error: None,
         pending: false,

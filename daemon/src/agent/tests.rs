@@ -14,8 +14,8 @@ use tokio::{net::TcpListener, time::advance};
 
 use super::*;
 use crate::{
-    disk::Disk,
-    session::{Grant, Legacy},
+    clock::Clock,
+    session::{Grant, Legacy, Open},
 };
 
 struct NoBrowser;
@@ -57,16 +57,16 @@ impl World {
             })
         };
         let (agent, handle) = Agent::new(Setup {
-            proxies: Arc::default(),
-            config: state.path().join("pomd.toml"),
-            state: state.path().to_owned(),
-            fs: Arc::new(Disk),
-            points: Points::none(),
-            socket: state.path().join("pomd.sock"),
+            place: Paths {
+                config: state.path().join("pomd.toml"),
+                state: state.path().to_owned(),
+                socket: state.path().join("pomd.sock"),
+            },
+            env: Env {
+                clock,
+                ..Env::real(Arc::new(NoBrowser))
+            },
             log: None,
-            clock,
-            opener: Arc::new(NoBrowser),
-            servers: Servers::real(),
             lost: Arc::default(),
             handed: Arc::default(),
             warnings: Vec::new(),
@@ -204,7 +204,7 @@ async fn a_tunnel_that_is_down_does_not_wait_for_its_port() {
 async fn listening_comes_before_the_login_and_the_login_before_the_last_failure() {
     let (holder, port) = holder().await;
     let mut world = World::new(&tunnel("db", "db.test", port)).await;
-    let at = world.agent.setup.clock.now();
+    let at = world.agent.setup.env.clock.now();
     let failed = wire::Reason::new(Code::Forbidden, "no", at);
     let fail = |world: &mut World| {
         let outcome = &world.door("db").tunnel.outcome;

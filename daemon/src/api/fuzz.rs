@@ -2,7 +2,7 @@
 
 use std::{future::ready, path::Path, sync::Arc, time::Duration};
 
-use control::{place::Place, wire::BrowserChoice};
+use control::{paths::Paths, wire::BrowserChoice};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use pomd_core::config::Config;
@@ -18,14 +18,13 @@ use crate::{
     admission::Admission,
     agent::{Agent, Loaded, Setup},
     clock::Clock,
-    disk::Disk,
-    failpoints::Points,
+    env::Env,
     fuzz,
-    load::{Loader, Parts},
+    load::Loader,
     lock::Marker,
     logging::Recent,
     restart::Restart,
-    session::{Open, Servers},
+    session::Open,
     system::service::{Pulse, Service},
 };
 
@@ -74,34 +73,31 @@ struct House {
 impl House {
     async fn open(state: &Path) -> Self {
         let stop = CancellationToken::new();
-        let (agent, handle) = Agent::new(Setup {
+        let place = Paths {
             config: state.join("pomd.toml"),
             state: state.to_owned(),
-            fs: Arc::new(Disk),
-            points: Points::none(),
             socket: state.join("pomd.sock"),
+        };
+        let env = Env {
+            clock: Clock::from_fn(|| Timestamp::UNIX_EPOCH),
+            ..Env::real(Arc::new(NoBrowser))
+        };
+        let (agent, handle) = Agent::new(Setup {
+            place: place.clone(),
+            env: env.clone(),
             lost: Arc::default(),
             log: None,
-            clock: Clock::from_fn(|| Timestamp::UNIX_EPOCH),
-            opener: Arc::new(NoBrowser),
-            servers: Servers::real(),
-            proxies: Arc::default(),
             warnings: Vec::new(),
             handed: Arc::default(),
             pulse: Pulse::for_watchdog(None),
         });
-        let (loader, reloads, _) = Loader::new(Parts {
-            place: Place {
-                config: state.join("pomd.toml"),
-                state: state.to_owned(),
-                socket: state.join("pomd.sock"),
-            },
-            agent: handle.clone(),
-            look: Arc::default(),
-            service: Service::none(),
-            clock: Clock::from_fn(|| Timestamp::UNIX_EPOCH),
-            fs: Arc::new(Disk),
-        });
+        let (loader, reloads, _) = Loader::new(
+            &place,
+            &env,
+            handle.clone(),
+            Arc::default(),
+            Service::none(),
+        );
         let mut tasks = JoinSet::new();
         tasks.spawn(agent.run(stop.clone()));
         tasks.spawn(loader.run(stop.clone()));
@@ -114,8 +110,8 @@ impl House {
             agent: handle,
             reloads,
             recent: Recent::default(),
-            points: Points::none(),
-            socket: state.join("pomd.sock"),
+            env,
+            socket: place.socket,
             lost: Arc::default(),
             stop: CancellationToken::new(),
             restart: Restart::to(state.join("no-such-program")),

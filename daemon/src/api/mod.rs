@@ -41,7 +41,7 @@ use tracing::{debug, error, warn};
 use crate::{
     admission::{Admission, Most, Place},
     agent::AgentHandle,
-    failpoints::Points,
+    env::Env,
     load::Reloads,
     lock::Marker,
     logging::Recent,
@@ -73,8 +73,8 @@ pub struct Api {
     pub reloads: Reloads,
     /// The newest log lines.
     pub recent: Recent,
-    /// Where tests step in.
-    pub points: Points,
+    /// The seams to the machine and the people around it.
+    pub env: Env,
     /// Where the control socket is.
     pub socket: PathBuf,
     /// Told when its file is gone.

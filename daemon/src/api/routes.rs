@@ -25,7 +25,7 @@ use super::{
 use crate::{
     admission::Place,
     agent::{Refused, refusal},
-    failpoints::Point,
+    failpoints::Failpoint,
     logging::RecentReader,
     session::LoginOutcome,
     system::usage,
@@ -53,7 +53,7 @@ async fn answer_whatever(
     upgrades: &mpsc::Sender<Upgraded>,
     place: &Place,
 ) -> Response<Body> {
-    if let Err(error) = api.points.pass(Point::Request) {
+    if let Err(error) = api.env.failpoints.check(Failpoint::Request) {
         let error = refusal(Code::Internal, error.to_string());
         return answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error);
     }

@@ -7,8 +7,6 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use tracing_subscriber::fmt::MakeWriter;
-
 /// How large one file may grow; two are kept.
 const MOST: u64 = 4 << 20;
 
@@ -42,7 +40,8 @@ impl CappedFile {
         })
     }
 
-    fn append(&self, line: &[u8]) -> io::Result<()> {
+    /// Writes one line in one piece.
+    pub(super) fn append(&self, line: &[u8]) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.length > 0 && state.length + line.len() as u64 > self.most {
             let mut full = self.path.clone().into_os_string();
@@ -71,28 +70,6 @@ fn open(path: &Path) -> io::Result<File> {
         options.mode(0o600).custom_flags(flags.bits().cast_signed());
     }
     options.open(path)
-}
-
-/// One line on its way into the file; tracing writes each in one piece.
-pub(super) struct Line<'a>(&'a CappedFile);
-
-impl Write for Line<'_> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.append(line)?;
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for CappedFile {
-    type Writer = Line<'a>;
-
-    fn make_writer(&'a self) -> Line<'a> {
-        Line(self)
-    }
 }
 
 #[cfg(test)]

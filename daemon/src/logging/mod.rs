@@ -1,5 +1,5 @@
 //! Where log lines go: a terminal by stderr, a service's journal with fields, or a size-capped file; and the last of
-//! them into memory for `GET /v1/logs`.
+//! them into memory for `GET /v1/logs`. What the file and the memory hold are lines of `control::wire::LogLine`.
 //!
 //! Knows tracing. Must not know what is logged: whoever logs a text from outside cleans it first, and secrets have no
 //! way to be formatted.
@@ -7,6 +7,7 @@
 mod capped;
 #[cfg(target_os = "linux")]
 mod journal;
+mod lines;
 mod recent;
 
 use std::{io, path::Path};
@@ -18,6 +19,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use capped::CappedFile;
+use lines::Lines;
 pub use recent::{Recent, RecentReader};
 
 /// Where the log of this process goes.
@@ -85,25 +88,27 @@ pub fn journal_command() -> Option<String> {
 /// Starts logging for the whole process. Call once.
 pub fn start(filter: EnvFilter, sink: Sink<'_>) -> Result<Recent, LoggingError> {
     let recent = Recent::default();
-    let lines = match sink {
-        Sink::Stderr => to_stderr(),
-        Sink::Journal => to_journal(),
+    let mut file = None;
+    let shown = match sink {
+        Sink::Stderr => Some(to_stderr()),
+        Sink::Journal => Some(to_journal()),
         Sink::File(path) => {
-            let file = capped::CappedFile::open(path).map_err(|source| LoggingError::File {
+            let opened = CappedFile::open(path).map_err(|source| LoggingError::File {
                 path: path.display().to_string(),
                 source,
             })?;
-            fmt::layer()
-                .with_writer(file)
-                .with_target(false)
-                .with_ansi(false)
-                .boxed()
+            file = Some(opened);
+            None
         }
+    };
+    let lines = Lines {
+        recent: recent.clone(),
+        file,
     };
     let result = tracing_subscriber::registry()
         .with(filter)
+        .with(shown)
         .with(lines)
-        .with(recent.layer())
         .try_init();
     // A second start, as in tests that run two daemons in one process, keeps the first one's sinks.
     drop(result);

@@ -2,24 +2,14 @@
 
 use std::{
     collections::VecDeque,
-    fmt::{self, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use control::{text::clean, wire::LogLine};
-use jiff::Timestamp;
+use control::wire::LogLine;
 use tokio::sync::watch;
-use tracing::{
-    Event, Subscriber,
-    field::{Field, Visit},
-    span,
-};
-use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 /// How many lines are remembered.
 const LINES: usize = 2_000;
-/// The most characters of one remembered line.
-const LINE_MOST: usize = 1_000;
 
 /// The newest log lines. Clones share them.
 #[derive(Clone, Debug)]
@@ -70,11 +60,8 @@ impl Recent {
         }
     }
 
-    pub(super) fn layer<S>(&self) -> impl Layer<S>
-    where
-        S: Subscriber + for<'a> LookupSpan<'a>,
-    {
-        RecentLayer(self.0.clone())
+    pub(super) fn push(&self, line: LogLine) {
+        self.0.push(line);
     }
 }
 
@@ -122,139 +109,45 @@ impl RecentReader {
     }
 }
 
-struct RecentLayer(Arc<Shared>);
-
-/// What a span or an event says about where it belongs.
-#[derive(Clone, Default)]
-struct Facts {
-    tunnel: Option<String>,
-    cluster: Option<String>,
-    connection: Option<u64>,
-    message: String,
-    others: String,
-}
-
-impl<S> Layer<S> for RecentLayer
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    fn on_new_span(
-        &self,
-        attributes: &span::Attributes<'_>,
-        id: &span::Id,
-        context: Context<'_, S>,
-    ) {
-        let mut facts = Facts::default();
-        attributes.record(&mut facts);
-        if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(facts);
-        }
-    }
-
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut facts = Facts::default();
-        for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(outer) = span.extensions().get::<Facts>() {
-                facts.tunnel = facts.tunnel.or_else(|| outer.tunnel.clone());
-                facts.cluster = facts.cluster.or_else(|| outer.cluster.clone());
-                facts.connection = facts.connection.or(outer.connection);
-            }
-        }
-        event.record(&mut facts);
-        let message = format!("{}{}", facts.message, facts.others);
-        self.0.push(LogLine {
-            at: now(),
-            level: event.metadata().level().as_str().to_ascii_lowercase(),
-            tunnel: facts.tunnel,
-            cluster: facts.cluster,
-            connection: facts.connection,
-            message: clean(&message, LINE_MOST),
-        });
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a log line is stamped by the machine's clock, as on stderr"
-)]
-fn now() -> Timestamp {
-    Timestamp::now()
-}
-
-impl Visit for Facts {
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        if field.name() == "connection" {
-            self.connection = Some(value);
-        } else {
-            self.record_debug(field, &value);
-        }
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.record_debug(field, &format_args!("{value}"));
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        match field.name() {
-            "message" => self.message = format!("{value:?}"),
-            "tunnel" => self.tunnel = Some(format!("{value:?}")),
-            "cluster" => self.cluster = Some(format!("{value:?}")),
-            // The message says it in words.
-            "reason" => (),
-            name if name.starts_with("log.") => (),
-            name => {
-                let _ = write!(self.others, " {name}={value:?}");
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tracing_subscriber::layer::SubscriberExt;
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
 
     use super::*;
 
-    #[test]
-    fn a_line_knows_the_tunnel_and_connection_of_its_span() {
-        let lines = record(|| {
-            let span = tracing::info_span!("connection", tunnel = "db", connection = 7_u64);
-            let _entered = span.enter();
-            tracing::warn!(status = 403, "refused");
-        });
-        assert_eq!(lines[0].tunnel.as_deref(), Some("db"));
-        assert_eq!(lines[0].connection, Some(7));
-        assert_eq!(lines[0].level, "warn");
-        assert_eq!(lines[0].message, "refused status=403");
+    fn line(message: &str) -> LogLine {
+        LogLine {
+            at: Timestamp::UNIX_EPOCH,
+            level: "info".to_owned(),
+            tunnel: None,
+            cluster: None,
+            connection: None,
+            message: message.to_owned(),
+            target: String::new(),
+            fields: BTreeMap::new(),
+        }
     }
 
     #[test]
     fn only_the_newest_lines_are_remembered_and_none_is_told_twice() {
-        let lines = record(|| {
-            for n in 0..LINES + 10 {
-                tracing::info!("{n}");
-            }
-        });
+        let recent = Recent::default();
+        recent.remember((0..LINES + 10).map(|it| line(&it.to_string())).collect());
+        let mut reader = recent.reader();
+        let lines: Vec<_> = std::iter::from_fn(|| reader.next_remembered()).collect();
         assert_eq!(lines.len(), LINES);
         assert_eq!(lines[0].message, "10");
+        assert!(reader.next_remembered().is_none());
     }
 
     #[tokio::test]
     async fn a_follower_is_woken_by_the_next_line() {
         let recent = Recent::default();
         let mut reader = recent.reader();
-        let subscriber = tracing_subscriber::registry().with(recent.layer());
         assert!(reader.next_remembered().is_none());
-        tracing::subscriber::with_default(subscriber, || tracing::info!("here"));
+        recent.push(line("here"));
         reader.more().await;
         assert_eq!(reader.next_remembered().unwrap().message, "here");
-    }
-
-    fn record(f: impl FnOnce()) -> Vec<LogLine> {
-        let recent = Recent::default();
-        let subscriber = tracing_subscriber::registry().with(recent.layer());
-        tracing::subscriber::with_default(subscriber, f);
-        let mut reader = recent.reader();
-        std::iter::from_fn(|| reader.next_remembered()).collect()
     }
 }

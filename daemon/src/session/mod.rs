@@ -32,7 +32,7 @@ use pomd_core::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, disk::Fs, failpoints::Points, tunnel::peer::Owners, upstream::Upstream};
+use crate::{env::Env, tunnel::peer::Owners, upstream::Upstream};
 pub use handle::Session;
 pub use pomerium::Servers;
 
@@ -89,18 +89,10 @@ pub struct Setup {
     pub spec: ClusterSpec,
     /// How to reach it.
     pub upstream: Arc<Upstream>,
-    /// Makes of that what logins ask.
-    pub servers: Servers,
     /// The folder where tokens rest; made with mode 0700 when first needed.
     pub state: PathBuf,
-    /// How it gets there.
-    pub fs: Arc<dyn Fs>,
-    /// Where tests step in.
-    pub points: Points,
-    /// What time it is.
-    pub clock: Clock,
-    /// Shows a link to the person.
-    pub opener: Arc<dyn Open>,
+    /// The seams to the machine and the people around it.
+    pub env: Env,
     /// Who may use the callback listener.
     pub owners: Arc<Owners>,
     /// Told after each change of the [`View`].
@@ -155,18 +147,18 @@ impl Session {
         setup: Setup,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let owners = setup.owners;
+        let (owners, env) = (setup.owners, setup.env);
         let house = House {
             cluster: setup.name.to_string(),
             login_at: setup.spec.login_at.clone(),
             browser: setup.spec.browser,
-            clock: setup.clock,
-            opener: setup.opener,
-            pomerium: setup
+            clock: env.clock,
+            opener: env.opener,
+            pomerium: env
                 .servers
                 .of(setup.name, setup.spec.login_at, setup.upstream),
-            store: Store::new(setup.state, setup.fs),
-            points: setup.points,
+            store: Store::new(setup.state, env.fs),
+            failpoints: env.failpoints,
             doorman: Arc::new(move |socket, theirs| owners.judge_login(socket, theirs)),
             changed: setup.changed,
             stop,

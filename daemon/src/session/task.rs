@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    failpoints::{Point, Points},
+    failpoints::{Failpoint, Failpoints},
 };
 
 use keeping::Unsaved;
@@ -53,7 +53,7 @@ pub(super) struct House {
     pub(super) pomerium: Arc<dyn Pomerium>,
     pub(super) doorman: Doorman,
     pub(super) store: Store,
-    pub(super) points: Points,
+    pub(super) failpoints: Failpoints,
     pub(super) changed: Arc<Notify>,
     pub(super) stop: CancellationToken,
 }
@@ -116,7 +116,7 @@ impl Task {
                 Some(it) = self.inbox.recv() => Happening::Command(it),
                 () = sleep(rest) => Happening::Tick,
             };
-            if self.house.points.pass(Point::Session).is_err() {
+            if self.house.failpoints.check(Failpoint::Session).is_err() {
                 return;
             }
             self.on(happening).await;

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use control::{ssh_refusal, wire};
+use control::{humanize, ssh_refusal, wire};
 use pomd_core::{guard::Refusal, route::refusal::OpenError};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
@@ -23,10 +23,9 @@ use super::{
     local::{Ends, Local},
     reason,
     relay::{self, End},
-    words,
 };
 use crate::{
-    failpoints::Point,
+    failpoints::Failpoint,
     session::{Grant, NoGrant, Patience},
     upstream::{Early, EarlySource, Opened},
 };
@@ -56,7 +55,7 @@ pub(super) async fn carry(
         caller,
     };
     let waiting = Count::up(&tunnel.counters.waiting, &tunnel.changed);
-    if tunnel.points.pass(Point::Connection).is_err() {
+    if tunnel.env.failpoints.check(Failpoint::Connection).is_err() {
         return local.into_local().reset();
     }
     let mut early = Early {
@@ -185,7 +184,7 @@ impl Connection<'_> {
         let from = who.map_or_else(String::new, |it| format!(" from {it}"));
         tracing::info!(
             "connection {number}{from}: open in {}",
-            words::duration(took)
+            humanize::duration(took)
         );
     }
 
@@ -193,9 +192,9 @@ impl Connection<'_> {
         let number = self.number;
         let carried = format!(
             "{} ↓ {} ↑, {}",
-            words::bytes(own.received.load(Relaxed)),
-            words::bytes(own.sent.load(Relaxed)),
-            words::duration(self.started.elapsed())
+            humanize::bytes(own.received.load(Relaxed)),
+            humanize::bytes(own.sent.load(Relaxed)),
+            humanize::duration(self.started.elapsed())
         );
         match end {
             End::Clean => tracing::info!("connection {number}: ended, {carried}"),

@@ -21,7 +21,6 @@ mod holder;
 mod outcome;
 mod probe;
 mod reason;
-mod words;
 
 use std::{
     fmt, io,
@@ -52,8 +51,8 @@ use local::{Ends, Local};
 use outcome::Outcome;
 
 use crate::{
-    clock::Clock,
-    failpoints::{Point, Points},
+    env::Env,
+    failpoints::Failpoint,
     portal,
     session::{Grant, Session},
     system::{errors, limits},
@@ -98,10 +97,8 @@ pub struct Parts {
     pub relay: Arc<relay::Shared>,
     /// Who may connect.
     pub owners: Arc<peer::Owners>,
-    /// What time it is.
-    pub clock: Clock,
-    /// Where tests step in.
-    pub points: Points,
+    /// The seams to the machine and the people around it.
+    pub env: Env,
     /// Told when the tunnel's counters or outcome changed.
     pub changed: Arc<Notify>,
     /// The number of the newest connection of all tunnels; the same for all.
@@ -258,7 +255,7 @@ impl Tunnel {
 
     fn enter(self: &Arc<Self>, local: Guarded, ends: Ends, caller: Option<Caller>) {
         let number = self.numbers.fetch_add(1, Relaxed) + 1;
-        let now = u64::try_from(self.clock.now().as_second()).unwrap_or(0);
+        let now = u64::try_from(self.env.clock.now().as_second()).unwrap_or(0);
         self.counters.total.fetch_add(1, Relaxed);
         self.counters.last_connection_at.store(now, Relaxed);
         self.changed.notify_one();
@@ -306,7 +303,7 @@ impl Tunnel {
             user: grant.user.as_deref(),
             similar,
             open: self.counters.open.load(Relaxed),
-            at: self.clock.now(),
+            at: self.env.clock.now(),
         }
     }
 
@@ -332,7 +329,7 @@ impl Tunnel {
     }
 
     fn local_trouble(&self, message: String) -> wire::Reason {
-        wire::Reason::new(Code::Local, message, self.clock.now())
+        wire::Reason::new(Code::Local, message, self.env.clock.now())
     }
 }
 
@@ -351,7 +348,7 @@ struct Entrance {
 
 impl accept::Door for Entrance {
     fn try_to_accept(&mut self) -> io::Result<()> {
-        self.tunnel.points.pass(Point::Accept)
+        self.tunnel.env.failpoints.check(Failpoint::Accept)
     }
 
     fn judge(&mut self, local: &Local, ends: Ends) -> peer::Verdict {

@@ -64,7 +64,7 @@ pub(super) async fn prove(tunnel: &Tunnel, fresh: Fresh) -> Answer {
         && !matches!(error.code, Code::LoginNeeded | Code::Internal)
         && tunnel.outcome.trouble().is_none()
     {
-        tunnel.failed(asked, as_reason(error, tunnel.clock.now()));
+        tunnel.failed(asked, as_reason(error, tunnel.env.clock.now()));
     }
     answer
 }

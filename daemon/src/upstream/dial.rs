@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{Limits, exhausted};
-use crate::failpoints::{Point, Points};
+use crate::failpoints::{Failpoint, Failpoints};
 
 /// How long an address may stay silent before the next one is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -44,7 +44,7 @@ pub(super) struct Dialer {
     lookups: Arc<Semaphore>,
     /// Where a person would set `connect`.
     place: String,
-    points: Points,
+    failpoints: Failpoints,
 }
 
 impl Dialer {
@@ -53,12 +53,12 @@ impl Dialer {
             limits,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             place,
-            points: Points::none(),
+            failpoints: Failpoints::none(),
         }
     }
 
-    pub(super) fn set_points(&mut self, points: Points) {
-        self.points = points;
+    pub(super) fn set_failpoints(&mut self, failpoints: Failpoints) {
+        self.failpoints = failpoints;
     }
 
     /// A connection to `target`, ready for small writes and silent deaths.
@@ -108,7 +108,7 @@ impl Dialer {
         let limit = self.limits.tcp;
         let mut failed = Vec::new();
         let connect = async |address: SocketAddr| {
-            self.points.pass(Point::Dial)?;
+            self.failpoints.check(Failpoint::Dial)?;
             next_hop::connect(address).await
         };
         let racing = race(&addresses, STAGGER, &mut failed, connect);

@@ -13,6 +13,7 @@ mod open;
 pub mod pool;
 pub mod proxy;
 pub mod record;
+pub mod stream;
 pub mod tls;
 pub mod transport;
 
@@ -37,11 +38,10 @@ use tokio::{io::AsyncRead, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, failpoints::Points};
+use crate::{clock::Clock, failpoints::Failpoints};
 
 use dial::{Dialer, recent::Reached, shown};
 use h1::Peer;
-
 use pool::{Budget, Spares};
 use proxy::{Environment, Proxies};
 use record::{HandshakeError, Remote};
@@ -170,8 +170,8 @@ impl Upstream {
     }
 
     /// Where tests step in.
-    pub fn with_points(mut self, points: Points) -> Self {
-        self.dialer.set_points(points);
+    pub fn with_failpoints(mut self, failpoints: Failpoints) -> Self {
+        self.dialer.set_failpoints(failpoints);
         self
     }
 

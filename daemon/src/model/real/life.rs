@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use control::paths::Paths;
 use pomd_core::config::Config;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::outside::{Mortal, Outside};
 use crate::{
     agent::{Agent, AgentHandle, Loaded, Setup},
-    failpoints::Points,
+    env::Env,
     session::model::site,
     system::service::Pulse,
 };
@@ -38,17 +39,19 @@ impl Life {
             is_dead: AtomicBool::new(false),
         });
         let (agent, handle) = Agent::new(Setup {
-            config: home.join("pomd.toml"),
-            state: home.to_owned(),
-            fs: disk.clone(),
-            points: Points::none(),
-            socket: home.join("pomd.sock"),
+            place: Paths {
+                config: home.join("pomd.toml"),
+                state: home.to_owned(),
+                socket: home.join("pomd.sock"),
+            },
+            env: Env {
+                fs: disk.clone(),
+                clock: outside.clock(),
+                servers: site::servers(outside.clone()),
+                ..Env::real(outside.clone())
+            },
             lost: Arc::default(),
             log: None,
-            clock: outside.clock(),
-            opener: outside.clone(),
-            servers: site::servers(outside.clone()),
-            proxies: Arc::default(),
             warnings: Vec::new(),
             handed: Arc::default(),
             pulse: Pulse::for_watchdog(None),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     disk::Disk,
-    failpoints::Points,
+    failpoints::Failpoints,
     session::{
         Legacy, LoginOutcome, Session, View,
         fakes::{FakeBrowser, FakeServer, FakeTime, Reply, address, path_of, visit},
@@ -65,7 +65,7 @@ impl World {
             pomerium: server.clone(),
             doorman: Arc::new(|_, _| Verdict::Welcome),
             store: Store::new(state_in(home.path()), Arc::new(Disk)),
-            points: Points::none(),
+            failpoints: Failpoints::none(),
             changed: changed.clone(),
             stop: stop.clone(),
         };

@@ -1,9 +1,9 @@
-//! Sizes and durations as people say them. Pure.
+//! Sizes and durations as people read them, alike in both programs. Pure.
 
 use std::time::Duration;
 
-/// `0 B`, `3.1 MB`, `12 MB`: decimal, at most three digits.
-pub(crate) fn bytes(bytes: u64) -> String {
+/// Returns a size in decimal units and at most three digits: `0 B`, `3.1 MB`, `12 MB`.
+pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
     if bytes < 1000 {
         return format!("{bytes} B");
@@ -26,18 +26,21 @@ pub(crate) fn bytes(bytes: u64) -> String {
     }
 }
 
-/// `9h 12m`, `22m`, `3m 50s`, `12s`: two parts at most, and seconds only where they matter.
-pub(crate) fn duration(duration: Duration) -> String {
+/// Returns a duration in at most two parts, with seconds only where they matter: `84 ms`, `1.2 s`, `12 s`, `3m 50s`,
+/// `22m`, `9h 12m`, `3d 5h`.
+pub fn duration(duration: Duration) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;
-    let seconds = duration.as_secs();
+    let (seconds, ms) = (duration.as_secs(), duration.as_millis());
     let (large, large_name, small, small_name) = match seconds {
         DAY.. => (seconds / DAY, "d", seconds % DAY / HOUR, "h"),
         HOUR.. => (seconds / HOUR, "h", seconds % HOUR / MINUTE, "m"),
         600.. => (seconds / MINUTE, "m", 0, ""),
         MINUTE.. => (seconds / MINUTE, "m", seconds % MINUTE, "s"),
-        _ => (seconds, "s", 0, ""),
+        _ if ms < 1000 => return format!("{ms} ms"),
+        _ if ms < 9950 => return format!("{}.{} s", (ms + 50) / 1000, (ms + 50) / 100 % 10),
+        _ => return format!("{} s", ((ms + 500) / 1000).min(59)),
     };
     match small {
         0 => format!("{large}{large_name}"),
@@ -45,20 +48,8 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-/// `84 ms`, `1.2 s`, `12 s`.
-pub(crate) fn milliseconds(ms: u64) -> String {
-    match ms {
-        0..1000 => format!("{ms} ms"),
-        1000..9950 => {
-            let tenths = (ms + 50) / 100;
-            format!("{}.{} s", tenths / 10, tenths % 10)
-        }
-        _ => format!("{} s", ms.saturating_add(500) / 1000),
-    }
-}
-
-/// `0:12`, `61:05`: how long somebody has been waiting.
-pub(crate) fn clock(duration: Duration) -> String {
+/// Returns minutes and seconds as a stopwatch shows them: `0:12`, `61:05`.
+pub fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs();
     format!("{}:{:02}", seconds / 60, seconds % 60)
 }
@@ -102,8 +93,6 @@ mod tests {
     #[test]
     fn durations_have_two_parts_at_most() {
         let table = [
-            (0, "0s"),
-            (59, "59s"),
             (60, "1m"),
             (230, "3m 50s"),
             (599, "9m 59s"),
@@ -121,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn short_times_are_told_in_milliseconds() {
+    fn short_times_have_at_most_one_decimal() {
         let table = [
             (0, "0 ms"),
             (84, "84 ms"),
@@ -130,9 +119,10 @@ mod tests {
             (9949, "9.9 s"),
             (9950, "10 s"),
             (12_400, "12 s"),
+            (59_999, "59 s"),
         ];
         for (ms, text) in table {
-            assert_eq!(milliseconds(ms), text);
+            assert_eq!(duration(Duration::from_millis(ms)), text);
         }
         assert_eq!(clock(Duration::from_secs(12)), "0:12");
         assert_eq!(clock(Duration::from_secs(3665)), "61:05");

@@ -1,4 +1,4 @@
-//! Where things are on Linux and its kin, and on macOS.
+//! Paths on Linux and its kin, and on macOS.
 
 use std::{
     ffi::OsString,
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::PlaceError;
+use super::PathsError;
 
 type Var<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
@@ -17,14 +17,14 @@ pub(super) const SOCKET_EXAMPLE: &str = "--socket PATH";
 pub(super) const HOME: &str = "HOME";
 
 #[cfg(not(target_os = "macos"))]
-pub(super) fn config(var: Var<'_>) -> Result<PathBuf, PlaceError> {
+pub(super) fn config(var: Var<'_>) -> Result<PathBuf, PathsError> {
     let base = folder(var, "XDG_CONFIG_HOME")
         .map_or_else(|| home(var).map(|it| it.join(".config")), Ok)?;
     Ok(base.join("pomd/pomd.toml"))
 }
 
 #[cfg(not(target_os = "macos"))]
-pub(super) fn state(var: Var<'_>) -> Result<PathBuf, PlaceError> {
+pub(super) fn state(var: Var<'_>) -> Result<PathBuf, PathsError> {
     let base = folder(var, "XDG_STATE_HOME")
         .map_or_else(|| home(var).map(|it| it.join(".local/state")), Ok)?;
     Ok(base.join("pomd"))
@@ -32,7 +32,7 @@ pub(super) fn state(var: Var<'_>) -> Result<PathBuf, PlaceError> {
 
 /// Without a runtime folder of ours the state folder is used, never /tmp: others could stand in for us there (A10).
 #[cfg(not(target_os = "macos"))]
-pub(super) fn socket(var: Var<'_>, state: &Path) -> Result<PathBuf, PlaceError> {
+pub(super) fn socket(var: Var<'_>, state: &Path) -> Result<PathBuf, PathsError> {
     let usual = PathBuf::from(format!("/run/user/{}", rustix::process::getuid().as_raw()));
     let runtime = folder(var, "XDG_RUNTIME_DIR")
         .filter(|it| is_ours(it))
@@ -42,22 +42,22 @@ pub(super) fn socket(var: Var<'_>, state: &Path) -> Result<PathBuf, PlaceError> 
 }
 
 #[cfg(target_os = "macos")]
-fn support(var: Var<'_>) -> Result<PathBuf, PlaceError> {
+fn support(var: Var<'_>) -> Result<PathBuf, PathsError> {
     Ok(home(var)?.join("Library/Application Support/pomd"))
 }
 
 #[cfg(target_os = "macos")]
-pub(super) fn config(var: Var<'_>) -> Result<PathBuf, PlaceError> {
+pub(super) fn config(var: Var<'_>) -> Result<PathBuf, PathsError> {
     Ok(support(var)?.join("pomd.toml"))
 }
 
 #[cfg(target_os = "macos")]
-pub(super) fn state(var: Var<'_>) -> Result<PathBuf, PlaceError> {
+pub(super) fn state(var: Var<'_>) -> Result<PathBuf, PathsError> {
     Ok(support(var)?.join("state"))
 }
 
 #[cfg(target_os = "macos")]
-pub(super) fn socket(var: Var<'_>, state: &Path) -> Result<PathBuf, PlaceError> {
+pub(super) fn socket(var: Var<'_>, state: &Path) -> Result<PathBuf, PathsError> {
     let runtime = folder(var, "TMPDIR").filter(|it| is_ours(it));
     let folder = runtime.map_or_else(|| state.to_owned(), |it| it.join("pomd"));
     Ok(socket_of(&folder))
@@ -78,12 +78,12 @@ pub(super) fn runtime<'a>(socket: &'a Path, _state: &'a Path) -> &'a Path {
     socket.parent().unwrap_or(Path::new("/"))
 }
 
-fn home(var: Var<'_>) -> Result<PathBuf, PlaceError> {
+fn home(var: Var<'_>) -> Result<PathBuf, PathsError> {
     var("HOME")
         .map(PathBuf::from)
         .or_else(|| etcetera::home_dir().ok())
         .filter(|it| it.is_absolute())
-        .ok_or(PlaceError::NoHome)
+        .ok_or(PathsError::NoHome)
 }
 
 /// A relative value in an XDG variable is to be ignored (XDG base directory specification).

@@ -111,6 +111,11 @@ pub(crate) fn log(mut log: LogLine) -> LogLine {
     tidy_all(&mut log.tunnel, name);
     tidy_all(&mut log.cluster, name);
     tidy(&mut log.message, line);
+    tidy(&mut log.target, name);
+    let fields = std::mem::take(&mut log.fields).into_iter();
+    log.fields = fields
+        .map(|(key, value)| (name(&key), line(&value)))
+        .collect();
     log
 }
 

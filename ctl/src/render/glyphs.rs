@@ -1,8 +1,8 @@
-//! Signs, and their spelling for terminals that know only ASCII.
+//! Glyphs, and their spelling for terminals that know only ASCII.
 
-/// The signs that this terminal can show.
+/// The glyphs that this terminal can show.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Signs {
+pub(crate) struct Glyphs {
     pub(crate) good: &'static str,
     pub(crate) waits: &'static str,
     pub(crate) bad: &'static str,
@@ -14,7 +14,7 @@ pub(crate) struct Signs {
     ascii: bool,
 }
 
-static UNICODE: Signs = Signs {
+static UNICODE: Glyphs = Glyphs {
     good: "●",
     waits: "◐",
     bad: "✗",
@@ -26,7 +26,7 @@ static UNICODE: Signs = Signs {
     ascii: false,
 };
 
-static ASCII: Signs = Signs {
+static ASCII: Glyphs = Glyphs {
     good: "*",
     waits: "?",
     bad: "!",
@@ -38,7 +38,7 @@ static ASCII: Signs = Signs {
     ascii: true,
 };
 
-impl Signs {
+impl Glyphs {
     /// As the locale and the terminal's name say; `POMD_ASCII=1` wins.
     pub(crate) fn for_environment(var: impl Fn(&str) -> Option<String>) -> &'static Self {
         let asked = var("POMD_ASCII").is_some_and(|it| it != "0");
@@ -59,7 +59,7 @@ impl Signs {
         }
     }
 
-    /// `text` with the signs that others put into it spelled for this terminal.
+    /// `text` with the glyphs that others put into it spelled for this terminal.
     pub(crate) fn plain(&self, text: &str) -> String {
         if !self.ascii || text.is_ascii() {
             return text.to_owned();
@@ -83,7 +83,7 @@ impl Signs {
 }
 
 #[cfg(test)]
-pub(crate) fn unicode() -> &'static Signs {
+pub(crate) fn unicode() -> &'static Glyphs {
     &UNICODE
 }
 
@@ -93,21 +93,21 @@ mod tests {
 
     #[test]
     fn only_a_utf_8_locale_on_a_real_terminal_gets_signs() {
-        let signs = |vars: &[(&str, &str)]| {
-            Signs::for_environment(|name| {
+        let glyphs = |vars: &[(&str, &str)]| {
+            Glyphs::for_environment(|name| {
                 vars.iter()
                     .find(|it| it.0 == name)
                     .map(|it| it.1.to_owned())
             })
         };
-        assert_eq!(signs(&[("LANG", "de_DE.UTF-8")]), &UNICODE);
-        assert_eq!(signs(&[("LANG", "C.utf8"), ("TERM", "xterm")]), &UNICODE);
-        assert_eq!(signs(&[("LANG", "en_US.UTF-8"), ("LC_ALL", "C")]), &ASCII);
-        assert_eq!(signs(&[("LANG", "C.utf8"), ("TERM", "linux")]), &ASCII);
-        assert_eq!(signs(&[("LANG", "C.utf8"), ("TERM", "dumb")]), &ASCII);
-        assert_eq!(signs(&[("LANG", "C.utf8"), ("POMD_ASCII", "1")]), &ASCII);
+        assert_eq!(glyphs(&[("LANG", "de_DE.UTF-8")]), &UNICODE);
+        assert_eq!(glyphs(&[("LANG", "C.utf8"), ("TERM", "xterm")]), &UNICODE);
+        assert_eq!(glyphs(&[("LANG", "en_US.UTF-8"), ("LC_ALL", "C")]), &ASCII);
+        assert_eq!(glyphs(&[("LANG", "C.utf8"), ("TERM", "linux")]), &ASCII);
+        assert_eq!(glyphs(&[("LANG", "C.utf8"), ("TERM", "dumb")]), &ASCII);
+        assert_eq!(glyphs(&[("LANG", "C.utf8"), ("POMD_ASCII", "1")]), &ASCII);
         if cfg!(unix) {
-            assert_eq!(signs(&[]), &ASCII);
+            assert_eq!(glyphs(&[]), &ASCII);
         }
     }
 }

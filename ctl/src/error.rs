@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use control::{
     client::ClientError,
-    place::PlaceError,
+    paths::PathsError,
     wire::{ApiError, Code},
 };
 use serde::Serialize;
 
-use crate::outside;
+use crate::sanitise;
 
 /// Exit codes. People's scripts rely on them: changing one breaks playbooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +38,7 @@ impl From<Exit> for ExitCode {
 
 /// Why a command ended before its answer.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum CliError {
     /// To be told.
     Told(Box<Report>),
     /// Whoever read our answer is gone: nobody is left to tell, and nothing went wrong.
@@ -68,7 +68,7 @@ pub(crate) struct Report {
     pub(crate) login: Option<CarriedLogin>,
 }
 
-/// What a person needs who signs in on another machine.
+/// What a person needs who glyphs in on another machine.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct CarriedLogin {
     pub(crate) cluster: String,
@@ -104,7 +104,7 @@ impl Report {
     }
 }
 
-impl Failure {
+impl CliError {
     pub(crate) fn told(report: Report) -> Self {
         Self::Told(Box::new(report))
     }
@@ -126,7 +126,7 @@ impl Failure {
         Self::told(report)
     }
 
-    /// As [`Failure::not_running`], of one whose log is elsewhere.
+    /// As [`CliError::not_running`], of one whose log is elsewhere.
     pub(crate) fn not_running_said(log: &str) -> Self {
         let Self::Told(report) = Self::not_running() else {
             return Self::not_running();
@@ -152,7 +152,7 @@ impl Failure {
 pub(crate) fn last_words(log: Option<&str>) -> String {
     match log {
         Some(command) if command.starts_with("journalctl ") => {
-            format!("what it said last: {}", outside::line(command))
+            format!("what it said last: {}", sanitise::line(command))
         }
         Some(_) => "what it said last: pomctl logs".to_owned(),
         None => "what it said last is in the terminal that it was started in".to_owned(),
@@ -177,7 +177,7 @@ fn exit_of(code: Code) -> Exit {
     }
 }
 
-impl From<ClientError> for Failure {
+impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         let report = match error {
             ClientError::NotRunning => return Self::not_running(),
@@ -195,17 +195,17 @@ impl From<ClientError> for Failure {
                 "install pomd and pomctl of one release, then end the pomd that runs".to_owned(),
             )),
             error @ ClientError::Cut { .. } => {
-                Report::new(Exit::Failed, "failed", outside::line(&error.to_string()))
+                Report::new(Exit::Failed, "failed", sanitise::line(&error.to_string()))
             }
             error @ ClientError::NotOurs { .. } => {
-                Report::new(Exit::Failed, "not_ours", outside::line(&error.to_string()))
+                Report::new(Exit::Failed, "not_ours", sanitise::line(&error.to_string()))
             }
             ClientError::Broken { path, message } => {
                 let closed = message.contains("Permission denied");
                 let path = path.display();
                 let hint = "this belongs to another user: look at HOME and XDG_RUNTIME_DIR, or give --socket";
                 let message = format!("talking to pomd over {path} failed: {message}");
-                Report::new(Exit::Failed, "failed", outside::line(&message))
+                Report::new(Exit::Failed, "failed", sanitise::line(&message))
                     .hint(closed.then(|| hint.to_owned()))
             }
         };
@@ -214,25 +214,25 @@ impl From<ClientError> for Failure {
 }
 
 fn told_by_pomd(error: ApiError) -> Report {
-    let mut lines = outside::lines(&error.message).into_iter();
+    let mut lines = sanitise::lines(&error.message).into_iter();
     let first = lines.next().unwrap_or_default();
     let first = first.strip_prefix("error:").unwrap_or(&first).trim_start();
     let mut report = Report::new(exit_of(error.code), &word(error.code), first);
     report.block = lines.collect();
-    let error = outside::error(error);
+    let error = sanitise::error(error);
     let has = |key: &str| error.facts.iter().any(|it| it.0 == key);
     report.request_id = error.request_id.filter(|_| !has("request id"));
     if let Some(holder) = error.holder.filter(|_| !has("held by")) {
         report
             .facts
-            .push(("held by".to_owned(), outside::holder(&holder)));
+            .push(("held by".to_owned(), sanitise::holder(&holder)));
     }
     report.facts.extend(error.facts);
     report.hint(error.hint)
 }
 
-impl From<PlaceError> for Failure {
-    fn from(error: PlaceError) -> Self {
+impl From<PathsError> for CliError {
+    fn from(error: PathsError) -> Self {
         let text = error.to_string();
         let mut lines = text.lines();
         let message = lines.next().unwrap_or_default();

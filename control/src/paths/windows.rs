@@ -1,11 +1,11 @@
-//! Where things are on Windows, where the control socket is a named pipe.
+//! Paths on Windows, where the control socket is a named pipe.
 
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
-use super::PlaceError;
+use super::PathsError;
 use crate::user;
 
 type Var<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -14,23 +14,23 @@ const PIPES: &str = r"\\.\pipe\";
 pub(super) const HOME: &str = "APPDATA and LOCALAPPDATA";
 pub(super) const SOCKET_EXAMPLE: &str = r"--socket \\.\pipe\NAME";
 
-pub(super) fn config(var: Var<'_>) -> Result<PathBuf, PlaceError> {
+pub(super) fn config(var: Var<'_>) -> Result<PathBuf, PathsError> {
     let base = var("APPDATA")
         .map(PathBuf::from)
-        .ok_or(PlaceError::NoHome)?;
+        .ok_or(PathsError::NoHome)?;
     Ok(base.join("pomd").join("pomd.toml"))
 }
 
-pub(super) fn state(var: Var<'_>) -> Result<PathBuf, PlaceError> {
+pub(super) fn state(var: Var<'_>) -> Result<PathBuf, PathsError> {
     let base = var("LOCALAPPDATA")
         .map(PathBuf::from)
-        .ok_or(PlaceError::NoHome)?;
+        .ok_or(PathsError::NoHome)?;
     Ok(base.join("pomd"))
 }
 
 /// Named after the user, so that two of one machine do not meet.
-pub(super) fn socket(_: Var<'_>, _: &Path) -> Result<PathBuf, PlaceError> {
-    let sid = user::own_sid().ok_or(PlaceError::NoUser)?;
+pub(super) fn socket(_: Var<'_>, _: &Path) -> Result<PathBuf, PathsError> {
+    let sid = user::own_sid().ok_or(PathsError::NoUser)?;
     Ok(pipe(&sid))
 }
 

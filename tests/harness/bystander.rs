@@ -18,13 +18,13 @@ const LOOKS: u32 = 5;
 
 /// A connection that lives through a fault, and the usage before it.
 #[derive(Debug)]
-pub struct Witness {
+pub struct Bystander {
     tunnel: String,
     line: TcpStream,
     before: Usage,
 }
 
-impl Witness {
+impl Bystander {
     /// Before the fault, with nothing else under way; `tunnel` leads to an echo.
     pub async fn new(pomd: &Pomd, tunnel: &str) -> Self {
         let mut line = pomd.connect(tunnel).await;

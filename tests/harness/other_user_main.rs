@@ -1,4 +1,4 @@
-//! What a stranger does: run under another user id by the tests, says one line for each try. Uses
+//! What another user does: run under another user id by the tests, says one line for each try. Uses
 //! nothing but std and sockets.
 
 use std::{
@@ -33,7 +33,7 @@ fn main() {
         ["unix", path, request] => unix(path, request),
         ["pretend", path] => pretend(path),
         _ => {
-            say("usage: stranger connect|get|hold|leave|flood|unix|pretend …");
+            say("usage: other-user connect|get|hold|leave|flood|unix|pretend …");
             std::process::exit(2);
         }
     }
@@ -59,7 +59,7 @@ fn ending(address: &str) -> String {
     };
     let _ = stream.set_read_timeout(Some(TRY_TIME));
     // The system tells a reset once, to whichever call comes next.
-    if let Err(error) = stream.write_all(b"SSH-2.0-stranger\r\n") {
+    if let Err(error) = stream.write_all(b"SSH-2.0-other-user\r\n") {
         return format!("{} after 0 bytes", word(error.kind()));
     }
     let mut got = Vec::new();

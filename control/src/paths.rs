@@ -1,4 +1,4 @@
-//! Where the configuration, the state and the socket are: the table `Files` of the contract.
+//! Paths of the configuration, the state and the control socket: the table `Files` of the README.
 
 use std::{
     env,
@@ -16,9 +16,9 @@ use unix as platform;
 #[cfg(windows)]
 use windows as platform;
 
-/// What a person may say about the places; each wins over its environment variable and its default.
+/// Paths that a person names; each wins over its environment variable and its default.
 #[derive(Clone, Debug, Default)]
-pub struct Wishes {
+pub struct PathOverrides {
     /// `--config`, else `POMD_CONFIG`.
     pub config: Option<PathBuf>,
     /// `--state-dir`, else `POMD_STATE_DIR`.
@@ -27,9 +27,9 @@ pub struct Wishes {
     pub socket: Option<PathBuf>,
 }
 
-/// Where everything is. All paths are absolute.
+/// Every path that both programs must agree on. All are absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Paths {
     /// The configuration file; it need not exist.
     pub config: PathBuf,
     /// The folder for tokens, chosen ports and the log.
@@ -38,9 +38,9 @@ pub struct Place {
     pub socket: PathBuf,
 }
 
-/// Why a place cannot be told.
+/// Why a path cannot be told.
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
+pub enum PathsError {
     /// Neither the system nor the environment names a home folder.
     #[error("no home folder is known: set {home}, or give --config, --state-dir and --socket", home = platform::HOME)]
     NoHome,
@@ -63,27 +63,36 @@ pub enum PlaceError {
     NoCurrentFolder(String),
 }
 
-impl Place {
-    /// From what the person says, the environment and the platform's defaults. Looks at folders, makes none.
-    pub fn find(wishes: Wishes) -> Result<Self, PlaceError> {
-        Self::find_in(wishes, |name| env::var_os(name).filter(|it| !it.is_empty()))
+impl Paths {
+    /// Returns the paths that the overrides, the environment and the platform's defaults name, in this order. Looks at
+    /// folders, makes none.
+    ///
+    /// # Errors
+    /// No home folder is known where one is needed, or no socket can be at its path.
+    pub fn find(overrides: PathOverrides) -> Result<Self, PathsError> {
+        Self::find_in(overrides, |name| {
+            env::var_os(name).filter(|it| !it.is_empty())
+        })
     }
 
-    fn find_in(wishes: Wishes, var: impl Fn(&str) -> Option<OsString>) -> Result<Self, PlaceError> {
-        let wish = |given: Option<PathBuf>, name: &str| {
+    fn find_in(
+        overrides: PathOverrides,
+        var: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, PathsError> {
+        let path = |given: Option<PathBuf>, name: &str| {
             given
                 .or_else(|| var(name).map(PathBuf::from))
                 .map(absolute)
                 .transpose()
         };
-        let config = wish(wishes.config, "POMD_CONFIG")?;
-        let state = wish(wishes.state, "POMD_STATE_DIR")?;
-        let socket = wish(wishes.socket, "POMD_SOCKET")?;
+        let config = path(overrides.config, "POMD_CONFIG")?;
+        let state = path(overrides.state, "POMD_STATE_DIR")?;
+        let socket = path(overrides.socket, "POMD_SOCKET")?;
         let config = config.map_or_else(|| platform::config(&var), Ok)?;
         let state = state.map_or_else(|| platform::state(&var), Ok)?;
         let socket = socket.map_or_else(|| platform::socket(&var, &state), Ok)?;
         if let Some(fault) = platform::socket_fault(&socket) {
-            return Err(PlaceError::NoSocketThere {
+            return Err(PathsError::NoSocketThere {
                 path: socket.display().to_string(),
                 fault,
             });
@@ -95,29 +104,29 @@ impl Place {
         })
     }
 
-    /// Whether a person named the socket, by `--socket` or `POMD_SOCKET`: then no other is meant.
-    pub fn names_socket(wishes: &Wishes) -> bool {
-        wishes.socket.is_some() || env::var_os("POMD_SOCKET").is_some_and(|it| !it.is_empty())
+    /// Tells whether a person named the socket, by `--socket` or `POMD_SOCKET`: then no other is meant.
+    pub fn names_socket(overrides: &PathOverrides) -> bool {
+        overrides.socket.is_some() || env::var_os("POMD_SOCKET").is_some_and(|it| !it.is_empty())
     }
 
-    /// The log of a pomd that pomctl started.
+    /// Returns the log file of a pomd that pomctl started.
     pub fn log_file(&self) -> PathBuf {
         self.state.join("pomd.log")
     }
 
-    /// The folder that holds the lock of the socket, and the socket itself where that is a file.
+    /// Returns the folder that holds the lock of the socket, and the socket itself where that is a file.
     pub fn runtime(&self) -> &Path {
         platform::runtime(&self.socket, &self.state)
     }
 }
 
-/// A socket of its own for each `folder`: in it where sockets are files.
+/// Returns the socket that belongs to `folder` alone: a file in it where sockets are files.
 pub fn socket_of(folder: &Path) -> PathBuf {
     platform::socket_of(folder)
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf, PlaceError> {
-    std::path::absolute(&path).map_err(|_| PlaceError::NoCurrentFolder(path.display().to_string()))
+fn absolute(path: PathBuf) -> Result<PathBuf, PathsError> {
+    std::path::absolute(&path).map_err(|_| PathsError::NoCurrentFolder(path.display().to_string()))
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -129,26 +138,26 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_environment_and_that_over_the_default() {
         let vars = vars(&[("HOME", "/home/a"), ("POMD_CONFIG", "/etc/e.toml")]);
-        let wishes = Wishes {
+        let overrides = PathOverrides {
             state: Some("/s".into()),
-            ..Wishes::default()
+            ..PathOverrides::default()
         };
-        let place = Place::find_in(wishes, vars).unwrap();
-        assert_eq!(place.config, Path::new("/etc/e.toml"));
-        assert_eq!(place.state, Path::new("/s"));
+        let paths = Paths::find_in(overrides, vars).unwrap();
+        assert_eq!(paths.config, Path::new("/etc/e.toml"));
+        assert_eq!(paths.state, Path::new("/s"));
     }
 
     #[test]
     fn a_runtime_folder_that_is_not_ours_is_not_used() {
         let dir = tempfile::tempdir().unwrap();
         let ours = dir.path().to_str().unwrap();
-        let place = |runtime| {
+        let paths = |runtime| {
             let vars = vars(&[("HOME", "/home/a"), ("XDG_RUNTIME_DIR", runtime)]);
-            Place::find_in(Wishes::default(), vars).unwrap()
+            Paths::find_in(PathOverrides::default(), vars).unwrap()
         };
-        assert_eq!(place(ours).socket, dir.path().join("pomd/pomd.sock"));
+        assert_eq!(paths(ours).socket, dir.path().join("pomd/pomd.sock"));
         assert_ne!(
-            place("relative").socket,
+            paths("relative").socket,
             Path::new("relative/pomd/pomd.sock")
         );
     }
@@ -156,17 +165,17 @@ mod tests {
     #[test]
     fn a_relative_xdg_folder_is_ignored() {
         let vars = vars(&[("HOME", "/home/a"), ("XDG_CONFIG_HOME", "x")]);
-        let place = Place::find_in(Wishes::default(), vars).unwrap();
-        assert_eq!(place.config, Path::new("/home/a/.config/pomd/pomd.toml"));
+        let paths = Paths::find_in(PathOverrides::default(), vars).unwrap();
+        assert_eq!(paths.config, Path::new("/home/a/.config/pomd/pomd.toml"));
     }
 
     #[test]
     fn a_socket_path_that_fits_nowhere_is_an_error_that_says_so() {
-        let wishes = Wishes {
+        let overrides = PathOverrides {
             socket: Some(format!("/{}", "x".repeat(120)).into()),
-            ..Wishes::default()
+            ..PathOverrides::default()
         };
-        let error = Place::find_in(wishes, vars(&[("HOME", "/home/a")])).unwrap_err();
+        let error = Paths::find_in(overrides, vars(&[("HOME", "/home/a")])).unwrap_err();
         assert!(error.to_string().contains("121 bytes"), "{error}");
     }
 

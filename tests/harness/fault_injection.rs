@@ -1,4 +1,4 @@
-//! The tests' side of a pomd whose disk, dials, accepts and tasks fail when a plan says so; see `trial_main.rs`.
+//! The tests' side of a pomd whose disk, dials, accepts and tasks fail when a plan says so; see `fault_injection_main.rs`.
 
 use std::{
     fs,
@@ -10,19 +10,19 @@ use crate::{binary::binary, pomd::Setup, setup::write};
 
 /// The plan of one pomd.
 #[derive(Debug)]
-pub struct Trial {
+pub struct FaultPlan {
     folder: PathBuf,
 }
 
-impl Trial {
+impl FaultPlan {
     /// A pomd started so obeys the plan, which is empty at first.
     pub fn new(setup: Setup) -> (Self, Setup) {
-        let folder = setup.folder().join("trial");
+        let folder = setup.folder().join("faults");
         fs::create_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         let named = folder.display().to_string();
         let setup = setup
-            .program(binary("pomd-on-trial"))
-            .env("POMD_TRIAL", &named);
+            .program(binary("pomd-with-faults"))
+            .env("POMD_FAULTS", &named);
         (Self { folder }, setup)
     }
 

@@ -1,9 +1,9 @@
 //! What every fault is measured by: what the user sees, what is not lost, that others are carried meanwhile, and that
 //! all is as before afterwards, without a restart.
 //!
-//! A [`Scene`] is a logged in pomd before two companies. To one of them things happen, on the wire before it or in its
-//! gateway; the other is the bystander. A fault is two lines: [`Scene::refuses`] (or [`Scene::meanwhile`] around
-//! something of its own), and [`Scene::recovers`] once the fault is over.
+//! A [`Scenario`] is a logged in pomd before two companies. To one of them things happen, on the wire before it or in its
+//! gateway; the other is the bystander. A fault is two lines: [`Scenario::refuses`] (or [`Scenario::meanwhile`] around
+//! something of its own), and [`Scenario::recovers`] once the fault is over.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -19,14 +19,14 @@ use tokio::{
 
 use crate::{
     PATIENCE,
-    corp::{CLUSTER, Corp, Who, tunnel},
+    bystander::{at_rest, echoes, takes_no_more},
+    deployment::{CLUSTER, Deployment, Who, tunnel},
     envoy::Envoy,
+    fault_injection::FaultPlan,
     namespace::{Machines, Wire},
     pomd::{Pomd, Setup, cluster, tunnel as shown},
     relay::Relay,
     ssh,
-    trial::Trial,
-    witness::{at_rest, echoes, takes_no_more},
 };
 
 /// The tunnel that faults strike: it says back what it hears.
@@ -52,14 +52,14 @@ const UNDISTURBED: Duration = Duration::from_secs(4);
 
 /// A logged in pomd before a company that things happen to and a bystander.
 #[derive(Debug)]
-pub struct Scene {
+pub struct Scenario {
     /// The daemon.
     pub pomd: Pomd,
     /// The company that things happen to.
-    pub corp: Corp,
+    pub deployment: Deployment,
     /// The wire before it.
     pub relay: Relay,
-    bystander: Bystander,
+    bystander: OtherCompany,
     before: Before,
     /// What stands behind the routes.
     pub echo: Echo,
@@ -69,8 +69,8 @@ pub struct Scene {
 
 /// Another company's tunnel, with a connection that stays open.
 #[derive(Debug)]
-struct Bystander {
-    corp: Corp,
+struct OtherCompany {
+    deployment: Deployment,
     address: SocketAddr,
     open: Mutex<TcpStream>,
 }
@@ -83,7 +83,7 @@ struct Before {
     prompts: usize,
 }
 
-impl Scene {
+impl Scenario {
     /// `who` plays the company that things happen to.
     pub async fn new(who: Who) -> Self {
         let company = company(who).await;
@@ -96,15 +96,19 @@ impl Scene {
     pub async fn at_pace(who: Who, pace: u32) -> Self {
         let company = company(who).await;
         let relay = Relay::start(company.0.address()).await;
-        let other = bystander().await;
+        let other = other_company().await;
         let clusters = company.0.cluster_at(relay.address(), "") + &other.cluster("");
-        let hurry = |it: Setup| Trial::new(it).1.env("POMD_TRIAL_PACE", &pace.to_string());
+        let hurry = |it: Setup| {
+            FaultPlan::new(it)
+                .1
+                .env("POMD_CLOCK_PACE", &pace.to_string())
+        };
         Self::start(company, relay, other, &clusters, None, hurry).await
     }
 
     /// A company made by [`company`], the wire before it, and `[cluster.corp]`.
-    pub async fn set(company: (Corp, Echo), relay: Relay, cluster: String) -> Self {
-        let other = bystander().await;
+    pub async fn set(company: (Deployment, Echo), relay: Relay, cluster: String) -> Self {
+        let other = other_company().await;
         let config = cluster + &other.cluster("");
         Self::start(company, relay, other, &config, None, |it| it).await
     }
@@ -112,11 +116,11 @@ impl Scene {
     /// The same, with pomd on a machine of its own.
     pub async fn between(
         machines: Machines,
-        mut company: (Corp, Echo),
+        mut company: (Deployment, Echo),
         relay: Relay,
         cluster: String,
     ) -> Self {
-        let mut other = bystander().await;
+        let mut other = other_company().await;
         let address = SocketAddr::new(Wire::Second.four(1).into(), 443);
         let wire = Relay::with(machines.outside.listen(address), other.address());
         let config = cluster + &other.cluster_at(address, "");
@@ -129,9 +133,9 @@ impl Scene {
     }
 
     async fn start(
-        (corp, echo): (Corp, Echo),
+        (deployment, echo): (Deployment, Echo),
         relay: Relay,
-        other: Corp,
+        other: Deployment,
         clusters: &str,
         place: Option<(Machines, Relay)>,
         change: impl FnOnce(Setup) -> Setup,
@@ -140,8 +144,8 @@ impl Scene {
         let tunnels = tunnels.map(|(name, route)| tunnel(name, route, ""));
         let setup = Setup::new(&(clusters.to_owned() + &tunnels.concat()));
         let pomd = change(setup).start().await;
-        for corp in [&corp, &other] {
-            corp.log_in(&pomd).await;
+        for deployment in [&deployment, &other] {
+            deployment.log_in(&pomd).await;
         }
         let address = pomd.address(OTHER).await;
         let mut open = pomd.dial(address).await;
@@ -149,16 +153,16 @@ impl Scene {
         let mut res = Self {
             before: Before {
                 usage: Usage::default(),
-                sign_ins: corp.gateway.stats().sign_ins,
-                prompts: corp.links.all().len(),
+                sign_ins: deployment.gateway.stats().sign_ins,
+                prompts: deployment.links.all().len(),
             },
-            bystander: Bystander {
-                corp: other,
+            bystander: OtherCompany {
+                deployment: other,
                 address,
                 open: Mutex::new(open),
             },
             pomd,
-            corp,
+            deployment,
             relay,
             echo,
             place,
@@ -242,7 +246,7 @@ impl Scene {
         assert_eq!(rest.starts_with(", request id "), id, "{told}");
     }
 
-    /// What [`Scene::refuses`] says, of any tunnel and without a look at the bystander.
+    /// What [`Scenario::refuses`] says, of any tunnel and without a look at the bystander.
     pub async fn refuses_one(&self, tunnel: &str, code: Code, words: &str) -> Reason {
         let reset = self.first_that_is_not_served(tunnel).await;
         assert!(reset, "{code:?} {words:?}: a clean end");
@@ -298,11 +302,14 @@ impl Scene {
         }
         self.bystander.is_carried(&self.pomd).await;
         assert_eq!(
-            self.corp.links.all().len(),
+            self.deployment.links.all().len(),
             self.before.prompts,
             "a login was asked"
         );
-        assert_eq!(self.corp.gateway.stats().sign_ins, self.before.sign_ins);
+        assert_eq!(
+            self.deployment.gateway.stats().sign_ins,
+            self.before.sign_ins
+        );
         self.is_quiet().await;
         takes_no_more(&self.pomd, self.before.usage).await;
     }
@@ -310,16 +317,16 @@ impl Scene {
     /// Starts a new Envoy in the place of the one before; the wire leads there. Its address is another one.
     pub async fn restart_envoy(&mut self) {
         let routes = [ROUTE, SSH_ROUTE].map(|it| (it, self.echo.address()));
-        self.corp.envoy = None;
-        let envoy = Envoy::start(&self.corp.gateway, &routes).await;
+        self.deployment.envoy = None;
+        let envoy = Envoy::start(&self.deployment.gateway, &routes).await;
         self.relay.lead_to(envoy.address());
-        self.corp.envoy = Some(envoy);
+        self.deployment.envoy = Some(envoy);
     }
 
     /// From now on the logins there were until now are taken for granted.
     pub fn forget_logins(&mut self) {
-        self.before.sign_ins = self.corp.gateway.stats().sign_ins;
-        self.before.prompts = self.corp.links.all().len();
+        self.before.sign_ins = self.deployment.gateway.stats().sign_ins;
+        self.before.prompts = self.deployment.links.all().len();
     }
 
     /// No connection is left but the bystander's.
@@ -337,7 +344,7 @@ impl Scene {
     }
 }
 
-impl Bystander {
+impl OtherCompany {
     async fn is_carried(&self, pomd: &Pomd) {
         let carried = async {
             echoes(&mut *self.open.lock().await, b"b").await;
@@ -346,7 +353,7 @@ impl Bystander {
             echoes(&mut new, b"y").await;
         };
         let carried = timeout(UNDISTURBED, carried).await;
-        let asked = self.corp.links.all();
+        let asked = self.deployment.links.all();
         assert!(
             carried.is_ok(),
             "{OTHER} is held up; asked for a login: {asked:?}"
@@ -359,18 +366,18 @@ fn reset_when_dropped(stream: &TcpStream) {
     set.unwrap_or_else(|error| panic!("a socket option: {error}"));
 }
 
-async fn bystander() -> Corp {
-    Corp::named(OTHER, "other.test", |it| {
+async fn other_company() -> Deployment {
+    Deployment::named(OTHER, "other.test", |it| {
         it.route(OTHER_ROUTE, Upstream::Echo)
     })
     .await
 }
 
 /// A company with an echo behind both routes.
-pub async fn company(who: Who) -> (Corp, Echo) {
+pub async fn company(who: Who) -> (Deployment, Echo) {
     let echo = Echo::start().await;
     let routes = [(ROUTE, echo.address), (SSH_ROUTE, echo.address)];
-    (Corp::of(who, &routes).await, echo)
+    (Deployment::of(who, &routes).await, echo)
 }
 
 /// A TCP service that says back what it hears.

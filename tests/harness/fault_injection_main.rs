@@ -1,11 +1,11 @@
 //! pomd with values of the tests in its options: disk, dials, accepts and tasks that fail when a plan says so.
 //!
-//! The plan is a file in the folder `POMD_TRIAL`, read again at every place. Each line of it is `PLACE NTH WHAT`: at the
+//! The plan is a file in the folder `POMD_FAULTS`, read again at every place. Each line of it is `PLACE NTH WHAT`: at the
 //! calls with these numbers (`3`, or `3-5`) at this place (`*`: any, `disk`: any of the disk's) it fails with
 //! `error NUMBER`, or it is the end of the task (`panic`) or of the process (`kill`). Numbers count from the moment when
 //! the plan was last changed. `clock SECONDS` sets the wall clock off. What is called stands in the file `calls`.
 //!
-//! With `POMD_TRIAL_PACE`, all clocks go so many times as fast from the start on; timers do not.
+//! With `POMD_CLOCK_PACE`, all clocks go so many times as fast from the start on; timers do not.
 
 use std::{
     collections::HashMap,
@@ -18,37 +18,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control::place::{Place, Wishes};
+use control::paths::{PathOverrides, Paths};
 use jiff::Timestamp;
 use pomd::{
     Locks, Options,
-    clock::{Clock, Moment},
+    clock::Clock,
     disk::{Disk, Folder, Fs, Opened},
-    failpoints::{Point, Points},
+    env::Env,
+    failpoints::{Failpoint, Failpoints},
     logging::{self, Sink},
     opener::SystemBrowser,
     restart::Restart,
     surroundings::Surroundings,
     system::service::Service,
-    upstream::proxy::Environment,
 };
+use pomd_core::moment::Moment;
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 fn main() -> ExitCode {
-    let Some(folder) = env::var_os("POMD_TRIAL") else {
-        return fail("POMD_TRIAL names no folder");
+    let Some(folder) = env::var_os("POMD_FAULTS") else {
+        return fail("POMD_FAULTS names no folder");
     };
-    let pace = env::var("POMD_TRIAL_PACE").ok();
-    let trial = Arc::new(Trial {
+    let pace = env::var("POMD_CLOCK_PACE").ok();
+    let faults = Arc::new(FaultPlan {
         folder: folder.into(),
         pace: pace.and_then(|it| it.parse().ok()).unwrap_or(1),
         begun: (Clock::real().now(), Instant::now()),
         progress: Mutex::default(),
     });
-    match run(trial) {
+    match run(faults) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
@@ -60,27 +61,27 @@ fn fail(why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn run(trial: Arc<Trial>) -> Result<(), String> {
+fn run(faults: Arc<FaultPlan>) -> Result<(), String> {
     let words = |error: &dyn std::fmt::Display| error.to_string();
-    let place = Place::find(Wishes::default()).map_err(|it| words(&it))?;
+    let place = Paths::find(PathOverrides::default()).map_err(|it| words(&it))?;
     let filter = logging::filter("debug").map_err(|it| words(&it))?;
     let recent = logging::start(filter, Sink::Stderr).map_err(|it| words(&it))?;
-    let (points, wall, moment) = (trial.clone(), trial.clone(), trial.clone());
+    let (failpoints, wall, moment) = (faults.clone(), faults.clone(), faults.clone());
     let real = Clock::real();
     let moment = move || moment.hurry(real.moment());
-    let points = Points::from_fn(move |it| points.pass(name(it)));
-    let locks = Locks::take(&place, &points, &mut Vec::new()).map_err(|it| words(&it))?;
+    let failpoints = Failpoints::from_fn(move |it| failpoints.pass(name(it)));
+    let locks = Locks::take(&place, &failpoints, &mut Vec::new()).map_err(|it| words(&it))?;
     let options = Options {
         place,
         log: None,
         recent,
-        clock: Clock::from_fn(move || wall.now()).with_moment(moment),
-        fs: Arc::new(TriedDisk(trial)),
-        points,
-        opener: Arc::new(SystemBrowser::new(Surroundings::of_process())),
+        env: Env {
+            clock: Clock::from_fn(move || wall.now()).with_moment(moment),
+            fs: Arc::new(TriedDisk(faults)),
+            failpoints,
+            ..Env::real(Arc::new(SystemBrowser::new(Surroundings::of_process())))
+        },
         look: Arc::default(),
-        proxies: Arc::new(Environment::default()),
-        surroundings: Surroundings::of_process(),
         warnings: Vec::new(),
         handed: Arc::default(),
         service: Service::none(),
@@ -107,20 +108,20 @@ fn run(trial: Arc<Trial>) -> Result<(), String> {
     ended
 }
 
-fn name(point: Point) -> &'static str {
+fn name(point: Failpoint) -> &'static str {
     match point {
-        Point::Lock => "lock",
-        Point::Accept => "accept",
-        Point::Dial => "dial",
-        Point::Connection => "connection",
-        Point::Session => "session",
-        Point::Request => "request",
+        Failpoint::Lock => "lock",
+        Failpoint::Accept => "accept",
+        Failpoint::Dial => "dial",
+        Failpoint::Connection => "connection",
+        Failpoint::Session => "session",
+        Failpoint::Request => "request",
     }
 }
 
 /// The plan, and how far it is.
 #[derive(Debug)]
-struct Trial {
+struct FaultPlan {
     folder: PathBuf,
     /// How fast the clocks go.
     pace: u32,
@@ -136,7 +137,7 @@ struct Progress {
     counts: HashMap<usize, u64>,
 }
 
-impl Trial {
+impl FaultPlan {
     fn plan(&self) -> String {
         fs::read_to_string(self.folder.join("plan")).unwrap_or_default()
     }
@@ -250,7 +251,7 @@ impl<'a> Step<'a> {
 
 /// The machine's disk, asked before each call.
 #[derive(Debug)]
-struct TriedDisk(Arc<Trial>);
+struct TriedDisk(Arc<FaultPlan>);
 
 impl Fs for TriedDisk {
     fn open_folder(&self, state: &Path, inner: Option<&str>, make: bool) -> io::Result<Folder> {

@@ -25,7 +25,7 @@ pub enum Who {
 
 /// A gateway, perhaps with Envoy before it, and a person.
 #[derive(Debug)]
-pub struct Corp {
+pub struct Deployment {
     name: &'static str,
     domain: &'static str,
     /// Who decides, and where people sign in.
@@ -39,7 +39,7 @@ pub struct Corp {
     folder: TempDir,
 }
 
-impl Corp {
+impl Deployment {
     /// Only the gateway, set up by `build`.
     pub async fn gateway(build: impl FnOnce(Builder) -> Builder) -> Self {
         Self::named(CLUSTER, "corp.test", build).await
@@ -141,12 +141,12 @@ impl Corp {
         res
     }
 
-    /// A pomd with [`Corp::config`].
+    /// A pomd with [`Deployment::config`].
     pub async fn pomd(&self, tunnels: &[(&str, &str)]) -> Pomd {
         Pomd::start(&self.config(tunnels)).await
     }
 
-    /// A pomd with [`Corp::config`] that is logged in already.
+    /// A pomd with [`Deployment::config`] that is logged in already.
     pub async fn logged_in(&self, tunnels: &[(&str, &str)]) -> Pomd {
         let pomd = self.pomd(tunnels).await;
         self.log_in(&pomd).await;

@@ -19,21 +19,21 @@ use crate::pomd;
 /// The user id that nobody has for himself.
 pub const UID: u32 = 65534;
 
-/// A stranger with a copy of the helper that he may execute.
+/// Another local user with a copy of the helper that they may execute.
 #[derive(Debug)]
-pub struct Stranger {
+pub struct OtherUser {
     folder: TempDir,
 }
 
-impl Stranger {
-    /// A stranger who can run `helper`, or `None` aloud where nobody can become one.
+impl OtherUser {
+    /// Returns another user who can run `helper`, or `None`, said aloud, where nobody can become one.
     pub fn new(test: &str, helper: &Path) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             crate::skipped(test, "needs root");
             return None;
         }
         let folder = pomd::folder();
-        let copied = fs::copy(helper, folder.path().join("stranger"));
+        let copied = fs::copy(helper, folder.path().join("other-user"));
         copied.unwrap_or_else(|error| panic!("{}: {error}", helper.display()));
         let opened = fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755));
         opened.unwrap_or_else(|error| panic!("{error}"));
@@ -42,7 +42,7 @@ impl Stranger {
 
     /// The helper with these arguments, not run yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.folder.path().join("stranger"));
+        let mut command = Command::new(self.folder.path().join("other-user"));
         command
             .args(arguments)
             .env_clear()
@@ -82,7 +82,7 @@ impl Stranger {
             stderr,
         } = pomd::run(self.command(arguments), Duration::from_secs(60)).await;
         let words = String::from_utf8_lossy(&stderr);
-        assert!(status.success(), "stranger {arguments:?}: {words}");
+        assert!(status.success(), "other-user {arguments:?}: {words}");
         String::from_utf8_lossy(&stdout).into_owned()
     }
 }
