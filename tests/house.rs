@@ -22,7 +22,7 @@ const MODULE_MOST: usize = 350;
 const REASON: &str = "Long because";
 
 /// Rooms that are given text, values and the time, and touch nothing.
-const PURE: [&str; 17] = [
+const PURE: [&str; 15] = [
     "control/src/humanize.rs",
     "control/src/suggest.rs",
     "control/src/text.rs",
@@ -33,10 +33,8 @@ const PURE: [&str; 17] = [
     "daemon/src/agent/status.rs",
     "daemon/core/src",
     "daemon/src/portal/near.rs",
-    "daemon/src/session/facts.rs",
-    "daemon/src/session/machine",
-    "daemon/src/session/machine.rs",
-    "daemon/src/session/wait.rs",
+    "daemon/src/session/core",
+    "daemon/src/session/error.rs",
     "daemon/src/tunnel/reason.rs",
     "daemon/src/tunnel/relay/budget.rs",
     "control/src/ssh_refusal.rs",

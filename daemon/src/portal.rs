@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use pomd_core::{
     config::{Address, Authority},
     route::refusal::{self, OpenError, Refusal, RefusalKind, Step, Unreachable},
-    session::token::Token,
+    session::token::{Token, User},
 };
 use serde::{
     Deserialize, Deserializer,
@@ -29,15 +29,6 @@ use crate::upstream::{Answer, Upstream};
 const ROUTES: usize = 10_000;
 /// Where the page says what it knows.
 const PAGE_DATA: &[u8] = b"window.POMERIUM_DATA";
-
-/// Who a token belongs to. Cleaned for display.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
-    /// The e-mail address, else the name, else the subject.
-    pub display: String,
-    /// The subject: the same person has the same one.
-    pub subject: Option<String>,
-}
 
 /// Asks whether `token` is good, and whose it is. `OpenError::Unauthenticated` if it is not. Older servers do not know
 /// the question: see [`takes`].

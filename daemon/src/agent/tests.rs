@@ -8,14 +8,14 @@ use std::{
 
 use control::wire::{BrowserChoice, Code, TunnelState};
 use futures_util::future::BoxFuture;
-use pomd_core::session::token::Token;
+use pomd_core::session::token::{Grant, Token};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::advance};
 
 use super::*;
 use crate::{
     clock::Clock,
-    session::{Grant, Legacy, Open},
+    session::{Open, core::Handover},
 };
 
 struct NoBrowser;
@@ -130,11 +130,11 @@ impl World {
             token: Token::parse(token).unwrap(),
             user: None,
         };
-        let legacy = Legacy {
+        let handover = Handover {
             grant: Some(grant),
-            ..Legacy::default()
+            ..Handover::default()
         };
-        let cluster = self.agent.start_cluster(&name, &old.spec, legacy);
+        let cluster = self.agent.start_cluster(&name, &old.spec, handover);
         self.agent.clusters.insert(name.clone(), cluster);
         let tunnels = self.agent.tunnels.iter();
         let of_cluster = tunnels.filter(|it| it.1.tunnel.spec.cluster == name);

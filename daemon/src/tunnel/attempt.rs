@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use pomd_core::{guard::Refusal, route::refusal::OpenError};
+use pomd_core::{guard::Refusal, route::refusal::OpenError, session::token::Grant};
 use tokio::{io::Interest, time::Instant};
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     local::Local,
 };
 use crate::{
-    session::{Grant, NoGrant, Patience},
+    session::{NoGrant, core::Patience},
     upstream::{Early, EarlySource},
 };
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use control::{humanize, ssh_refusal, wire};
-use pomd_core::{guard::Refusal, route::refusal::OpenError};
+use pomd_core::{guard::Refusal, route::refusal::OpenError, session::token::Grant};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
 
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     failpoints::Failpoint,
-    session::{Grant, NoGrant, Patience},
+    session::{NoGrant, core::Patience},
     upstream::{Early, EarlySource, Opened},
 };
 
@@ -117,7 +117,7 @@ impl Connection<'_> {
         };
         let patience = patience(tunnel.spec.ssh, self.caller.is_some());
         let (opened, grant) = attempt::open(tunnel, patience, &client, early).await?;
-        tunnel.session.carried(grant.generation);
+        tunnel.session.accepted(grant.generation);
         Ok(opened)
     }
 

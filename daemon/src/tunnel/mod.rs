@@ -37,6 +37,7 @@ use pomd_core::{
     config::{Authority, ClusterSpec, TunnelName, TunnelSpec},
     guard::Rules,
     route::refusal::{OpenError, Refusal, RefusalKind},
+    session::token::Grant,
 };
 use tokio::{
     net::TcpStream,
@@ -54,7 +55,7 @@ use crate::{
     env::Env,
     failpoints::Failpoint,
     portal,
-    session::{Grant, Session},
+    session::Session,
     system::{errors, limits},
     upstream::Upstream,
 };

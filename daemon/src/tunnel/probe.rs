@@ -9,7 +9,7 @@ use std::{
 
 use control::wire::{ApiError, Code, Reason};
 use jiff::{Timestamp, tz::TimeZone};
-use pomd_core::route::refusal::OpenError;
+use pomd_core::{route::refusal::OpenError, session::token::Grant};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     sync::Mutex,
@@ -17,10 +17,7 @@ use tokio::{
 };
 
 use super::{Tunnel, reason};
-use crate::{
-    session::Grant,
-    upstream::{Early, EarlySource},
-};
+use crate::upstream::{Early, EarlySource};
 
 /// For so long an answer is given again.
 const REST: Duration = Duration::from_secs(5);
@@ -130,7 +127,7 @@ async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
     let error = match tunnel.upstream.open(route, &grant.token, &mut early).await {
         Ok(opened) => {
             drop(opened);
-            tunnel.session.carried(grant.generation);
+            tunnel.session.accepted(grant.generation);
             tunnel.clear_outcome();
             return Ok(start.elapsed());
         }

@@ -18,7 +18,6 @@ use super::outside::{Mortal, Outside};
 use crate::{
     agent::{Agent, AgentHandle, Loaded, Setup},
     env::Env,
-    session::model::site,
     system::service::Pulse,
 };
 
@@ -47,7 +46,7 @@ impl Life {
             env: Env {
                 fs: disk.clone(),
                 clock: outside.clock(),
-                servers: site::servers(outside.clone()),
+                login_server: outside.clone(),
                 ..Env::real(outside.clone())
             },
             lost: Arc::default(),

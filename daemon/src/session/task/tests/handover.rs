@@ -1,10 +1,10 @@
 //! A session that takes the place of another.
 
 use control::wire::{ClusterState, Opener};
-use pomd_core::session::token::Token;
+use pomd_core::session::token::{Grant, Token};
 
 use super::{SSH, world::World};
-use crate::session::{Grant, Legacy, fakes::address};
+use crate::session::{core::Handover, fakes::address};
 
 #[tokio::test(start_paused = true)]
 async fn what_was_inherited_wins_over_the_file_and_is_saved() {
@@ -14,11 +14,11 @@ async fn what_was_inherited_wins_over_the_file_and_is_saved() {
         token: Token::parse("newer").unwrap(),
         user: Some("alice@example.com".to_owned()),
     };
-    let legacy = Legacy {
+    let handover = Handover {
         grant: Some(inherited.clone()),
-        ..Legacy::default()
+        ..Handover::default()
     };
-    let world = world.restart_with(legacy).await;
+    let world = world.restart_with(handover).await;
     assert_eq!(world.session.grant(None, SSH).await.unwrap(), inherited);
     world.session.refused(40).await;
     let world = world.restart().await;
@@ -32,16 +32,16 @@ async fn what_was_inherited_wins_over_the_file_and_is_saved() {
 async fn a15_what_was_inherited_is_saved_for_where_it_was_made() {
     let mut world = World::new().await;
     let made_at = address("other.example.com");
-    let legacy = Legacy {
+    let handover = Handover {
         grant: Some(Grant {
             generation: 1,
             token: Token::parse("one").unwrap(),
             user: None,
         }),
         address: Some(made_at.clone()),
-        ..Legacy::default()
+        ..Handover::default()
     };
-    world = world.restart_with(legacy).await;
+    world = world.restart_with(handover).await;
     assert_eq!(world.session.address(), made_at);
     assert_eq!(
         world.session.sign_out_url(),
@@ -56,13 +56,13 @@ async fn a15_what_was_inherited_is_saved_for_where_it_was_made() {
 async fn who_takes_over_after_a_logout_stays_quiet_until_a_person_asks() {
     let world = World::logged_in().await;
     world.session.logout().await;
-    let legacy = world.session.legacy();
-    assert!(legacy.grant.is_none() && legacy.quiet && legacy.logged_out);
-    let mut world = world.restart_with(legacy).await;
+    let handover = world.session.handover();
+    assert!(handover.grant.is_none() && handover.on_request_only && handover.logged_out);
+    let mut world = world.restart_with(handover).await;
     assert_eq!(world.view().state, ClusterState::LoggedOut);
     assert!(world.session.grant(None, SSH).await.is_err());
     assert_eq!(world.browser.shown(), Vec::<String>::new());
     let open = world.login(Opener::Caller).await;
     assert_eq!(world.answer_at(&open, "two").await.status, 303);
-    assert!(!world.session.legacy().quiet);
+    assert!(!world.session.handover().on_request_only);
 }
