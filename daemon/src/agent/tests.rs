@@ -8,18 +8,12 @@ use std::{
 
 use control::wire::{BrowserChoice, Code, TunnelState};
 use futures_util::future::BoxFuture;
+use pomd_core::session::token::{Grant, Token};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::advance};
 
 use super::*;
-use crate::{
-    clock::Clock,
-    opener::LinkOpener,
-    session::{
-        core::Handover,
-        token::{Grant, Token},
-    },
-};
+use crate::{clock::Clock, opener::LinkOpener, session::core::Handover};
 
 struct NoBrowser;
 

@@ -6,16 +6,16 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use pomd_core::{guard::Refusal, route::refusal::OpenError, session::token::Grant};
 use tokio::{io::Interest, time::Instant};
 
 use super::{
-    guard::Refusal,
     guarded::{self, Guarded, Turned},
     local::Local,
 };
 use crate::{
-    session::{NoGrant, core::Patience, token::Grant},
-    upstream::{Early, EarlySource, OpenError},
+    session::{NoGrant, core::Patience},
+    upstream::{Early, EarlySource},
 };
 
 /// The two things a connection needs of its cluster.
@@ -221,7 +221,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::session::token::Token;
+    use pomd_core::session::token::Token;
 
     type Answer = Result<(), OpenError>;
 
@@ -381,8 +381,8 @@ mod tests {
     async fn other_refusals_keep_the_token_and_are_not_repeated() {
         let (mut client, local) = pair().await;
         client.write_all(b"\x07").await.unwrap();
-        let refusal = crate::upstream::refusal::Refusal {
-            kind: crate::upstream::refusal::RefusalKind::Forbidden,
+        let refusal = pomd_core::route::refusal::Refusal {
+            kind: pomd_core::route::refusal::RefusalKind::Forbidden,
             status: 403,
             request_id: None,
             detail: None,

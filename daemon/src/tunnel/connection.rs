@@ -11,6 +11,7 @@ use std::{
 };
 
 use control::{humanize, ssh_refusal, wire};
+use pomd_core::{guard::Refusal, route::refusal::OpenError, session::token::Grant};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
 
@@ -18,7 +19,6 @@ use super::{
     Caller, Counters, Stage, Tunnel,
     accept::Once,
     attempt::{self, Client, Failure, Sign, Way, first_sign},
-    guard::Refusal,
     guarded::Guarded,
     local::{Ends, Local},
     reason,
@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     failpoints::Failpoint,
-    session::{NoGrant, core::Patience, token::Grant},
-    upstream::{Early, EarlySource, OpenError, Opened},
+    session::{NoGrant, core::Patience},
+    upstream::{Early, EarlySource, Opened},
 };
 
 /// A client that did nothing for so long is no port scanner: a login may be asked for its sake.
