@@ -9,10 +9,12 @@
 //! | [`guard`] | which bytes of a local connection come from a web page, and are refused |
 //! | [`moment`] | whether the machine slept between two moments |
 //! | [`route`] | what a server's answer means, where a token may go, which connections are kept ready |
-//! | [`session`] | which request brings a token, and what the person in the browser is told |
+//! | [`session`] | when to ask for a login and whom, which token is current, what a session hands over, what the browser is told |
+//! | [`words`] | how a person is told |
 
 pub mod config;
 pub mod guard;
 pub mod moment;
 pub mod route;
 pub mod session;
+pub mod words;

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, time::advance};
 
 use super::*;
-use crate::{clock::Clock, opener::LinkOpener, session::core::Handover};
+use crate::{clock::Clock, opener::LinkOpener};
+use pomd_core::session::Handover;
 
 struct NoBrowser;
 

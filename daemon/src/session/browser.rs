@@ -33,8 +33,6 @@ use tokio::{
 };
 
 use super::{
-    core::{Answer, Welcome},
-    error::LoginError,
     server::{LoginServer, LoginTarget, NotGood},
     source::{Attempt, PendingLogin, Source, Started},
 };
@@ -42,6 +40,7 @@ use crate::{
     admission::{Admission, Most, Place},
     opener::LinkOpener,
 };
+use pomd_core::session::{Answer, Welcome, error::LoginError};
 
 /// How long pages can be read after the login is over.
 const LINGER: Duration = Duration::from_secs(30);

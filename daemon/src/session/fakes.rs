@@ -24,15 +24,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{
-    error::{Cause, LoginError, Question},
-    server::{LoginServer, LoginTarget, NotGood, Vouched},
-};
+use super::server::{LoginServer, LoginTarget, NotGood, Vouched};
 use crate::{
     clock::Clock,
     opener::LinkOpener,
     upstream::{Limits, Upstream},
 };
+use pomd_core::session::error::{Cause, LoginError, Question};
 
 /// A server that knows some tokens.
 #[derive(Default)]

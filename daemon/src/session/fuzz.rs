@@ -21,8 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     browser::{self, Browser, Job},
-    core::Welcome,
-    error::LoginError,
     server::{LoginServer, LoginTarget, NotGood, Vouched},
     source::{Attempt, Event, Verdict},
     store::{FILE_MOST, decode, encode},
@@ -32,6 +30,7 @@ use crate::{
     opener::LinkOpener,
     upstream::{Limits, Upstream},
 };
+use pomd_core::session::{Welcome, error::LoginError};
 
 const HOST: &str = "127.0.0.1:41235";
 const LINK: &str = "/k7m2pq9x";

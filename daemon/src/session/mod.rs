@@ -6,8 +6,6 @@
 //! know tunnels, the relay or the configuration's syntax.
 
 mod browser;
-pub mod core;
-pub mod error;
 #[cfg(test)]
 mod fakes;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -28,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{env::Env, upstream::Upstream};
 pub use browser::PeerCheck;
 pub use handle::Session;
+use pomd_core::session::Handover;
 
-use self::core::Handover;
 use browser::Browser;
 use server::LoginTarget;
 use store::Store;
@@ -50,7 +48,7 @@ pub struct Setup {
     pub env: Env,
     /// Who may use the login page.
     pub peer_check: PeerCheck,
-    /// Told after each change of the [`View`](core::View).
+    /// Told after each change of the [`View`](pomd_core::session::View).
     pub changed: Arc<Notify>,
     /// What an earlier session of the same login address left.
     pub handover: Handover,

@@ -11,7 +11,11 @@ use std::{
 };
 
 use control::{humanize, ssh_refusal, wire};
-use pomd_core::{guard::Refusal, route::refusal::OpenError, session::token::Grant};
+use pomd_core::{
+    guard::Refusal,
+    route::refusal::OpenError,
+    session::{Patience, token::Grant},
+};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
 
@@ -26,7 +30,7 @@ use super::{
 };
 use crate::{
     failpoints::Failpoint,
-    session::{NoGrant, core::Patience},
+    session::NoGrant,
     upstream::{Early, EarlySource, Opened},
 };
 

@@ -27,11 +27,9 @@ use crate::{
     disk::{Disk, Folder, Fs, Opened},
     model::history::{HOSTS, Mood},
     opener::LinkOpener,
-    session::{
-        error::{LoginError, Question},
-        server::{LoginServer, LoginTarget, NotGood, Vouched},
-    },
+    session::server::{LoginServer, LoginTarget, NotGood, Vouched},
 };
+use pomd_core::session::error::{LoginError, Question};
 
 /// How long a server may take to mint.
 const MINT: Duration = Duration::from_secs(45);

@@ -10,7 +10,8 @@ use tokio::{
 };
 
 use super::outside::{Heard, Outside};
-use crate::{model::history::Mood, session::core::Patience, tunnel::Tunnel};
+use crate::{model::history::Mood, tunnel::Tunnel};
+use pomd_core::session::Patience;
 
 /// One that waits, or whose route is open.
 pub(super) struct Program {
