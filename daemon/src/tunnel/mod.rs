@@ -16,6 +16,7 @@ pub mod relay;
 mod accept;
 mod attempt;
 mod connection;
+mod dialect;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod guarded;
@@ -44,6 +45,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
+use dialect::Dialect;
 use guarded::Guarded;
 use local::{Ends, Local};
 use outcome::Outcome;
@@ -271,6 +273,11 @@ impl Tunnel {
         );
         let carried = connection::carry(self.clone(), local, ends, number, caller);
         self.connections.spawn(carried.instrument(span));
+    }
+
+    /// The language that its clients speak.
+    fn dialect(&self) -> Dialect {
+        Dialect::of(self.spec.ssh)
     }
 
     fn clear_outcome(&self) {
