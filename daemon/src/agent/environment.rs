@@ -75,7 +75,7 @@ impl Agent {
     fn look_again(&mut self) {
         for cluster in self.clusters.values() {
             cluster.upstream.discard_spares();
-            cluster.session.look_again();
+            cluster.session.on_environment_changed();
         }
         for door in self.tunnels.values() {
             door.tunnel.look_again();

@@ -16,7 +16,7 @@ use super::{
     local::Local,
 };
 use crate::{
-    session::{Grant, NoGrant, Patience},
+    session::{NoGrant, core::Patience, token::Grant},
     upstream::{Early, OpenError, Opened},
 };
 

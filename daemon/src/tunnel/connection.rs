@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use control::wire;
+use control::{humanize, wire};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
 
@@ -24,11 +24,10 @@ use super::{
     local::{Ends, Local},
     reason,
     relay::{self, End},
-    words,
 };
 use crate::{
     failpoints::Failpoint,
-    session::{NoGrant, Patience},
+    session::{NoGrant, core::Patience},
     upstream::{Early, Opened},
 };
 
@@ -113,7 +112,7 @@ impl Connection<'_> {
         };
         let patience = patience(dialect, self.caller.is_some());
         let (opened, grant) = attempt::open(tunnel, patience, &client, early).await?;
-        tunnel.session.carried(grant.generation);
+        tunnel.session.accepted(grant.generation);
         Ok(opened)
     }
 
@@ -180,7 +179,7 @@ impl Connection<'_> {
         let from = who.map_or_else(String::new, |it| format!(" from {it}"));
         tracing::info!(
             "connection {number}{from}: open in {}",
-            words::duration(took)
+            humanize::duration(took)
         );
     }
 
@@ -188,9 +187,9 @@ impl Connection<'_> {
         let number = self.number;
         let carried = format!(
             "{} ↓ {} ↑, {}",
-            words::bytes(own.received.load(Relaxed)),
-            words::bytes(own.sent.load(Relaxed)),
-            words::duration(self.started.elapsed())
+            humanize::bytes(own.received.load(Relaxed)),
+            humanize::bytes(own.sent.load(Relaxed)),
+            humanize::duration(self.started.elapsed())
         );
         match end {
             End::Clean => tracing::info!("connection {number}: ended, {carried}"),

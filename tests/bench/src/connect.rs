@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use integration::corp::Corp;
+use integration::deployment::Deployment;
 
 use crate::{
     Size, lab,
@@ -22,7 +22,7 @@ const MOST: f64 = 1.3;
 /// Measures with few and with many tunnels, the three of them in turn.
 pub(crate) async fn run(size: Size) -> Vec<Table> {
     let (rounds, connects) = size.pick((1, 20), (7, 300), (15, 1000));
-    let corp = lab::corp().await;
+    let deployment = lab::deployment().await;
     let title = format!(
         "connect: CPU per connection with one byte each way, ms ({rounds} rounds of {connects})"
     );
@@ -39,7 +39,7 @@ pub(crate) async fn run(size: Size) -> Vec<Table> {
     ];
     let mut table = Table::new(title, &head);
     for tunnels in size.pick([1, 2], [5, 500], [5, 500]) {
-        let [ours, bare, by_hand, plain] = measure(&corp, tunnels, rounds, connects).await;
+        let [ours, bare, by_hand, plain] = measure(&deployment, tunnels, rounds, connects).await;
         table.row([
             format!("{tunnels} tunnels"),
             format!("{ours:.2}"),
@@ -56,12 +56,17 @@ pub(crate) async fn run(size: Size) -> Vec<Table> {
 }
 
 /// Milliseconds: pomd, a bare handshake, by hand, a plain relay.
-async fn measure(corp: &Corp, tunnels: usize, rounds: usize, connects: usize) -> [f64; 4] {
-    let pomd = lab::pomd(corp, corp.address(), tunnels).await;
+async fn measure(
+    deployment: &Deployment,
+    tunnels: usize,
+    rounds: usize,
+    connects: usize,
+) -> [f64; 4] {
+    let pomd = lab::pomd(deployment, deployment.address(), tunnels).await;
     let tunnel = pomd.address(lab::TUNNEL).await;
-    let relay = Relay::start(corp.address()).await;
-    let front = lab::front(corp, relay.address());
-    let token = lab::token(corp);
+    let relay = Relay::start(deployment.address()).await;
+    let front = lab::front(deployment, relay.address());
+    let token = lab::token(deployment);
     let mut took = [const { Vec::new() }; 4];
     let each = |cpu: Duration| cpu.as_secs_f64() * 1000.0 / connects as f64;
     // The first one reads certificates and the like.
@@ -73,9 +78,11 @@ async fn measure(corp: &Corp, tunnels: usize, rounds: usize, connects: usize) ->
         }
         took[0].push(each(cpu(pomd.pid()) - before));
         took[1].push(each(
-            play::connects(corp, Sample::Handshake, connects).await,
+            play::connects(deployment, Sample::Handshake, connects).await,
         ));
-        took[2].push(each(play::connects(corp, Sample::ByHand, connects).await));
+        took[2].push(each(
+            play::connects(deployment, Sample::ByHand, connects).await,
+        ));
         let before = cpu(relay.pid());
         for _ in 0..connects {
             let mut tunnel = front.open(lab::ROUTE, &token, b"").await;

@@ -5,7 +5,7 @@ use std::{fs, io::Read, net::SocketAddr, path::Path, process::Command, sync::Arc
 use integration::{
     binary::binary,
     client::Front,
-    corp::Corp,
+    deployment::Deployment,
     eventually,
     pomd::{folder, run_with_input},
     process::Process,
@@ -116,17 +116,17 @@ pub(crate) enum Sample {
 }
 
 /// Makes so many connections one after the other, in a process of its own; returns the CPU time it took for them.
-pub(crate) async fn connects(corp: &Corp, sample: Sample, count: usize) -> Duration {
+pub(crate) async fn connects(deployment: &Deployment, sample: Sample, count: usize) -> Duration {
     let role = match sample {
         Sample::Handshake => "handshakes",
         Sample::ByHand => "by-hand",
     };
     let mut command = Command::new(binary("bench"));
     command
-        .args(["--play", role, &corp.address().to_string()])
-        .arg(corp.ca_file())
+        .args(["--play", role, &deployment.address().to_string()])
+        .arg(deployment.ca_file())
         .arg(count.to_string());
-    let output = run_with_input(command, lab::token(corp).as_bytes(), LIMIT).await;
+    let output = run_with_input(command, lab::token(deployment).as_bytes(), LIMIT).await;
     let said = String::from_utf8_lossy(&output.stdout);
     let took = said.trim().parse().map(Duration::from_millis);
     took.unwrap_or_else(|error| panic!("{error}: {output:?}"))
