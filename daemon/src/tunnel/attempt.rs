@@ -6,18 +6,18 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use pomd_core::{guard::Refusal, route::refusal::OpenError, session::token::Grant};
 use tokio::{io::Interest, time::Instant};
 
 use super::{
     Tunnel,
     dialect::Dialect,
-    guard::Refusal,
     guarded::{self, Guarded, Turned},
     local::Local,
 };
 use crate::{
-    session::{NoGrant, core::Patience, token::Grant},
-    upstream::{Early, OpenError, Opened},
+    session::{NoGrant, core::Patience},
+    upstream::{Early, Opened},
 };
 
 /// Why there is no open route.
@@ -195,7 +195,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::upstream::refusal::{Refusal, RefusalKind};
+    use pomd_core::route::refusal::{Refusal, RefusalKind};
 
     async fn pair() -> (TcpStream, Local) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -11,6 +11,7 @@ use std::{
 };
 
 use control::{humanize, wire};
+use pomd_core::guard::Refusal;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
 
@@ -19,7 +20,6 @@ use super::{
     accept::Once,
     attempt::{self, AttemptError, Client, Sign, first_sign},
     dialect::Dialect,
-    guard::Refusal,
     guarded::Guarded,
     local::{Ends, Local},
     reason,
