@@ -22,7 +22,7 @@ use control::paths::{PathOverrides, Paths};
 use jiff::Timestamp;
 use pomd::{
     Locks, Options,
-    clock::{Clock, Moment},
+    clock::Clock,
     disk::{Disk, Folder, Fs, Opened},
     env::Env,
     failpoints::{Failpoint, Failpoints},
@@ -32,6 +32,7 @@ use pomd::{
     surroundings::Surroundings,
     system::service::Service,
 };
+use pomd_core::moment::Moment;
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
