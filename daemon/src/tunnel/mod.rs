@@ -14,6 +14,7 @@ pub mod relay;
 mod accept;
 mod attempt;
 mod connection;
+mod dialect;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod guarded;
@@ -47,6 +48,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
+use dialect::Dialect;
 use guarded::Guarded;
 use local::{Ends, Local};
 use outcome::Outcome;
@@ -270,6 +272,11 @@ impl Tunnel {
         );
         let carried = connection::carry(self.clone(), local, ends, number, caller);
         self.connections.spawn(carried.instrument(span));
+    }
+
+    /// The language that its clients speak.
+    fn dialect(&self) -> Dialect {
+        Dialect::of(self.spec.ssh)
     }
 
     fn clear_outcome(&self) {
