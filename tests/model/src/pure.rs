@@ -6,20 +6,18 @@ use jiff::{SignedDuration, Timestamp};
 use pomd_core::config::{Address, BrowserChoice, ClusterName, Config, Start, TunnelName, changes};
 
 use super::{
-    Told,
+    TICK, Told,
     history::{Action, File, HOSTS, History, Mood},
     oracle::{Cause, Oracle},
     session::{Now, Seen, Session},
 };
-use crate::agent;
+use pomd::agent;
 use pomd_core::session::{Handover, Patience, Write};
 
 /// How long a server may take to mint.
 const MINT: Duration = Duration::from_secs(45);
 /// Not looked in for so long is slept.
 const SLEPT: i64 = 120;
-/// The driver looks in at least so often while time matters.
-const TICK: Duration = Duration::from_secs(30);
 const IP: &str = "127.0.0.1";
 
 /// Lives through `history`; panics where a promise is broken.
@@ -28,7 +26,7 @@ pub(crate) fn live(history: &History) {
     for (number, action) in history.actions.iter().enumerate() {
         let _told = Told(number, action);
         world.meet(*action);
-        world.judge();
+        world.check();
     }
 }
 
@@ -529,7 +527,7 @@ impl World {
     }
 
     /// What must be so after everything that happens.
-    fn judge(&mut self) {
+    fn check(&mut self) {
         let World {
             sessions,
             oracle,

@@ -10,8 +10,10 @@ use tokio::{
 };
 
 use super::outside::{Heard, Outside};
-use crate::{model::history::Mood, tunnel::Tunnel};
+use pomd::tunnel::Tunnel;
 use pomd_core::session::Patience;
+
+use crate::history::Mood;
 
 /// One that waits, or whose route is open.
 pub(super) struct Program {

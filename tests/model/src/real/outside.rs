@@ -22,14 +22,15 @@ use pomd_core::{
 use tokio::{sync::Notify, time::Instant};
 use zeroize::Zeroizing;
 
-use crate::{
+use pomd::{
     clock::Clock,
     disk::{Disk, Folder, Fs, Opened},
-    model::history::{HOSTS, Mood},
     opener::LinkOpener,
     session::server::{LoginServer, LoginTarget, NotGood, Vouched},
 };
 use pomd_core::session::error::{LoginError, Question};
+
+use crate::history::{HOSTS, Mood};
 
 /// How long a server may take to mint.
 const MINT: Duration = Duration::from_secs(45);
