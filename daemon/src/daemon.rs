@@ -10,7 +10,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use pomd::Locks;
+use pomd::{Locks, system::detach};
 
 use crate::{args::Args, terminal};
 
@@ -24,24 +24,32 @@ pub(crate) enum Side {
     /// The one that was called: ends with this code.
     Parent(ExitCode),
     /// The one that goes on, and owes a verdict.
-    #[cfg_attr(
-        windows,
-        expect(
-            dead_code,
-            reason = "there the child begins at the start of the program"
-        )
-    )]
     Child(Locks, Verdict),
 }
 
-/// A verdict that is owed from the start.
+/// Returns the verdict that is owed from the start: that of a process which a caller started to go on in the background.
 pub(crate) fn verdict_owed(args: &Args) -> io::Result<Option<Verdict>> {
-    imp::verdict_owed(args)
+    if !args.verdict_to_stdout {
+        return Ok(None);
+    }
+    Ok(Some(Verdict::to(detach::stdout_pipe()?)))
 }
 
 /// Leaves terminal and session behind. `again` are the arguments with which a new process would go on.
 pub(crate) fn detach(locks: Locks, again: &[OsString]) -> io::Result<Side> {
-    imp::detach(locks, again)
+    let (reader, writer) = io::pipe()?;
+    let mut arguments = again.to_vec();
+    arguments.push("--verdict-to-stdout".into());
+    // The locks pass on to a fork by themselves; a new process takes them itself.
+    let locks = detach::FORKS.then_some(locks);
+    match detach::detach(writer, &arguments)? {
+        detach::Side::Parent => Ok(Side::Parent(await_verdict(reader))),
+        detach::Side::Child(writer) => {
+            drop(reader);
+            let locks = locks.ok_or_else(|| io::Error::other("a fork without locks"))?;
+            Ok(Side::Child(locks, Verdict::to(writer)))
+        }
+    }
 }
 
 /// Tells the parent, once, how the start ended.
@@ -68,78 +76,6 @@ impl Verdict {
             // A parent that was killed meanwhile needs no verdict.
             let _ = pipe.write_all(bytes);
         }
-    }
-}
-
-#[cfg(unix)]
-mod imp {
-    use daemonize::{Daemonize, Outcome};
-
-    use super::*;
-
-    /// Forks twice. The locks pass on by themselves.
-    pub(super) fn detach(locks: Locks, _: &[OsString]) -> io::Result<Side> {
-        let (reader, writer) = io::pipe()?;
-        match Daemonize::new()
-            .working_directory("/")
-            .umask(0o077)
-            .execute()
-        {
-            Outcome::Parent(Ok(_)) => {
-                drop(writer);
-                Ok(Side::Parent(await_verdict(reader)))
-            }
-            Outcome::Parent(Err(error)) | Outcome::Child(Err(error)) => {
-                Err(io::Error::other(error))
-            }
-            Outcome::Child(Ok(_)) => {
-                drop(reader);
-                Ok(Side::Child(locks, Verdict::to(writer)))
-            }
-        }
-    }
-
-    /// Only a fork owes one.
-    pub(super) fn verdict_owed(_: &Args) -> io::Result<Option<Verdict>> {
-        Ok(None)
-    }
-}
-
-#[cfg(windows)]
-mod imp {
-    use std::{
-        env,
-        os::windows::{io::AsHandle, process::CommandExt},
-        process::{Command, Stdio},
-    };
-
-    use super::*;
-
-    /// `DETACHED_PROCESS` and `CREATE_NEW_PROCESS_GROUP`: no console, and no Ctrl-C of somebody else's.
-    const APART: u32 = 0x0000_0008 | 0x0000_0200;
-
-    /// Runs this program anew; it takes the locks itself.
-    pub(super) fn detach(locks: Locks, again: &[OsString]) -> io::Result<Side> {
-        drop(locks);
-        let (reader, writer) = io::pipe()?;
-        Command::new(env::current_exe()?)
-            .args(again)
-            .arg("--verdict-to-stdout")
-            .stdin(Stdio::null())
-            .stdout(writer)
-            .stderr(Stdio::null())
-            .creation_flags(APART)
-            .spawn()?;
-        Ok(Side::Parent(await_verdict(reader)))
-    }
-
-    /// This may be the new process, whose stdout leads to the one that was called.
-    pub(super) fn verdict_owed(args: &Args) -> io::Result<Option<Verdict>> {
-        if !args.verdict_to_stdout {
-            return Ok(None);
-        }
-        let stdout = io::stdout().as_handle().try_clone_to_owned()?;
-        Ok(Some(Verdict::to(stdout.into())))
     }
 }
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use crate::{
     clock::Clock,
-    disk::{Disk, Fs},
     failpoints::Failpoints,
     session::{Open, Servers},
     surroundings::Surroundings,
+    system::disk::{Disk, Fs},
     upstream::proxy::Environment,
 };
 

@@ -22,10 +22,9 @@
 //! | [`admission`] | who keeps a place where places are few | what anybody asks |
 //! | [`service_notify`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`restart`] | runs the program that is installed now in this one's place, and hands locks and listeners over | what ends before |
-//! | [`file_trust`] | judges who may change a file and the folders and links on the way to it | what is in it |
 //! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | what they are for |
 //! | [`surroundings`] | the environment of this moment | what it is for |
-//! | [`system`], [`disk`], [`lock`], [`logging`], [`opener`], [`clock`], [`failpoints`], [`buffer`] | one fact of the machine each | everything else |
+//! | [`system`], [`lock`], [`logging`], [`opener`], [`clock`], [`failpoints`], [`buffer`] | one fact of the machine each | everything else |
 //!
 //! Only for tests and the fuzzer there are `fuzz`, which feeds rooms with bytes that nobody thought of, and `model`, which
 //! lives through histories: with what decides alone, and with the agent and its sessions before servers that it makes up.
@@ -36,10 +35,8 @@ pub mod api;
 pub mod buffer;
 pub mod clock;
 pub mod config_file;
-pub mod disk;
 pub mod env;
 pub mod failpoints;
-pub mod file_trust;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzz;
 pub mod load;

@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{AgentHandle, Broken, Loaded, Refused, refusal},
-    config_file::{self, FileError, shown},
+    config_file::{self, FileError},
     env::Env,
+    system::home::shown,
     system::{
         file_stamp::FileStamp,
         service::{Service, Word},

@@ -15,13 +15,13 @@ use control::{place::Place, wire::LogLine};
 use pomd::{
     Locks, Options, RunError,
     clock::Clock,
-    disk::Disk,
     env::Env,
     load::{self, Checked},
     logging::{self, Sink},
     opener,
     restart::Restart,
     surroundings::Surroundings,
+    system::disk::Disk,
     system::{
         self,
         handover::Handover,
@@ -92,7 +92,7 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
         Ok(place) => place,
         Err(error) => return fail(USAGE, &error),
     };
-    let shown = pomd::config_file::shown(&place.config);
+    let shown = system::home::shown(&place.config);
     let missing =
         std::fs::metadata(&place.config).is_err_and(|it| it.kind() == std::io::ErrorKind::NotFound);
     if missing && named {

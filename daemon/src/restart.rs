@@ -20,7 +20,7 @@ use std::{
 use control::text::clean;
 use tokio::process::Command;
 
-use crate::system::{handover::Handover, socket_activation::Handed};
+use crate::system::{exec, file_id, handover::Handover, socket_activation::Handed};
 
 /// How long the program may take to say its version.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -54,7 +54,6 @@ impl Called {
         }
     }
 
-    #[cfg(unix)]
     fn as_argument(&self) -> &OsStr {
         match self {
             Self::Name(name) => name,
@@ -72,7 +71,7 @@ impl Restart {
         let said = said.filter(|it| {
             let program = it.program().ok();
             let ours = ours.as_ref().ok();
-            program.is_some_and(|it| ours.is_none_or(|ours| is_same_file(&it, ours)))
+            program.is_some_and(|it| ours.is_none_or(|ours| file_id::is_same_path(&it, ours)))
         });
         Ok(Self::of(match said {
             Some(called) => called,
@@ -95,7 +94,7 @@ impl Restart {
 
     /// Whether the program that would be run is one, before anything is ended for it; its version.
     pub async fn check(&self) -> Result<String, String> {
-        if cfg!(not(unix)) {
+        if !exec::IS_POSSIBLE {
             return Err("pomd cannot restart itself on this system: stop it and start it".into());
         }
         let program = self.called.program()?;
@@ -123,7 +122,6 @@ impl Restart {
     /// Goes on as the program with these arguments, or, if it cannot be run after all, as the one that runs now; returns
     /// only why neither was possible. A release that takes no handover finds everything free and takes it again; only what
     /// a service manager handed over, which nobody could take again, goes on to every release.
-    #[cfg(unix)]
     pub fn go_on(
         &self,
         arguments: &[OsString],
@@ -131,14 +129,12 @@ impl Restart {
         mut handover: Handover,
     ) -> io::Error {
         let become_it = |program: &Path, handover: Option<&Handover>| {
-            use std::os::unix::process::CommandExt;
-
             let mut heir = std::process::Command::new(program);
-            heir.args(arguments).arg0(self.called.as_argument());
+            heir.args(arguments);
             Handover::give_nothing(&mut heir);
             let given = handover.map_or(Ok(()), |it| it.give(&mut heir));
             match given.and_then(|()| handed.pass_on(&mut heir)) {
-                Ok(()) => heir.exec(),
+                Ok(()) => exec::replace(&mut heir, self.called.as_argument()),
                 Err(error) => error,
             }
         };
@@ -154,13 +150,7 @@ impl Restart {
             format!("pomd was restarted as the release that ran before: cannot run {error}");
         tracing::error!("{warning}");
         handover.warning = Some(warning);
-        become_it(&running_program(), Some(&handover))
-    }
-
-    /// There is no such thing here.
-    #[cfg(not(unix))]
-    pub fn go_on(&self, _: &[OsString], _: &Handed, _: Handover) -> io::Error {
-        io::ErrorKind::Unsupported.into()
+        become_it(&exec::running_program(), Some(&handover))
     }
 }
 
@@ -210,30 +200,7 @@ fn without_deleted(program: PathBuf) -> PathBuf {
     text.map(PathBuf::from).unwrap_or(program)
 }
 
-#[cfg(unix)]
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |it: &Path| std::fs::metadata(it).map(|it| (it.dev(), it.ino())).ok();
-    id(one).is_some() && id(one) == id(other)
-}
-
-#[cfg(not(unix))]
-fn is_same_file(_: &Path, _: &Path) -> bool {
-    true
-}
-
-/// The program that this process runs, also where its file is gone.
-#[cfg(unix)]
-fn running_program() -> PathBuf {
-    let link = Path::new("/proc/self/exe");
-    if link.exists() {
-        return link.to_owned();
-    }
-    env::current_exe().unwrap_or_else(|_| link.to_owned())
-}
-
-#[cfg(test)]
-#[cfg(unix)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

@@ -23,13 +23,13 @@ use jiff::Timestamp;
 use pomd::{
     Locks, Options,
     clock::{Clock, Moment},
-    disk::{Disk, Folder, Fs, Opened},
     env::Env,
     failpoints::{Failpoint, Failpoints},
     logging::{self, Sink},
     opener::SystemBrowser,
     restart::Restart,
     surroundings::Surroundings,
+    system::disk::{Disk, Folder, Fs, Opened},
     system::service::Service,
 };
 use rustix::process::{Signal, getpid, kill_process};

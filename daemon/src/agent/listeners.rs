@@ -12,9 +12,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use super::{Agent, Door, Listening, RETRY, Refused, refusal, status};
-use crate::tunnel::{
-    self, Tunnel,
-    bind::{self, Bound, Known, Listener},
+use crate::{
+    system::control_listener,
+    tunnel::{
+        self, Tunnel,
+        bind::{self, Bound, Known, Listener},
+    },
 };
 
 /// How often a port is chosen that somebody takes in the same moment.
@@ -239,9 +242,8 @@ impl Agent {
 
     /// Sockets whose files a cleaner or a logout took away are made again: those of tunnels here, the control socket by
     /// whoever answers on it (Q3).
-    #[cfg(unix)]
     pub(super) async fn look_after_files(&mut self) {
-        if !is_there(&self.setup.place.socket) {
+        if !control_listener::is_there(&self.setup.place.socket) {
             self.setup.lost.notify_one();
         }
         let doors = self.tunnels.iter();
@@ -249,7 +251,9 @@ impl Agent {
             it @ Listen::Unix(socket) => {
                 door.listening.is_some()
                     && !self.is_handed(name, it)
-                    && !is_there(&self.setup.place.socket.with_file_name(socket.as_str()))
+                    && !control_listener::is_there(
+                        &self.setup.place.socket.with_file_name(socket.as_str()),
+                    )
             }
             _ => false,
         });
@@ -260,10 +264,6 @@ impl Agent {
             self.listen(name);
         }
     }
-
-    #[cfg(not(unix))]
-    #[expect(clippy::unused_async, reason = "as on other systems")]
-    pub(super) async fn look_after_files(&mut self) {}
 
     pub(super) fn on_listener_ended(
         &mut self,
@@ -296,11 +296,6 @@ impl Agent {
         door.retry_at = Some(Instant::now() + RETRY);
         self.showing.changed(Instant::now());
     }
-}
-
-#[cfg(unix)]
-fn is_there(file: &std::path::Path) -> bool {
-    std::fs::symlink_metadata(file).is_ok()
 }
 
 fn no_such_tunnel(name: &str) -> Refused {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::{
-    disk::{self, Folder, Fs, Opened, words},
+    system::disk::{self, Folder, Fs, Opened, words},
     tunnel::bind,
 };
 
@@ -164,7 +164,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::disk::Disk;
+    use crate::system::disk::Disk;
 
     #[test]
     fn a_kept_port_is_there_after_a_restart() {

@@ -11,7 +11,6 @@ pub(crate) mod fuzz;
 mod guard;
 mod hang_up;
 mod query;
-mod reserve;
 mod routes;
 
 use std::{
@@ -25,7 +24,6 @@ use std::{
 use connect::Upgraded;
 use control::{holder::Phase, socket::socket};
 use hang_up::{Ahead, Endless};
-use reserve::Reserve;
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -46,7 +44,9 @@ use crate::{
     lock::Marker,
     logging::Recent,
     restart::Restart,
-    system::{control_listener::Channel, errors, socket_activation::Handed},
+    system::{
+        control_listener::Channel, descriptor_reserve::Reserve, errors, socket_activation::Handed,
+    },
 };
 
 /// How many clients may be connected at once. Whoever says nothing gives way to those who come, and whoever follows
@@ -64,6 +64,9 @@ const HEAD: usize = 16 << 10;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long to wait after a failed accept: it is for lack of descriptors, and they come back.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+
+/// As many clients are answered where there are no descriptors left.
+const RESERVE: usize = 4;
 
 /// What requests are answered from.
 pub struct Api {
@@ -96,7 +99,7 @@ pub async fn serve(api: Arc<Api>, bound: Channel) {
     let mut bound = Some(bound);
     let mut clients = JoinSet::new();
     let admission = Admission::new(CLIENTS);
-    let mut reserve = Reserve::new();
+    let mut reserve = Reserve::new(RESERVE);
     // Clients that were handed a route: they may stay for days, and do not count among those that ask.
     let mut carried = JoinSet::new();
     loop {

@@ -9,8 +9,8 @@ use pomd_core::config::{self, Config, Machine};
 use super::{Content, LastGood, judge, read};
 use crate::{
     agent::{Broken, Loaded},
-    config_file::shown,
-    disk::Fs,
+    system::disk::Fs,
+    system::home::shown,
     system::users,
     upstream,
 };

@@ -17,7 +17,7 @@ use pomd_core::config::MOST_BYTES;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use crate::disk::{self, Fs, Opened, words};
+use crate::system::disk::{self, Fs, Opened, words};
 
 const NAME: &str = "last-good.json";
 const ASIDE: &str = "last-good.json.broken";
@@ -267,7 +267,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::disk::Disk;
+    use crate::system::disk::Disk;
 
     fn place(folder: &Path, config: &str) -> Place {
         Place {

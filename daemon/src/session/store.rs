@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::token::{Login, Token};
-use crate::disk::{self, Folder, Fs, Opened, words};
+use crate::system::disk::{self, Folder, Fs, Opened, words};
 
 /// The folder of the files, inside of the state folder.
 const FOLDER: &str = "tokens";

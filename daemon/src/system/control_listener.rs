@@ -69,6 +69,11 @@ impl Channel {
     }
 }
 
+/// Whether something lies at `path` in the file system. A named pipe is always there while somebody listens.
+pub fn is_there(path: &Path) -> bool {
+    cfg!(windows) || std::fs::symlink_metadata(path).is_ok()
+}
+
 #[cfg(unix)]
 mod imp {
     use std::os::fd::OwnedFd;

@@ -11,6 +11,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use super::unix_socket::StdUnixListener;
+
 /// Everything that was handed over.
 #[derive(Debug, Default)]
 pub struct Handed {
@@ -51,8 +53,7 @@ pub enum Listener {
     /// On a port.
     Tcp(std::net::TcpListener),
     /// In the file system.
-    #[cfg(unix)]
-    Unix(std::os::unix::net::UnixListener),
+    Unix(StdUnixListener),
 }
 
 impl Handed {
@@ -138,9 +139,14 @@ impl fmt::Display for Place {
 
 #[cfg(not(unix))]
 impl Handed {
-    /// Nothing is handed over on this system.
+    /// Returns nothing: no service manager hands sockets over on this system.
     pub fn take() -> Self {
         Self::default()
+    }
+
+    /// Has nothing to pass on.
+    pub fn pass_on(&self, _: &mut std::process::Command) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Knows listeners and a [`Door`]. Must not know what happens to a connection that came in.
 
-use std::{fs::File, future::poll_fn, io, task::Poll, time::Duration};
+use std::{future::poll_fn, io, task::Poll, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -13,7 +13,10 @@ use super::{
     local::{Ends, Local},
     peer::Verdict,
 };
-use crate::system::errors::{self, AcceptTrouble};
+use crate::system::{
+    descriptor_reserve::Reserve,
+    errors::{self, AcceptTrouble},
+};
 
 /// What the accept loop needs to know, and whom it tells.
 pub(super) trait Door {
@@ -61,7 +64,7 @@ pub(super) async fn accept(
     let mut failures = 0_u32;
     // Since when, or since the connections that waited were reset.
     let mut exhausted: Option<Instant> = None;
-    let mut spare = Spare::new();
+    let mut reserve = Reserve::new(1);
     loop {
         let accepted = match door.try_to_accept() {
             Ok(()) => tokio::select! {
@@ -101,7 +104,7 @@ pub(super) async fn accept(
                 }
                 Some(since) if since.elapsed() >= GIVE_UP => {
                     exhausted = Some(Instant::now());
-                    match reset_waiting(listeners, &mut turn, &mut spare) {
+                    match reset_waiting(listeners, &mut turn, &mut reserve) {
                         0 => {}
                         count => door.gave_up(count),
                     }
@@ -118,43 +121,20 @@ pub(super) async fn accept(
 }
 
 /// Resets the connections that wait, one after the other by the one descriptor that was kept for this. Returns how many.
-fn reset_waiting(listeners: &[Listener], turn: &mut usize, spare: &mut Spare) -> usize {
+fn reset_waiting(listeners: &[Listener], turn: &mut usize, reserve: &mut Reserve) -> usize {
     let mut count = 0;
     while count < QUEUE {
-        spare.give_up();
+        reserve.spend();
         let accepted = next(listeners, turn).now_or_never();
         let Some(Ok((local, _))) = accepted else {
             break;
         };
         local.reset();
-        spare.take_back();
+        reserve.refill();
         count += 1;
     }
-    spare.take_back();
+    reserve.refill();
     count
-}
-
-/// A descriptor that is there when no other is.
-struct Spare(Option<File>);
-
-impl Spare {
-    fn new() -> Self {
-        let mut res = Self(None);
-        res.take_back();
-        res
-    }
-
-    fn give_up(&mut self) {
-        self.0 = None;
-    }
-
-    /// Fails where somebody else was quicker; the next time it may be had again.
-    fn take_back(&mut self) {
-        #[cfg(unix)]
-        if self.0.is_none() {
-            self.0 = File::open("/dev/null").ok();
-        }
-    }
 }
 
 fn receive(door: &mut impl Door, local: Local, ends: Option<Ends>) {
@@ -440,7 +420,7 @@ mod tests {
         };
         setrlimit(Resource::Nofile, limit).unwrap();
         let mut hoard = Vec::new();
-        while let Ok(it) = File::open("/dev/null") {
+        while let Ok(it) = std::fs::File::open("/dev/null") {
             hoard.push(it);
         }
         hoard.truncate(hoard.len() - 3);

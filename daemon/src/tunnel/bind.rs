@@ -1,7 +1,6 @@
 //! Which address a tunnel listens on, and who holds it if we cannot.
 
 mod inherited;
-#[cfg(unix)]
 mod unix;
 
 use std::{
@@ -28,6 +27,8 @@ use crate::{
     system::{
         errors, limits,
         socket_activation::{self as system, Handed, Place, Socket as Inherited},
+        sockets,
+        unix_listener::UnixListener,
     },
 };
 pub use inherited::is_for;
@@ -45,8 +46,7 @@ pub enum Listener {
     /// A port.
     Tcp(TcpListener),
     /// A socket in the file system; its file is removed when this is dropped.
-    #[cfg(unix)]
-    Unix(unix::Socket),
+    Unix(UnixListener),
 }
 
 /// The sockets of one tunnel.
@@ -111,29 +111,21 @@ pub fn bind(listen: &Listen, known: Known<'_>, clock: &Clock) -> Result<Bound, R
     }
 }
 
-#[cfg(unix)]
 #[expect(clippy::result_large_err, reason = "as `bind`")]
 fn bind_file(name: &SocketName, known: Known<'_>, at: Timestamp) -> Result<Bound, Reason> {
     let path = known.control.with_file_name(name.as_str());
+    if path == known.control {
+        return Err(unix::is_control(&path, at));
+    }
     let inherited = known.handed.take_inherited(&Place::Unix(path.clone()));
-    let socket = match inherited.and_then(|it| unix::Socket::inherited(it, path)) {
+    let socket = match inherited.and_then(|it| UnixListener::inherited(it, path.clone())) {
         Some(socket) => socket,
-        None => unix::Socket::bind(name, known.control).map_err(|it| it.reason(at))?,
+        None => UnixListener::bind(path).map_err(|it| unix::reason(it, at))?,
     };
     Ok(Bound {
         addresses: vec![file_address(name, known.control)],
         left_out: None,
         listeners: vec![Listener::Unix(socket)],
-    })
-}
-
-#[cfg(not(unix))]
-#[expect(clippy::result_large_err, reason = "as `bind`")]
-fn bind_file(_: &SocketName, _: Known<'_>, at: Timestamp) -> Result<Bound, Reason> {
-    let message = "this system has no sockets in the file system that pomd can listen on";
-    Err(Reason {
-        hint: Some("give the tunnel a port, or leave listen out to get a free one".to_owned()),
-        ..Reason::new(Code::AddressNotAvailable, message.to_owned(), at)
     })
 }
 
@@ -150,7 +142,6 @@ impl Listener {
                 let it = it.into_std()?;
                 (Place::Tcp(it.local_addr()?), system::Listener::Tcp(it))
             }
-            #[cfg(unix)]
             Self::Unix(it) => {
                 let (path, it) = it.hand_on()?;
                 (Place::Unix(path), system::Listener::Unix(it))
@@ -175,8 +166,14 @@ impl Listener {
                 let ends = ours.map(|ours| Ends::Tcp { theirs, ours });
                 Poll::Ready(Ok((local.into(), ends)))
             }
-            #[cfg(unix)]
-            Self::Unix(it) => it.poll_accept(cx),
+            Self::Unix(it) => {
+                let (local, peer) = ready!(it.poll_accept(cx))?;
+                let ends = peer.map(|it| Ends::Unix {
+                    uid: it.uid,
+                    pid: it.pid,
+                });
+                Poll::Ready(Ok((local.into(), ends)))
+            }
         }
     }
 }
@@ -291,11 +288,7 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
-    // Lets us bind beside our own connections that ended or live on; it never allows two listeners there. On Windows it
-    // would (and a second one could take the port from us), so that there the default stands, which refuses ports in
-    // use; SO_EXCLUSIVEADDRUSE, which would also keep later takers off, needs `unsafe`.
-    #[cfg(not(windows))]
-    socket.set_reuse_address(true)?;
+    sockets::reuse_address(&socket)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

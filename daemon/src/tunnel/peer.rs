@@ -19,7 +19,7 @@ use super::local::{Ends, Local};
 use crate::system::{
     process,
     sockets::{Row, Sockets},
-    users,
+    unix_socket, users,
 };
 
 /// The users who may use our listeners, and whether this system can tell who connects.
@@ -57,7 +57,7 @@ impl Owners {
     /// The user of this process and `allow_users` (names or numeric ids). Tries the system once: see `can_tell`.
     /// Names that no user has are left out, and come back.
     pub fn new(allow_users: &[String]) -> (Self, Vec<String>) {
-        let own: BTreeSet<u32> = own_uid().into_iter().collect();
+        let own: BTreeSet<u32> = users::own_uid().into_iter().collect();
         let mut uids = own.clone();
         let mut missing = Vec::new();
         for user in allow_users {
@@ -68,7 +68,7 @@ impl Owners {
                 None => missing.push(user.clone()),
             }
         }
-        let sockets = own_uid().and_then(|me| Sockets::ways().find(|it| tells(it, me)));
+        let sockets = users::own_uid().and_then(|me| Sockets::ways().find(|it| tells(it, me)));
         let remembers = sockets.as_ref().is_some_and(remembers);
         let owners = Self {
             uids,
@@ -92,12 +92,10 @@ impl Owners {
                 let verdict = self.judge_addresses(theirs, ours, &self.uids);
                 if_alive(verdict, local.check())
             }
-            #[cfg(unix)]
             Ends::Unix { uid, .. } => self.judge_unix(uid),
         }
     }
 
-    #[cfg(unix)]
     fn judge_unix(&self, uid: u32) -> Verdict {
         // Root may open what is ours anyway.
         if uid == 0 || self.uids.contains(&uid) {
@@ -150,7 +148,6 @@ impl Owners {
                 let pid = process::holding(row.inode, row.uid, None, EFFORT);
                 (row.uid, pid)
             }
-            #[cfg(unix)]
             Ends::Unix { uid, pid } => (uid, pid),
         };
         Some(match pid.and_then(|it| Some((process::program(it)?, it))) {
@@ -163,9 +160,7 @@ impl Owners {
     pub(super) fn is_held(&self, local: &Local, ends: Ends) -> Option<bool> {
         let (theirs, ours) = match (local, ends) {
             (_, Ends::Tcp { theirs, ours }) => (theirs, ours),
-            #[cfg(unix)]
-            (Local::Unix(it), _) => return Some(Local::is_held(it)),
-            #[cfg(unix)]
+            (Local::Unix(it), _) => return Some(unix_socket::is_held(it)),
             (Local::Tcp(_), _) => return None,
         };
         self.is_held_at(theirs, ours)
@@ -272,7 +267,7 @@ impl Own {
     #[cfg(unix)]
     fn give_away_if_root(&self) -> Option<u32> {
         const STRANGER: u32 = 65_534;
-        let me = own_uid()?;
+        let me = users::own_uid()?;
         if me != 0 {
             return Some(me);
         }
@@ -285,16 +280,6 @@ impl Own {
     fn give_away_if_root(&self) -> Option<u32> {
         None
     }
-}
-
-#[cfg(unix)]
-fn own_uid() -> Option<u32> {
-    Some(rustix::process::geteuid().as_raw())
-}
-
-#[cfg(not(unix))]
-fn own_uid() -> Option<u32> {
-    None
 }
 
 #[cfg(test)]

@@ -20,12 +20,12 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::{Clock, Moment},
-    disk::{Disk, Folder, Fs, Opened},
     model::history::{HOSTS, Mood},
     session::{
         Open,
         model::site::{Site, Vouch},
     },
+    system::disk::{Disk, Folder, Fs, Opened},
 };
 
 /// How long a server may take to mint.

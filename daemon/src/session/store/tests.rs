@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::*;
-use crate::disk::Disk;
+use crate::system::disk::Disk;
 
 #[test]
 fn a_saved_login_is_found_again() {

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::{TICK, Task};
 use crate::{
-    disk,
     session::{
         browser::Answer,
         pages::{self, Success},
         store::Store,
         token::Login,
     },
+    system::disk,
 };
 
 /// What the disk does not know yet.

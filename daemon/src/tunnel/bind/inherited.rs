@@ -9,6 +9,7 @@ use super::{Bound, Failure, Known, Listener, inherit_or_open, sisters};
 use crate::system::{
     errors,
     socket_activation::{self, Place, Socket},
+    unix_listener::UnixListener,
 };
 
 /// Whether `socket` is for the tunnel `name`: it has exactly the address that the tunnel listens on; or the tunnel says
@@ -88,15 +89,11 @@ fn again(listener: &socket_activation::Listener) -> io::Result<Listener> {
         socket_activation::Listener::Tcp(it) => {
             Listener::Tcp(TcpListener::from_std(it.try_clone()?)?)
         }
-        #[cfg(unix)]
-        socket_activation::Listener::Unix(it) => {
-            Listener::Unix(super::unix::Socket::handed(it.try_clone()?)?)
-        }
+        socket_activation::Listener::Unix(it) => Listener::Unix(UnixListener::shared(it)?),
     })
 }
 
-#[cfg(unix)]
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

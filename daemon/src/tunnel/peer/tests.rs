@@ -45,7 +45,7 @@ fn only_owners_and_an_open_socket_of_root_are_welcome() {
 
 #[test]
 fn on_a_unix_socket_owners_and_root_are_welcome() {
-    let me = own_uid().unwrap();
+    let me = users::own_uid().unwrap();
     let (owners, _) = Owners::new(&[(me + 1).to_string()]);
     for (uid, welcome) in [(me, true), (me + 1, true), (0, true), (me + 2, false)] {
         let verdict = owners.judge_unix(uid);
@@ -93,7 +93,7 @@ fn a1_only_a_connection_that_was_made_counts_and_an_orphan_of_root_s_is_nobodys(
 
 #[test]
 fn a5_who_may_use_the_listeners_may_not_answer_a_login() {
-    let me = own_uid().unwrap();
+    let me = users::own_uid().unwrap();
     let (owners, _) = Owners::new(&[(me + 1).to_string()]);
     assert_eq!(owners.uids, BTreeSet::from([me, me + 1]));
     assert_eq!(owners.own, BTreeSet::from([me]));
@@ -216,7 +216,7 @@ fn stranger(script: &str, port: u16) -> std::process::Child {
 }
 
 fn may_change_user() -> bool {
-    let root = own_uid() == Some(0);
+    let root = users::own_uid() == Some(0);
     if !root {
         eprintln!("skipped: needs root");
     }

@@ -11,7 +11,6 @@ use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    disk::Disk,
     failpoints::Failpoints,
     session::{
         Legacy, LoginOutcome, Session, View,
@@ -19,6 +18,7 @@ use crate::{
         store::Store,
         task::{House, start},
     },
+    system::disk::Disk,
     tunnel::peer::Verdict,
 };
 

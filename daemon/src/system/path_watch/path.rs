@@ -8,6 +8,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use crate::system::file_id::{self, FileId};
+
 /// As many symlinks as Linux follows.
 const MOST_LINKS: usize = 40;
 
@@ -18,7 +20,7 @@ pub(super) type Way = BTreeMap<PathBuf, Spot>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Spot {
     /// Which one it is: another may take its name.
-    pub(super) id: Option<Id>,
+    pub(super) id: Option<FileId>,
     pub(super) kind: Kind,
     /// The entry of this folder that the way needs and that is missing, or is no file.
     pub(super) awaited: BTreeSet<OsString>,
@@ -36,9 +38,6 @@ pub(super) enum Kind {
     Link(PathBuf),
     File,
 }
-
-/// Tells a thing from another one of the same name.
-pub(super) type Id = (u64, u64);
 
 /// Everything that the system looks at when it opens `path`.
 pub(super) fn walk(path: &Path) -> Way {
@@ -99,7 +98,7 @@ fn folder<'a>(way: &'a mut Way, path: &Path) -> &'a mut Spot {
 }
 
 impl Spot {
-    fn new(id: Option<Id>, kind: Kind) -> Self {
+    fn new(id: Option<FileId>, kind: Kind) -> Self {
         Self {
             id,
             kind,
@@ -143,7 +142,7 @@ enum Found {
     Other,
 }
 
-fn look(path: &Path) -> io::Result<(Found, Option<Id>)> {
+fn look(path: &Path) -> io::Result<(Found, Option<FileId>)> {
     let metadata = fs::symlink_metadata(path)?;
     let found = if metadata.is_symlink() {
         Found::Link(fs::read_link(path)?)
@@ -154,29 +153,14 @@ fn look(path: &Path) -> io::Result<(Found, Option<Id>)> {
     } else {
         Found::Other
     };
-    Ok((found, id(&metadata)))
+    Ok((found, file_id::of(&metadata)))
 }
 
-fn id_of(folder: &Path) -> Option<Id> {
-    fs::metadata(folder).ok().as_ref().and_then(id)
+fn id_of(folder: &Path) -> Option<FileId> {
+    fs::metadata(folder).ok().as_ref().and_then(file_id::of)
 }
 
-#[cfg(unix)]
-fn id(metadata: &fs::Metadata) -> Option<Id> {
-    use std::os::unix::fs::MetadataExt;
-    Some((metadata.dev(), metadata.ino()))
-}
-
-/// Windows keeps a watched folder from being replaced; the time it was made stands in for a number.
-#[cfg(not(unix))]
-fn id(metadata: &fs::Metadata) -> Option<Id> {
-    let made = metadata.created().ok()?;
-    let age = made.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some((age.as_secs(), u64::from(age.subsec_nanos())))
-}
-
-#[cfg(unix)]
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::os::unix::fs::symlink;
 
