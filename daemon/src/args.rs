@@ -42,7 +42,7 @@ pub(crate) struct Args {
     pub(crate) takes_handover: bool,
     /// Whoever started it waits there for word: how --daemonize goes on in a new process
     #[arg(long, hide = true, requires = "in_background")]
-    pub(crate) verdict_to_stdout: bool,
+    pub(crate) report_to_stdout: bool,
     #[command(subcommand)]
     pub(crate) action: Option<Action>,
 }

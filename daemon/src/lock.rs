@@ -135,7 +135,7 @@ impl Lock {
                     break Some(format!(
                         "{} cannot be locked ({}): nothing keeps a second pomd from writing there",
                         folder.display(),
-                        disk::words(&error)
+                        disk::describe(&error)
                     ));
                 }
             }
@@ -353,9 +353,9 @@ mod tests {
         let mut inherited = vec![other, lock.hand_on().unwrap().1];
         marker(&lock).mark(Phase::Restarting);
         drop(lock);
-        let heir = Lock::take(&folder, &Failpoints::none(), &mut inherited).unwrap();
+        let successor = Lock::take(&folder, &Failpoints::none(), &mut inherited).unwrap();
         assert_eq!(inherited.len(), 1, "what is another file's is left");
-        marker(&heir).mark(Phase::Running);
+        marker(&successor).mark(Phase::Running);
         assert!(take(&folder).is_err());
     }
 

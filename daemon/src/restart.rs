@@ -1,8 +1,8 @@
-//! Becoming pomd anew: the same process goes on as the program that is installed now.
+//! Restart: the same process runs the program that is installed now, by a re-exec.
 //!
-//! Its id stays, so whoever started it (a service manager, a terminal) notices nothing but an orderly end of all
+//! The process id stays, so whoever started it (a service manager, a terminal) notices nothing but an orderly end of all
 //! connections. The program is the one that the name by which pomd was called leads to at that moment: a link that points to
-//! another release meanwhile, or another folder of `PATH`, is followed anew.
+//! another release meanwhile, or another folder of `PATH`, is followed.
 
 use std::{
     env,
@@ -20,14 +20,17 @@ use std::{
 use control::text::clean;
 use tokio::process::Command;
 
-use crate::system::{exec, file_id, handover::Handover, socket_activation::Handed};
+use crate::{
+    surroundings::EnvironmentChanges,
+    system::{exec, file_id, handover::Handover, socket_activation::InheritedSockets},
+};
 
 /// How long the program may take to say its version.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Asks a program whether it takes what [`Handover`] gives: one of an older release refuses the option.
 pub const TAKES_HANDOVER: &str = "--takes-handover";
 
-/// The way to become pomd anew. Clones know of each other.
+/// The restart of this process, requested or not. Clones know of each other.
 #[derive(Clone, Debug)]
 pub struct Restart {
     called: Called,
@@ -109,39 +112,46 @@ impl Restart {
         Ok(version)
     }
 
-    /// After the orderly end, go on anew.
-    pub fn ask(&self) {
+    /// Makes the orderly end be followed by a restart.
+    pub fn request(&self) {
         self.asked.store(true, SeqCst);
     }
 
-    /// Somebody asked for it.
-    pub fn is_asked(&self) -> bool {
+    /// Whether somebody requested a restart.
+    pub fn is_requested(&self) -> bool {
         self.asked.load(SeqCst)
     }
 
-    /// Goes on as the program with these arguments, or, if it cannot be run after all, as the one that runs now; returns
-    /// only why neither was possible. A release that takes no handover finds everything free and takes it again; only what
+    /// Runs the program with these arguments in the place of this process, or, if it cannot be run after all, the one that
+    /// runs now; returns only why neither was possible. `environment` is what changed since this process was started. A release that takes no handover finds everything free and takes it again; only what
     /// a service manager handed over, which nobody could take again, goes on to every release.
-    pub fn go_on(
+    pub fn re_exec(
         &self,
         arguments: &[OsString],
-        handed: &Handed,
+        environment: &EnvironmentChanges,
+        inherited: &InheritedSockets,
         mut handover: Handover,
     ) -> io::Error {
-        let become_it = |program: &Path, handover: Option<&Handover>| {
-            let mut heir = std::process::Command::new(program);
-            heir.args(arguments);
-            Handover::give_nothing(&mut heir);
-            let given = handover.map_or(Ok(()), |it| it.give(&mut heir));
-            match given.and_then(|()| handed.pass_on(&mut heir)) {
-                Ok(()) => exec::replace(&mut heir, self.called.as_argument()),
+        let replace_by = |program: &Path, handover: Option<&Handover>| {
+            let mut successor = std::process::Command::new(program);
+            successor.args(arguments);
+            for (name, value) in environment {
+                match value {
+                    Some(value) => successor.env(name, value),
+                    None => successor.env_remove(name),
+                };
+            }
+            Handover::give_nothing(&mut successor);
+            let given = handover.map_or(Ok(()), |it| it.give(&mut successor));
+            match given.and_then(|()| inherited.pass_on(&mut successor)) {
+                Ok(()) => exec::replace(&mut successor, self.called.as_argument()),
                 Err(error) => error,
             }
         };
         let hands_over = self.hands_over.load(SeqCst);
         let error = match self.called.program() {
             Ok(program) => {
-                let error = become_it(&program, hands_over.then_some(&handover));
+                let error = replace_by(&program, hands_over.then_some(&handover));
                 format!("{}: {error}", program.display())
             }
             Err(error) => error,
@@ -150,7 +160,7 @@ impl Restart {
             format!("pomd was restarted as the release that ran before: cannot run {error}");
         tracing::error!("{warning}");
         handover.warning = Some(warning);
-        become_it(&exec::running_program(), Some(&handover))
+        replace_by(&exec::running_program(), Some(&handover))
     }
 }
 

@@ -82,7 +82,7 @@ fn run(trial: Arc<Trial>) -> Result<(), String> {
         },
         look: Arc::default(),
         warnings: Vec::new(),
-        handed: Arc::default(),
+        inherited: Arc::default(),
         service: Service::none(),
         restart: Restart::as_started().map_err(|it| words(&it))?,
         in_background: false,

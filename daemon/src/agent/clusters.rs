@@ -84,8 +84,8 @@ impl Agent {
         };
         let cluster = self.start_cluster(name, &old.spec, old.session.legacy());
         self.clusters.insert(name.clone(), cluster);
-        let doors = self.tunnels.values().map(|it| &it.tunnel);
-        let of_cluster = doors.filter(|it| it.spec.cluster == *name);
+        let tunnels = self.tunnels.values().map(|it| &it.tunnel);
+        let of_cluster = tunnels.filter(|it| it.spec.cluster == *name);
         let names: Vec<TunnelName> = of_cluster.map(|it| it.name.clone()).collect();
         for tunnel in &names {
             self.rebuild_tunnel(tunnel).await;
@@ -103,7 +103,7 @@ impl Agent {
             }
         };
         if tokio::time::timeout(LAST_WRITE, joined).await.is_err() {
-            warn!("a session that is replaced does not end; its heir starts without it");
+            warn!("a session that is replaced does not end; its successor starts without it");
         }
     }
 

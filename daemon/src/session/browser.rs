@@ -34,9 +34,9 @@ use super::{
     token::Token,
 };
 use crate::{
-    admission::{Admission, Most, Place},
+    admission::{Admission, Capacity, Slot},
     portal::User,
-    tunnel::peer::Verdict as Peer,
+    tunnel::peer::PeerVerdict as Peer,
 };
 
 /// How long pages can be read after the login is over.
@@ -49,7 +49,7 @@ const VISIT_LIMIT: Duration = Duration::from_secs(120);
 /// nothing.
 const HEAD_MOST: usize = 64 << 10;
 /// How many visits there may be at once; those that say nothing give way.
-const VISITS: Most = Most {
+const VISITS: Capacity = Capacity {
     silent: 16,
     served: 48,
     following: 0,
@@ -279,9 +279,9 @@ fn turn_away(job: &Job, stream: TcpStream, theirs: SocketAddr, count: u64) {
     }
 }
 
-async fn visit(shared: Arc<(Job, Door)>, stream: TcpStream, place: Place) {
+async fn visit(shared: Arc<(Job, Door)>, stream: TcpStream, slot: Slot) {
     let speaking = speak(stream, async |request| {
-        if !place.is_served() {
+        if !slot.is_served() {
             return callback::reply(StatusCode::REQUEST_TIMEOUT, None, None);
         }
         let (job, door) = &*shared;
@@ -289,7 +289,7 @@ async fn visit(shared: Arc<(Job, Door)>, stream: TcpStream, place: Place) {
     });
     tokio::select! {
         biased;
-        () = place.given_away() => {}
+        () = slot.evicted() => {}
         () = speaking => {}
     }
 }

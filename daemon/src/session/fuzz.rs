@@ -172,7 +172,7 @@ async fn visit(request: &[u8]) -> (Option<String>, String) {
         id: 1,
         cluster: "corp".to_owned(),
         pomerium: Arc::new(Credulous),
-        doorman: Arc::new(|_, _| peer::Verdict::Welcome),
+        doorman: Arc::new(|_, _| peer::PeerVerdict::Welcome),
         events,
         over: Over::default(),
         stop: CancellationToken::new(),

@@ -162,7 +162,7 @@ impl Session {
                 .of(setup.name, setup.spec.login_at, setup.upstream),
             store: Store::new(setup.state, env.fs),
             failpoints: env.failpoints,
-            doorman: Arc::new(move |socket, theirs| owners.judge_login(socket, theirs)),
+            doorman: Arc::new(move |socket, theirs| owners.check_login_peer(socket, theirs)),
             changed: setup.changed,
             stop,
         };

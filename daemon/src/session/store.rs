@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::token::{Login, Token};
-use crate::system::disk::{self, Folder, Fs, Opened, words};
+use crate::system::disk::{self, Folder, Fs, Opened, describe};
 
 /// The folder of the files, inside of the state folder.
 const FOLDER: &str = "tokens";
@@ -59,7 +59,10 @@ impl Store {
             Ok(folder) => folder,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                tracing::warn!("cannot open the folder of saved logins: {}", words(&error));
+                tracing::warn!(
+                    "cannot open the folder of saved logins: {}",
+                    describe(&error)
+                );
                 return None;
             }
         };
@@ -118,7 +121,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
                 // It may be whole: it stays where it is.
-                tracing::warn!("cannot read the saved login {name}: {}", words(&error));
+                tracing::warn!("cannot read the saved login {name}: {}", describe(&error));
                 return None;
             }
         };
@@ -129,7 +132,7 @@ impl Store {
             }
             Err(error) => tracing::warn!(
                 "the saved login {name} is unusable: {why}; it cannot be set aside: {}",
-                words(&error)
+                describe(&error)
             ),
         }
         None

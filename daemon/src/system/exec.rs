@@ -26,3 +26,11 @@ pub fn running_program() -> PathBuf {
     }
     std::env::current_exe().unwrap_or(link)
 }
+
+/// Gives the child of `command` a process group of its own, so that Ctrl-C in the terminal is not meant for it.
+pub fn own_process_group(command: &mut tokio::process::Command) {
+    #[cfg(unix)]
+    command.process_group(0);
+    #[cfg(not(unix))]
+    let _ = command;
+}

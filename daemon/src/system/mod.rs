@@ -4,6 +4,7 @@
 pub mod boot_clock;
 pub mod control_listener;
 pub mod cpu;
+pub mod default_browser;
 pub mod descriptor_reserve;
 pub mod detach;
 pub mod disk;

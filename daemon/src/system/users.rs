@@ -1,5 +1,7 @@
 //! Users by name and number.
 
+use std::net::TcpStream;
+
 /// The numeric id of the user `name`: from the user database, as the system keeps it. Waits at most some seconds.
 pub fn uid(name: &str) -> Option<u32> {
     if !is_name(name) {
@@ -24,6 +26,11 @@ pub fn is_own(uid: u32) -> bool {
     own_uid() == Some(uid)
 }
 
+/// Returns the owner of a socket, who is not root: root gives it away first.
+pub fn give_away_if_root(socket: &TcpStream) -> Option<u32> {
+    imp::give_away_if_root(socket)
+}
+
 /// What may stand as an argument and in a line of the user database.
 fn is_name(text: &str) -> bool {
     (1..=256).contains(&text.len())
@@ -44,6 +51,7 @@ fn uid_in(passwd: &str, name: &str) -> Option<u32> {
 mod imp {
     use std::{
         io::Read,
+        net::TcpStream,
         process::{Command, Stdio},
         time::{Duration, Instant},
     };
@@ -56,6 +64,17 @@ mod imp {
     )]
     pub(super) fn own_uid() -> Option<u32> {
         Some(rustix::process::geteuid().as_raw())
+    }
+
+    pub(super) fn give_away_if_root(socket: &TcpStream) -> Option<u32> {
+        const STRANGER: u32 = 65_534;
+        let me = own_uid()?;
+        if me != 0 {
+            return Some(me);
+        }
+        let stranger = rustix::fs::Uid::from_raw(STRANGER);
+        rustix::fs::fchown(socket, Some(stranger), None).ok()?;
+        Some(STRANGER)
     }
 
     pub(super) fn uid(name: &str) -> Option<u32> {
@@ -107,6 +126,10 @@ mod imp {
 #[cfg(not(unix))]
 mod imp {
     pub(super) fn own_uid() -> Option<u32> {
+        None
+    }
+
+    pub(super) fn give_away_if_root(_: &std::net::TcpStream) -> Option<u32> {
         None
     }
 

@@ -26,7 +26,7 @@ use crate::{
     clock::Clock,
     system::{
         errors, limits,
-        socket_activation::{self as system, Handed, Place, Socket as Inherited},
+        socket_activation::{self as system, InheritedSockets, ListenAddress, Socket as Inherited},
         sockets,
         unix_listener::UnixListener,
     },
@@ -66,7 +66,7 @@ pub struct Known<'a> {
     /// The tunnel's name.
     pub name: &'a str,
     /// Sockets that are bound already.
-    pub handed: &'a Handed,
+    pub inherited: &'a InheritedSockets,
     /// The port kept for [`Listen::Chosen`].
     pub chosen: Option<u16>,
     /// The control socket: Unix sockets lie beside it.
@@ -87,9 +87,9 @@ pub fn bind(listen: &Listen, known: Known<'_>, clock: &Clock) -> Result<Bound, R
     }
     let bound = match (listen, known.chosen) {
         (Listen::Unix(name), _) => return bind_file(name, known, at),
-        (Listen::Loopback(port), _) => loopback(*port, known.handed),
-        (Listen::Chosen, Some(port)) => loopback(port, known.handed),
-        (Listen::Address(address), _) => inherit_or_open(*address, known.handed)
+        (Listen::Loopback(port), _) => loopback(*port, known.inherited),
+        (Listen::Chosen, Some(port)) => loopback(port, known.inherited),
+        (Listen::Address(address), _) => inherit_or_open(*address, known.inherited)
             .and_then(|it| Ok(vec![TcpListener::from_std(it)?]))
             .map_err(|error| Failure::alone(*address, error)),
         (Listen::Chosen, None) => Err(Failure::NoPort),
@@ -117,7 +117,9 @@ fn bind_file(name: &SocketName, known: Known<'_>, at: Timestamp) -> Result<Bound
     if path == known.control {
         return Err(unix::is_control(&path, at));
     }
-    let inherited = known.handed.take_inherited(&Place::Unix(path.clone()));
+    let inherited = known
+        .inherited
+        .take_inherited(&ListenAddress::Unix(path.clone()));
     let socket = match inherited.and_then(|it| UnixListener::inherited(it, path.clone())) {
         Some(socket) => socket,
         None => UnixListener::bind(path).map_err(|it| unix::reason(it, at))?,
@@ -140,11 +142,14 @@ impl Listener {
         let (address, listener) = match self {
             Self::Tcp(it) => {
                 let it = it.into_std()?;
-                (Place::Tcp(it.local_addr()?), system::Listener::Tcp(it))
+                (
+                    ListenAddress::Tcp(it.local_addr()?),
+                    system::Listener::Tcp(it),
+                )
             }
             Self::Unix(it) => {
                 let (path, it) = it.hand_on()?;
-                (Place::Unix(path), system::Listener::Unix(it))
+                (ListenAddress::Unix(path), system::Listener::Unix(it))
             }
         };
         Ok(Inherited {
@@ -198,7 +203,10 @@ enum Failure {
         error: io::Error,
     },
     /// What was handed over cannot be used now.
-    Handed { place: Place, error: io::Error },
+    Handed {
+        place: ListenAddress,
+        error: io::Error,
+    },
     /// The machine has no loopback address at all.
     NoLoopback,
     /// No port was chosen yet.
@@ -206,8 +214,8 @@ enum Failure {
 }
 
 /// Binds `port` on both loopback addresses. One that the machine lacks is left out.
-fn loopback(port: u16, handed: &Handed) -> Result<Vec<TcpListener>, Failure> {
-    let listeners = both(port, handed)?;
+fn loopback(port: u16, inherited: &InheritedSockets) -> Result<Vec<TcpListener>, Failure> {
+    let listeners = both(port, inherited)?;
     listeners
         .into_iter()
         .map(|it| {
@@ -217,8 +225,8 @@ fn loopback(port: u16, handed: &Handed) -> Result<Vec<TcpListener>, Failure> {
         .collect()
 }
 
-fn both(port: u16, handed: &Handed) -> Result<Vec<std::net::TcpListener>, Failure> {
-    let first = match inherit_or_open(v4(port), handed) {
+fn both(port: u16, inherited: &InheritedSockets) -> Result<Vec<std::net::TcpListener>, Failure> {
+    let first = match inherit_or_open(v4(port), inherited) {
         Ok(it) => Some(it),
         Err(error) if errors::is_absent_address(&error) => None,
         Err(error) => {
@@ -234,7 +242,7 @@ fn both(port: u16, handed: &Handed) -> Result<Vec<std::net::TcpListener>, Failur
         Some(it) => it.local_addr().map_or(port, |it| it.port()),
         None => port,
     };
-    match inherit_or_open(v6(port), handed) {
+    match inherit_or_open(v6(port), inherited) {
         Ok(it) => Ok(first.into_iter().chain([it]).collect()),
         Err(error) if errors::is_absent_address(&error) => match first {
             Some(it) => Ok(vec![it]),
@@ -271,12 +279,15 @@ fn v6(port: u16) -> SocketAddr {
 }
 
 fn is_free(port: u16) -> bool {
-    both(port, &Handed::default()).is_ok()
+    both(port, &InheritedSockets::default()).is_ok()
 }
 
 /// What the life before this one had bound there goes on listening, with the connections that wait in its queue.
-fn inherit_or_open(address: SocketAddr, handed: &Handed) -> io::Result<std::net::TcpListener> {
-    match handed.take_inherited(&Place::Tcp(address)) {
+fn inherit_or_open(
+    address: SocketAddr,
+    inherited: &InheritedSockets,
+) -> io::Result<std::net::TcpListener> {
+    match inherited.take_inherited(&ListenAddress::Tcp(address)) {
         Some(system::Listener::Tcp(it)) => Ok(it),
         _ => open(address),
     }
@@ -392,7 +403,7 @@ mod tests {
         let control = Path::new("/nowhere/pomd.sock");
         let known = Known {
             name: "db",
-            handed: &Handed::default(),
+            inherited: &InheritedSockets::default(),
             chosen,
             control,
             before,

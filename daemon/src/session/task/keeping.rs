@@ -176,15 +176,15 @@ fn write(
     // Before a login that came after it, and also where that cannot be saved.
     for address in purge {
         let gone = store.purge(address);
-        gone.map_err(|it| format!("cannot remove the saved login: {}", disk::words(&it)))?;
+        gone.map_err(|it| format!("cannot remove the saved login: {}", disk::describe(&it)))?;
     }
     if let Some(login) = save {
         let saved = store.save(login);
-        saved.map_err(|it| format!("cannot save the login: {}", disk::words(&it)))?;
+        saved.map_err(|it| format!("cannot save the login: {}", disk::describe(&it)))?;
     }
     for address in remove {
         let gone = store.forget(address);
-        gone.map_err(|it| format!("cannot remove the saved login: {}", disk::words(&it)))?;
+        gone.map_err(|it| format!("cannot remove the saved login: {}", disk::describe(&it)))?;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     MOST_WALKS,
-    path::{Kind, Spot, Way, walk},
+    path::{Kind, LookupPath, PathNode, resolve},
 };
 
 /// What is watched is no longer where it was.
@@ -61,7 +61,7 @@ pub struct PathWatcher {
 }
 
 /// What is watched, however often the way leads through it.
-type Watched = BTreeMap<WatchDescriptor, Vec<Spot>>;
+type Watched = BTreeMap<WatchDescriptor, Vec<PathNode>>;
 
 impl PathWatcher {
     /// Returns a watcher that watches nothing yet.
@@ -87,10 +87,10 @@ impl PathWatcher {
         if self.mounts.is_none() {
             self.mounts = watch_mounts().ok();
         }
-        let mut way = walk(path);
+        let mut way = resolve(path);
         for _ in 0..MOST_WALKS {
             let res = self.follow(&way);
-            let after = walk(path);
+            let after = resolve(path);
             if after == way {
                 res.map_err(|it| explain(&it))?;
                 return way
@@ -105,7 +105,7 @@ impl PathWatcher {
         self.follow(&way).map_err(|it| explain(&it))
     }
 
-    fn follow(&mut self, way: &Way) -> io::Result<()> {
+    fn follow(&mut self, way: &LookupPath) -> io::Result<()> {
         let mut watches = match &self.events {
             Some(it) => it.watches(),
             None => {
@@ -180,7 +180,7 @@ fn watch_mounts() -> io::Result<AsyncFd<File>> {
     AsyncFd::with_interest(File::open(MOUNTS)?, Interest::PRIORITY)
 }
 
-fn mask(spot: &Spot) -> WatchMask {
+fn mask(spot: &PathNode) -> WatchMask {
     let mut res = SELF;
     match spot.kind {
         Kind::Folder => res |= WatchMask::ONLYDIR,

@@ -16,7 +16,7 @@ use crate::system::file_id::FileId;
 
 use super::{
     MOST_WALKS,
-    path::{Kind, Way, walk},
+    path::{Kind, LookupPath, resolve},
 };
 
 /// How to come by a watcher that tells events to this.
@@ -52,10 +52,10 @@ impl PathWatcher {
     /// Walks the way and watches every folder on it for its entries, until the way is the same after as before. An error means that
     /// changes may go unnoticed.
     pub fn look(&mut self, path: &Path) -> Result<(), String> {
-        let mut way = walk(path);
+        let mut way = resolve(path);
         for _ in 0..MOST_WALKS {
             let res = self.follow(&way);
-            let after = walk(path);
+            let after = resolve(path);
             if after == way {
                 return res.map_err(|it| control::text::clean(&it.to_string(), 200));
             }
@@ -66,7 +66,7 @@ impl PathWatcher {
         res.map_err(|it| control::text::clean(&it.to_string(), 200))
     }
 
-    fn follow(&mut self, way: &Way) -> notify::Result<()> {
+    fn follow(&mut self, way: &LookupPath) -> notify::Result<()> {
         let watcher = match &mut self.watcher {
             Some(it) => it,
             none => {

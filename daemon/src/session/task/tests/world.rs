@@ -19,7 +19,7 @@ use crate::{
         task::{House, start},
     },
     system::disk::Disk,
-    tunnel::peer::Verdict,
+    tunnel::peer::PeerVerdict,
 };
 
 /// A session with everything around it.
@@ -63,7 +63,7 @@ impl World {
             clock: time.clock(),
             opener: browser.clone(),
             pomerium: server.clone(),
-            doorman: Arc::new(|_, _| Verdict::Welcome),
+            doorman: Arc::new(|_, _| PeerVerdict::Welcome),
             store: Store::new(state_in(home.path()), Arc::new(Disk)),
             failpoints: Failpoints::none(),
             changed: changed.clone(),
