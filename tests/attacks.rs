@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use integration::stranger::Stranger;
+use integration::other_user::OtherUser;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -28,8 +28,8 @@ use tokio::{
 const ANSWER_TIME: Duration = Duration::from_secs(20);
 
 /// Another user, or `None` aloud.
-fn stranger(test: &str) -> Option<Stranger> {
-    Stranger::new(test, Path::new(env!("CARGO_BIN_EXE_stranger")))
+fn other_user(test: &str) -> Option<OtherUser> {
+    OtherUser::new(test, Path::new(env!("CARGO_BIN_EXE_other-user")))
 }
 
 /// Sends these bytes and reads the whole answer; empty if there was none.

@@ -14,7 +14,7 @@ use gateway::Upstream;
 use integration::{
     PATIENCE,
     client::{Ending, read_all},
-    corp::{Corp, Who},
+    deployment::{Deployment, Who},
     pomd::Pomd,
 };
 use tokio::{
@@ -30,7 +30,7 @@ const TUNNELS: [(&str, &str); 2] = [("service", ROUTE), ("echo", ECHO)];
 
 /// A logged in pomd before one service that the test itself plays.
 struct Lab {
-    corp: Corp,
+    deployment: Deployment,
     pomd: Pomd,
     service: TcpListener,
     /// Where the tunnel to the service listens.
@@ -41,11 +41,11 @@ impl Lab {
     async fn new(who: Who) -> Self {
         let service = listener().await;
         let address = service.local_addr().unwrap();
-        let corp = match who {
-            Who::Gateway => Corp::gateway(|it| routes(it, address)).await,
-            Who::Envoy => Corp::envoy(&[(ROUTE, address)]).await,
+        let deployment = match who {
+            Who::Gateway => Deployment::gateway(|it| routes(it, address)).await,
+            Who::Envoy => Deployment::envoy(&[(ROUTE, address)]).await,
         };
-        Self::with(corp, service).await
+        Self::with(deployment, service).await
     }
 
     /// With a gateway that does not wait a second before it closes.
@@ -53,14 +53,14 @@ impl Lab {
         let service = listener().await;
         let address = service.local_addr().unwrap();
         let build = |it| routes(it, address).linger(Duration::from_millis(10));
-        Self::with(Corp::gateway(build).await, service).await
+        Self::with(Deployment::gateway(build).await, service).await
     }
 
-    async fn with(corp: Corp, service: TcpListener) -> Self {
-        let pomd = corp.logged_in(&TUNNELS).await;
+    async fn with(deployment: Deployment, service: TcpListener) -> Self {
+        let pomd = deployment.logged_in(&TUNNELS).await;
         Self {
             address: pomd.address("service").await,
-            corp,
+            deployment,
             pomd,
             service,
         }
@@ -91,8 +91,8 @@ impl Lab {
 
     /// Nobody reaches the service any more, and no connection is left anywhere.
     async fn is_quiet(&self) {
-        let stranger = timeout(Duration::ZERO, self.service.accept()).await;
-        assert!(stranger.is_err(), "{stranger:?}");
+        let other_user = timeout(Duration::ZERO, self.service.accept()).await;
+        assert!(other_user.is_err(), "{other_user:?}");
         self.pomd
             .wait_for("no connection is left", |it| {
                 let counts = it.tunnels.iter().map(|it| it.connections);

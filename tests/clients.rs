@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use gateway::{Script, Upstream};
 use integration::{
-    corp::{CLUSTER, Corp},
+    deployment::{CLUSTER, Deployment},
     pomd::{Pomd, Setup, cluster, tunnel},
 };
 use tokio::{
@@ -27,12 +27,13 @@ fn greeter() -> Upstream {
     })
 }
 
-async fn logged_in() -> (Corp, Pomd) {
-    let corp = Corp::gateway(|it| it.route(ECHO, Upstream::Echo).route(GREETER, greeter())).await;
-    let pomd = corp
+async fn logged_in() -> (Deployment, Pomd) {
+    let deployment =
+        Deployment::gateway(|it| it.route(ECHO, Upstream::Echo).route(GREETER, greeter())).await;
+    let pomd = deployment
         .logged_in(&[("echo", ECHO), ("greeter", GREETER)])
         .await;
-    (corp, pomd)
+    (deployment, pomd)
 }
 
 async fn say(stream: &mut TcpStream, word: &[u8]) {
@@ -68,17 +69,20 @@ async fn a_server_that_speaks_first_is_heard_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn e5_health_checkers_that_connect_and_close_leave_no_connection_behind() {
-    let (corp, pomd) = logged_in().await;
+    let (deployment, pomd) = logged_in().await;
     // At once, and after a moment in which the route was opened.
     for _ in 0..20 {
         drop(pomd.connect("echo").await);
     }
-    let opened = corp.gateway.stats().opened;
+    let opened = deployment.gateway.stats().opened;
     let mut checkers = Vec::new();
     for _ in 0..20 {
         checkers.push(pomd.connect("echo").await);
     }
-    corp.gateway.wait_for(|it| it.opened >= opened + 20).await;
+    deployment
+        .gateway
+        .wait_for(|it| it.opened >= opened + 20)
+        .await;
     drop(checkers);
     let gone = pomd.wait_for("nothing is open", |it| {
         let echo = tunnel(it, "echo");
@@ -95,14 +99,14 @@ async fn a_login_at_a_server_that_does_not_say_who_works_and_a_wrong_token_does_
         (200, "text/html", "<html>an older dashboard</html>"),
         (500, "text/plain", ""),
     ] {
-        let corp = Corp::gateway(|it| it.route(ECHO, Upstream::Echo)).await;
+        let deployment = Deployment::gateway(|it| it.route(ECHO, Upstream::Echo)).await;
         let script = Script::answer(status, kind, body);
-        corp.gateway.script("/.pomerium/user", script);
-        let pomd = corp.logged_in(&[("echo", ECHO)]).await;
+        deployment.gateway.script("/.pomerium/user", script);
+        let pomd = deployment.logged_in(&[("echo", ECHO)]).await;
         let shown = pomd.status().await;
         assert_eq!(cluster(&shown, CLUSTER).user, None, "{status}");
         say(&mut pomd.connect("echo").await, b"works").await;
-        corp.gateway.end_all_sessions();
+        deployment.gateway.end_all_sessions();
         let asked = pomd.client().login(CLUSTER, Default::default()).await;
         assert!(
             asked.unwrap().login.is_some(),
@@ -113,19 +117,19 @@ async fn a_login_at_a_server_that_does_not_say_who_works_and_a_wrong_token_does_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f12_a_log_at_trace_holds_neither_token_nor_callback() {
-    let corp = Corp::gateway(|it| it.route(ECHO, Upstream::Echo)).await;
-    let config = corp.config(&[("echo", ECHO)]);
+    let deployment = Deployment::gateway(|it| it.route(ECHO, Upstream::Echo)).await;
+    let config = deployment.config(&[("echo", ECHO)]);
     let pomd = Setup::new(&config).env("POMD_LOG", "trace").start().await;
     let mut stream = pomd.connect("echo").await;
     stream.write_all(b"a word").await.unwrap();
-    let link = corp.links.nth(1).await;
-    let sign_in = corp.browser.get(&link).await.unwrap();
+    let link = deployment.links.nth(1).await;
+    let sign_in = deployment.browser.get(&link).await.unwrap();
     let sign_in = sign_in.header("location").unwrap().to_owned();
     let redirect = url::Url::parse(&sign_in).unwrap();
     let mut pairs = redirect.query_pairs();
     let redirect = pairs.find(|it| it.0 == "pomerium_redirect_uri").unwrap().1;
     let callback = redirect.rsplit('/').next().unwrap();
-    corp.links.sign_in(1, &corp.browser).await;
+    deployment.links.sign_in(1, &deployment.browser).await;
     let mut heard = [0; 6];
     stream.read_exact(&mut heard).await.unwrap();
     // Also a refusal, a portal call, and a status.

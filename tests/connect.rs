@@ -6,7 +6,7 @@ use control::wire::ClusterState;
 use gateway::{End, Upstream};
 use integration::{
     binary::binary,
-    corp::{CLUSTER, Corp},
+    deployment::{CLUSTER, Deployment},
     pomd::{self, Pomd},
     ssh::{Ssh, Sshd},
 };
@@ -16,7 +16,7 @@ const ROUTE: &str = "web-1.corp.test:22";
 
 /// An ssh that finds `web-1.corp.test` only through pomd: no tunnel leads there, only the cluster has its domain.
 struct Job {
-    corp: Corp,
+    deployment: Deployment,
     pomd: Pomd,
     ssh: Ssh,
     _sshd: Sshd,
@@ -25,11 +25,11 @@ struct Job {
 impl Job {
     async fn new() -> Self {
         let sshd = Sshd::start().await;
-        let corp = Corp::envoy(&[(ROUTE, sshd.address())]).await;
-        let pomd = corp.pomd(&[]).await;
+        let deployment = Deployment::envoy(&[(ROUTE, sshd.address())]).await;
+        let pomd = deployment.pomd(&[]).await;
         let ssh = sshd.through(sshd.address());
         Self {
-            corp,
+            deployment,
             pomd,
             ssh,
             _sshd: sshd,
@@ -61,7 +61,7 @@ fn text(bytes: &[u8]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn ssh_reaches_a_host_of_the_domain_by_proxy_command() {
     let job = Job::new().await;
-    job.corp.log_in(&job.pomd).await;
+    job.deployment.log_in(&job.pomd).await;
     let output = job.ssh(ROUTE, "echo $((6 * 7))").await;
     assert_eq!(text(&output.stdout), "42\n", "{output:?}");
     let many = job
@@ -76,20 +76,20 @@ async fn ssh_reaches_a_host_of_the_domain_by_proxy_command() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_login_it_is_asked_for_and_ssh_goes_on_by_itself() {
     let job = Job::new().await;
-    let signing_in = job.corp.links.sign_in(1, &job.corp.browser);
+    let signing_in = job.deployment.links.sign_in(1, &job.deployment.browser);
     let (output, _) = tokio::join!(job.ssh(ROUTE, "echo in"), signing_in);
     assert_eq!(text(&output.stdout), "in\n", "{output:?}");
     let said = text(&output.stderr);
     let words = "pomctl: corp needs a login; your browser was opened at http://127.0.0.1:";
     assert!(said.contains(words), "{said}");
     assert!(!said.contains("Ctrl-C"), "{said}");
-    assert_eq!(job.corp.links.all().len(), 1);
+    assert_eq!(job.deployment.links.all().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_told_in_ssh_s_own_words() {
     let job = Job::new().await;
-    job.corp.log_in(&job.pomd).await;
+    job.deployment.log_in(&job.pomd).await;
     let output = job.ssh("web-9.corp.test:22", "true").await;
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(255));
@@ -102,12 +102,12 @@ async fn a_refusal_is_told_in_ssh_s_own_words() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_programs_get_bytes_or_one_line_that_says_why_not() {
-    let corp = Corp::gateway(|it| {
+    let deployment = Deployment::gateway(|it| {
         it.domain("corp.test")
             .route("hello.corp.test:80", Upstream::Hello)
     })
     .await;
-    let pomd = corp.logged_in(&[]).await;
+    let pomd = deployment.logged_in(&[]).await;
     let mut command = pomd.setup().command(&binary("pomctl"));
     command.args(["connect", "hello.corp.test:80"]);
     let request = b"GET / HTTP/1.0\r\nHost: hello.corp.test\r\n\r\n";
@@ -151,8 +151,9 @@ async fn a_cut_is_told_apart_from_an_end() {
         let _ = stream.write_all(b"half of it").await;
         std::future::pending().await
     });
-    let corp = Corp::gateway(|it| it.domain("corp.test").route(route, says_and_stays)).await;
-    let pomd = corp.logged_in(&[]).await;
+    let deployment =
+        Deployment::gateway(|it| it.domain("corp.test").route(route, says_and_stays)).await;
+    let pomd = deployment.logged_in(&[]).await;
     let mut command = pomd.setup().command(&binary("pomctl"));
     command.args(["connect", route]);
     let mut command = tokio::process::Command::from(command);
@@ -167,7 +168,7 @@ async fn a_cut_is_told_apart_from_an_end() {
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"half of it");
-    corp.gateway.sever(End::Reset);
+    deployment.gateway.sever(End::Reset);
     let said = child.wait_with_output();
     let said = tokio::time::timeout(integration::PATIENCE, said);
     let said = said.await.unwrap().unwrap();
@@ -180,12 +181,12 @@ async fn a_cut_is_told_apart_from_an_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_at_a_terminal_and_no_answer_ends_soon_and_the_login_stays_open() {
-    let corp = Corp::gateway(|it| {
+    let deployment = Deployment::gateway(|it| {
         it.domain("corp.test")
             .route("hello.corp.test:80", Upstream::Hello)
     })
     .await;
-    let pomd = corp.pomd(&[]).await;
+    let pomd = deployment.pomd(&[]).await;
     let output = pomd.pomctl(&["connect", "hello.corp.test:80"]).await;
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     assert!(

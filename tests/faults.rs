@@ -25,10 +25,10 @@ mod watching;
 
 use control::wire::{Code, Status};
 use integration::{
-    corp::CLUSTER,
+    bystander::echoes,
+    deployment::CLUSTER,
     pomd::{Pomd, cluster},
     ssh::told as ssh_is_told,
-    witness::echoes,
 };
 
 /// Refusals on it are told in ssh's own words.

@@ -10,7 +10,7 @@ use gateway::{
 use integration::{
     PATIENCE,
     client::pattern,
-    corp::{CLUSTER, Corp, tunnel},
+    deployment::{CLUSTER, Deployment, tunnel},
     pomd::{self, Pomd, Setup, cluster},
     ssh::Sshd,
 };
@@ -25,8 +25,8 @@ const LOGIN: &str = "alice:proxy-canary";
 const BASIC: &str = "YWxpY2U6cHJveHktY2FuYXJ5";
 
 /// The cluster without `connect`: its names are known to nobody on this machine.
-fn cluster_behind(corp: &Corp, more: &str) -> String {
-    let cluster = corp.cluster(more);
+fn cluster_behind(deployment: &Deployment, more: &str) -> String {
+    let cluster = deployment.cluster(more);
     let lines = cluster.lines().filter(|it| !it.starts_with("connect"));
     lines.map(|it| format!("{it}\n")).collect()
 }
@@ -71,20 +71,20 @@ async fn keeps_the_password(pomd: &Pomd) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a17_ssh_goes_through_a_proxy_with_a_password_through_envoy() {
     let sshd = Sshd::start().await;
-    let corp = Corp::envoy(&[(ROUTE, sshd.address())]).await;
-    let proxy = ForwardProxy::start(Play::Http(Some(LOGIN.to_owned())), corp.address());
+    let deployment = Deployment::envoy(&[(ROUTE, sshd.address())]).await;
+    let proxy = ForwardProxy::start(Play::Http(Some(LOGIN.to_owned())), deployment.address());
     let proxy = proxy.await.unwrap();
     let more = format!(
         "forward_proxy = \"http://{}\"\nforward_proxy_auth = {{ file = \"proxy-password\" }}",
         proxy.address()
     );
-    let config = cluster_behind(&corp, &more) + &tunnel("ssh", ROUTE, "");
+    let config = cluster_behind(&deployment, &more) + &tunnel("ssh", ROUTE, "");
     let setup = Setup::new(&config).arg("--log=debug");
     password_file(&setup);
     let pomd = setup.start().await;
 
     // The login goes there, the tunnel does, and the portal.
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let ssh = sshd.through(pomd.address("ssh").await);
     assert_eq!(ssh.output("echo $((6 * 7))").await, "42\n");
     let many = ssh.run("head -c 20000000 /dev/zero").await;
@@ -117,17 +117,17 @@ async fn a17_ssh_goes_through_a_proxy_with_a_password_through_envoy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a17_a_socks_proxy_of_the_environment_carries_ssh_and_is_named_in_the_status() {
     let sshd = Sshd::start().await;
-    let corp = Corp::envoy(&[(ROUTE, sshd.address())]).await;
-    let proxy = ForwardProxy::start(Play::Socks(Some(LOGIN.to_owned())), corp.address());
+    let deployment = Deployment::envoy(&[(ROUTE, sshd.address())]).await;
+    let proxy = ForwardProxy::start(Play::Socks(Some(LOGIN.to_owned())), deployment.address());
     let proxy = proxy.await.unwrap();
-    let config = cluster_behind(&corp, "") + &tunnel("ssh", ROUTE, "");
+    let config = cluster_behind(&deployment, "") + &tunnel("ssh", ROUTE, "");
     let value = format!("socks5://{LOGIN}@{}", proxy.address());
     let pomd = Setup::new(&config)
         .env("all_proxy", &value)
         .env("NO_PROXY", "other.test")
         .start()
         .await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let ssh = sshd.through(pomd.address("ssh").await);
     assert_eq!(ssh.output("echo $((6 * 7))").await, "42\n");
     told_nothing_more(&proxy, &pomd.setup().saved_token());
@@ -138,7 +138,7 @@ async fn a17_a_socks_proxy_of_the_environment_carries_ssh_and_is_named_in_the_st
 
     // `connect` leads to this machine: what the environment names is not asked.
     let before = proxy.heard().len();
-    let direct = corp.cluster("") + &tunnel("ssh", ROUTE, "");
+    let direct = deployment.cluster("") + &tunnel("ssh", ROUTE, "");
     pomd.reload(&direct).await;
     let status = pomd.status().await;
     assert_eq!(cluster(&status, CLUSTER).forward_proxy, None);
@@ -151,8 +151,9 @@ async fn a17_a_socks_proxy_of_the_environment_carries_ssh_and_is_named_in_the_st
 #[tokio::test(flavor = "multi_thread")]
 async fn b1_a_proxy_inside_tls_carries_every_byte_both_ways() {
     const SIZE: usize = 16 << 20;
-    let corp = Corp::gateway(|it| it.domain("corp.test").route(ECHO, Upstream::Echo)).await;
-    let identity = corp.gateway.server_identity().unwrap();
+    let deployment =
+        Deployment::gateway(|it| it.domain("corp.test").route(ECHO, Upstream::Echo)).await;
+    let identity = deployment.gateway.server_identity().unwrap();
     let chain = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
     let tls = rustls::ServerConfig::builder()
@@ -160,12 +161,12 @@ async fn b1_a_proxy_inside_tls_carries_every_byte_both_ways() {
         .with_single_cert(vec![chain], key)
         .unwrap();
     let tls = TlsAcceptor::from(Arc::new(tls));
-    let proxy = ForwardProxy::start_tls(Play::Http(None), corp.address(), tls);
+    let proxy = ForwardProxy::start_tls(Play::Http(None), deployment.address(), tls);
     let proxy = proxy.await.unwrap();
     let more = format!("forward_proxy = \"https://{}\"", proxy.address());
-    let config = cluster_behind(&corp, &more) + &tunnel("echo", ECHO, "");
+    let config = cluster_behind(&deployment, &more) + &tunnel("echo", ECHO, "");
     let pomd = Pomd::start(&config).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let (mut from, mut to) = pomd.connect("echo").await.into_split();
     let sent = pattern(SIZE);
     let writing = async {
@@ -185,16 +186,17 @@ async fn b1_a_proxy_inside_tls_carries_every_byte_both_ways() {
 async fn n9_a_proxy_that_refuses_is_told_and_nothing_is_lost() {
     let sshd = Sshd::start().await;
     let address = sshd.address();
-    let corp = Corp::envoy(&[(ROUTE, address), ("direct.other.test:22", address)]).await;
-    let proxy = ForwardProxy::start(Play::Http(None), corp.address()).await;
+    let deployment =
+        Deployment::envoy(&[(ROUTE, address), ("direct.other.test:22", address)]).await;
+    let proxy = ForwardProxy::start(Play::Http(None), deployment.address()).await;
     let proxy = proxy.unwrap();
     let url = format!("http://{}", proxy.address());
     let behind = |more: &str| {
         let more = format!("forward_proxy = \"{url}\"\n{more}");
-        cluster_behind(&corp, &more) + &tunnel("ssh", ROUTE, "")
+        cluster_behind(&deployment, &more) + &tunnel("ssh", ROUTE, "")
     };
     let pomd = Setup::new(&behind("")).start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let through = async || sshd.through(pomd.address("ssh").await);
     let mut session = through().await.session().await;
 
@@ -228,7 +230,11 @@ async fn n9_a_proxy_that_refuses_is_told_and_nothing_is_lost() {
     }
     let status = pomd.status().await;
     assert_eq!(cluster(&status, CLUSTER).state, ClusterState::LoggedIn);
-    assert_eq!(corp.links.all().len(), 0, "nobody was asked to log in");
+    assert_eq!(
+        deployment.links.all().len(),
+        0,
+        "nobody was asked to log in"
+    );
 
     // The password comes: the cluster's way changes, the session and its login stay.
     proxy.play(Play::Http(Some(LOGIN.to_owned())));
@@ -246,9 +252,9 @@ async fn n9_a_proxy_that_refuses_is_told_and_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_of_no_use_is_a_warning_and_check_judges_the_password_file() {
-    let corp = Corp::gateway(|it| it.route(ECHO, Upstream::Echo)).await;
+    let deployment = Deployment::gateway(|it| it.route(ECHO, Upstream::Echo)).await;
     let more = "forward_proxy_auth = { file = \"proxy-password\" }";
-    let setup = Setup::new(&corp.cluster(more))
+    let setup = Setup::new(&deployment.cluster(more))
         .env("HTTPS_PROXY", &format!("socks4://{LOGIN}@proxy.lan:1080"));
     let file = password_file(&setup);
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use gateway::Upstream;
 use integration::{
-    corp::Corp,
+    deployment::Deployment,
     pomd::{Pomd, Setup},
 };
 use tempfile::TempDir;
@@ -53,28 +53,28 @@ struct Rested {
     pomd: Pomd,
     /// Holds a file, and the folder of the configuration.
     above: TempDir,
-    _corp: Corp,
+    _corp: Deployment,
 }
 
 async fn rested() -> Rested {
     let names: Vec<String> = (0..TUNNELS).map(|it| format!("tunnel-{it}")).collect();
     let tunnels: Vec<(&str, &str)> = names.iter().map(|it| (it.as_str(), ROUTE)).collect();
-    let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
     let above = integration::pomd::folder();
     let config = above.path().join("conf/pomd.toml");
     fs::create_dir(above.path().join("conf")).unwrap();
-    fs::write(&config, corp.config(&tunnels)).unwrap();
+    fs::write(&config, deployment.config(&tunnels)).unwrap();
     fs::write(above.path().join("history"), "").unwrap();
     let setup = Setup::new("").config_at(config.to_str().unwrap());
     let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     // The runtime keeps threads that served the start for a while.
     let mut last = wakes(pomd.pid());
     loop {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let now = wakes(pomd.pid());
         if now == last {
-            let _corp = corp;
+            let _corp = deployment;
             return Rested { pomd, above, _corp };
         }
         last = now;

@@ -13,7 +13,7 @@ use control::{client::Client, wire::Status};
 use gateway::Upstream;
 use integration::{
     binary::binary,
-    corp::{Corp, tunnel},
+    deployment::{Deployment, tunnel},
     pomd::{self, Setup, free_port},
 };
 use tokio::{
@@ -25,16 +25,16 @@ const ECHO: &str = "echo.corp.test:7000";
 /// How long pomctl may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(ECHO, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(ECHO, Upstream::Echo)).await
 }
 
 /// Places with a login that rests there and the tunnel `echo` at the port; no pomd runs.
-async fn logged_in(corp: &Corp) -> (Setup, u16) {
+async fn logged_in(deployment: &Deployment) -> (Setup, u16) {
     let port = free_port();
-    let config = corp.cluster("") + &tunnel("echo", ECHO, &format!("listen = {port}"));
+    let config = deployment.cluster("") + &tunnel("echo", ECHO, &format!("listen = {port}"));
     let mut pomd = Setup::new(&config).start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     pomd.stop().await;
     (pomd.into_setup(), port)
 }

@@ -7,12 +7,12 @@ macro_rules! with_both {
     ($($test:ident)*) => {
         mod gateway_ {
             $(#[tokio::test(flavor = "multi_thread")] async fn $test() {
-                super::$test(integration::corp::Who::Gateway).await
+                super::$test(integration::deployment::Who::Gateway).await
             })*
         }
         mod envoy_ {
             $(#[tokio::test(flavor = "multi_thread")] async fn $test() {
-                super::$test(integration::corp::Who::Envoy).await
+                super::$test(integration::deployment::Who::Envoy).await
             })*
         }
     };

@@ -12,7 +12,7 @@ use std::{
 
 use control::wire::ClusterState;
 use integration::{
-    corp::{CLUSTER, Corp, tunnel},
+    deployment::{CLUSTER, Deployment, tunnel},
     pomd::{self, Pomd, cluster},
     ssh::{Session, Ssh, Sshd},
 };
@@ -28,7 +28,7 @@ const OTHER_ROUTE: &str = "ssh-2.corp.test:22";
 const MIB_64: usize = 64 << 20;
 
 struct Job {
-    corp: Corp,
+    deployment: Deployment,
     pomd: Pomd,
     sshd: Sshd,
     ssh: Ssh,
@@ -38,11 +38,11 @@ impl Job {
     async fn new() -> Self {
         let sshd = Sshd::start().await;
         let address = sshd.address();
-        let corp = Corp::envoy(&[(ROUTE, address), (OTHER_ROUTE, address)]).await;
-        let pomd = corp.logged_in(&[("ssh", ROUTE)]).await;
+        let deployment = Deployment::envoy(&[(ROUTE, address), (OTHER_ROUTE, address)]).await;
+        let pomd = deployment.logged_in(&[("ssh", ROUTE)]).await;
         let ssh = sshd.through(pomd.address("ssh").await);
         Self {
-            corp,
+            deployment,
             pomd,
             sshd,
             ssh,
@@ -91,13 +91,13 @@ async fn a_command_says_what_it_says_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_login_ssh_waits_and_then_goes_on_by_itself() {
     let sshd = Sshd::start().await;
-    let corp = Corp::envoy(&[(ROUTE, sshd.address())]).await;
-    let pomd = corp.pomd(&[("ssh", ROUTE)]).await;
+    let deployment = Deployment::envoy(&[(ROUTE, sshd.address())]).await;
+    let pomd = deployment.pomd(&[("ssh", ROUTE)]).await;
     let ssh = sshd.through(pomd.address("ssh").await);
-    let signing_in = corp.links.sign_in(1, &corp.browser);
+    let signing_in = deployment.links.sign_in(1, &deployment.browser);
     let (said, _) = tokio::join!(ssh.output("echo in"), signing_in);
     assert_eq!(said, "in\n");
-    assert_eq!(corp.links.all().len(), 1);
+    assert_eq!(deployment.links.all().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,12 +197,16 @@ async fn an_interactive_session_outlives_reloads_even_of_its_own_tunnel() {
     let job = Job::new().await;
     let mut session = job.ssh.session().await;
     // Another tunnel comes.
-    let more = job.corp.config(&[("ssh", ROUTE), ("more", OTHER_ROUTE)]);
+    let more = job
+        .deployment
+        .config(&[("ssh", ROUTE), ("more", OTHER_ROUTE)]);
     let answer = job.pomd.reload(&more).await;
     assert_eq!(answer.added, ["more"]);
     session.answers().await;
     // Its own tunnel leads elsewhere from now on.
-    let changed = job.corp.config(&[("ssh", OTHER_ROUTE), ("more", ROUTE)]);
+    let changed = job
+        .deployment
+        .config(&[("ssh", OTHER_ROUTE), ("more", ROUTE)]);
     let answer = job.pomd.reload(&changed).await;
     assert!(
         answer.changed.iter().any(|it| it.name == "ssh"),
@@ -216,7 +220,10 @@ async fn an_interactive_session_outlives_reloads_even_of_its_own_tunnel() {
     another.answers().await;
     another.leave().await;
     // Its own tunnel is gone.
-    let answer = job.pomd.reload(&job.corp.config(&[("more", ROUTE)])).await;
+    let answer = job
+        .pomd
+        .reload(&job.deployment.config(&[("more", ROUTE)]))
+        .await;
     assert_eq!(answer.removed, ["ssh"]);
     session.answers().await;
     // A broken file.
@@ -235,11 +242,11 @@ async fn an_interactive_session_outlives_reloads_even_of_its_own_tunnel() {
 async fn an_interactive_session_outlives_its_login_session() {
     let job = Job::new().await;
     let mut session = job.ssh.session().await;
-    job.corp.gateway.end_all_sessions();
+    job.deployment.gateway.end_all_sessions();
     session.answers().await;
     // The next one needs a login; the first never notices.
     let next = job.ssh.clone();
-    let signing_in = job.corp.links.sign_in(1, &job.corp.browser);
+    let signing_in = job.deployment.links.sign_in(1, &job.deployment.browser);
     let (said, _) = tokio::join!(next.output("echo again"), signing_in);
     assert_eq!(said, "again\n");
     session.answers().await;
@@ -252,24 +259,25 @@ async fn an_interactive_session_outlives_its_login_session() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_envoy_resets_the_connection_and_the_next_one_works_once_it_is_back() {
     let sshd = Sshd::start().await;
-    let corp = Corp::envoy(&[(ROUTE, sshd.address())]).await;
-    let mut corp = corp;
-    let pomd = corp.logged_in(&[("ssh", ROUTE)]).await;
+    let deployment = Deployment::envoy(&[(ROUTE, sshd.address())]).await;
+    let mut deployment = deployment;
+    let pomd = deployment.logged_in(&[("ssh", ROUTE)]).await;
     let mut stream = pomd.connect("ssh").await;
     let mut banner = [0; 8];
     stream.read_exact(&mut banner).await.unwrap();
     assert_eq!(&banner, b"SSH-2.0-");
-    corp.envoy
+    deployment
+        .envoy
         .as_mut()
         .unwrap()
         .signal(rustix::process::Signal::KILL);
     let (_, ending) = integration::client::read_all(&mut stream).await;
     assert_eq!(ending, integration::client::Ending::Reset);
-    corp.envoy = None;
+    deployment.envoy = None;
     // The gateway takes over where Envoy was: no login is needed for it.
-    let at_the_gateway = corp.cluster("") + &tunnel("ssh", ROUTE, "");
+    let at_the_gateway = deployment.cluster("") + &tunnel("ssh", ROUTE, "");
     pomd.reload(&at_the_gateway).await;
     let ssh = sshd.through(pomd.address("ssh").await);
     assert_eq!(ssh.output("echo back").await, "back\n");
-    assert!(corp.links.all().is_empty());
+    assert!(deployment.links.all().is_empty());
 }

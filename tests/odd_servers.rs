@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use gateway::Gateway;
 use integration::{
-    corp::Corp,
+    deployment::Deployment,
     envoy::{Codec, Envoy},
     pomd::Pomd,
 };
@@ -29,10 +29,10 @@ async fn error(pomd: &Pomd, arguments: &[&str]) -> String {
 
 async fn speaks_only_http2(codec: Codec) {
     let (_service, address) = service().await;
-    let mut corp = Corp::gateway(|it| it.domain("corp.test")).await;
-    let envoy = Envoy::speaking(codec, &corp.gateway, &[(HELLO, address)]).await;
-    corp.envoy = Some(envoy);
-    let pomd = corp.pomd(&[("hello", HELLO)]).await;
+    let mut deployment = Deployment::gateway(|it| it.domain("corp.test")).await;
+    let envoy = Envoy::speaking(codec, &deployment.gateway, &[(HELLO, address)]).await;
+    deployment.envoy = Some(envoy);
+    let pomd = deployment.pomd(&[("hello", HELLO)]).await;
     for arguments in [
         &["login", "corp"][..],
         &["up", "hello"],
@@ -58,15 +58,15 @@ async fn an_envoy_of_http2_alone_that_agrees_on_nothing_is_named_as_such() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_good_names_http2_when_the_server_is_set_up_anew() {
     let (_service, address) = service().await;
-    let mut corp = Corp::envoy(&[(HELLO, address)]).await;
-    let pomd = corp.logged_in(&[("hello", HELLO)]).await;
-    let gateway: &Gateway = &corp.gateway;
+    let mut deployment = Deployment::envoy(&[(HELLO, address)]).await;
+    let pomd = deployment.logged_in(&[("hello", HELLO)]).await;
+    let gateway: &Gateway = &deployment.gateway;
     let envoy = Envoy::speaking(Codec::HTTP2, gateway, &[(HELLO, address)]).await;
-    let config = corp.config(&[("hello", HELLO)]);
-    let was = corp.address().to_string();
+    let config = deployment.config(&[("hello", HELLO)]);
+    let was = deployment.address().to_string();
     let now = envoy.address().to_string();
     pomd.reload(&config.replace(&was, &now)).await;
-    corp.envoy = Some(envoy);
+    deployment.envoy = Some(envoy);
     let words = error(&pomd, &["up", "hello"]).await;
     assert!(words.contains("codec_type must not be http2"), "{words}");
 }
@@ -74,8 +74,8 @@ async fn a_token_that_was_good_names_http2_when_the_server_is_set_up_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_with_an_underscore_is_warned_of_and_named_where_it_is_refused() {
     let (_service, address) = service().await;
-    let corp = Corp::envoy(&[("a_b.corp.test:80", address)]).await;
-    let pomd = corp.logged_in(&[("odd", "a_b.corp.test:80")]).await;
+    let deployment = Deployment::envoy(&[("a_b.corp.test:80", address)]).await;
+    let pomd = deployment.logged_in(&[("odd", "a_b.corp.test:80")]).await;
     let words = error(&pomd, &["up", "odd"]).await;
     assert!(words.contains("400"), "{words}");
     assert!(
@@ -90,15 +90,15 @@ async fn a_host_with_an_underscore_is_warned_of_and_named_where_it_is_refused() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_with_another_port_than_the_tunnels_servers_is_told() {
     let (_service, address) = service().await;
-    let corp = Corp::envoy(&[(HELLO, address)]).await;
-    let port = corp.address().port();
+    let deployment = Deployment::envoy(&[(HELLO, address)]).await;
+    let port = deployment.address().port();
     // Where nothing listens: the port was taken, and is free again.
     let (nothing, nowhere) = service().await;
     drop(nothing);
     let cluster = format!(
         "[cluster.local]\nhosts = [\"localhost\"]\nurl = \"https://localhost:{}\"\nca_file = {:?}\nbrowser = \"none\"\n",
         nowhere.port(),
-        corp.ca_file(),
+        deployment.ca_file(),
     );
     let tunnel = format!("[tunnel.hello]\nroute = \"tcp+https://localhost:{port}/{HELLO}\"\n");
     let pomd = Pomd::start(&(cluster + &tunnel)).await;

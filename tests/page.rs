@@ -6,7 +6,7 @@ use control::wire::ClusterState;
 use gateway::Upstream;
 use integration::{
     chromium::{QUIET, chromium},
-    corp::{CLUSTER, Corp},
+    deployment::{CLUSTER, Deployment},
     pomd::{self, Pomd},
 };
 
@@ -14,7 +14,7 @@ const TEST: &str = "a_real_browser_logs_in_and_its_last_page_has_no_secret_and_n
 const BROWSER_TIME: Duration = Duration::from_secs(60);
 
 /// The page that Chromium ends on, and what it complains of.
-async fn visit(chromium: &PathBuf, corp: &Corp, url: &str) -> (String, String) {
+async fn visit(chromium: &PathBuf, deployment: &Deployment, url: &str) -> (String, String) {
     let profile = pomd::folder();
     let mut command = Command::new(chromium);
     command
@@ -30,7 +30,7 @@ async fn visit(chromium: &PathBuf, corp: &Corp, url: &str) -> (String, String) {
         .env("TMPDIR", profile.path())
         .arg(format!(
             "--host-resolver-rules=MAP *.corp.test {0}, MAP corp.test {0}",
-            corp.address()
+            deployment.address()
         ))
         .arg(url);
     let output = pomd::run(command, BROWSER_TIME).await;
@@ -52,14 +52,14 @@ async fn a_real_browser_logs_in_and_its_last_page_has_no_secret_and_no_complaint
         integration::skipped(TEST, "there is no Chromium");
         return;
     };
-    let corp = Corp::gateway(|it| {
+    let deployment = Deployment::gateway(|it| {
         it.domain("corp.test")
             .automatic()
             .route("hello.corp.test:80", Upstream::Hello)
     })
     .await;
-    let pomd = corp.pomd(&[("hello", "hello.corp.test:80")]).await;
-    let (page, complaints) = visit(&chromium, &corp, "data:text/html,it runs").await;
+    let pomd = deployment.pomd(&[("hello", "hello.corp.test:80")]).await;
+    let (page, complaints) = visit(&chromium, &deployment, "data:text/html,it runs").await;
     if !page.contains("it runs") {
         let why = format!("Chromium does not run here: {complaints}");
         integration::skipped(TEST, &why);
@@ -67,7 +67,7 @@ async fn a_real_browser_logs_in_and_its_last_page_has_no_secret_and_no_complaint
     }
     let link = link(&pomd).await;
 
-    let (page, complaints) = visit(&chromium, &corp, &link).await;
+    let (page, complaints) = visit(&chromium, &deployment, &link).await;
     let words = "<h1>You are logged in to corp</h1>";
     assert!(page.contains(words), "{page}\n{complaints}");
     assert!(page.contains("as demo@example.com"), "{page}");
@@ -79,7 +79,7 @@ async fn a_real_browser_logs_in_and_its_last_page_has_no_secret_and_no_complaint
         ClusterState::LoggedIn
     );
 
-    let (page, complaints) = visit(&chromium, &corp, &link).await;
+    let (page, complaints) = visit(&chromium, &deployment, &link).await;
     let words = "<h1>This login is finished</h1>";
     assert!(page.contains(words), "{page}\n{complaints}");
 }

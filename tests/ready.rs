@@ -11,7 +11,7 @@ use gateway::Upstream;
 use integration::{
     PATIENCE,
     client::{Ending, pattern, read_all},
-    corp::{CLUSTER, Corp, tunnel},
+    deployment::{CLUSTER, Deployment, tunnel},
     pomd::Pomd,
 };
 use tokio::{
@@ -29,7 +29,7 @@ const TUNNELS: [(&str, &str); 2] = [("echo", ECHO), ("service", SERVICE)];
 
 /// A company reached over wires, with a service that the test plays.
 struct Lab {
-    corp: Corp,
+    deployment: Deployment,
     wires: Wires,
     pomd: Pomd,
     service: TcpListener,
@@ -41,27 +41,32 @@ impl Lab {
     async fn new() -> Self {
         let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = service.local_addr().unwrap();
-        let corp = Corp::gateway(|it| {
+        let deployment = Deployment::gateway(|it| {
             it.route(ECHO, Upstream::Echo)
                 .route(SERVICE, Upstream::Tcp(at))
                 .linger(Duration::from_millis(10))
         })
         .await;
         // One way for both routes: the same name is verified.
-        let cluster = corp.cluster("server_name = \"corp.test\"");
-        Self::of(corp, service, &cluster, &TUNNELS).await
+        let cluster = deployment.cluster("server_name = \"corp.test\"");
+        Self::of(deployment, service, &cluster, &TUNNELS).await
     }
 
-    async fn of(corp: Corp, service: TcpListener, cluster: &str, tunnels: &[(&str, &str)]) -> Self {
-        let wires = Wires::to(corp.address()).await;
-        let mut config = wires.instead_of(corp.address(), cluster);
+    async fn of(
+        deployment: Deployment,
+        service: TcpListener,
+        cluster: &str,
+        tunnels: &[(&str, &str)],
+    ) -> Self {
+        let wires = Wires::to(deployment.address()).await;
+        let mut config = wires.instead_of(deployment.address(), cluster);
         for (name, route) in tunnels {
             config.push_str(&tunnel(name, route, ""));
         }
         let pomd = Pomd::start(&config).await;
-        corp.log_in(&pomd).await;
+        deployment.log_in(&pomd).await;
         Self {
-            corp,
+            deployment,
             wires,
             pomd,
             service,
@@ -71,7 +76,7 @@ impl Lab {
 
     /// Waits until so many connections are ready, and nothing else is open.
     async fn ready(&self, count: u64) {
-        let gateway = &self.corp.gateway;
+        let gateway = &self.deployment.gateway;
         gateway
             .wait_for(|it| it.waiting == count && it.open_tunnels == 0)
             .await;
@@ -151,15 +156,19 @@ async fn echoes(pomd: &Pomd, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_opens_on_a_connection_that_was_ready_and_the_stock_is_filled_again() {
     let lab = Lab::new().await;
-    assert_eq!(lab.corp.gateway.stats().waiting, 0, "nobody was answered");
+    assert_eq!(
+        lab.deployment.gateway.stats().waiting,
+        0,
+        "nobody was answered"
+    );
     echoes(&lab.pomd, "echo").await;
     for _ in 0..5 {
         lab.ready(2).await;
-        let before = lab.corp.gateway.stats();
+        let before = lab.deployment.gateway.stats();
         echoes(&lab.pomd, "echo").await;
         // Two handshakes may not be needed for one connection.
         lab.ready(2).await;
-        let after = lab.corp.gateway.stats();
+        let after = lab.deployment.gateway.stats();
         assert_eq!(after.connects, before.connects + 1);
         assert_eq!(after.handshakes, before.handshakes + 1);
     }
@@ -204,7 +213,7 @@ async fn n7_spares_that_die_while_they_are_taken_make_nobody_hear_anything_twice
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_tunnels_hold_no_more_than_the_bound_and_a_logout_ends_them_all() {
     let hosts: Vec<String> = (0..50).map(|it| format!("host-{it}.corp.test:7")).collect();
-    let corp = Corp::gateway(|mut builder| {
+    let deployment = Deployment::gateway(|mut builder| {
         for host in &hosts {
             builder = builder.route(host, Upstream::Echo);
         }
@@ -214,15 +223,16 @@ async fn fifty_tunnels_hold_no_more_than_the_bound_and_a_logout_ends_them_all() 
     let names: Vec<String> = (0..50).map(|it| format!("host-{it}")).collect();
     let pairs = names.iter().zip(&hosts);
     let tunnels: Vec<_> = pairs.map(|it| (it.0.as_str(), it.1.as_str())).collect();
-    let pomd = corp.logged_in(&tunnels).await;
+    let pomd = deployment.logged_in(&tunnels).await;
     for name in &names {
         echoes(&pomd, name).await;
     }
-    corp.gateway
+    deployment
+        .gateway
         .wait_for(|it| it.waiting == 16 && it.open_tunnels == 0)
         .await;
     pomd.client().logout(CLUSTER).await.unwrap();
-    corp.gateway.nobody_waits().await;
+    deployment.gateway.nobody_waits().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,10 +243,14 @@ async fn spares_end_when_their_cluster_changes_and_when_pomd_ends() {
     let config = std::fs::read_to_string(lab.pomd.setup().config_file()).unwrap();
     let changed = config.replace("server_name = \"corp.test\"", "");
     lab.pomd.reload(&changed).await;
-    lab.corp.gateway.nobody_waits().await;
+    lab.deployment.gateway.nobody_waits().await;
     echoes(&lab.pomd, "echo").await;
     lab.ready(2).await;
-    let Lab { corp, mut pomd, .. } = lab;
+    let Lab {
+        deployment,
+        mut pomd,
+        ..
+    } = lab;
     assert_eq!(pomd.stop().await.code(), Some(0));
-    corp.gateway.nobody_waits().await;
+    deployment.gateway.nobody_waits().await;
 }

@@ -10,7 +10,7 @@ use control::wire::{ClusterState, Code, ReloadAnswer, Status, TunnelState};
 use gateway::{Gateway, Upstream};
 use integration::{
     client::{Ending, read_all},
-    corp::{CLUSTER, Corp, tunnel},
+    deployment::{CLUSTER, Deployment, tunnel},
     eventually,
     pomd::{Pomd, Setup, cluster, find_tunnel, free_port},
 };
@@ -24,8 +24,8 @@ use tokio::{
 const A: &str = "a.corp.test:7001";
 const B: &str = "b.corp.test:7002";
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(A, Upstream::Echo).route(B, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(A, Upstream::Echo).route(B, Upstream::Echo)).await
 }
 
 /// A connection to an echo.
@@ -80,26 +80,26 @@ fn changed<'a>(answer: &'a ReloadAnswer, name: &str) -> Vec<&'a str> {
 }
 
 /// A pomd whose file can be changed by another name of the same file, in a folder that nobody watches.
-async fn unwatched(corp: &Corp) -> (Pomd, impl Fn(&str)) {
+async fn unwatched(deployment: &Deployment) -> (Pomd, impl Fn(&str)) {
     let setup = Setup::new("").config_at("pomd.toml");
     let elsewhere = setup.folder().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     let twin = elsewhere.join("twin");
-    write(&twin, &corp.config(&[("kept", A)]));
+    write(&twin, &deployment.config(&[("kept", A)]));
     fs::hard_link(&twin, setup.config_file()).unwrap();
     let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     (pomd, move |text| write(&twin, text))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_reads_a_file_again_that_changed_unseen() {
-    let corp = corp().await;
-    let (mut pomd, change) = unwatched(&corp).await;
+    let deployment = deployment().await;
+    let (mut pomd, change) = unwatched(&deployment).await;
     let mut line = Line::open(&pomd, "kept").await;
     for n in 1..=2 {
         let name = format!("new-{n}");
-        change(&corp.config(&[("kept", A), (&name, B)]));
+        change(&deployment.config(&[("kept", A), (&name, B)]));
         pomd.process().signal(Signal::HUP);
         pomd.wait_for(&name, |it| find_tunnel(it, &name).is_some())
             .await;
@@ -109,8 +109,8 @@ async fn sighup_reads_a_file_again_that_changed_unseen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pomctl_reload_reads_it_again_and_says_what_changed() {
-    let corp = corp().await;
-    let (pomd, change) = unwatched(&corp).await;
+    let deployment = deployment().await;
+    let (pomd, change) = unwatched(&deployment).await;
     let mut line = Line::open(&pomd, "kept").await;
     let mut said = Vec::new();
     let tables: [&[(&str, &str)]; 4] = [
@@ -120,7 +120,7 @@ async fn pomctl_reload_reads_it_again_and_says_what_changed() {
         &[("db", A)],
     ];
     for tunnels in tables {
-        change(&corp.config(tunnels));
+        change(&deployment.config(tunnels));
         let output = pomd.pomctl(&["reload"]).await;
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         said.push(text(&output.stdout));
@@ -137,8 +137,8 @@ async fn pomctl_reload_reads_it_again_and_says_what_changed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_of_changed_and_removed_tunnels_live_on_as_leaving() {
-    let corp = corp().await;
-    let pomd = corp
+    let deployment = deployment().await;
+    let pomd = deployment
         .logged_in(&[("leav-kept", A), ("leav-changed", A), ("leav-gone", A)])
         .await;
     let mut kept = Line::open(&pomd, "leav-kept").await;
@@ -146,7 +146,7 @@ async fn connections_of_changed_and_removed_tunnels_live_on_as_leaving() {
     let mut going = Line::open(&pomd, "leav-gone").await;
     let gone_address = pomd.address("leav-gone").await;
     let answer = pomd
-        .reload(&corp.config(&[("leav-kept", A), ("leav-changed", B)]))
+        .reload(&deployment.config(&[("leav-kept", A), ("leav-changed", B)]))
         .await;
     assert_eq!(changed(&answer, "leav-changed"), ["route"]);
     assert_eq!(answer.removed, ["leav-gone"]);
@@ -162,7 +162,10 @@ async fn connections_of_changed_and_removed_tunnels_live_on_as_leaving() {
     assert_eq!(leaving(&status, "leav-gone"), 1);
     assert_eq!(leaving(&status, "leav-kept"), 0);
     let now_elsewhere = Line::open(&pomd, "leav-changed").await;
-    assert_eq!(corp.gateway.stats().requests.last().unwrap().target, B);
+    assert_eq!(
+        deployment.gateway.stats().requests.last().unwrap().target,
+        B
+    );
     drop((changing, now_elsewhere));
     pomd.wait_for("the changed one's old connection is gone", |it| {
         leaving(it, "leav-changed") == 0 && leaving(it, "leav-gone") == 1
@@ -181,15 +184,15 @@ async fn connections_of_changed_and_removed_tunnels_live_on_as_leaving() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c5_two_tunnels_swap_their_ports_in_one_reload() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let ports = [free_port(), free_port()];
     let config = |a: u16, b: u16| {
-        corp.cluster("")
+        deployment.cluster("")
             + &tunnel("first", A, &format!("listen = {a}"))
             + &tunnel("second", B, &format!("listen = {b}"))
     };
     let pomd = Pomd::start(&config(ports[0], ports[1])).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let mut lines = [
         Line::open(&pomd, "first").await,
         Line::open(&pomd, "second").await,
@@ -205,7 +208,10 @@ async fn c5_two_tunnels_swap_their_ports_in_one_reload() {
         for (name, port, route) in [("first", a, A), ("second", b, B)] {
             assert_eq!(pomd.address(name).await.port(), port);
             Line::open(&pomd, name).await;
-            assert_eq!(corp.gateway.stats().requests.last().unwrap().target, route);
+            assert_eq!(
+                deployment.gateway.stats().requests.last().unwrap().target,
+                route
+            );
         }
         for line in &mut lines {
             line.carries().await;
@@ -215,21 +221,21 @@ async fn c5_two_tunnels_swap_their_ports_in_one_reload() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c5_a15_a_tunnel_that_moves_to_another_cluster_takes_no_token_along() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let lab = Gateway::builder()
         .domain("a.corp.test")
         .route(A, Upstream::Echo);
     let lab = lab.start().await.unwrap();
-    let pomd = corp.logged_in(&[("moving", A), ("staying", B)]).await;
+    let pomd = deployment.logged_in(&[("moving", A), ("staying", B)]).await;
     let mut before = Line::open(&pomd, "moving").await;
     let lab_ca = pomd.setup().folder().join("lab-ca.pem");
     write(&lab_ca, &lab.ca_pem());
     let moved = format!(
         "{}[cluster.lab]\nhosts = [\"a.corp.test\"]\nurl = \"https://a.corp.test\"\nconnect = \"{}\"\n\
          ca_file = {lab_ca:?}\nbrowser = {}\n",
-        corp.config(&[("moving", A), ("staying", B)]),
+        deployment.config(&[("moving", A), ("staying", B)]),
         lab.address(),
-        corp.links.key(),
+        deployment.links.key(),
     );
     let answer = pomd.reload(&moved).await;
     assert_eq!(changed(&answer, "moving"), ["cluster"]);
@@ -239,7 +245,7 @@ async fn c5_a15_a_tunnel_that_moves_to_another_cluster_takes_no_token_along() {
     // Somebody connects, and waits for a login there.
     let mut stream = pomd.connect("moving").await;
     stream.write_all(b"x").await.unwrap();
-    let link = corp.links.nth(1).await;
+    let link = deployment.links.nth(1).await;
     assert_eq!(lab.stats().tokens_by_host.len(), 0, "{:?}", lab.stats());
     assert_eq!(lab.stats().connects, 0);
     let signed_in = lab.browser().unwrap().visit(&link).await.unwrap();
@@ -251,29 +257,29 @@ async fn c5_a15_a_tunnel_that_moves_to_another_cluster_takes_no_token_along() {
         .unwrap();
     assert_eq!(&back, b"x");
     // Nor does the lab's token go to corp.
-    let tokens = corp.gateway.stats().tokens_by_host;
+    let tokens = deployment.gateway.stats().tokens_by_host;
     Line::open(&pomd, "staying").await;
     let mut expected = tokens.clone();
     *expected.entry("b.corp.test".to_owned()).or_default() += 1;
-    assert_eq!(corp.gateway.stats().tokens_by_host, expected);
-    assert_eq!(corp.gateway.stats().refused, 0);
+    assert_eq!(deployment.gateway.stats().tokens_by_host, expected);
+    assert_eq!(deployment.gateway.stats().refused, 0);
     assert_eq!(lab.stats().refused, 0);
     before.carries().await;
     // And back again: its first cluster is logged in still.
-    pomd.reload(&corp.config(&[("moving", A), ("staying", B)]))
+    pomd.reload(&deployment.config(&[("moving", A), ("staying", B)]))
         .await;
     Line::open(&pomd, "moving").await;
-    assert_eq!(corp.gateway.stats().sessions_made, 1);
+    assert_eq!(deployment.gateway.stats().sessions_made, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_cluster_is_dialled_and_trusted_as_it_says_now() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("db", A)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&[("db", A)]).await;
     let mut before = Line::open(&pomd, "db").await;
-    let good = corp.config(&[("db", A)]);
+    let good = deployment.config(&[("db", A)]);
     let dead = format!("connect = \"127.0.0.1:{}\"", free_port());
-    let elsewhere = good.replace(&format!("connect = \"{}\"", corp.address()), &dead);
+    let elsewhere = good.replace(&format!("connect = \"{}\"", deployment.address()), &dead);
     let distrusted = good.replace("ca_file", "# ca_file");
     for (config, key, code) in [
         (&elsewhere, "connect", Code::Tcp),
@@ -297,15 +303,15 @@ async fn a_changed_cluster_is_dialled_and_trusted_as_it_says_now() {
         .wait_for("only the first one is leaving", |it| leaving(it, "db") == 1)
         .await;
     assert_eq!(cluster(&status, CLUSTER).state, ClusterState::LoggedIn);
-    assert_eq!(corp.gateway.stats().sessions_made, 1);
+    assert_eq!(deployment.gateway.stats().sessions_made, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tunnel_more_in_a_cluster_without_url_leaves_its_session_alone() {
-    let corp = corp().await;
-    let without_url = |tunnels| corp.config(tunnels).replace("url = ", "# url = ");
+    let deployment = deployment().await;
+    let without_url = |tunnels| deployment.config(tunnels).replace("url = ", "# url = ");
     let pomd = Pomd::start(&without_url(&[("m", A)])).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let mut line = Line::open(&pomd, "m").await;
     let before = pomd.status().await;
     // Its name comes first, and with it the address where a login would be made.
@@ -321,20 +327,20 @@ async fn a_tunnel_more_in_a_cluster_without_url_leaves_its_session_alone() {
     assert_eq!(login(&after), login(&before));
     line.carries().await;
     Line::open(&pomd, "a-first").await;
-    assert_eq!(corp.gateway.stats().sessions_made, 1);
+    assert_eq!(deployment.gateway.stats().sessions_made, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_persons_said_outlives_unrelated_reloads_and_no_restart() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let config = |more: &str| {
-        corp.cluster("")
+        deployment.cluster("")
             + &tunnel("said-auto", A, "")
             + &tunnel("said-manual", B, "start = \"manual\"")
             + more
     };
     let mut pomd = Pomd::start(&config("")).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let state = |it: &Status, name| find_tunnel(it, name).unwrap().state;
     assert_eq!(
         state(&pomd.status().await, "said-manual"),
@@ -355,19 +361,21 @@ async fn what_persons_said_outlives_unrelated_reloads_and_no_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c4_a_reload_during_a_login_leaves_link_and_waiting_connections_alone() {
-    let corp = corp().await;
-    let pomd = corp.pomd(&[("db", A)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.pomd(&[("db", A)]).await;
     let mut stream = pomd.connect("db").await;
     stream.write_all(b"x").await.unwrap();
-    let link = corp.links.nth(1).await;
-    let answer = pomd.reload(&corp.config(&[("db", A), ("more", B)])).await;
+    let link = deployment.links.nth(1).await;
+    let answer = pomd
+        .reload(&deployment.config(&[("db", A), ("more", B)]))
+        .await;
     assert_eq!(answer.added, ["more"]);
     // And a tunnel whose connection waits is taken away.
-    let answer = pomd.reload(&corp.config(&[("more", B)])).await;
+    let answer = pomd.reload(&deployment.config(&[("more", B)])).await;
     assert_eq!(answer.leaving.len(), 1, "{answer:?}");
     let status = pomd.status().await;
     assert_eq!(cluster(&status, CLUSTER).state, ClusterState::LoginRunning);
-    let page = corp.browser.visit(&link).await.unwrap();
+    let page = deployment.browser.visit(&link).await.unwrap();
     assert_eq!(page.status, 200, "{page:?}");
     let mut back = [0];
     timeout(integration::PATIENCE, stream.read_exact(&mut back))
@@ -376,18 +384,18 @@ async fn c4_a_reload_during_a_login_leaves_link_and_waiting_connections_alone() 
         .unwrap();
     assert_eq!(&back, b"x");
     Line::open(&pomd, "more").await;
-    assert_eq!(corp.links.all().len(), 1);
-    assert_eq!(corp.gateway.stats().sessions_made, 1);
+    assert_eq!(deployment.links.all().len(), 1);
+    assert_eq!(deployment.gateway.stats().sessions_made, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_settings_are_taken_and_connections_live_on() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("db", A)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&[("db", A)]).await;
     let address = pomd.address("db").await;
     let mut line = Line::open(&pomd, "db").await;
     let settings = "[settings]\nread_ahead = \"1 MiB\"\nallow_users = [\"nobody-of-that-name\"]\n";
-    let config = corp.config(&[("db", A)]);
+    let config = deployment.config(&[("db", A)]);
     for (config, told) in [
         (format!("{config}{settings}"), true),
         // Unrelated, after that: the warning stands.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gateway::Upstream;
 use integration::{
-    corp::Corp,
+    deployment::Deployment,
     notify::Notify,
     pomd::{Pomd, Setup},
 };
@@ -31,8 +31,8 @@ async fn serve(config: &str, environment: &[(&str, &str)]) -> (Pomd, Notify) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_hears_ready_once_the_listeners_are_bound_and_how_things_stand() {
-    let corp = Corp::gateway(|it| it.route(ECHO, Upstream::Echo)).await;
-    let config = corp.config(&[("echo", ECHO)]);
+    let deployment = Deployment::gateway(|it| it.route(ECHO, Upstream::Echo)).await;
+    let config = deployment.config(&[("echo", ECHO)]);
     let setup = Setup::new(&config);
     let manager = Notify::listen(setup.folder());
     let setup = setup.env("NOTIFY_SOCKET", manager.path());
@@ -47,7 +47,7 @@ async fn a_manager_hears_ready_once_the_listeners_are_bound_and_how_things_stand
     let address = pomd.status().await.tunnels[0].listen[0].clone();
     TcpStream::connect(address).await.unwrap();
 
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let logged_in = |it: &str| it.starts_with("STATUS=1 of 1 tunnel up, corp ");
     manager.wait_for("the login", 2, logged_in).await;
 }

@@ -8,7 +8,7 @@ use control::wire::{Status, TunnelState};
 use gateway::Upstream;
 use integration::{
     binary::binary,
-    corp::{Corp, tunnel},
+    deployment::{Deployment, tunnel},
     eventually,
     pomd::{Pomd, find_tunnel, free_port},
     process::cpu_ticks,
@@ -25,8 +25,8 @@ const A: &str = "a.corp.test:7001";
 const B: &str = "b.corp.test:7002";
 const SECOND: Duration = Duration::from_secs(1);
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(A, Upstream::Echo).route(B, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(A, Upstream::Echo).route(B, Upstream::Echo)).await
 }
 
 async fn echo(stream: &mut TcpStream) {
@@ -48,8 +48,10 @@ fn get(path: &str, headers: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_line_comes_at_once_and_a_change_too_though_bytes_flow() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("ev-busy", A), ("ev-other", B)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment
+        .logged_in(&[("ev-busy", A), ("ev-other", B)])
+        .await;
     let mut events = pomd.client().events().await.unwrap();
     let first = timeout(SECOND, events.next())
         .await
@@ -93,8 +95,8 @@ async fn the_first_line_comes_at_once_and_a_change_too_though_bytes_flow() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn counters_alone_are_told_at_most_once_a_second() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("counted", A)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&[("counted", A)]).await;
     let mut stream = pomd.connect("counted").await;
     echo(&mut stream).await;
     let mut events = pomd.client().events().await.unwrap();
@@ -136,8 +138,8 @@ fn memory(pid: u32) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watching_an_idle_connection_costs_nothing() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("idle", A)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&[("idle", A)]).await;
     let mut stream = pomd.connect("idle").await;
     echo(&mut stream).await;
     let mut events = pomd.client().events().await.unwrap();
@@ -152,13 +154,13 @@ async fn watching_an_idle_connection_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn q1_a_reader_that_stops_costs_no_memory_and_reads_the_newest_state_later() {
-    let corp = corp().await;
-    let mut config = corp.cluster("") + &tunnel("stalled", A, "");
+    let deployment = deployment().await;
+    let mut config = deployment.cluster("") + &tunnel("stalled", A, "");
     for n in 0..100 {
         config += &tunnel(&format!("filler-{n}"), B, "start = \"manual\"");
     }
     let pomd = Pomd::start(&config).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let mut stalled = socket(&pomd).await;
     let request = get("/v1/events", "");
     stalled.write_all(request.as_bytes()).await.unwrap();
@@ -261,8 +263,8 @@ impl Follower {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn status_watch_shows_each_change_until_pomd_ends() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&[("watched", A)]).await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&[("watched", A)]).await;
     let mut page = Follower::new(&pomd, &["status", "--watch"]);
     let mut json = Follower::new(&pomd, &["status", "--watch", "--json"]);
     page.says("watched").await;
@@ -283,9 +285,9 @@ async fn status_watch_shows_each_change_until_pomd_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_are_those_of_the_contract() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let port = free_port();
-    let config = corp.config(&[("exit-a", A), ("exit-b", B)]);
+    let config = deployment.config(&[("exit-a", A), ("exit-b", B)]);
     let mut pomd = Pomd::start(&config).await;
     let expect = async |pomd: &Pomd, words: &str, code: i32| {
         let arguments: Vec<&str> = words.split(' ').collect();
@@ -302,7 +304,7 @@ async fn exit_codes_are_those_of_the_contract() {
     expect(&pomd, "up exit-a --json --no-browser", 4).await;
     expect(&pomd, "connect a.corp.test:7001 --json", 4).await;
     expect(&pomd, "logout", 0).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     expect(&pomd, "status", 0).await;
     expect(&pomd, "status exit-a", 0).await;
     expect(&pomd, "up exit-a", 0).await;
@@ -314,14 +316,14 @@ async fn exit_codes_are_those_of_the_contract() {
     expect(&pomd, "status", 0).await;
     expect(&pomd, "up exit-a", 0).await;
     // The policy says no, though it has just said yes.
-    corp.gateway.forbid(gateway::DEMO_USER, A);
+    deployment.gateway.forbid(gateway::DEMO_USER, A);
     expect(&pomd, "connect a.corp.test:7001", 1).await;
-    corp.gateway.allow(gateway::DEMO_USER, A);
+    deployment.gateway.allow(gateway::DEMO_USER, A);
     expect(&pomd, "connect a.corp.test:7001", 0).await;
     // It says no, and that is remembered.
-    corp.gateway.forbid(gateway::DEMO_USER, B);
+    deployment.gateway.forbid(gateway::DEMO_USER, B);
     expect(&pomd, "connect b.corp.test:7002", 1).await;
-    corp.gateway.allow(gateway::DEMO_USER, B);
+    deployment.gateway.allow(gateway::DEMO_USER, B);
     expect(&pomd, "status", 1).await;
     expect(&pomd, "status --json", 0).await;
     expect(&pomd, "status exit-a", 0).await;
@@ -367,8 +369,8 @@ async fn exit_codes_are_those_of_the_contract() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_are_of_pomd_or_of_one_tunnel_and_can_be_followed() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&[("log-a", A), ("log-b", B)]).await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&[("log-a", A), ("log-b", B)]).await;
     for name in ["log-a", "log-b"] {
         echo(&mut pomd.connect(name).await).await;
     }
@@ -395,7 +397,7 @@ async fn logs_are_of_pomd_or_of_one_tunnel_and_can_be_followed() {
     all.says("log-b  down").await;
     let line = one.says("down").await;
     assert!(line.contains("log-b") && !line.contains("log-a"), "{line}");
-    pomd.reload(&corp.config(&[("log-new", A)])).await;
+    pomd.reload(&deployment.config(&[("log-new", A)])).await;
     all.says("configuration read").await;
     assert!(pomd.stop().await.success());
     for follower in [all, one] {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use gateway::Upstream;
-use integration::{PATIENCE, binary::binary, corp::Corp, pomd::Pomd};
+use integration::{PATIENCE, binary::binary, deployment::Deployment, pomd::Pomd};
 use rustix::{
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
     pipe::{PipeFlags, pipe_with},
@@ -33,7 +33,7 @@ const MUCH: usize = 3 << 20;
 
 struct Lab {
     pomd: Pomd,
-    _corp: Corp,
+    _corp: Deployment,
 }
 
 impl Lab {
@@ -48,14 +48,17 @@ impl Lab {
             let _ = stream.write_all(HELLO).await;
             let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         });
-        let corp = Corp::gateway(|it| {
+        let deployment = Deployment::gateway(|it| {
             it.domain("corp.test")
                 .route(MIRROR, mirror)
                 .route(QUIET, quiet)
         })
         .await;
-        let pomd = corp.logged_in(&[("web", QUIET)]).await;
-        Self { pomd, _corp: corp }
+        let pomd = deployment.logged_in(&[("web", QUIET)]).await;
+        Self {
+            pomd,
+            _corp: deployment,
+        }
     }
 
     fn pomctl(&self, arguments: &[&str]) -> Command {

@@ -11,10 +11,10 @@ use control::wire::{Code, TunnelState};
 use gateway::Upstream;
 use integration::{
     client::{Ending, pattern, read_all},
-    corp::{Corp, tunnel},
+    deployment::{Deployment, tunnel},
     eventually,
+    other_user::{OtherUser, UID},
     pomd::{self, Pomd, Setup, free_port},
-    stranger::{Stranger, UID},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,16 +25,16 @@ const ECHO: &str = "echo.corp.test:7000";
 const GREETER: &str = "greeter.corp.test:7001";
 const LISTEN: &str = "listen = \"unix:db.sock\"";
 
-async fn corp() -> Corp {
+async fn deployment() -> Deployment {
     let greeter = Upstream::service(|mut stream, _| async move {
         let _ = stream.write_all(b"welcome").await;
     });
-    Corp::gateway(|it| it.route(ECHO, Upstream::Echo).route(GREETER, greeter)).await
+    Deployment::gateway(|it| it.route(ECHO, Upstream::Echo).route(GREETER, greeter)).await
 }
 
-async fn logged_in(corp: &Corp, tunnels: &str) -> Pomd {
-    let pomd = Pomd::start(&(corp.cluster("") + tunnels)).await;
-    corp.log_in(&pomd).await;
+async fn logged_in(deployment: &Deployment, tunnels: &str) -> Pomd {
+    let pomd = Pomd::start(&(deployment.cluster("") + tunnels)).await;
+    deployment.log_in(&pomd).await;
     pomd
 }
 
@@ -57,9 +57,9 @@ async fn carries(stream: &mut UnixStream) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_go_both_ways_and_an_end_is_an_end() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let tunnels = tunnel("db", ECHO, LISTEN) + &tunnel("greeter", GREETER, "listen = \"unix:g\"");
-    let pomd = logged_in(&corp, &tunnels).await;
+    let pomd = logged_in(&deployment, &tunnels).await;
     let all = pattern(3_000_000);
     let (mut from, mut to) = up(&pomd).await.into_split();
     let saying = async {
@@ -94,11 +94,11 @@ async fn bytes_go_both_ways_and_an_end_is_an_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_told_in_ssh_s_words_or_by_an_end() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let nowhere = "nowhere.corp.test:22";
     let tunnels = tunnel("db", nowhere, LISTEN)
         + &tunnel("plain", nowhere, "listen = \"unix:p\"\nssh = false");
-    let pomd = logged_in(&corp, &tunnels).await;
+    let pomd = logged_in(&deployment, &tunnels).await;
     let mut client = up(&pomd).await;
     client.write_all(b"SSH-2.0-x\r\n").await.unwrap();
     let (said, ending) = read_all(&mut client).await;
@@ -121,21 +121,21 @@ async fn refusals_are_told_in_ssh_s_words_or_by_an_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a22_a_socket_is_its_owner_s_alone_whatever_its_mode_becomes() {
     let test = "a22_a_socket_is_its_owner_s_alone_whatever_its_mode_becomes";
-    let helper = Path::new(env!("CARGO_BIN_EXE_stranger"));
-    let corp = corp().await;
-    let config = corp.cluster("") + &tunnel("db", GREETER, LISTEN);
+    let helper = Path::new(env!("CARGO_BIN_EXE_other-user"));
+    let deployment = deployment().await;
+    let config = deployment.cluster("") + &tunnel("db", GREETER, LISTEN);
     let pomd = Pomd::start(&config).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     drop(up(&pomd).await);
     let path = socket(&pomd);
     let mode = |it: &Path| fs::metadata(it).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
-    let Some(stranger) = Stranger::new(test, helper) else {
+    let Some(other_user) = OtherUser::new(test, helper) else {
         return;
     };
     let try_it = async || {
         let path = path.display().to_string();
-        stranger.does(&["unix", &path, "hello"]).await
+        other_user.does(&["unix", &path, "hello"]).await
     };
     assert_eq!(try_it().await.trim(), "not connected: no permission");
     let open = || {
@@ -145,14 +145,14 @@ async fn a22_a_socket_is_its_owner_s_alone_whatever_its_mode_becomes() {
         }
     };
     open();
-    let before = corp.gateway.stats().opened;
+    let before = deployment.gateway.stats().opened;
     for _ in 0..5 {
         let said = try_it().await;
         assert!(said.trim().ends_with("after 0 bytes"), "{said}");
     }
     let status = pomd.status().await;
     assert_eq!(pomd::tunnel(&status, "db").connections.turned_away, 5);
-    assert_eq!(corp.gateway.stats().opened, before);
+    assert_eq!(deployment.gateway.stats().opened, before);
     // That the stranger can be served at all shows that the refusals mean something.
     let allowed = format!("[settings]\nallow_users = [{UID}]\n{config}");
     pomd.reload(&allowed).await;
@@ -162,10 +162,10 @@ async fn a22_a_socket_is_its_owner_s_alone_whatever_its_mode_becomes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_listens_there_already_is_named_and_waited_for() {
-    let corp = corp().await;
-    let pomd = logged_in(&corp, "").await;
+    let deployment = deployment().await;
+    let pomd = logged_in(&deployment, "").await;
     let holder = std::os::unix::net::UnixListener::bind(socket(&pomd)).unwrap();
-    pomd.reload(&(corp.cluster("") + &tunnel("db", ECHO, LISTEN)))
+    pomd.reload(&(deployment.cluster("") + &tunnel("db", ECHO, LISTEN)))
         .await;
     let busy = pomd.wait_for_tunnel("db", TunnelState::Busy).await;
     let reason = busy.reason.unwrap();
@@ -189,9 +189,9 @@ async fn who_listens_there_already_is_named_and_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_file_is_there_while_the_tunnel_listens_and_no_longer() {
-    let corp = corp().await;
-    let on = |listen: &str| corp.cluster("") + &tunnel("db", ECHO, listen);
-    let mut pomd = logged_in(&corp, &tunnel("db", ECHO, LISTEN)).await;
+    let deployment = deployment().await;
+    let on = |listen: &str| deployment.cluster("") + &tunnel("db", ECHO, listen);
+    let mut pomd = logged_in(&deployment, &tunnel("db", ECHO, LISTEN)).await;
     let mut inside = up(&pomd).await;
     carries(&mut inside).await;
     for _ in 0..5 {
@@ -218,15 +218,15 @@ async fn the_file_is_there_while_the_tunnel_listens_and_no_longer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn q3_sockets_whose_files_are_deleted_are_bound_again_and_no_connection_notices() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let tunnels = tunnel("db", ECHO, LISTEN) + &tunnel("port", ECHO, "");
     // Half a second instead of thirty: a service manager that is less patient makes the tick shorter.
-    let pomd = Setup::new(&(corp.cluster("") + &tunnels))
+    let pomd = Setup::new(&(deployment.cluster("") + &tunnels))
         .env("NOTIFY_SOCKET", "/nobody/listens")
         .env("WATCHDOG_USEC", "1500000")
         .start()
         .await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let mut on_file = up(&pomd).await;
     carries(&mut on_file).await;
     let mut on_port = pomd.connect("port").await;

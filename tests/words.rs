@@ -3,12 +3,12 @@
 use control::wire::TunnelState;
 use gateway::Upstream;
 use integration::{
-    corp::Corp,
+    deployment::Deployment,
     pomd::{self, Pomd},
 };
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| {
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| {
         it.domain("corp.test")
             .route("hello.corp.test:80", Upstream::Hello)
     })
@@ -25,9 +25,9 @@ async fn said(pomd: &Pomd, arguments: &[&str]) -> (Option<i32>, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_login_names_its_remedy_once_for_each_tunnel() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let tunnels = [("hello", "hello.corp.test:80"), ("bye", "bye.corp.test:80")];
-    let pomd = corp.pomd(&tunnels).await;
+    let pomd = deployment.pomd(&tunnels).await;
     let (code, page) = said(&pomd, &["status"]).await;
     assert_eq!(code, Some(4), "{page}");
     let told = page.matches("Run: pomctl login corp").count();
@@ -36,8 +36,10 @@ async fn a_missing_login_names_its_remedy_once_for_each_tunnel() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_that_is_told_again_is_seen_again_in_the_status() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("wrong", "wrong.corp.test:80")]).await;
+    let deployment = deployment().await;
+    let pomd = deployment
+        .logged_in(&[("wrong", "wrong.corp.test:80")])
+        .await;
     let mut seen = Vec::new();
     for _ in 0..2 {
         let (code, words) = said(&pomd, &["up", "wrong"]).await;
@@ -57,8 +59,8 @@ async fn a_refusal_that_is_told_again_is_seen_again_in_the_status() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_tells_what_changed_and_nothing_where_nothing_did() {
-    let corp = corp().await;
-    let pomd = corp.pomd(&[("hello", "hello.corp.test:80")]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.pomd(&[("hello", "hello.corp.test:80")]).await;
     for _ in 0..2 {
         said(&pomd, &["reload"]).await;
         said(&pomd, &["down", "hello"]).await;

@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use follow::{FollowedEvents, FollowedLogs, News};
@@ -22,7 +23,7 @@ pub use stream::{Lines, RouteStream};
 use request::Asked;
 use stream::Connection;
 
-use crate::place::Place;
+use crate::paths::Paths;
 use crate::socket;
 use crate::wire::{self, ApiError, ErrorAnswer, PROTOCOL, PROTOCOL_HEADER};
 
@@ -87,12 +88,12 @@ impl Client {
         }
     }
 
-    /// Asks the pomd that has the state folder of `place`, wherever it listens: the environment of whoever started it may
+    /// Asks the pomd that has the state folder of `paths`, wherever it listens: the environment of whoever started it may
     /// name another socket than ours. `named`: a person named the socket, which holds then.
-    pub fn of(place: &Place, named: bool) -> Self {
+    pub fn of(paths: &Paths, named: bool) -> Self {
         Self {
-            socket: place.socket.clone(),
-            state: (!named).then(|| place.state.clone()),
+            socket: paths.socket.clone(),
+            state: (!named).then(|| paths.state.clone()),
         }
     }
 
@@ -335,16 +336,12 @@ fn broken(socket: &Path, message: impl ToString) -> ClientError {
     }
 }
 
-/// A path segment: everything but the unreserved characters of RFC 3986 is percent-encoded.
+/// Returns `text` as one segment of a path: all but the unreserved characters of RFC 3986 is percent-encoded.
 fn segment(text: &str) -> String {
-    let mut res = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                res.push(char::from(byte));
-            }
-            _ => res.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    res
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    utf8_percent_encode(text, RESERVED).to_string()
 }

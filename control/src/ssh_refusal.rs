@@ -38,7 +38,7 @@ pub fn refusal_of(speaker: &str, text: &str) -> Vec<u8> {
     res
 }
 
-/// In one line, without our own signs beyond ASCII: ssh prints those as numbers whatever the locale.
+/// In one line, without our own glyphs beyond ASCII: ssh prints those as numbers whatever the locale.
 fn plain(text: &str) -> String {
     let ascii = |text: &str| {
         text.replace(['«', '»'], "\"")

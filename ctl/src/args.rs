@@ -8,11 +8,11 @@ use clap::{
     builder::Styles,
     error::{ContextKind, ErrorKind},
 };
-use control::place::Wishes;
+use control::paths::PathOverrides;
 
 use crate::{
     commands::{connect, overview},
-    failure::{Exit, Failure, Report},
+    error::{CliError, Exit, Report},
     screen::Screen,
 };
 
@@ -59,8 +59,8 @@ const HEADING: &str = "Options for every command";
 
 impl Globals {
     /// What was said about places.
-    pub(crate) fn wishes(&self) -> Wishes {
-        Wishes {
+    pub(crate) fn overrides(&self) -> PathOverrides {
+        PathOverrides {
             config: self.config.clone(),
             state: self.state_dir.clone(),
             socket: self.socket.clone(),
@@ -340,7 +340,7 @@ fn answer(error: &clap::Error, typed: &[OsString]) -> Exit {
         let text = error.render().to_string();
         let first = text.lines().next().unwrap_or_default();
         let message = first.strip_prefix("error: ").unwrap_or(first);
-        let failure = Failure::usage("bad_request", message, None);
+        let failure = CliError::usage("bad_request", message, None);
         return connect::report_to_ssh(&screen, &failure);
     }
     if !screen.json() {
@@ -360,7 +360,7 @@ fn answer(error: &clap::Error, typed: &[OsString]) -> Exit {
         .or_else(|| error.get(ContextKind::SuggestedArg))
         .map(|it| format!("similar: {it}"));
     let report = Report::new(Exit::Usage, "bad_request", message).hint(hint);
-    screen.report(&Failure::told(report))
+    screen.report(&CliError::told(report))
 }
 
 const fn ansi(color: AnsiColor) -> Style {

@@ -1,12 +1,12 @@
 //! What every command is given.
 
-use control::{client::Client, place::Place};
+use control::{client::Client, paths::Paths};
 
 use crate::screen::Screen;
 
 /// Where pomd is, whether it may be started, and where answers go.
 pub(crate) struct Context {
-    pub(crate) place: Place,
+    pub(crate) paths: Paths,
     pub(crate) client: Client,
     /// A command that needs pomd may start it.
     pub(crate) may_start: bool,

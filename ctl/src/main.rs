@@ -5,20 +5,19 @@
 //! - [`args`] what may be typed, [`commands`] one file for each of them;
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
 //! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`browser`] decides who shows it to them;
-//! - [`waiting`] shows that something takes time; [`near`] guesses what was meant;
-//! - [`render`] pure: answers → pages of text; [`outside`] makes text of others safe to show;
-//! - [`failure`] every way in which a command can end badly, and its exit code.
+//! - [`waiting`] shows that something takes time;
+//! - [`render`] pure: answers → pages of text; [`sanitise`] makes text of others safe to show;
+//! - [`error`] every way in which a command can end badly, and its exit code.
 
 mod args;
 mod browser;
 mod commands;
 mod context;
-mod failure;
+mod error;
 mod log_file;
-mod near;
-mod outside;
 mod process_end;
 mod render;
+mod sanitise;
 mod screen;
 mod sign_in;
 mod start;
@@ -26,12 +25,12 @@ mod waiting;
 
 use std::process::ExitCode;
 
-use control::{client::Client, place::Place};
+use control::{client::Client, paths::Paths};
 
 use crate::{
     args::Cli,
     context::Context,
-    failure::{Exit, Failure},
+    error::{CliError, Exit},
     screen::Screen,
 };
 
@@ -52,27 +51,27 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-fn run(cli: Cli, screen: Screen) -> Result<Exit, Failure> {
+fn run(cli: Cli, screen: Screen) -> Result<Exit, CliError> {
     let Some(command) = cli.command else {
         return commands::overview::run(&screen);
     };
-    let wishes = cli.globals.wishes();
-    let named = Place::names_socket(&wishes);
-    let place = Place::find(wishes)?;
+    let overrides = cli.globals.overrides();
+    let named = Paths::names_socket(&overrides);
+    let paths = Paths::find(overrides)?;
     let context = Context {
-        client: Client::of(&place, named),
-        place,
+        client: Client::of(&paths, named),
+        paths,
         may_start: cli.globals.may_start(),
         screen,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|it| Failure::failed(format!("the runtime does not start: {it}")))?;
+        .map_err(|it| CliError::failed(format!("the runtime does not start: {it}")))?;
     let result = runtime.block_on(async {
         tokio::select! {
             result = commands::run(&context, command) => result,
-            Ok(()) = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+            Ok(()) = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
         }
     });
     // An opener of links that hangs must not keep us.

@@ -8,7 +8,7 @@ use std::{
 
 use anstream::{AutoStream, ColorChoice};
 use control::{
-    place::{Place, Wishes},
+    paths::{PathOverrides, Paths},
     stdio,
 };
 use jiff::{Timestamp, tz::TimeZone};
@@ -16,11 +16,11 @@ use serde::Serialize;
 
 use crate::{
     args::When,
-    failure::{Exit, Failure},
+    error::{CliError, Exit},
     render::{
         self, Size, View,
+        glyphs::Glyphs,
         paint::{Role, paint},
-        signs::Signs,
     },
 };
 
@@ -29,7 +29,7 @@ use crate::{
 pub(crate) struct Screen {
     json: bool,
     color: When,
-    signs: &'static Signs,
+    glyphs: &'static Glyphs,
     zone: TimeZone,
     home: Option<PathBuf>,
     /// The configuration file of the environment alone.
@@ -43,10 +43,12 @@ impl Screen {
         Self {
             json,
             color,
-            signs: Signs::for_environment(|name| env::var(name).ok().filter(|it| !it.is_empty())),
+            glyphs: Glyphs::for_environment(|name| env::var(name).ok().filter(|it| !it.is_empty())),
             zone: TimeZone::system(),
             home: env::home_dir().filter(|it| it.is_absolute() && it.parent().is_some()),
-            checked: Place::find(Wishes::default()).ok().map(|it| it.config),
+            checked: Paths::find(PathOverrides::default())
+                .ok()
+                .map(|it| it.config),
             meanwhile: std::rc::Rc::default(),
         }
     }
@@ -75,7 +77,7 @@ impl Screen {
     pub(crate) fn view(&self) -> View<'_> {
         View {
             width: self.answers_a_person().then(width).flatten(),
-            signs: self.signs,
+            glyphs: self.glyphs,
             now: now(),
             zone: &self.zone,
             home: self.home.as_deref(),
@@ -84,14 +86,14 @@ impl Screen {
     }
 
     /// The answer, or a part of it: lines without the last end of line.
-    pub(crate) fn answer(&self, text: &str) -> Result<(), Failure> {
-        let drawn = self.drawn(&format!("{}\n", self.signs.plain(text)))?;
+    pub(crate) fn answer(&self, text: &str) -> Result<(), CliError> {
+        let drawn = self.drawn(&format!("{}\n", self.glyphs.plain(text)))?;
         written(stdio::stdout().write_all(&drawn))
     }
 
     /// A part of the answer that steers the terminal: only for terminals.
-    pub(crate) fn redraw(&self, page: &str) -> Result<(), Failure> {
-        let page = render::fitted(&self.signs.plain(page), size());
+    pub(crate) fn redraw(&self, page: &str) -> Result<(), CliError> {
+        let page = render::fitted(&self.glyphs.plain(page), size());
         // Home, each line cleared to its end, then all that is below: nothing flickers.
         let lines = page.replace('\n', "\x1b[K\r\n");
         let drawn = self.drawn(&lines)?;
@@ -100,36 +102,36 @@ impl Screen {
     }
 
     /// The answer as JSON, in a shape that a person can read too.
-    pub(crate) fn answer_json(&self, answer: &impl Serialize) -> Result<(), Failure> {
+    pub(crate) fn answer_json(&self, answer: &impl Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(answer).unwrap_or_default();
         self.raw(&render::json::harmless(&text))
     }
 
     /// One line of NDJSON.
-    pub(crate) fn answer_json_line(&self, answer: &impl Serialize) -> Result<(), Failure> {
+    pub(crate) fn answer_json_line(&self, answer: &impl Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string(answer).unwrap_or_default();
         self.raw(&render::json::harmless(&text))
     }
 
-    fn raw(&self, text: &str) -> Result<(), Failure> {
+    fn raw(&self, text: &str) -> Result<(), CliError> {
         written(stdio::stdout().write_all(format!("{text}\n").as_bytes()))
     }
 
     /// Progress, warnings, hints. That nobody can read them is no failure.
     pub(crate) fn say(&self, text: &str) {
-        self.tell(&format!("{}\n", self.signs.plain(text)));
+        self.tell(&format!("{}\n", self.glyphs.plain(text)));
     }
 
     /// A question; the answer is typed behind it.
     pub(crate) fn ask(&self, question: &str) {
-        self.tell(&self.signs.plain(question));
+        self.tell(&self.glyphs.plain(question));
     }
 
     /// Draws over the line that the cursor is on; only for terminals.
     pub(crate) fn overwrite(&self, text: &str) {
         // Room is left for the `^C` of whoever stops waiting: a line that wraps could not be taken away.
         let most = width().unwrap_or(80).saturating_sub(3);
-        let text: String = self.signs.plain(text).chars().take(most).collect();
+        let text: String = self.glyphs.plain(text).chars().take(most).collect();
         let _ = stdio::stderr().write_all(format!("\r\x1b[2K{text}").as_bytes());
     }
 
@@ -149,27 +151,27 @@ impl Screen {
     }
 
     /// Tells a failure, on stdout with `--json`, else on stderr.
-    pub(crate) fn report(&self, failure: &Failure) -> Exit {
+    pub(crate) fn report(&self, failure: &CliError) -> Exit {
         match failure {
-            Failure::ReaderGone => Exit::Done,
-            Failure::Interrupted => {
+            CliError::ReaderGone => Exit::Done,
+            CliError::Interrupted => {
                 let goes_on = self.meanwhile.borrow();
                 if !goes_on.is_empty() {
                     self.say(&format!("Stopped waiting; {goes_on}"));
                 }
                 Exit::Interrupted
             }
-            Failure::Told(report) if self.json => {
+            CliError::Told(report) if self.json => {
                 match self.answer_json_line(&render::report::json(report)) {
                     Ok(()) => report.exit,
-                    Err(Failure::ReaderGone) => Exit::Done,
+                    Err(CliError::ReaderGone) => Exit::Done,
                     Err(_) => {
                         self.say(&render::report::text(report, &self.view()));
                         report.exit
                     }
                 }
             }
-            Failure::Told(report) => {
+            CliError::Told(report) => {
                 self.say(&render::report::text(report, &self.view()));
                 report.exit
             }
@@ -184,9 +186,9 @@ impl Screen {
     }
 
     /// The bytes of `text` for standard output, with colours if it can show them.
-    fn drawn(&self, text: &str) -> Result<Vec<u8>, Failure> {
+    fn drawn(&self, text: &str) -> Result<Vec<u8>, CliError> {
         let drawn = painted(text, self.settled(&io::stdout()));
-        drawn.map_err(|it| Failure::failed(format!("cannot draw the answer: {it}")))
+        drawn.map_err(|it| CliError::failed(format!("cannot draw the answer: {it}")))
     }
 
     fn choice(&self) -> ColorChoice {
@@ -223,11 +225,13 @@ fn painted(text: &str, choice: ColorChoice) -> io::Result<Vec<u8>> {
     Ok(res)
 }
 
-fn written(result: io::Result<()>) -> Result<(), Failure> {
+fn written(result: io::Result<()>) -> Result<(), CliError> {
     match result {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::ReaderGone),
-        Err(error) => Err(Failure::failed(format!("cannot write the answer: {error}"))),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(CliError::ReaderGone),
+        Err(error) => Err(CliError::failed(format!(
+            "cannot write the answer: {error}"
+        ))),
     }
 }
 

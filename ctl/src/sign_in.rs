@@ -13,10 +13,9 @@ use crate::{
     browser::{self, Plan},
     commands,
     context::Context,
-    failure::{CarriedLogin, Exit, Failure, Report},
-    outside,
+    error::{CarriedLogin, CliError, Exit, Report},
     render::paint::{Role, paint},
-    screen,
+    sanitise, screen,
     waiting::{Waiting, beat},
 };
 
@@ -44,7 +43,7 @@ pub(crate) async fn sign_in(
     cluster: &str,
     events: &mut Lines<Status>,
     wish: Wish,
-) -> Result<Cluster, Failure> {
+) -> Result<Cluster, CliError> {
     let planned = |choice: &BrowserChoice| browser::plan(wish.no_browser, choice);
     let mut mint = matches!(planned(&BrowserChoice::Default), Plan::Print(_));
     let (cluster_now, login, choice) = ask(cx, cluster, mint).await?;
@@ -90,14 +89,14 @@ async fn ask(
     cx: &Context,
     cluster: &str,
     mint: bool,
-) -> Result<(Cluster, Option<OpenLogin>, BrowserChoice), Failure> {
+) -> Result<(Cluster, Option<OpenLogin>, BrowserChoice), CliError> {
     let request = LoginRequest {
         opener: Opener::Caller,
         mint,
     };
     let answer = cx.client.login(cluster, request).await?;
-    let login = answer.login.map(outside::login);
-    Ok((outside::cluster(answer.cluster), login, answer.browser))
+    let login = answer.login.map(sanitise::login);
+    Ok((sanitise::cluster(answer.cluster), login, answer.browser))
 }
 
 async fn open(
@@ -142,7 +141,7 @@ fn show(
     login: &OpenLogin,
     reason: Option<&'static str>,
     wish: Wish,
-) -> Result<(), Failure> {
+) -> Result<(), CliError> {
     let url = login.sign_in_url.as_ref().unwrap_or(&login.link);
     let port = login.port;
     let ssh = format!("ssh -N -L {port}:127.0.0.1:{port} {}", host_name());
@@ -156,7 +155,7 @@ fn show(
             ssh,
             expires_at: login.expires_at,
         });
-        return Err(Failure::told(report));
+        return Err(CliError::told(report));
     }
     let head = match reason {
         _ if wish.in_passing => {
@@ -180,7 +179,7 @@ fn show(
         return Ok(());
     }
     cx.screen.answer(&text)?;
-    Err(Failure::told(login_needed(cluster)))
+    Err(CliError::told(login_needed(cluster)))
 }
 
 fn login_needed(cluster: &str) -> Report {
@@ -201,7 +200,7 @@ struct Wait<'a> {
 }
 
 impl Wait<'_> {
-    async fn until_done(&self, events: &mut Lines<Status>) -> Result<Cluster, Failure> {
+    async fn until_done(&self, events: &mut Lines<Status>) -> Result<Cluster, CliError> {
         let screen = &self.cx.screen;
         if !screen.progress_is_watched() && !self.in_passing {
             screen.say(&format!("  {DOING}{NOTE}"));
@@ -242,7 +241,7 @@ impl Wait<'_> {
     }
 
     /// How the login ended, if it did. An event may be older than the login, so pomd is asked before it is believed.
-    async fn judge(&self, event: &Status) -> Result<Option<Result<Cluster, Failure>>, Failure> {
+    async fn judge(&self, event: &Status) -> Result<Option<Result<Cluster, CliError>>, CliError> {
         if state_of(event, self.cluster) == Some(ClusterState::LoginRunning) {
             return Ok(None);
         }
@@ -250,15 +249,15 @@ impl Wait<'_> {
     }
 
     /// The same by what pomd says now.
-    async fn look(&self) -> Result<Option<Result<Cluster, Failure>>, Failure> {
-        let status = outside::status(self.cx.client.status().await?);
+    async fn look(&self) -> Result<Option<Result<Cluster, CliError>>, CliError> {
+        let status = sanitise::status(self.cx.client.status().await?);
         let cluster = status
             .clusters
             .into_iter()
             .find(|it| it.name == self.cluster);
         let Some(cluster) = cluster else {
             let message = format!("{} is gone from the configuration", self.cluster);
-            return Ok(Some(Err(Failure::failed(message))));
+            return Ok(Some(Err(CliError::failed(message))));
         };
         Ok(match cluster.state {
             ClusterState::LoggedIn => Some(Ok(cluster)),
@@ -267,7 +266,7 @@ impl Wait<'_> {
         })
     }
 
-    async fn mint_again(&self) -> Result<(), Failure> {
+    async fn mint_again(&self) -> Result<(), CliError> {
         if let (_, Some(login), _) = ask(self.cx, self.cluster, true).await? {
             let url = login.sign_in_url.as_ref().unwrap_or(&login.link);
             let text = format!(
@@ -283,22 +282,22 @@ impl Wait<'_> {
 fn state_of(status: &Status, cluster: &str) -> Option<ClusterState> {
     let mut clusters = status.clusters.iter();
     clusters
-        .find(|it| outside::name(&it.name) == cluster)
+        .find(|it| sanitise::name(&it.name) == cluster)
         .map(|it| it.state)
 }
 
-fn failed(cluster: &Cluster) -> Failure {
+fn failed(cluster: &Cluster) -> CliError {
     match &cluster.reason {
         Some(reason) if reason.code == Code::LoginFailed => {
             let report = Report::new(Exit::Failed, "login_failed", reason.message.clone());
-            Failure::told(report.hint(reason.hint.clone()))
+            CliError::told(report.hint(reason.hint.clone()))
         }
         _ => unanswered(&cluster.name),
     }
 }
 
-fn unanswered(cluster: &str) -> Failure {
+fn unanswered(cluster: &str) -> CliError {
     let message = format!("the login to {cluster} has ended, and nobody signed in");
     let report = Report::new(Exit::LoginNeeded, "login_needed", message);
-    Failure::told(report.hint(Some(format!("to try again: pomctl login {cluster}"))))
+    CliError::told(report.hint(Some(format!("to try again: pomctl login {cluster}"))))
 }

@@ -14,8 +14,8 @@ use tokio::{process::Command, time::Instant};
 
 use crate::{
     context::Context,
-    failure::{Exit, Failure, Report},
-    outside, waiting,
+    error::{CliError, Exit, Report},
+    sanitise, waiting,
 };
 
 /// How long pomd may take until it listens.
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const WORDS_MOST: u64 = 64 << 10;
 
 /// The status of the pomd that runs, after starting one if none did.
-pub(crate) async fn ensure(cx: &Context) -> Result<Status, Failure> {
+pub(crate) async fn ensure(cx: &Context) -> Result<Status, CliError> {
     match cx.client.status().await {
         Err(ClientError::NotRunning) if cx.may_start => {
             let started = waiting::shown(&cx.screen, "starting pomd", start(cx)).await?;
@@ -48,7 +48,7 @@ struct Started {
     ours: bool,
 }
 
-async fn start(cx: &Context) -> Result<Started, Failure> {
+async fn start(cx: &Context) -> Result<Started, CliError> {
     cx.screen.goes_on("pomd may start all the same");
     let deadline = Instant::now() + LIMIT;
     let program = sibling("pomd").unwrap_or_else(|| PathBuf::from("pomd"));
@@ -81,7 +81,7 @@ fn tell(cx: &Context, status: &Status) {
     let pid = status.pomd.pid;
     cx.screen.say(&format!("Started pomd (pid {pid})."));
     for warning in &status.pomd.warnings {
-        cx.screen.warn(&outside::line(warning));
+        cx.screen.warn(&sanitise::line(warning));
     }
 }
 
@@ -90,11 +90,11 @@ fn command(cx: &Context, program: &Path, words: &std::fs::File) -> Command {
     command
         .arg("--daemonize")
         .arg("--config")
-        .arg(&cx.place.config)
+        .arg(&cx.paths.config)
         .arg("--state-dir")
-        .arg(&cx.place.state)
+        .arg(&cx.paths.state)
         .arg("--socket")
-        .arg(&cx.place.socket)
+        .arg(&cx.paths.socket)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         // A file, not a pipe: pomd lives on and may keep it, and nobody must wait for its end.
@@ -114,7 +114,7 @@ async fn answering(
     cx: &Context,
     deadline: Instant,
     if_held: bool,
-) -> Result<Option<Status>, Failure> {
+) -> Result<Option<Status>, CliError> {
     loop {
         // Before it is asked: one that came and went is not waited for.
         let is_hopeless = if_held && !place_is_held(cx);
@@ -129,7 +129,7 @@ async fn answering(
 }
 
 fn place_is_held(cx: &Context) -> bool {
-    holder::is_held(&cx.place.state) || holder::is_held(cx.place.runtime())
+    holder::is_held(&cx.paths.state) || holder::is_held(cx.paths.runtime())
 }
 
 /// The program of this name in the folder that pomctl is in: by the name that pomctl was called by first, so that a link to
@@ -176,8 +176,8 @@ fn read_words(words: &mut std::fs::File) -> String {
     })
 }
 
-fn ended_at_once(ended: ExitStatus, words: &str) -> Failure {
-    let lines = outside::lines(words);
+fn ended_at_once(ended: ExitStatus, words: &str) -> CliError {
+    let lines = sanitise::lines(words);
     let mut lines = lines.into_iter().skip_while(|it| it.trim().is_empty());
     let first = lines.next().unwrap_or_else(|| ended.to_string());
     let first = ["error:", "pomd:"]
@@ -194,10 +194,10 @@ fn ended_at_once(ended: ExitStatus, words: &str) -> Failure {
     while rest.last().is_some_and(String::is_empty) {
         rest.pop();
     }
-    Failure::told(Report::new(exit, code, message).block(rest))
+    CliError::told(Report::new(exit, code, message).block(rest))
 }
 
-fn cannot_run(program: &Path, error: &io::Error) -> Failure {
+fn cannot_run(program: &Path, error: &io::Error) -> CliError {
     let name = program.display();
     let report = Report::new(
         Exit::Failed,
@@ -207,15 +207,15 @@ fn cannot_run(program: &Path, error: &io::Error) -> Failure {
     let hint = (program.as_os_str() == OsStr::new("pomd")
         && error.kind() == io::ErrorKind::NotFound)
         .then(|| "put pomd beside pomctl, or into a folder of PATH".to_owned());
-    Failure::told(report.hint(hint))
+    CliError::told(report.hint(hint))
 }
 
-fn too_slow(cx: &Context) -> Failure {
+fn too_slow(cx: &Context) -> CliError {
     let message = format!(
         "pomd was started, but does not listen after {} s",
         LIMIT.as_secs()
     );
-    let log = cx.screen.view().path(&cx.place.log_file());
+    let log = cx.screen.view().path(&cx.paths.log_file());
     let report = Report::new(Exit::Failed, "timeout", message);
-    Failure::told(report.hint(Some(format!("what it says is in {log}"))))
+    CliError::told(report.hint(Some(format!("what it says is in {log}"))))
 }

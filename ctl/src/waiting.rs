@@ -2,9 +2,10 @@
 
 use std::{pin::pin, time::Duration};
 
+use control::humanize;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use crate::{render::numbers, screen::Screen};
+use crate::screen::Screen;
 
 /// Shorter waits are not worth a line.
 const NOTICEABLE: Duration = Duration::from_millis(400);
@@ -36,7 +37,7 @@ impl<'a> Waiting<'a> {
         if waited < NOTICEABLE || !self.screen.progress_is_watched() {
             return;
         }
-        let clock = numbers::clock(waited);
+        let clock = humanize::clock(waited);
         self.screen
             .overwrite(&format!("  {}, {clock}{}", self.doing, self.note));
         self.drawn = true;

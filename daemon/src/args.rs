@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Parser, Subcommand};
-use control::place::{Place, Wishes};
+use control::paths::{PathOverrides, Paths};
 
 /// Makes services behind Pomerium look like plain local ports.
 #[derive(Debug, Parser)]
@@ -63,8 +63,8 @@ impl Args {
     }
 
     /// Where things are; `config` wins over `--config`.
-    pub(crate) fn wishes(&self, config: Option<PathBuf>) -> Wishes {
-        Wishes {
+    pub(crate) fn wishes(&self, config: Option<PathBuf>) -> PathOverrides {
+        PathOverrides {
             config: config.or_else(|| self.config.clone()),
             state: self.state_dir.clone(),
             socket: self.socket.clone(),
@@ -73,7 +73,7 @@ impl Args {
 }
 
 /// The arguments with which pomd starts again in the same place.
-pub(crate) fn again(place: &Place, log: &str, in_background: bool) -> Vec<OsString> {
+pub(crate) fn again(place: &Paths, log: &str, in_background: bool) -> Vec<OsString> {
     let mut res = vec![
         "--config".into(),
         place.config.clone().into_os_string(),
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_restart_is_understood_as_the_start_was() {
-        let place = Place {
+        let place = Paths {
             config: "/etc/a b.toml".into(),
             state: "/state".into(),
             socket: "/run/pomd.sock".into(),
@@ -107,7 +107,7 @@ mod tests {
             assert_eq!(args.in_background, in_background);
             assert!(!args.daemonize);
             assert_eq!(args.log, "-x=debug");
-            assert_eq!(Place::find(args.wishes(None)).unwrap(), place);
+            assert_eq!(Paths::find(args.wishes(None)).unwrap(), place);
         }
     }
 }

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use crate::{
     clock::Clock,
     failpoints::Failpoints,
-    session::{Open, Servers},
+    session::{
+        Open,
+        server::{LoginServer, Pomerium},
+    },
     surroundings::Surroundings,
     system::disk::{Disk, Fs},
     upstream::proxy::Environment,
@@ -26,7 +29,7 @@ pub struct Env {
     /// The browser that login links are shown in.
     pub opener: Arc<dyn Open>,
     /// The servers that logins ask.
-    pub servers: Servers,
+    pub login_server: Arc<dyn LoginServer>,
     /// The environment variables of this process and of its service manager.
     pub surroundings: Surroundings,
     /// The forward proxies that the environment variables name.
@@ -41,7 +44,7 @@ impl Env {
             fs: Arc::new(Disk),
             failpoints: Failpoints::none(),
             opener,
-            servers: Servers::real(),
+            login_server: Arc::new(Pomerium),
             surroundings: Surroundings::of_process(),
             proxies: Arc::default(),
         }

@@ -64,7 +64,7 @@ use std::{fs::File, io, path::PathBuf, sync::Arc, time::Duration};
 
 use control::{
     holder::{Facts, Phase},
-    place::Place,
+    paths::Paths,
 };
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -90,7 +90,7 @@ use crate::{
 /// What one pomd is made of.
 pub struct Options {
     /// Where its files and its socket are.
-    pub place: Place,
+    pub place: Paths,
     /// Where a person finds the log; `None`: the terminal that started it.
     pub log: Option<String>,
     /// The newest log lines.
@@ -142,7 +142,7 @@ pub struct Locks {
 impl Locks {
     /// Locks the state folder and the socket's folder. `inherited` are lock files that the life before this one handed on.
     pub fn take(
-        place: &Place,
+        place: &Paths,
         failpoints: &Failpoints,
         inherited: &mut Vec<File>,
     ) -> Result<Self, LockError> {

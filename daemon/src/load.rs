@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use control::{place::Place, wire};
+use control::{paths::Paths, wire};
 use pomd_core::config::{self, Config, Machine};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -116,7 +116,7 @@ impl Loader {
     /// Returns the reader, the handle that asks it, and what its watch needs. The reader hands what the file holds to
     /// `agent`, tells `service` of reloads, and reads when `look` is told, as by SIGHUP.
     pub fn new(
-        place: &Place,
+        place: &Paths,
         env: &Env,
         agent: AgentHandle,
         look: Arc<Notify>,

@@ -11,7 +11,7 @@ use std::{ffi::OsString, process::ExitCode, sync::Arc, time::Duration};
 
 use args::{Action, Args};
 use clap::Parser;
-use control::{place::Place, wire::LogLine};
+use control::{paths::Paths, wire::LogLine};
 use pomd::{
     Locks, Options, RunError,
     clock::Clock,
@@ -88,7 +88,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 /// Judges the file and says so; for scripts, editors and CI.
 fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
     let named = file.is_some() || args.names_the_configuration();
-    let place = match Place::find(args.wishes(file)) {
+    let place = match Paths::find(args.wishes(file)) {
         Ok(place) => place,
         Err(error) => return fail(USAGE, &error),
     };
@@ -171,7 +171,7 @@ fn begin(
     handover: Handover,
     report: &mut Option<daemonize::StartReport>,
 ) -> Result<ExitCode, (u8, anyhow::Error)> {
-    let place = Place::find(args.wishes(None)).map_err(|it| (USAGE, it.into()))?;
+    let place = Paths::find(args.wishes(None)).map_err(|it| (USAGE, it.into()))?;
     let filter = logging::filter(&args.log).map_err(|it| (USAGE, it.into()))?;
     let restart = Restart::as_started().map_err(|it| (FAILED, it.into()))?;
     let in_background = args.daemonize || args.in_background;
@@ -207,7 +207,7 @@ fn begin(
 
 /// What is known before the first thread.
 struct Start {
-    place: Place,
+    place: Paths,
     filter: tracing_subscriber::EnvFilter,
     locks: Locks,
     /// There is no terminal and no service manager: the log goes to a file.

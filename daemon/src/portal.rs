@@ -20,7 +20,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
-    session::token::Token,
+    session::token::{Token, User},
     upstream::{
         Answer, OpenError, Upstream,
         refusal::{self, Refusal, RefusalKind, Step, Unreachable},
@@ -31,15 +31,6 @@ use crate::{
 const ROUTES: usize = 10_000;
 /// Where the page says what it knows.
 const PAGE_DATA: &[u8] = b"window.POMERIUM_DATA";
-
-/// Who a token belongs to. Cleaned for display.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
-    /// The e-mail address, else the name, else the subject.
-    pub display: String,
-    /// The subject: the same person has the same one.
-    pub subject: Option<String>,
-}
 
 /// Asks whether `token` is good, and whose it is. `OpenError::Unauthenticated` if it is not. Older servers do not know
 /// the question: see [`takes`].

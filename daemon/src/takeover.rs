@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs::File, path::Path};
 
-use control::{client::Client, holder::Holder, place::Place, wire::StopAnswer};
+use control::{client::Client, holder::Holder, paths::Paths, wire::StopAnswer};
 use pomd::{Locks, failpoints::Failpoints, lock::LockError};
 use tokio::runtime::Builder;
 
@@ -15,7 +15,7 @@ pub(crate) struct Taken {
 
 /// Takes the locks. `pushes`: a pomd in the background that holds them is asked to give way.
 pub(crate) fn take(
-    place: &Place,
+    place: &Paths,
     pushes: bool,
     inherited: &mut Vec<File>,
 ) -> Result<Taken, LockError> {

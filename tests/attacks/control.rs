@@ -11,7 +11,7 @@ use std::{
 use gateway::Upstream;
 use integration::{
     binary::binary,
-    corp::Corp,
+    deployment::Deployment,
     pomd::{self, Pomd, Setup, run},
 };
 use tokio::{
@@ -20,7 +20,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ANSWER_TIME, status, stranger};
+use super::{ANSWER_TIME, other_user, status};
 
 /// Sends these bytes to the control socket and reads until it closes.
 async fn ask(socket: &Path, request: &str) -> String {
@@ -34,10 +34,10 @@ async fn ask(socket: &Path, request: &str) -> String {
     text
 }
 
-async fn pomd() -> (Corp, Pomd) {
-    let corp = Corp::gateway(|it| it.route("echo.corp.test:7", Upstream::Echo)).await;
-    let pomd = corp.pomd(&[("echo", "echo.corp.test:7")]).await;
-    (corp, pomd)
+async fn pomd() -> (Deployment, Pomd) {
+    let deployment = Deployment::gateway(|it| it.route("echo.corp.test:7", Upstream::Echo)).await;
+    let pomd = deployment.pomd(&[("echo", "echo.corp.test:7")]).await;
+    (deployment, pomd)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,12 +142,12 @@ async fn a9_the_socket_is_closed_to_others_by_mode_and_by_uid() {
     assert_eq!(mode(&socket), 0o600);
     assert_eq!(mode(&pomd.setup().runtime()), 0o700);
     let test = "a9_the_socket_is_closed_to_others_by_mode_and_by_uid";
-    let Some(stranger) = stranger(test) else {
+    let Some(other_user) = other_user(test) else {
         return;
     };
     let path = socket.to_str().unwrap();
     let request = r"POST /v1/stop HTTP/1.1\r\nHost: pomd\r\nContent-Length: 0\r\n\r\n";
-    let said = stranger.does(&["unix", path, request]).await;
+    let said = other_user.does(&["unix", path, request]).await;
     assert_eq!(said.trim(), "not connected: no permission");
     // Even if somebody opens every door on the way.
     for (path, mode) in [
@@ -157,7 +157,7 @@ async fn a9_the_socket_is_closed_to_others_by_mode_and_by_uid() {
     ] {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
-    let said = stranger.does(&["unix", path, request]).await;
+    let said = other_user.does(&["unix", path, request]).await;
     assert!(said.trim().ends_with("after 0 bytes"), "{said}");
     assert!(
         !said.starts_with("not connected"),
@@ -169,14 +169,14 @@ async fn a9_the_socket_is_closed_to_others_by_mode_and_by_uid() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a10_pomctl_says_nothing_to_a_socket_of_another_user() {
     let test = "a10_pomctl_says_nothing_to_a_socket_of_another_user";
-    let Some(stranger) = stranger(test) else {
+    let Some(other_user) = other_user(test) else {
         return;
     };
     let folder = pomd::folder();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let socket = folder.path().join("pomd.sock");
     let socket = socket.to_str().unwrap();
-    let mut pretender = tokio::process::Command::from(stranger.command(&["pretend", socket]));
+    let mut pretender = tokio::process::Command::from(other_user.command(&["pretend", socket]));
     let mut pretender = pretender
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -217,7 +217,7 @@ async fn a10_pomd_takes_no_folder_that_others_could_have_made() {
     let runtime = setup.runtime();
     fs::set_permissions(&runtime, fs::Permissions::from_mode(0o777)).unwrap();
     if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(&runtime, Some(integration::stranger::UID), None).unwrap();
+        std::os::unix::fs::chown(&runtime, Some(integration::other_user::UID), None).unwrap();
     } else {
         integration::skipped(
             "a10_pomd_takes_no_folder_that_others_could_have_made",

@@ -2,7 +2,7 @@
 
 use gateway::{DEMO_USER, Upstream};
 use integration::{
-    corp::{CLUSTER, Corp, tunnel},
+    deployment::{CLUSTER, Deployment, tunnel},
     pomd::Pomd,
 };
 use tokio::io::AsyncWriteExt;
@@ -11,7 +11,7 @@ const ROUTE: &str = "echo.corp.test:7000";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a15_a_token_goes_to_no_host_of_another_cluster() {
-    let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
     // All of these are served by another gateway, and none is a host of corp.
     let others = [
         ("prefix", "evilcorp.test:7000"),
@@ -22,7 +22,7 @@ async fn a15_a_token_goes_to_no_host_of_another_cluster() {
             "tcp+https://proxy.evil.test:8443/echo.corp.test:7000",
         ),
     ];
-    let evil = Corp::gateway(|mut it| {
+    let evil = Deployment::gateway(|mut it| {
         it = it.domain("evil.test").route(ROUTE, Upstream::Echo);
         for (_, route) in &others[..3] {
             it = it.route(route, Upstream::Echo);
@@ -30,7 +30,7 @@ async fn a15_a_token_goes_to_no_host_of_another_cluster() {
         it
     })
     .await;
-    let mut config = corp.config(&[("echo", ROUTE)]);
+    let mut config = deployment.config(&[("echo", ROUTE)]);
     config.push_str(&format!(
         "[cluster.evil]\nhosts = [\"*.evil.test\", \"evilcorp.test\"]\nurl = \"https://evil.test\"\nconnect = \"{}\"\n\
          ca_file = {:?}\nbrowser = {}\n",
@@ -42,7 +42,7 @@ async fn a15_a_token_goes_to_no_host_of_another_cluster() {
         config.push_str(&tunnel(name, route, ""));
     }
     let pomd = Pomd::start(&config).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     for (name, _) in others {
         let mut stream = pomd.connect(name).await;
         stream.write_all(b"x").await.unwrap();
@@ -54,7 +54,7 @@ async fn a15_a_token_goes_to_no_host_of_another_cluster() {
         "{:?}",
         evil.gateway.stats()
     );
-    assert!(corp.links.all().is_empty());
+    assert!(deployment.links.all().is_empty());
     // And each token stays at home when both are logged in.
     evil.links.sign_in(1, &evil.browser).await;
     for (name, _) in others {
@@ -65,7 +65,7 @@ async fn a15_a_token_goes_to_no_host_of_another_cluster() {
             .await
             .unwrap();
     }
-    let at_corp = corp.gateway.stats();
+    let at_corp = deployment.gateway.stats();
     let allowed = |it: &String| it == "corp.test" || it.ends_with(".corp.test");
     assert!(
         at_corp.tokens_by_host.keys().all(allowed),
@@ -87,16 +87,16 @@ async fn a15_a_token_goes_to_no_host_of_another_cluster() {
         |it: &String| it == "evilcorp.test" || it == "evil.test" || it.ends_with(".evil.test");
     assert!(names.keys().all(theirs), "{names:?}");
     assert_eq!(
-        corp.gateway.stats().sign_ins + evil.gateway.stats().sign_ins,
+        deployment.gateway.stats().sign_ins + evil.gateway.stats().sign_ins,
         2
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a15_no_header_is_sent_again_after_a_redirect() {
-    let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
-    let other = Corp::gateway(|it| it.domain("evil.test")).await;
-    let pomd = corp.logged_in(&[("echo", ROUTE)]).await;
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
+    let other = Deployment::gateway(|it| it.domain("evil.test")).await;
+    let pomd = deployment.logged_in(&[("echo", ROUTE)]).await;
     for path in [
         "/.pomerium/user",
         "/.pomerium/api/v1/routes",
@@ -105,23 +105,23 @@ async fn a15_no_header_is_sent_again_after_a_redirect() {
     ] {
         let location = format!("http://{}/", other.address());
         let script = gateway::Script::answer(302, "text/plain", "").header("location", location);
-        corp.gateway.script(path, script.times(3));
+        deployment.gateway.script(path, script.times(3));
     }
     let mut stream = pomd.connect("echo").await;
     stream.write_all(b"x").await.unwrap();
     // A redirect of a CONNECT means that a login is needed.
-    corp.links.nth(1).await;
+    deployment.links.nth(1).await;
     let _ = pomd.client().up("echo").await;
     assert_eq!(other.gateway.stats().connections, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a15_what_is_sent_names_the_right_host_everywhere() {
-    let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
-    let pomd = corp.logged_in(&[("echo", ROUTE)]).await;
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
+    let pomd = deployment.logged_in(&[("echo", ROUTE)]).await;
     let mut stream = pomd.connect("echo").await;
     stream.write_all(b"x").await.unwrap();
-    let stats = corp.gateway.wait_for(|it| it.opened >= 1).await;
+    let stats = deployment.gateway.wait_for(|it| it.opened >= 1).await;
     let connect = stats
         .requests
         .iter()
@@ -138,7 +138,8 @@ async fn a15_what_is_sent_names_the_right_host_everywhere() {
             .contains(&("accept".to_owned(), "application/json".to_owned()))
     );
     assert!(
-        corp.gateway
+        deployment
+            .gateway
             .stats()
             .requests
             .iter()
@@ -154,7 +155,7 @@ async fn a15_what_is_sent_names_the_right_host_everywhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a15_a_host_beside_a_pattern_is_no_host_of_the_cluster() {
-    let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
     let table = [
         ("corp.test:7", true),
         ("a.corp.test:7", true),
@@ -171,7 +172,7 @@ async fn a15_a_host_beside_a_pattern_is_no_host_of_the_cluster() {
         ("tcp+https://evil.invalid/echo.corp.test:7", false),
         ("tcp+https://a.corp.test/evil.invalid:7", true),
     ];
-    let mut config = corp.cluster("");
+    let mut config = deployment.cluster("");
     for (index, (route, _)) in table.iter().enumerate() {
         config.push_str(&tunnel(&format!("t{index}"), route, "start = \"manual\""));
     }

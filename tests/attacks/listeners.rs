@@ -9,13 +9,13 @@ use std::{
 use control::wire::{Code, TunnelState};
 use gateway::Upstream;
 use integration::{
-    corp::{CLUSTER, Corp, tunnel},
+    deployment::{CLUSTER, Deployment, tunnel},
+    other_user::{OtherUser, UID},
     pomd::{self, Pomd, free_port},
-    stranger::{Stranger, UID},
 };
 use tokio::io::AsyncWriteExt;
 
-use super::stranger;
+use super::other_user;
 
 const ROUTE: &str = "greeter.corp.test:7000";
 
@@ -26,17 +26,17 @@ fn greeter() -> Upstream {
     })
 }
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(ROUTE, greeter())).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(ROUTE, greeter())).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_another_uid_gets_a_reset_and_starts_no_login() {
-    let Some(stranger) = stranger("a1_another_uid_gets_a_reset_and_starts_no_login") else {
+    let Some(other_user) = other_user("a1_another_uid_gets_a_reset_and_starts_no_login") else {
         return;
     };
-    let corp = corp().await;
-    let pomd = corp.pomd(&[("greeter", ROUTE)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.pomd(&[("greeter", ROUTE)]).await;
     let port = pomd.address("greeter").await.port();
     let mut tries = 0;
     for (host, times) in [
@@ -45,7 +45,7 @@ async fn a1_another_uid_gets_a_reset_and_starts_no_login() {
         ("[::ffff:127.0.0.1]", 100),
     ] {
         let address = format!("{host}:{port}");
-        let said = stranger
+        let said = other_user
             .does(&["connect", &address, &times.to_string()])
             .await;
         assert_eq!(said.lines().count(), times);
@@ -59,11 +59,11 @@ async fn a1_another_uid_gets_a_reset_and_starts_no_login() {
     assert_eq!(shown.connections.turned_away, tries as u64);
     assert_eq!(shown.connections.open + shown.connections.waiting, 0);
     assert_eq!(
-        corp.gateway.stats().connections,
+        deployment.gateway.stats().connections,
         0,
         "no dial for a stranger"
     );
-    assert!(corp.links.all().is_empty(), "no login for a stranger");
+    assert!(deployment.links.all().is_empty(), "no login for a stranger");
     // One log line a minute, not one for each.
     let lines = pomd
         .words()
@@ -76,27 +76,27 @@ async fn a1_another_uid_gets_a_reset_and_starts_no_login() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_another_uid_gets_nothing_of_an_open_session_unless_it_is_allowed() {
     let test = "a1_another_uid_gets_nothing_of_an_open_session_unless_it_is_allowed";
-    let Some(stranger) = stranger(test) else {
+    let Some(other_user) = other_user(test) else {
         return;
     };
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("greeter", ROUTE)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&[("greeter", ROUTE)]).await;
     let address = pomd.address("greeter").await.to_string();
-    let opened = corp.gateway.stats().opened;
-    let said = stranger.does(&["connect", &address, "20"]).await;
+    let opened = deployment.gateway.stats().opened;
+    let said = other_user.does(&["connect", &address, "20"]).await;
     assert!(said.lines().all(|it| it == "reset after 0 bytes"), "{said}");
-    assert_eq!(corp.gateway.stats().opened, opened);
+    assert_eq!(deployment.gateway.stats().opened, opened);
     // That the stranger can be served at all shows that the refusals mean something.
     let allowed = format!(
         "[settings]\nallow_users = [\"{UID}\"]\n{}",
-        corp.config(&[("greeter", ROUTE)])
+        deployment.config(&[("greeter", ROUTE)])
     );
     pomd.reload(&allowed).await;
-    let said = stranger.does(&["connect", &address, "3"]).await;
+    let said = other_user.does(&["connect", &address, "3"]).await;
     assert!(said.lines().all(|it| it == "ended after 7 bytes"), "{said}");
     // And no longer, once the line is gone.
-    pomd.reload(&corp.config(&[("greeter", ROUTE)])).await;
-    let said = stranger.does(&["connect", &address, "3"]).await;
+    pomd.reload(&deployment.config(&[("greeter", ROUTE)])).await;
+    let said = other_user.does(&["connect", &address, "3"]).await;
     assert!(said.lines().all(|it| it == "reset after 0 bytes"), "{said}");
 }
 
@@ -104,8 +104,8 @@ async fn a1_another_uid_gets_nothing_of_an_open_session_unless_it_is_allowed() {
 struct Held(Child);
 
 impl Held {
-    fn new(stranger: &Stranger, address: &str) -> Self {
-        let mut command = stranger.command(&["hold", address]);
+    fn new(other_user: &OtherUser, address: &str) -> Self {
+        let mut command = other_user.command(&["hold", address]);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -136,14 +136,15 @@ async fn busy(pomd: &Pomd) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a3_a_port_that_a_stranger_holds_on_one_address_is_taken_on_neither() {
     let test = "a3_a_port_that_a_stranger_holds_on_one_address_is_taken_on_neither";
-    let Some(stranger) = stranger(test) else {
+    let Some(other_user) = other_user(test) else {
         return;
     };
-    let corp = corp().await;
+    let deployment = deployment().await;
     for (theirs, other) in [("[::1]", "127.0.0.1"), ("127.0.0.1", "[::1]")] {
         let port = free_port();
-        let held = Held::new(&stranger, &format!("{theirs}:{port}"));
-        let config = corp.cluster("") + &tunnel("greeter", ROUTE, &format!("listen = {port}"));
+        let held = Held::new(&other_user, &format!("{theirs}:{port}"));
+        let config =
+            deployment.cluster("") + &tunnel("greeter", ROUTE, &format!("listen = {port}"));
         let pomd = Pomd::start(&config).await;
         busy(&pomd).await;
         let beside = format!("{other}:{port}");
@@ -157,7 +158,9 @@ async fn a3_a_port_that_a_stranger_holds_on_one_address_is_taken_on_neither() {
         pomd.address("greeter").await;
         // Now it is ours on both.
         for address in [theirs, other] {
-            let said = stranger.does(&["hold", &format!("{address}:{port}")]).await;
+            let said = other_user
+                .does(&["hold", &format!("{address}:{port}")])
+                .await;
             assert_eq!(said.trim(), "not held: AddrInUse");
         }
     }
@@ -167,29 +170,29 @@ async fn a3_a_port_that_a_stranger_holds_on_one_address_is_taken_on_neither() {
 async fn a4_a_port_is_ours_while_logged_out_and_who_took_it_from_a_pomd_that_stopped_is_named() {
     let test =
         "a4_a_port_is_ours_while_logged_out_and_who_took_it_from_a_pomd_that_stopped_is_named";
-    let Some(stranger) = stranger(test) else {
+    let Some(other_user) = other_user(test) else {
         return;
     };
-    let corp = corp().await;
+    let deployment = deployment().await;
     let port = free_port();
-    let config = corp.cluster("") + &tunnel("greeter", ROUTE, &format!("listen = {port}"));
+    let config = deployment.cluster("") + &tunnel("greeter", ROUTE, &format!("listen = {port}"));
     let mut pomd = Pomd::start(&config).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     pomd.client().logout(CLUSTER).await.unwrap();
     pomd.wait_for_tunnel("greeter", TunnelState::Login).await;
     for host in ["127.0.0.1", "[::1]"] {
-        let said = stranger.does(&["hold", &format!("{host}:{port}")]).await;
+        let said = other_user.does(&["hold", &format!("{host}:{port}")]).await;
         assert_eq!(said.trim(), "not held: AddrInUse", "{host}");
     }
     for host in ["127.0.0.1", "[::1]"] {
         pomd.stop().await;
-        let held = Held::new(&stranger, &format!("{host}:{port}"));
+        let held = Held::new(&other_user, &format!("{host}:{port}"));
         pomd.start_again().await;
         busy(&pomd).await;
         let page = pomd.pomctl(&["status"]).await;
         let page = String::from_utf8_lossy(&page.stdout).into_owned();
         // Root is told the program too.
-        let named = format!("stranger (pid {}) holds the port", held.0.id());
+        let named = format!("other-user (pid {}) holds the port", held.0.id());
         assert!(page.contains(&named), "{page}");
         drop(held);
         pomd.address("greeter").await;

@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use control::wire::{ClusterState, LoginRequest};
 use gateway::{DEMO_USER, Script, Upstream};
 use integration::{
-    corp::{CLUSTER, Corp},
+    deployment::{CLUSTER, Deployment},
+    other_user::UID,
     pomd::{Pomd, cluster},
-    stranger::UID,
 };
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{raw, status, stranger};
+use super::{other_user, raw, status};
 
 const ROUTE: &str = "echo.corp.test:7000";
 const LOGIN: &str = "/.pomerium/api/v1/login";
@@ -20,7 +20,7 @@ const MALLORY: &str = "mallory@example.com";
 
 /// A login that waits for the person, and where its answer is to come.
 struct Waiting {
-    corp: Corp,
+    deployment: Deployment,
     pomd: Pomd,
     link: String,
     callback: SocketAddr,
@@ -34,12 +34,12 @@ impl Waiting {
 
     /// With these settings.
     async fn with(settings: &str) -> Self {
-        let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
-        let config = settings.to_owned() + &corp.config(&[("echo", ROUTE)]);
+        let deployment = Deployment::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
+        let config = settings.to_owned() + &deployment.config(&[("echo", ROUTE)]);
         let pomd = Pomd::start(&config).await;
         let answer = pomd.client().login(CLUSTER, LoginRequest::default()).await;
         let link = answer.unwrap().login.unwrap().link;
-        let sign_in = corp.browser.get(&link).await.unwrap();
+        let sign_in = deployment.browser.get(&link).await.unwrap();
         assert_eq!(sign_in.status, 302);
         let sign_in = url::Url::parse(sign_in.header("location").unwrap()).unwrap();
         let mut pairs = sign_in.query_pairs();
@@ -49,7 +49,7 @@ impl Waiting {
         Self {
             callback: callback.parse().unwrap(),
             path: format!("/{path}"),
-            corp,
+            deployment,
             pomd,
             link,
         }
@@ -82,7 +82,7 @@ impl Waiting {
 
     /// The person comes at last, and it works.
     async fn the_person_signs_in(&self) {
-        let page = self.corp.browser.visit(&self.link).await.unwrap();
+        let page = self.deployment.browser.visit(&self.link).await.unwrap();
         assert_eq!(page.status, 200, "{page:?}");
         self.logged_in().await;
         let shown = self.pomd.status().await;
@@ -93,11 +93,11 @@ impl Waiting {
 #[tokio::test(flavor = "multi_thread")]
 async fn a5_another_uid_that_knows_path_and_port_and_a_good_token_is_refused() {
     let test = "a5_another_uid_that_knows_path_and_port_and_a_good_token_is_refused";
-    let Some(stranger) = stranger(test) else {
+    let Some(other_user) = other_user(test) else {
         return;
     };
     let waiting = Waiting::new().await;
-    let token = waiting.corp.gateway.token(MALLORY);
+    let token = waiting.deployment.gateway.token(MALLORY);
     let address = waiting.callback.to_string();
     for path in [
         format!("{}?pomerium_jwt={token}", waiting.path),
@@ -108,7 +108,7 @@ async fn a5_another_uid_that_knows_path_and_port_and_a_good_token_is_refused() {
             .map(|it| format!("/{}", it.1))
             .unwrap(),
     ] {
-        let said = stranger.does(&["get", &address, &path]).await;
+        let said = other_user.does(&["get", &address, &path]).await;
         assert_eq!(said.trim(), "reset after 0 bytes", "{path}");
         waiting.still_waits("a stranger's visit").await;
     }
@@ -118,35 +118,35 @@ async fn a5_another_uid_that_knows_path_and_port_and_a_good_token_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a5_a_user_who_may_use_the_listeners_may_not_answer_the_owner_s_login() {
     let test = "a5_a_user_who_may_use_the_listeners_may_not_answer_the_owner_s_login";
-    let Some(stranger) = stranger(test) else {
+    let Some(other_user) = other_user(test) else {
         return;
     };
     let waiting = Waiting::with(&format!("[settings]\nallow_users = [{UID}]\n")).await;
-    let token = waiting.corp.gateway.token(MALLORY);
+    let token = waiting.deployment.gateway.token(MALLORY);
     let address = waiting.callback.to_string();
     for path in [
         format!("{}?pomerium_jwt={token}", waiting.path),
         format!("/{}", waiting.link.rsplit_once('/').unwrap().1),
     ] {
-        let said = stranger.does(&["get", &address, &path]).await;
+        let said = other_user.does(&["get", &address, &path]).await;
         assert_eq!(said.trim(), "reset after 0 bytes", "{path}");
         waiting.still_waits("an allowed user's visit").await;
     }
     waiting.the_person_signs_in().await;
     // The listeners are another matter.
     let tunnel = waiting.pomd.address("echo").await.to_string();
-    let said = stranger.does(&["connect", &tunnel, "1"]).await;
+    let said = other_user.does(&["connect", &tunnel, "1"]).await;
     assert_eq!(said.trim(), "silence after 18 bytes", "an echo that stays");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_a5_what_was_left_at_the_login_page_before_a_reset_is_no_answer() {
     let test = "a1_a5_what_was_left_at_the_login_page_before_a_reset_is_no_answer";
-    let Some(stranger) = stranger(test) else {
+    let Some(other_user) = other_user(test) else {
         return;
     };
     let mut waiting = Waiting::new().await;
-    let token = waiting.corp.gateway.token(MALLORY);
+    let token = waiting.deployment.gateway.token(MALLORY);
     let address = waiting.callback.to_string();
     let answer = format!(
         "GET {}?pomerium_jwt={token} HTTP/1.1\\r\\nHost: {address}\\r\\n\\r\\n",
@@ -155,7 +155,7 @@ async fn a1_a5_what_was_left_at_the_login_page_before_a_reset_is_no_answer() {
     waiting.pomd.process().stand_still().await;
     let mut ours = Vec::new();
     for _ in 0..8 {
-        ours.push(stranger.leaves(waiting.callback, &answer).await);
+        ours.push(other_user.leaves(waiting.callback, &answer).await);
     }
     waiting.pomd.process().signal(Signal::CONT);
     // Ours are served, so those before them were looked at.
@@ -173,7 +173,7 @@ async fn a1_a5_what_was_left_at_the_login_page_before_a_reset_is_no_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn l5_a7_only_the_one_right_request_counts() {
     let waiting = Waiting::new().await;
-    let good = waiting.corp.gateway.token(MALLORY);
+    let good = waiting.deployment.gateway.token(MALLORY);
     let right = format!("{}?pomerium_jwt={good}", waiting.path);
     let wrong_path = format!("{}x?pomerium_jwt={good}", waiting.path);
     let port = waiting.callback.port();
@@ -237,8 +237,8 @@ async fn l5_a7_only_the_one_right_request_counts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a7_a_token_that_the_server_does_not_know_does_not_count() {
     let waiting = Waiting::new().await;
-    let ended = waiting.corp.gateway.token(MALLORY);
-    waiting.corp.gateway.end_session(&ended);
+    let ended = waiting.deployment.gateway.token(MALLORY);
+    waiting.deployment.gateway.end_session(&ended);
     let long = "x".repeat(20 << 10);
     for token in ["", "nonsense", "a b", "%00", "%1b%5b31m", &ended, &long] {
         let target = format!("{}?pomerium_jwt={token}", waiting.path);
@@ -253,7 +253,7 @@ async fn a7_a_token_that_the_server_does_not_know_does_not_count() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a7_a_thousand_guesses_change_nothing() {
     let waiting = Waiting::new().await;
-    let token = waiting.corp.gateway.token(MALLORY);
+    let token = waiting.deployment.gateway.token(MALLORY);
     for n in 0..1000 {
         let target = format!(
             "/{n}{}?pomerium_jwt={token}",
@@ -269,7 +269,7 @@ async fn a7_a_thousand_guesses_change_nothing() {
 async fn a7_a_second_use_does_nothing() {
     let waiting = Waiting::new().await;
     waiting.the_person_signs_in().await;
-    let token = waiting.corp.gateway.token(MALLORY);
+    let token = waiting.deployment.gateway.token(MALLORY);
     let target = format!("{}?pomerium_jwt={token}", waiting.path);
     waiting.get(&target, "").await;
     let shown = waiting.pomd.status().await;
@@ -284,7 +284,7 @@ async fn a7_a_second_use_does_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a8_the_replies_hold_no_token_and_forbid_everything_else() {
     let waiting = Waiting::new().await;
-    let token = waiting.corp.gateway.token(DEMO_USER);
+    let token = waiting.deployment.gateway.token(DEMO_USER);
     let taken = waiting
         .get(&format!("{}?pomerium_jwt={token}", waiting.path), "")
         .await;
@@ -325,7 +325,7 @@ async fn a8_the_replies_hold_no_token_and_forbid_everything_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a12_a_hostile_login_url_leads_nowhere() {
     let waiting = Waiting::new().await;
-    let gateway = &waiting.corp.gateway;
+    let gateway = &waiting.deployment.gateway;
     let long = format!("https://corp.test/{}", "x".repeat(9 << 10));
     for url in [
         "javascript:alert(1)",
@@ -347,7 +347,7 @@ async fn a12_a_hostile_login_url_leads_nowhere() {
         &"x".repeat(1 << 20),
     ] {
         gateway.script(LOGIN, Script::answer(200, "text/plain", url).times(1));
-        let page = waiting.corp.browser.get(&waiting.link).await.unwrap();
+        let page = waiting.deployment.browser.get(&waiting.link).await.unwrap();
         let shown = &url[..url.len().min(40)];
         assert!(
             page.header("location").is_none(),
@@ -362,7 +362,7 @@ async fn a12_a_hostile_login_url_leads_nowhere() {
             .header("location", "https://corp.test/")
             .times(1);
         gateway.script(LOGIN, script);
-        let page = waiting.corp.browser.get(&waiting.link).await.unwrap();
+        let page = waiting.deployment.browser.get(&waiting.link).await.unwrap();
         assert!(page.header("location").is_none(), "{status}: {page:?}");
         waiting.still_waits(&status.to_string()).await;
     }
@@ -371,15 +371,15 @@ async fn a12_a_hostile_login_url_leads_nowhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a12_the_browser_gets_one_argument_and_it_is_the_local_link() {
-    let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
     // The script would note a second argument of pomd's in a line of its own.
     let folder = integration::pomd::folder();
     let script = folder.path().join("browser");
     let noted = folder.path().join("noted");
     let body = format!("printf '%s\\n' \"$@\" > {noted:?}.new && mv {noted:?}.new {noted:?}");
     integration::person::write_script(&script, &body);
-    let browser = format!("browser = {}", corp.links.key());
-    let config = corp.config(&[("echo", ROUTE)]).replace(
+    let browser = format!("browser = {}", deployment.links.key());
+    let config = deployment.config(&[("echo", ROUTE)]).replace(
         &browser,
         &format!("browser = [{script:?}, \"a b\", \"$(id)\"]"),
     );

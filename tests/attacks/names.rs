@@ -14,7 +14,7 @@ use gateway::{Stats, Upstream};
 use integration::{
     PATIENCE,
     binary::binary,
-    corp::{Corp, tunnel},
+    deployment::{Deployment, tunnel},
     pomd::{Pomd, Setup, run},
     skipped,
 };
@@ -75,7 +75,7 @@ async fn pomd_that_finds(test: &str, names: &[&str], config: &str) -> Option<Pom
 }
 
 /// `[cluster.NAME]` that is dialled where its names lead, at the gateway's own port.
-fn cluster(corp: &Corp, name: &str, host: &str) -> String {
+fn cluster(deployment: &Deployment, name: &str, host: &str) -> String {
     let hosts = if host == "p.test" {
         String::new()
     } else {
@@ -83,24 +83,24 @@ fn cluster(corp: &Corp, name: &str, host: &str) -> String {
     };
     format!(
         "[cluster.{name}]\nurl = \"https://{host}:{}\"\n{hosts}ca_file = {:?}\nbrowser = {}\n",
-        corp.address().port(),
-        corp.ca_file(),
-        corp.links.key()
+        deployment.address().port(),
+        deployment.ca_file(),
+        deployment.links.key()
     )
 }
 
 /// A company at `*.corp.test`, a plain server that attackers know, and a pomd that is logged in and could reach both.
-struct Scene {
-    corp: Corp,
+struct Scenario {
+    deployment: Deployment,
     plain: Plain,
     pomd: Pomd,
 }
 
-impl Scene {
+impl Scenario {
     async fn new(test: &str) -> Option<Self> {
-        let corp = Corp::gateway(|it| it).await;
+        let deployment = Deployment::gateway(|it| it).await;
         let plain = Plain::start().await;
-        let config = cluster(&corp, "corp", "corp.test");
+        let config = cluster(&deployment, "corp", "corp.test");
         let names = [
             "corp.test",
             "web.corp.test",
@@ -108,8 +108,12 @@ impl Scene {
             "evilcorp.test",
         ];
         let pomd = pomd_that_finds(test, &names, &config).await?;
-        corp.log_in(&pomd).await;
-        Some(Self { corp, plain, pomd })
+        deployment.log_in(&pomd).await;
+        Some(Self {
+            deployment,
+            plain,
+            pomd,
+        })
     }
 
     /// ssh's option that the README tells to write.
@@ -147,7 +151,7 @@ impl Scene {
     /// Nothing went to the plain server, and no token to another name than those of the cluster.
     fn is_safe(&self, after: &str) -> Stats {
         self.plain.heard_nothing(after);
-        let stats = self.corp.gateway.stats();
+        let stats = self.deployment.gateway.stats();
         let ours = |it: &String| it == "corp.test" || it.ends_with(".corp.test");
         let names = [&stats.tokens_by_name, &stats.tokens_by_host];
         let all = names.into_iter().flat_map(BTreeMap::keys);
@@ -164,11 +168,11 @@ fn words(output: &Output) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a24_ssh_that_is_led_astray_sends_no_token_anywhere_else() {
     let test = "a24_ssh_that_is_led_astray_sends_no_token_anywhere_else";
-    let Some(scene) = Scene::new(test).await else {
+    let Some(scenario) = Scenario::new(test).await else {
         return;
     };
-    let port = scene.plain.port;
-    let mark = scene.pomd.setup().folder().join("mark");
+    let port = scenario.plain.port;
+    let mark = scenario.pomd.setup().folder().join("mark");
     let names = [
         format!("tcp+http://attacker.corp.test:{port}/x"),
         format!("tcp+https://attacker.corp.test:{port}/x"),
@@ -197,25 +201,25 @@ async fn a24_ssh_that_is_led_astray_sends_no_token_anywhere_else() {
         "a\nHost *.corp.test".to_owned(),
     ];
     for name in &names {
-        let before = scene.corp.gateway.stats().connects;
-        let output = scene.ssh(&["--", name, "true"]).await;
+        let before = scenario.deployment.gateway.stats().connects;
+        let output = scenario.ssh(&["--", name, "true"]).await;
         assert_eq!(output.status.code(), Some(255), "{name}: {output:?}");
         assert!(!output.stderr.is_empty(), "{name}");
         assert!(!mark.exists(), "{name}");
-        assert_eq!(scene.is_safe(name).connects, before, "{name}");
+        assert_eq!(scenario.is_safe(name).connects, before, "{name}");
     }
     // What is wrong and what to write instead, in one line.
-    let output = scene.ssh(&["--", &names[0], "true"]).await;
+    let output = scenario.ssh(&["--", &names[0], "true"]).await;
     let said = words(&output);
     assert!(
         said.contains("HOST:PORT") && said.contains("configuration file"),
         "{said}"
     );
     // An honest name on the same way arrives, with a token.
-    let output = scene
+    let output = scenario
         .ssh(&["-p", "22", "--", "web.corp.test", "true"])
         .await;
-    let stats = scene.is_safe("web.corp.test");
+    let stats = scenario.is_safe("web.corp.test");
     assert!(
         stats.tokens_by_host.contains_key("web.corp.test"),
         "{stats:?} {output:?}"
@@ -247,12 +251,12 @@ async fn a24_git_that_clones_submodules_sends_no_token_anywhere_else() {
     if Command::new("git").arg("--version").output().is_err() {
         return skipped(test, "there is no git");
     }
-    let Some(scene) = Scene::new(test).await else {
+    let Some(scenario) = Scenario::new(test).await else {
         return;
     };
-    let port = scene.plain.port;
-    let folder = scene.pomd.setup().folder();
-    let ssh = format!("ssh -F {}", scene.ssh_config());
+    let port = scenario.plain.port;
+    let folder = scenario.pomd.setup().folder();
+    let ssh = format!("ssh -F {}", scenario.ssh_config());
     let urls = [
         format!("ssh://git@[tcp+http://attacker.corp.test:{port}/x]/r.git"),
         format!("ssh://git@[tcp+http://attacker.corp.test:{port}/x]:22/r.git"),
@@ -290,9 +294,9 @@ async fn a24_git_that_clones_submodules_sends_no_token_anywhere_else() {
         assert!(!output.status.success(), "{url}");
         // git came as far as it does for an honest submodule.
         assert!(words(&output).contains("sub"), "{url}: {}", words(&output));
-        scene.is_safe(url);
+        scenario.is_safe(url);
     }
-    let before = scene.corp.gateway.stats().tokens_by_host;
+    let before = scenario.deployment.gateway.stats().tokens_by_host;
     let honest = run(
         {
             let mut asking = git(folder, &["ls-remote", "ssh://git@web.corp.test/r.git"]);
@@ -302,7 +306,7 @@ async fn a24_git_that_clones_submodules_sends_no_token_anywhere_else() {
         LIMIT,
     )
     .await;
-    let after = scene.is_safe("an honest address").tokens_by_host;
+    let after = scenario.is_safe("an honest address").tokens_by_host;
     assert_ne!(before, after, "{}", words(&honest));
 }
 
@@ -375,16 +379,16 @@ fn host_of_ours(text: &str) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a15_a24_whatever_is_drawn_a_token_goes_by_tls_to_the_name_that_was_said_or_nowhere() {
     let test = "a15_a24_whatever_is_drawn_a_token_goes_by_tls_to_the_name_that_was_said_or_nowhere";
-    let Some(scene) = Scene::new(test).await else {
+    let Some(scenario) = Scenario::new(test).await else {
         return;
     };
-    let names = drawn(scene.plain.port, scene.corp.address().port());
+    let names = drawn(scenario.plain.port, scenario.deployment.address().port());
     let mut runner = TestRunner::deterministic();
     let (mut sent, mut refused) = (0, 0);
     for n in 0..600 {
         let name = names.new_tree(&mut runner).unwrap().current();
-        let before = scene.corp.gateway.stats().tokens_by_name;
-        let opened = scene.pomd.client().connect(&name, n % 2 == 0).await;
+        let before = scenario.deployment.gateway.stats().tokens_by_name;
+        let opened = scenario.pomd.client().connect(&name, n % 2 == 0).await;
         // Handed out at once where ssh is told of refusals; no name has a route, so there is an end.
         let answered = match opened {
             Ok(mut stream) => {
@@ -401,7 +405,7 @@ async fn a15_a24_whatever_is_drawn_a_token_goes_by_tls_to_the_name_that_was_said
             }
             Err(error) => panic!("{name:?}: {error}"),
         };
-        let after = scene.is_safe(&name).tokens_by_name;
+        let after = scenario.is_safe(&name).tokens_by_name;
         let grown: Vec<&String> = after
             .iter()
             .filter(|it| before.get(it.0) != Some(it.1))
@@ -425,7 +429,8 @@ async fn a15_a24_whatever_is_drawn_a_token_goes_by_tls_to_the_name_that_was_said
 async fn a28_two_on_one_host_are_told_apart_and_neither_gets_the_other_s_token() {
     let test = "a28_two_on_one_host_are_told_apart_and_neither_gets_the_other_s_token";
     const DB: &str = "db.internal:5432";
-    let company = async |name| Corp::named(name, "p.test", |it| it.route(DB, Upstream::Echo)).await;
+    let company =
+        async |name| Deployment::named(name, "p.test", |it| it.route(DB, Upstream::Echo)).await;
     let (a, b) = (company("a").await, company("b").await);
     let ports = [&a, &b].map(|it| it.address().port());
     let config = cluster(&a, "a", "p.test")
@@ -467,9 +472,9 @@ async fn a28_two_on_one_host_are_told_apart_and_neither_gets_the_other_s_token()
     let [at_a, at_b] = tokens();
     assert_eq!(at_a, before[0]);
     assert!(at_b > before[1]);
-    for corp in [&a, &b] {
+    for deployment in [&a, &b] {
         assert_eq!(
-            corp.gateway.stats().refused,
+            deployment.gateway.stats().refused,
             0,
             "a token that is not its own"
         );
@@ -481,25 +486,26 @@ async fn a24_a_port_that_a_saved_file_names_is_good_from_then_on() {
     let test = "a24_a_port_that_a_saved_file_names_is_good_from_then_on";
     const DB: &str = "db.internal:5432";
     const WEB: &str = "web.corp.test:22";
-    let corp = Corp::gateway(|it| it.route(DB, Upstream::Echo).route(WEB, Upstream::Echo)).await;
-    let without = cluster(&corp, "corp", "corp.test");
-    let relay = integration::relay::Relay::start(corp.address()).await;
+    let deployment =
+        Deployment::gateway(|it| it.route(DB, Upstream::Echo).route(WEB, Upstream::Echo)).await;
+    let without = cluster(&deployment, "corp", "corp.test");
+    let relay = integration::relay::Relay::start(deployment.address()).await;
     let other = relay.address().port();
     let names = ["corp.test", "web.corp.test", "b.corp.test"];
     let Some(pomd) = pomd_that_finds(test, &names, &without).await else {
         return;
     };
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let through = format!("tcp+https://b.corp.test:{other}/{DB}");
     pomd.reload(&(without.clone() + &tunnel("db", &through, "")))
         .await;
     let mut stream = pomd.connect("db").await;
-    integration::witness::echoes(&mut stream, b"by the port of the tunnel").await;
+    integration::bystander::echoes(&mut stream, b"by the port of the tunnel").await;
     assert!(relay.counts().accepted > 0);
     // The login was not touched by that.
     pomd.client().connect(WEB, false).await.unwrap();
-    assert!(corp.links.all().is_empty(), "a login was asked for");
-    let tokens = corp.gateway.stats().tokens_by_name;
+    assert!(deployment.links.all().is_empty(), "a login was asked for");
+    let tokens = deployment.gateway.stats().tokens_by_name;
     for name in ["b.corp.test", "web.corp.test"] {
         assert!(tokens.contains_key(name), "{tokens:?}");
     }

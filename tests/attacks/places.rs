@@ -6,7 +6,7 @@ use control::wire::{ClusterState, LoginRequest};
 use gateway::Upstream;
 use integration::{
     PATIENCE,
-    corp::{CLUSTER, Corp},
+    deployment::{CLUSTER, Deployment},
     pomd::{Pomd, cluster},
 };
 use tokio::{
@@ -88,8 +88,8 @@ async fn a31_clients_of_the_control_socket_that_say_nothing_or_half_of_it_give_w
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a31_silent_visitors_of_the_login_page_do_not_keep_the_person_out() {
-    let corp = Corp::gateway(|it| it.route("echo.corp.test:7", Upstream::Echo)).await;
-    let pomd = corp.pomd(&[("echo", "echo.corp.test:7")]).await;
+    let deployment = Deployment::gateway(|it| it.route("echo.corp.test:7", Upstream::Echo)).await;
+    let pomd = deployment.pomd(&[("echo", "echo.corp.test:7")]).await;
     for says in ["", "GET / HTTP/1.1\r\nHost: 127"] {
         let answer = pomd.client().login(CLUSTER, LoginRequest::default()).await;
         let link = answer.unwrap().login.unwrap().link;
@@ -107,7 +107,7 @@ async fn a31_silent_visitors_of_the_login_page_do_not_keep_the_person_out() {
             silent.push(stream);
         }
         let begun = Instant::now();
-        let page = corp.browser.visit(&link).await.unwrap();
+        let page = deployment.browser.visit(&link).await.unwrap();
         assert_eq!(page.status, 200, "{page:?}");
         assert!(begun.elapsed() < SOON, "{says:?}: {:?}", begun.elapsed());
         pomd.wait_for("logged in", |it| {

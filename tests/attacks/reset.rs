@@ -10,17 +10,17 @@ use std::{
 
 use gateway::Upstream;
 use integration::{
-    corp::{Corp, tunnel},
+    bystander::echoes,
+    deployment::{Deployment, tunnel},
     namespace::{Machines, Wire},
     pomd::Setup,
     relay::Relay,
     skipped,
-    witness::echoes,
 };
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::stranger;
+use super::other_user;
 
 const ROUTE: &str = "heard.corp.test:7000";
 /// What strangers say, again and again.
@@ -65,12 +65,12 @@ impl Heard {
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_what_was_left_before_a_reset_goes_nowhere_although_its_port_is_ours_by_then() {
     let test = "a1_what_was_left_before_a_reset_goes_nowhere_although_its_port_is_ours_by_then";
-    let Some(stranger) = stranger(test) else {
+    let Some(other_user) = other_user(test) else {
         return;
     };
     let heard = Heard::default();
-    let corp = Corp::gateway(|it| it.route(ROUTE, heard.service())).await;
-    let mut pomd = corp.logged_in(&[("heard", ROUTE)]).await;
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, heard.service())).await;
+    let mut pomd = deployment.logged_in(&[("heard", ROUTE)]).await;
     let port = pomd.address("heard").await.port();
     let mut times = 0;
     for host in ["127.0.0.1", "[::1]"] {
@@ -78,7 +78,7 @@ async fn a1_what_was_left_before_a_reset_goes_nowhere_although_its_port_is_ours_
         pomd.process().stand_still().await;
         let mut ours = Vec::new();
         for _ in 0..10 {
-            ours.push(stranger.leaves(at, STRANGERS).await);
+            ours.push(other_user.leaves(at, STRANGERS).await);
         }
         pomd.process().signal(Signal::CONT);
         for stream in &mut ours {
@@ -95,8 +95,8 @@ async fn a1_what_was_left_before_a_reset_goes_nowhere_although_its_port_is_ours_
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_a_client_that_is_gone_before_its_route_is_open_is_dropped_with_what_it_left() {
     let heard = Heard::default();
-    let corp = Corp::gateway(|it| it.route(ROUTE, heard.service())).await;
-    let pomd = corp.pomd(&[("heard", ROUTE)]).await;
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, heard.service())).await;
+    let pomd = deployment.pomd(&[("heard", ROUTE)]).await;
     let address = pomd.address("heard").await;
     // It was there when it was looked at, and waits for the login with more than is taken of a client.
     let mut client = pomd.connect("heard").await;
@@ -104,10 +104,10 @@ async fn a1_a_client_that_is_gone_before_its_route_is_open_is_dropped_with_what_
         .write_all(STRANGERS.repeat(16 << 10).as_bytes())
         .await
         .unwrap();
-    corp.links.nth(1).await;
+    deployment.links.nth(1).await;
     client.set_zero_linger().unwrap();
     drop(client);
-    corp.links.sign_in(1, &corp.browser).await;
+    deployment.links.sign_in(1, &deployment.browser).await;
     let mut ours = tokio::net::TcpStream::connect(address).await.unwrap();
     echoes(&mut ours, b"ours ").await;
     assert_eq!(heard.is_only("ours "), 1);
@@ -122,7 +122,7 @@ const OURS: usize = 100;
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_a_flood_of_resets_where_all_other_ports_are_taken_brings_nothing_through() {
     let test = "a1_a_flood_of_resets_where_all_other_ports_are_taken_brings_nothing_through";
-    let Some(stranger) = stranger(test) else {
+    let Some(other_user) = other_user(test) else {
         return;
     };
     let machines = match Machines::start().await {
@@ -130,14 +130,14 @@ async fn a1_a_flood_of_resets_where_all_other_ports_are_taken_brings_nothing_thr
         Err(why) => return skipped(test, &why),
     };
     let heard = Heard::default();
-    let mut corp = Corp::gateway(|it| it.route(ROUTE, heard.service())).await;
+    let mut deployment = Deployment::gateway(|it| it.route(ROUTE, heard.service())).await;
     let outer = SocketAddr::from((Wire::First.four(1), 443));
-    let _relay = Relay::with(machines.outside.listen(outer), corp.address());
-    corp.browse_at(outer);
-    let config = corp.cluster_at(outer, "") + &tunnel("heard", ROUTE, "");
+    let _relay = Relay::with(machines.outside.listen(outer), deployment.address());
+    deployment.browse_at(outer);
+    let config = deployment.cluster_at(outer, "") + &tunnel("heard", ROUTE, "");
     let inside = machines.inside.clone();
     let pomd = Setup::new(&config).on(inside.clone()).start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let port = pomd.address("heard").await.port();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let range = format!("{FIRST} {LAST}");
@@ -145,7 +145,7 @@ async fn a1_a_flood_of_resets_where_all_other_ports_are_taken_brings_nothing_thr
         inside.within(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", range.as_bytes()));
     narrowed.unwrap();
     let [to, first, last] = [address.to_string(), FIRST.to_string(), LAST.to_string()];
-    let mut command = stranger.command(&["flood", &to, &first, &last]);
+    let mut command = other_user.command(&["flood", &to, &first, &last]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut flood = inside.within(|| command.spawn()).unwrap();
     let mut words = BufReader::new(flood.stdout.take().unwrap()).lines();

@@ -9,7 +9,7 @@ use std::{
 use control::wire::ClusterState;
 use gateway::Upstream;
 use integration::{
-    corp::{CLUSTER, Corp},
+    deployment::{CLUSTER, Deployment},
     pomd::{Pomd, cluster},
 };
 
@@ -17,10 +17,10 @@ use super::files;
 
 const ROUTE: &str = "echo.corp.test:7000";
 
-async fn logged_in() -> (Corp, Pomd) {
-    let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
-    let pomd = corp.logged_in(&[("echo", ROUTE)]).await;
-    (corp, pomd)
+async fn logged_in() -> (Deployment, Pomd) {
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
+    let pomd = deployment.logged_in(&[("echo", ROUTE)]).await;
+    (deployment, pomd)
 }
 
 /// The one file that holds the token: a JWT begins with these letters.
@@ -62,7 +62,7 @@ async fn a11_tokens_are_closed_to_others_and_wrong_modes_are_put_right() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a11_a_link_in_the_place_of_a_token_is_neither_read_nor_written_through() {
-    let (corp, mut pomd) = logged_in().await;
+    let (deployment, mut pomd) = logged_in().await;
     let file = token_file(&pomd);
     pomd.stop().await;
     let elsewhere = pomd.setup().folder().join("elsewhere");
@@ -75,7 +75,7 @@ async fn a11_a_link_in_the_place_of_a_token_is_neither_read_nor_written_through(
         ClusterState::LoggedIn,
         "the planted token was taken"
     );
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     assert_eq!(
         fs::read(&elsewhere).unwrap(),
         planted,
@@ -88,7 +88,7 @@ async fn a11_a_link_in_the_place_of_a_token_is_neither_read_nor_written_through(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a11_a_pipe_in_the_place_of_a_token_holds_nobody() {
-    let (corp, mut pomd) = logged_in().await;
+    let (deployment, mut pomd) = logged_in().await;
     let file = token_file(&pomd);
     pomd.stop().await;
     fs::remove_file(&file).unwrap();
@@ -96,7 +96,7 @@ async fn a11_a_pipe_in_the_place_of_a_token_holds_nobody() {
     assert!(made.unwrap().success());
     pomd.start_again().await;
     assert_ne!(state(&pomd).await, ClusterState::LoggedIn);
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     pomd.kill_and_restart().await;
     assert_eq!(state(&pomd).await, ClusterState::LoggedIn);
 }
@@ -113,7 +113,7 @@ async fn a11_a_token_or_folder_of_another_user_is_not_taken() {
         let folder = pomd.setup().state_dir();
         pomd.stop().await;
         let theirs = if whole_folder { &folder } else { &file };
-        std::os::unix::fs::chown(theirs, Some(integration::stranger::UID), None).unwrap();
+        std::os::unix::fs::chown(theirs, Some(integration::other_user::UID), None).unwrap();
         let started = pomd.try_to_start_again().await;
         if started {
             assert_ne!(

@@ -12,11 +12,11 @@ use control::wire::ClusterState;
 use gateway::Upstream;
 use integration::{
     binary::binary,
-    corp::{CLUSTER, Corp},
+    deployment::{CLUSTER, Deployment},
     eventually,
+    other_user::{OtherUser, UID},
     pomd::{Pomd, Setup, cluster, folder, run},
     process::Process,
-    stranger::{Stranger, UID},
 };
 
 use super::files;
@@ -80,7 +80,7 @@ async fn a25_a_folder_that_is_not_pomds_is_refused_and_stays_as_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a25_a_home_of_a_user_stays_as_it_is() {
     let test = "a25_a_home_of_a_user_stays_as_it_is";
-    let Some(user) = Stranger::new(test, &binary("pomd")) else {
+    let Some(user) = OtherUser::new(test, &binary("pomd")) else {
         return;
     };
     let home = folder();
@@ -158,8 +158,8 @@ fn holding(folder: &Path, text: &str) -> Vec<std::path::PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a30_a_logout_leaves_no_token_of_the_cluster_behind() {
-    let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
-    let mut pomd = corp.logged_in(&[("echo", ROUTE)]).await;
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
+    let mut pomd = deployment.logged_in(&[("echo", ROUTE)]).await;
     let token = pomd.setup().saved_token();
     let state = pomd.setup().state_dir();
     pomd.stop().await;
@@ -186,8 +186,8 @@ async fn a30_a_logout_leaves_no_token_of_the_cluster_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a30_a_token_that_another_address_of_the_cluster_left_goes_too() {
-    let corp = Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
-    let pomd = corp.logged_in(&[("echo", ROUTE)]).await;
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, Upstream::Echo)).await;
+    let pomd = deployment.logged_in(&[("echo", ROUTE)]).await;
     let token = pomd.setup().saved_token();
     let file = holding(&pomd.setup().state_dir(), &token).remove(0);
     // Set aside by an earlier life, with a login since.

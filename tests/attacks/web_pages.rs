@@ -12,7 +12,7 @@ use control::wire::TunnelState;
 use gateway::Upstream;
 use integration::{
     binary,
-    corp::{Corp, tunnel},
+    deployment::{Deployment, tunnel},
     eventually,
     pomd::{self, Pomd},
     process::Process,
@@ -91,9 +91,9 @@ async fn serve(
 }
 
 /// A company with an HTTP service that notes what it hears and has `page` behind `WEB` and `OPEN`.
-async fn corp(
+async fn deployment(
     page: impl Fn(&str) -> Option<String> + Clone + Send + Sync + 'static,
-) -> (Corp, Heard) {
+) -> (Deployment, Heard) {
     let heard = Heard::default();
     let note = heard.clone();
     let service = Upstream::service(move |stream, caller| {
@@ -113,7 +113,7 @@ async fn corp(
             let _ = tokio::io::copy(&mut from, &mut to).await;
         }
     });
-    let corp = Corp::gateway(|it| {
+    let deployment = Deployment::gateway(|it| {
         it.automatic()
             .route(WEB, service.clone())
             .route(OPEN, service)
@@ -122,7 +122,7 @@ async fn corp(
             .route(SSH, Upstream::Echo)
     })
     .await;
-    (corp, heard)
+    (deployment, heard)
 }
 
 fn hello(_: &str) -> Option<String> {
@@ -146,14 +146,14 @@ const ALLOWED: &str = "GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a6_a_refused_request_asks_for_no_login_and_opens_nothing() {
-    let (corp, heard) = corp(hello).await;
-    let pomd = corp.pomd(&[("web", WEB), ("ssh", SSH)]).await;
+    let (deployment, heard) = deployment(hello).await;
+    let pomd = deployment.pomd(&[("web", WEB), ("ssh", SSH)]).await;
     let address = pomd.address("web").await;
     for logged_in in [false, true] {
         if logged_in {
-            corp.log_in(&pomd).await;
+            deployment.log_in(&pomd).await;
         }
-        let connects = corp.gateway.stats().connects;
+        let connects = deployment.gateway.stats().connects;
         for request in REFUSED {
             let answer = raw(address, request).await;
             assert_eq!(status(&answer), 403, "{request}: {answer}");
@@ -162,8 +162,11 @@ async fn a6_a_refused_request_asks_for_no_login_and_opens_nothing() {
                 "{answer}"
             );
         }
-        assert_eq!(corp.gateway.stats().connects, connects);
-        assert!(corp.links.all().is_empty(), "a page asked for a login");
+        assert_eq!(deployment.gateway.stats().connects, connects);
+        assert!(
+            deployment.links.all().is_empty(),
+            "a page asked for a login"
+        );
     }
     // An ssh server understands no request at all.
     let answer = raw(pomd.address("ssh").await, ALLOWED).await;
@@ -195,8 +198,8 @@ async fn page(stream: &mut TcpStream) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a6_a_connection_that_a_person_opened_lets_no_page_in_later() {
-    let (corp, heard) = corp(hello).await;
-    let pomd = corp.logged_in(&[("web", WEB)]).await;
+    let (deployment, heard) = deployment(hello).await;
+    let pomd = deployment.logged_in(&[("web", WEB)]).await;
     for (times, request) in REFUSED.iter().enumerate() {
         let mut stream = pomd.connect("web").await;
         for _ in 0..2 {
@@ -222,12 +225,12 @@ async fn a6_a_connection_that_a_person_opened_lets_no_page_in_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a6_a_browser_that_connects_ahead_of_its_request_reads_why_it_is_refused() {
-    let (corp, heard) = corp(hello).await;
-    let pomd = corp.logged_in(&[("web", WEB)]).await;
-    let opened = corp.gateway.stats().opened;
+    let (deployment, heard) = deployment(hello).await;
+    let pomd = deployment.logged_in(&[("web", WEB)]).await;
+    let opened = deployment.gateway.stats().opened;
     let mut stream = pomd.connect("web").await;
     // Silent clients get their route: the server may speak first.
-    corp.gateway.wait_for(|it| it.opened > opened).await;
+    deployment.gateway.wait_for(|it| it.opened > opened).await;
     pomd.wait_for("it is open", |it| {
         pomd::tunnel(it, "web").connections.open == 1
     })
@@ -246,12 +249,13 @@ async fn a6_a_browser_that_connects_ahead_of_its_request_reads_why_it_is_refused
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a6_the_switch_and_the_list_of_hosts_act_at_once() {
-    let (corp, _heard) = corp(hello).await;
+    let (deployment, _heard) = deployment(hello).await;
     let port = pomd::free_port();
-    let config =
-        |more: &str| corp.cluster("") + &tunnel("web", WEB, &format!("listen = {port}\n{more}"));
+    let config = |more: &str| {
+        deployment.cluster("") + &tunnel("web", WEB, &format!("listen = {port}\n{more}"))
+    };
     let pomd = Pomd::start(&config("")).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let request = "GET / HTTP/1.1\r\nHost: grafana.localhost\r\nOrigin: http://rebind.test\r\n\r\n";
     let ask = async |request: &str| {
         let mut stream = pomd.connect("web").await;
@@ -296,8 +300,8 @@ const OTHERS: [(&str, &[u8]); 10] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a6_other_protocols_pass_unchanged_in_any_pieces_also_where_the_server_speaks_first() {
-    let (corp, _) = corp(hello).await;
-    let pomd = corp
+    let (deployment, _) = deployment(hello).await;
+    let pomd = deployment
         .logged_in(&[("echo", ECHO), ("greeter", GREETER)])
         .await;
     for (name, said) in OTHERS {
@@ -327,8 +331,8 @@ async fn a6_other_protocols_pass_unchanged_in_any_pieces_also_where_the_server_s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a6_what_may_become_a_request_line_waits_half_a_second_at_most() {
-    let (corp, _) = corp(hello).await;
-    let pomd = corp.logged_in(&[("echo", ECHO)]).await;
+    let (deployment, _) = deployment(hello).await;
+    let pomd = deployment.logged_in(&[("echo", ECHO)]).await;
     let mut stream = pomd.connect("echo").await;
     let start = Instant::now();
     stream.write_all(b"GET /").await.unwrap();
@@ -348,8 +352,8 @@ async fn a6_what_may_become_a_request_line_waits_half_a_second_at_most() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a6_a_word_alone_waits_for_nothing() {
-    let (corp, _) = corp(hello).await;
-    let pomd = corp.logged_in(&[("echo", ECHO)]).await;
+    let (deployment, _) = deployment(hello).await;
+    let pomd = deployment.logged_in(&[("echo", ECHO)]).await;
     let start = Instant::now();
     // Held for as long as a line may be, they would take half a minute.
     for _ in 0..60 {
@@ -374,10 +378,10 @@ async fn a6_a_word_alone_waits_for_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a6_sockets_and_programs_that_no_page_reaches_are_not_guarded() {
-    let (corp, _) = corp(hello).await;
-    let config = corp.cluster("") + &tunnel("echo", ECHO, "listen = \"unix:echo.sock\"");
+    let (deployment, _) = deployment(hello).await;
+    let config = deployment.cluster("") + &tunnel("echo", ECHO, "listen = \"unix:echo.sock\"");
     let pomd = Pomd::start(&config).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     pomd.wait_for_tunnel("echo", TunnelState::Up).await;
     let path = pomd.setup().runtime().join("echo.sock");
     let mut stream = UnixStream::connect(path).await.unwrap();
@@ -454,7 +458,7 @@ async fn a6_real_clients_of_redis_and_postgres_notice_nothing() {
         answer.extend(fields);
         let _ = stream.write_all(&answer).await;
     });
-    let corp = Corp::gateway(|it| {
+    let deployment = Deployment::gateway(|it| {
         it.route("redis.corp.test:6379", Upstream::Tcp(redis))
             .route("db.corp.test:5432", postgres)
     })
@@ -463,7 +467,7 @@ async fn a6_real_clients_of_redis_and_postgres_notice_nothing() {
         ("redis", "redis.corp.test:6379"),
         ("db", "db.corp.test:5432"),
     ];
-    let pomd = corp.logged_in(&tunnels).await;
+    let pomd = deployment.logged_in(&tunnels).await;
     let address = pomd.address("redis").await;
     let cli = async |input: &str| {
         let mut command = Command::new("redis-cli");
@@ -517,12 +521,12 @@ async fn first_byte(address: std::net::SocketAddr, said: &[u8]) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn a6_the_guard_adds_no_delay_to_other_protocols_nor_to_requests() {
     const TIMES: usize = 150;
-    let (corp, _) = corp(hello).await;
-    let config = corp.cluster("")
+    let (deployment, _) = deployment(hello).await;
+    let config = deployment.cluster("")
         + &tunnel("echo", ECHO, "")
         + &tunnel("open", ECHO, "browser_guard = false");
     let pomd = Pomd::start(&config).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let (on, off) = (pomd.address("echo").await, pomd.address("open").await);
     for (name, said) in [OTHERS[0], OTHERS[5], ("HTTP", ALLOWED.as_bytes())] {
         let mut took = [Vec::new(), Vec::new()];

@@ -12,7 +12,7 @@ use super::{Lab, ROUTE, Who, assert_same, hear, whole};
 
 /// How many early bytes came with each CONNECT to the service.
 fn early(lab: &Lab) -> Vec<usize> {
-    let stats = lab.corp.gateway.stats();
+    let stats = lab.deployment.gateway.stats();
     let connects = stats.requests.iter().filter(|it| it.method == "CONNECT");
     connects.map(|it| it.early).collect()
 }
@@ -38,17 +38,18 @@ async fn nothing_reaches_a_service_before_the_server_agreed() {
     let lab = Lab::new(Who::Gateway).await;
     let gate = Gate::new();
     let held = Script::new().held_by(&gate).times(1);
-    lab.corp.gateway.script(ROUTE, held);
+    lab.deployment.gateway.script(ROUTE, held);
     let said = pattern(2_000_000);
-    let before = lab.corp.gateway.stats().connects;
+    let before = lab.deployment.gateway.stats().connects;
     let speaking = lab.connect(&said);
     let opening = async {
-        lab.corp
+        lab.deployment
             .gateway
             .wait_for(|it| it.connects == before + 1)
             .await;
-        let stranger = tokio::time::timeout(std::time::Duration::ZERO, lab.service.accept()).await;
-        assert!(stranger.is_err());
+        let other_user =
+            tokio::time::timeout(std::time::Duration::ZERO, lab.service.accept()).await;
+        assert!(other_user.is_err());
         gate.open();
         let mut service = lab.accept().await;
         hear(&mut service, said.len()).await
@@ -73,7 +74,7 @@ async fn h2_h3_h4_answers_of_any_shape_open_the_route() {
     ] {
         let shown: String = format!("{script:?}").chars().take(300).collect();
         let script = script.first(first).times(1);
-        lab.corp.gateway.script(ROUTE, script);
+        lab.deployment.gateway.script(ROUTE, script);
         let mut local = lab.connect(b"hello").await;
         let mut service = lab.accept().await;
         assert_eq!(hear(&mut service, 5).await, b"hello", "{shown}");
@@ -94,7 +95,7 @@ async fn h2_h4_a_head_without_measure_is_refused_and_the_next_connection_works()
         Script::new().interim([103; 200]),
     ] {
         let shown: String = format!("{script:?}").chars().take(200).collect();
-        lab.corp.gateway.script(ROUTE, script.times(1));
+        lab.deployment.gateway.script(ROUTE, script.times(1));
         let mut local = lab.connect(b"hello").await;
         let ended = read_all(&mut local).await;
         assert_eq!(ended, (Vec::new(), Ending::Reset), "{shown}");
@@ -118,11 +119,14 @@ async fn h2_h4_a_head_without_measure_is_refused_and_the_next_connection_works()
 
 async fn is_said_once_after_a_login(n: usize) {
     let lab = Lab::new(Who::Gateway).await;
-    lab.corp.gateway.end_all_sessions();
-    let before = lab.corp.gateway.stats();
+    lab.deployment.gateway.end_all_sessions();
+    let before = lab.deployment.gateway.stats();
     let said = pattern(n);
     let serving = async {
-        lab.corp.links.sign_in(1, &lab.corp.browser).await;
+        lab.deployment
+            .links
+            .sign_in(1, &lab.deployment.browser)
+            .await;
         lab.accept().await
     };
     let (mut local, mut service) = tokio::join!(lab.connect(&said), serving);
@@ -132,7 +136,7 @@ async fn is_said_once_after_a_login(n: usize) {
     assert_eq!(hear(&mut service, 8).await, b"and then");
     drop(service);
     assert_eq!(whole(&mut local).await, b"");
-    let after = lab.corp.gateway.stats();
+    let after = lab.deployment.gateway.stats();
     let count = |it: &gateway::Stats| (it.refused, it.upstream_connections);
     let (refused, opened) = count(&before);
     assert_eq!(count(&after), (refused + 1, opened + 1));
@@ -154,7 +158,9 @@ async fn much_that_was_said_before_a_login_is_said_once_after_it() {
 async fn a_refusal_resets_and_says_nothing_to_the_client() {
     let lab = Lab::hasty().await;
     for n in [1, 100_000, 2_000_000] {
-        lab.corp.gateway.script(ROUTE, Script::refuse(403).times(1));
+        lab.deployment
+            .gateway
+            .script(ROUTE, Script::refuse(403).times(1));
         let mut local = tokio::net::TcpStream::connect(lab.address).await.unwrap();
         // The refusal may come in the middle of it, and a reset is told only once.
         let said = local.write_all(&pattern(n)).await;

@@ -51,7 +51,7 @@ struct ServerEnds {
 async fn server_ends(lab: &Lab, case: ServerEnds) -> Result<(), String> {
     let ServerEnds { said, after, how } = case;
     let script = Script::new().end_after(after as u64, how).times(1);
-    lab.corp.gateway.script(ROUTE, script);
+    lab.deployment.gateway.script(ROUTE, script);
     let mut local = lab.connect(b"!").await;
     let mut service = lab.accept().await;
     let all = pattern(said);
@@ -291,9 +291,12 @@ fn the_network_ends_anywhere(who: Who, cases: u32) {
     let runtime = runtime();
     let (lab, knife) = runtime.block_on(async {
         let lab = lab(who).await;
-        let knife = Knife::new(lab.corp.address()).await;
-        let (direct, through) = (lab.corp.address().to_string(), knife.address.to_string());
-        let config = lab.corp.config(&super::TUNNELS);
+        let knife = Knife::new(lab.deployment.address()).await;
+        let (direct, through) = (
+            lab.deployment.address().to_string(),
+            knife.address.to_string(),
+        );
+        let config = lab.deployment.config(&super::TUNNELS);
         lab.pomd.reload(&config.replace(&direct, &through)).await;
         (lab, knife)
     });

@@ -7,7 +7,7 @@ use std::{sync::Mutex, time::Duration};
 use integration::{
     PATIENCE,
     client::{Ending, pattern},
-    corp::Who,
+    deployment::Who,
 };
 use proptest::prelude::*;
 use tokio::{

@@ -309,7 +309,7 @@ with_both! {
 async fn a_connection_that_stalls_does_not_hold_up_another() {
     let lab = Lab::new(Who::Gateway).await;
     // One whose remote stops in the middle, and one whose local side reads nothing of very much.
-    lab.corp
+    lab.deployment
         .gateway
         .script(ROUTE, Script::new().end_after(100_000, End::Stall).times(1));
     let mut stalled = lab.connect(b"x").await;
@@ -335,7 +335,7 @@ async fn a_connection_that_stalls_does_not_hold_up_another() {
     let (local, service) = lab.open().await;
     drop((local, service));
     // Cut in the end: no clean end for either.
-    lab.corp.gateway.sever(End::Cut);
+    lab.deployment.gateway.sever(End::Cut);
     for mut stream in [stalled, unread] {
         let (_, ending) = read_all(&mut stream).await;
         assert_eq!(ending, Ending::Reset);

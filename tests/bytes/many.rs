@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration::{PATIENCE, client::pattern, descriptors, witness::echoes};
+use integration::{PATIENCE, bystander::echoes, client::pattern, descriptors};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Semaphore,

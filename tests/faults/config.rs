@@ -5,9 +5,9 @@ use std::{process::Command, time::Duration};
 use control::wire::{ClusterState, TunnelState};
 use gateway::Upstream;
 use integration::{
-    corp::{CLUSTER, Corp, tunnel},
+    bystander::{Bystander, echoes},
+    deployment::{CLUSTER, Deployment, tunnel},
     pomd::{Pomd, Setup, cluster, find_tunnel, free_port},
-    witness::{Witness, echoes},
 };
 use tokio::{net::TcpStream, task::JoinSet, time::Instant};
 
@@ -16,21 +16,21 @@ use super::{ECHO, SSH, TUNNELS, carries};
 /// How often pomd looks at the file where the system does not tell.
 const LOOK: Duration = Duration::from_secs(5);
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
 }
 
 /// The usual tunnels and one more.
-fn with(corp: &Corp, name: &str) -> String {
-    corp.config(&TUNNELS) + &tunnel(name, ECHO, "")
+fn with(deployment: &Deployment, name: &str) -> String {
+    deployment.config(&TUNNELS) + &tunnel(name, ECHO, "")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c1_a_byte_order_mark_and_line_ends_of_windows_do_no_harm() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    let witness = Witness::new(&pomd, "echo").await;
-    let good = with(&corp, "windows");
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
+    let bystander = Bystander::new(&pomd, "echo").await;
+    let good = with(&deployment, "windows");
     for text in [
         good.replace('\n', "\r\n"),
         format!("\u{feff}{good}"),
@@ -40,9 +40,9 @@ async fn c1_a_byte_order_mark_and_line_ends_of_windows_do_no_harm() {
         assert!(answer.changed.is_empty() && answer.removed.is_empty());
         assert_eq!(pomd.status().await.pomd.config.error, None);
         carries(&pomd, "windows").await;
-        pomd.reload(&corp.config(&TUNNELS)).await;
+        pomd.reload(&deployment.config(&TUNNELS)).await;
     }
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,25 +57,25 @@ async fn c3_where_the_system_does_not_tell_of_changes_it_looks_every_five_second
     if !possible.is_ok_and(|it| it.status.success()) {
         return integration::skipped(test, "there are no user namespaces");
     }
-    let corp = corp().await;
-    let setup = Setup::new(&corp.config(&TUNNELS)).inside(&["-U", "-r"], words);
+    let deployment = deployment().await;
+    let setup = Setup::new(&deployment.config(&TUNNELS)).inside(&["-U", "-r"], words);
     let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
-    let witness = Witness::new(&pomd, "echo").await;
+    deployment.log_in(&pomd).await;
+    let bystander = Bystander::new(&pomd, "echo").await;
     let words = pomd.words();
     let told = words.contains("so it is read every 5 s")
         && words.contains("fs.inotify.max_user_instances or on open files is reached");
     assert!(told, "{words}");
     for name in ["first", "second"] {
         let saved = Instant::now();
-        pomd.replace_config(&with(&corp, name));
+        pomd.replace_config(&with(&deployment, name));
         pomd.wait_for(name, |it| find_tunnel(it, name).is_some())
             .await;
         assert!(saved.elapsed() < LOOK * 3, "{:?}", saved.elapsed());
         carries(&pomd, name).await;
     }
-    pomd.reload(&corp.config(&TUNNELS)).await;
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    pomd.reload(&deployment.config(&TUNNELS)).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
     assert_eq!(pomd.words().matches("read every 5 s").count(), 1);
 }
 
@@ -83,9 +83,9 @@ async fn c3_where_the_system_does_not_tell_of_changes_it_looks_every_five_second
 async fn c4_reloads_ups_and_logins_at_once_are_all_answered_and_three_hundred_connections_stay() {
     const CONNECTIONS: usize = 300;
     const ROUNDS: u32 = 10;
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    let witness = Witness::new(&pomd, "echo").await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
+    let bystander = Bystander::new(&pomd, "echo").await;
     let mut open = Vec::new();
     for n in 0..CONNECTIONS {
         let mut stream = pomd.connect(TUNNELS[n % 2].0).await;
@@ -95,7 +95,7 @@ async fn c4_reloads_ups_and_logins_at_once_are_all_answered_and_three_hundred_co
     let address = pomd.address("ssh").await;
     for round in 0..ROUNDS {
         let name = format!("round-{round}");
-        pomd.replace_config(&with(&corp, &name));
+        pomd.replace_config(&with(&deployment, &name));
         let mut asked = JoinSet::new();
         for n in 0..12 {
             let client = pomd.client();
@@ -120,23 +120,23 @@ async fn c4_reloads_ups_and_logins_at_once_are_all_answered_and_three_hundred_co
         echoes(stream, b"still open").await;
     }
     assert_eq!(pomd.address("ssh").await, address);
-    assert_eq!(corp.gateway.stats().sign_ins, 1);
+    assert_eq!(deployment.gateway.stats().sign_ins, 1);
     for stream in open.drain(..) {
         stream.set_zero_linger().unwrap();
     }
-    pomd.reload(&corp.config(&TUNNELS)).await;
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    pomd.reload(&deployment.config(&TUNNELS)).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c5_a_tunnel_under_a_new_name_has_its_port_at_once_and_its_connections_live_on() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let port = free_port();
     let named =
-        |name: &str| corp.config(&TUNNELS) + &tunnel(name, ECHO, &format!("listen = {port}"));
+        |name: &str| deployment.config(&TUNNELS) + &tunnel(name, ECHO, &format!("listen = {port}"));
     let pomd = Pomd::start(&named("before")).await;
-    corp.log_in(&pomd).await;
-    let witness = Witness::new(&pomd, "echo").await;
+    deployment.log_in(&pomd).await;
+    let bystander = Bystander::new(&pomd, "echo").await;
     let mut open = pomd.connect("before").await;
     echoes(&mut open, b"before").await;
     for name in ["after", "before", "after"] {
@@ -150,5 +150,7 @@ async fn c5_a_tunnel_under_a_new_name_has_its_port_at_once_and_its_connections_l
     }
     open.set_zero_linger().unwrap();
     drop(open);
-    witness.all_is_well(&pomd, &["ssh", "echo", "after"]).await;
+    bystander
+        .all_is_well(&pomd, &["ssh", "echo", "after"])
+        .await;
 }

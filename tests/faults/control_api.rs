@@ -3,9 +3,9 @@
 use control::{client::Client, wire::TunnelState};
 use gateway::Upstream;
 use integration::{
-    corp::Corp,
+    bystander::{Bystander, at_rest, takes_no_more},
+    deployment::Deployment,
     pomd::tunnel,
-    witness::{Witness, at_rest, takes_no_more},
 };
 use tokio::{io::AsyncWriteExt, net::UnixStream, task::JoinSet};
 
@@ -22,9 +22,10 @@ const CLIENTS: usize = 50;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn q4_a_storm_of_commands_ends_as_the_last_one_says() {
-    let corp = Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    let mut witness = Witness::new(&pomd, "calm").await;
+    let deployment =
+        Deployment::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
+    let mut bystander = Bystander::new(&pomd, "calm").await;
     let mut storm = JoinSet::new();
     for n in 0..CLIENTS {
         let client = pomd.client();
@@ -40,7 +41,7 @@ async fn q4_a_storm_of_commands_ends_as_the_last_one_says() {
     }
     while let Some(ended) = storm.join_next().await {
         ended.unwrap();
-        witness.carries().await;
+        bystander.carries().await;
     }
     pomd.client().down("storm", false).await.unwrap();
     pomd.client().up("storm").await.unwrap();
@@ -55,14 +56,15 @@ async fn q4_a_storm_of_commands_ends_as_the_last_one_says() {
         assert_eq!(tunnel(&pomd.status().await, "storm").state, last);
     }
     carries(&pomd, "storm").await;
-    witness.all_is_well(&pomd, &["storm", "calm"]).await;
+    bystander.all_is_well(&pomd, &["storm", "calm"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn q4_a_client_that_dies_before_its_answer_is_obeyed_and_leaves_nothing_behind() {
-    let corp = Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    let witness = Witness::new(&pomd, "calm").await;
+    let deployment =
+        Deployment::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
+    let bystander = Bystander::new(&pomd, "calm").await;
     let before = at_rest(&pomd).await;
     let command =
         |path: &str| format!("POST {path} HTTP/1.1\r\nhost: pomd\r\ncontent-length: 0\r\n\r\n");
@@ -92,6 +94,6 @@ async fn q4_a_client_that_dies_before_its_answer_is_obeyed_and_leaves_nothing_be
         .up("storm")
         .await
         .unwrap();
-    witness.all_is_well(&pomd, &["storm", "calm"]).await;
-    assert_eq!(corp.gateway.stats().sign_ins, 1);
+    bystander.all_is_well(&pomd, &["storm", "calm"]).await;
+    assert_eq!(deployment.gateway.stats().sign_ins, 1);
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use gateway::Upstream;
 use integration::{
-    corp::Corp,
+    bystander::{Bystander, at_rest, echoes, usage},
+    deployment::Deployment,
     descriptors,
-    witness::{Witness, at_rest, echoes, usage},
 };
 use tokio::net::TcpStream;
 
@@ -20,9 +20,10 @@ const OTHERS: u64 = 400;
 
 /// F5: `count` connections in one pomd, none of which says a word for `idle`; then each has its byte answered.
 async fn many_idle(count: usize, idle: Duration) {
-    let corp = Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    let mut witness = Witness::new(&pomd, "ssh").await;
+    let deployment =
+        Deployment::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
+    let mut bystander = Bystander::new(&pomd, "ssh").await;
     let address = pomd.address("echo").await;
     let before = at_rest(&pomd).await;
     let mut open = Vec::with_capacity(count);
@@ -34,7 +35,7 @@ async fn many_idle(count: usize, idle: Duration) {
     // Nothing can be awaited here: that nothing happens is what is tried.
     tokio::time::sleep(idle).await;
     let held = usage(&pomd).await;
-    witness.carries().await;
+    bystander.carries().await;
     for stream in &mut open {
         echoes(stream, b"b").await;
     }
@@ -50,7 +51,7 @@ async fn many_idle(count: usize, idle: Duration) {
     assert!(grown <= EACH_MOST * count as u64, "{said}");
     integration::report(&said);
     drop(open);
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

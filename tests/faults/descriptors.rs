@@ -5,21 +5,21 @@ use std::{fs, net::SocketAddr, time::Duration};
 use control::wire::{Code, TunnelState};
 use gateway::Upstream;
 use integration::{
-    corp::Corp,
+    bystander::{Bystander, at_rest, echoes, usage},
+    deployment::Deployment,
     eventually,
+    fault_injection::FaultPlan,
     person::write_script,
     pomd::{Pomd, Setup, tunnel},
     process::cpu_ticks,
-    trial::Trial,
-    witness::{Witness, at_rest, echoes, usage},
 };
 use rustix::process::{Resource, getrlimit};
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 
 use super::{ECHO, SSH, TUNNELS, carries};
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
 }
 
 /// Clients of a tunnel, of whom as many are carried as there are descriptors for; for the others there are none.
@@ -74,11 +74,11 @@ async fn e1_f10_at_the_limit_of_descriptors_it_waits_cheaply_answers_and_goes_on
     const SOON: Duration = Duration::from_millis(200);
     // A busy machine is late by itself, but not each time.
     const TRIES: usize = 8;
-    let corp = corp().await;
-    let setup = Setup::new(&corp.config(&TUNNELS)).before(&format!("ulimit -n {LIMIT}"));
+    let deployment = deployment().await;
+    let setup = Setup::new(&deployment.config(&TUNNELS)).before(&format!("ulimit -n {LIMIT}"));
     let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
-    let mut witness = Witness::new(&pomd, "echo").await;
+    deployment.log_in(&pomd).await;
+    let mut bystander = Bystander::new(&pomd, "echo").await;
     let address = pomd.address("ssh").await;
     let mut crowd = Crowd::gather(&pomd, address, LIMIT).await;
     let before = cpu_ticks(pomd.pid());
@@ -90,7 +90,7 @@ async fn e1_f10_at_the_limit_of_descriptors_it_waits_cheaply_answers_and_goes_on
     for stream in &mut crowd.carried {
         echoes(stream, b"still carried").await;
     }
-    witness.carries().await;
+    bystander.carries().await;
     assert_eq!(pomd.status().await.pomd.pid, pomd.pid());
     let mut took = Vec::new();
     loop {
@@ -106,7 +106,7 @@ async fn e1_f10_at_the_limit_of_descriptors_it_waits_cheaply_answers_and_goes_on
         assert!(took.len() < TRIES, "{took:?}");
         crowd = Crowd::gather(&pomd, address, LIMIT).await;
     }
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
     pomd.wait_for_tunnel("ssh", TunnelState::Up).await;
 }
 
@@ -118,7 +118,7 @@ async fn e2_the_soft_limit_is_raised_and_children_get_the_old_one_back() {
         let test = "e2_the_soft_limit_is_raised_and_children_get_the_old_one_back";
         return integration::skipped(test, "the hard limit is too low");
     }
-    let corp = corp().await;
+    let deployment = deployment().await;
     let setup = Setup::new("").before(&format!("ulimit -Sn {SOFT}"));
     let (script, file) = (setup.folder().join("asks"), setup.folder().join("limit"));
     write_script(
@@ -126,8 +126,8 @@ async fn e2_the_soft_limit_is_raised_and_children_get_the_old_one_back() {
         "sleep 0.3; ulimit -Sn > \"$1.new\" && mv \"$1.new\" \"$1\"",
     );
     let browser = format!("browser = [{script:?}, {file:?}]");
-    let config = corp.config(&TUNNELS);
-    let config = config.replace(&format!("browser = {}", corp.links.key()), &browser);
+    let config = deployment.config(&TUNNELS);
+    let config = config.replace(&format!("browser = {}", deployment.links.key()), &browser);
     assert!(config.contains(&browser), "{config}");
     fs::write(setup.config_file(), config).unwrap();
     let pomd = setup.start().await;
@@ -144,27 +144,27 @@ async fn e2_the_soft_limit_is_raised_and_children_get_the_old_one_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn e3_accepts_that_fail_are_tried_again_and_a_broken_listener_is_bound_anew() {
     // ECONNABORTED, EPERM, ENETDOWN, EPROTO: nothing. ENOBUFS, EMFILE: told while it lasts. EBADF, EINVAL: bound anew.
-    let corp = corp().await;
-    let (trial, setup) = Trial::new(Setup::new(
-        &corp.config(&[("failing", SSH), ("echo", ECHO)]),
+    let deployment = deployment().await;
+    let (faults, setup) = FaultPlan::new(Setup::new(
+        &deployment.config(&[("failing", SSH), ("echo", ECHO)]),
     ));
     let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     for error in [103, 1, 100, 71] {
-        let witness = Witness::new(&pomd, "echo").await;
-        trial.plan(&[&format!("accept 1-40 error {error}")]);
+        let bystander = Bystander::new(&pomd, "echo").await;
+        faults.plan(&[&format!("accept 1-40 error {error}")]);
         for _ in 0..3 {
             carries(&pomd, "failing").await;
         }
         let status = pomd.status().await;
         assert_eq!(tunnel(&status, "failing").state, TunnelState::Up, "{error}");
-        trial.plan(&[]);
-        witness.all_is_well(&pomd, &["failing", "echo"]).await;
+        faults.plan(&[]);
+        bystander.all_is_well(&pomd, &["failing", "echo"]).await;
     }
     for error in [105, 24] {
-        let witness = Witness::new(&pomd, "echo").await;
+        let bystander = Bystander::new(&pomd, "echo").await;
         let address = pomd.address("failing").await;
-        trial.plan(&[&format!("accept 1-20 error {error}")]);
+        faults.plan(&[&format!("accept 1-20 error {error}")]);
         let told = pomd.wait_for("it is told", |it| {
             let reason = tunnel(it, "failing").reason.as_ref();
             reason.is_some_and(|it| it.code == Code::Local)
@@ -176,32 +176,32 @@ async fn e3_accepts_that_fail_are_tried_again_and_a_broken_listener_is_bound_ane
         };
         tokio::join!(told, gone);
         pomd.wait_for_tunnel("failing", TunnelState::Up).await;
-        trial.plan(&[]);
-        witness.all_is_well(&pomd, &["failing", "echo"]).await;
+        faults.plan(&[]);
+        bystander.all_is_well(&pomd, &["failing", "echo"]).await;
     }
     for error in [9, 22] {
-        let witness = Witness::new(&pomd, "echo").await;
+        let bystander = Bystander::new(&pomd, "echo").await;
         let address = pomd.address("failing").await;
-        trial.plan(&[&format!("accept 1 error {error}")]);
+        faults.plan(&[&format!("accept 1 error {error}")]);
         let told = pomd.wait_for_tunnel("failing", TunnelState::Busy);
         let (told, ()) = tokio::join!(told, carries(&pomd, "failing"));
         let reason = told.reason.unwrap();
         assert_eq!(reason.code, Code::Local, "{reason:?}");
         pomd.wait_for_tunnel("failing", TunnelState::Up).await;
         assert_eq!(pomd.address("failing").await, address);
-        witness.all_is_well(&pomd, &["failing", "echo"]).await;
-        trial.plan(&[]);
+        bystander.all_is_well(&pomd, &["failing", "echo"]).await;
+        faults.plan(&[]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn e5_clients_that_leave_at_once_leave_nothing_behind_and_reach_no_service() {
     const CLIENTS: u64 = 6_000;
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    let mut witness = Witness::new(&pomd, "echo").await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
+    let mut bystander = Bystander::new(&pomd, "echo").await;
     let address = pomd.address("ssh").await;
-    let before = corp.gateway.stats().connects;
+    let before = deployment.gateway.stats().connects;
     for n in 0..CLIENTS {
         let mut stream = TcpStream::connect(address).await.unwrap();
         match n % 60 {
@@ -212,7 +212,7 @@ async fn e5_clients_that_leave_at_once_leave_nothing_behind_and_reach_no_service
         }
         drop(stream);
         if n % 500 == 0 {
-            witness.carries().await;
+            bystander.carries().await;
         }
     }
     pomd.wait_for("all are gone", |it| {
@@ -223,7 +223,7 @@ async fn e5_clients_that_leave_at_once_leave_nothing_behind_and_reach_no_service
     })
     .await;
     // On a busy machine some are gone only after they were waited for.
-    let reached = corp.gateway.stats().connects - before;
+    let reached = deployment.gateway.stats().connects - before;
     assert!(reached <= CLIENTS / 20, "{reached} reached a service");
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }

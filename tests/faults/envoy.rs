@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use control::wire::Code;
 use integration::{
+    bystander::echoes,
     client::{Ending, pattern, read_all},
-    corp::Who,
-    scene::{ECHO, Scene},
-    witness::echoes,
+    deployment::Who,
+    scenario::{ECHO, Scenario},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
@@ -18,20 +18,20 @@ use tokio::{
 /// How long Envoy is stopped.
 const STOPPED: Duration = Duration::from_secs(5);
 
-fn signal(scene: &mut Scene, signal: Signal) {
-    scene.corp.envoy.as_mut().unwrap().signal(signal);
+fn signal(scenario: &mut Scenario, signal: Signal) {
+    scenario.deployment.envoy.as_mut().unwrap().signal(signal);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn h9_an_envoy_that_is_killed_in_a_transfer_is_a_cut_and_works_at_once_after_a_restart() {
     const N: usize = 8 << 20;
-    let mut scene = Scene::new(Who::Envoy).await;
+    let mut scenario = Scenario::new(Who::Envoy).await;
     let said = pattern(N);
-    let (mut from, mut to) = scene.open(ECHO).await.into_split();
+    let (mut from, mut to) = scenario.open(ECHO).await.into_split();
     let mut got = vec![0; N / 8];
     let reading = async {
         from.read_exact(&mut got).await.unwrap();
-        signal(&mut scene, Signal::KILL);
+        signal(&mut scenario, Signal::KILL);
         let (rest, ending) = read_all(&mut from).await;
         got.extend(rest);
         ending
@@ -44,26 +44,26 @@ async fn h9_an_envoy_that_is_killed_in_a_transfer_is_a_cut_and_works_at_once_aft
         got.len()
     );
     assert_eq!(ending, Ending::Reset);
-    scene.relay.close().await;
-    scene.refuses(Code::Tcp, "connection refused").await;
-    scene.restart_envoy().await;
-    scene.relay.open().await;
-    scene.recovers().await;
+    scenario.relay.close().await;
+    scenario.refuses(Code::Tcp, "connection refused").await;
+    scenario.restart_envoy().await;
+    scenario.relay.open().await;
+    scenario.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn h9_an_envoy_that_stands_still_for_five_seconds_loses_nothing() {
     const N: usize = 8 << 20;
-    let mut scene = Scene::new(Who::Envoy).await;
+    let mut scenario = Scenario::new(Who::Envoy).await;
     let said = pattern(N);
-    let mut open = scene.open(ECHO).await;
+    let mut open = scenario.open(ECHO).await;
     let (mut from, mut to) = open.split();
-    let envoy = scene.corp.envoy.as_mut().unwrap();
+    let envoy = scenario.deployment.envoy.as_mut().unwrap();
     envoy.stand_still().await;
     let pid = envoy.pid().cast_signed();
     let mut got = vec![0; N];
     let new = async {
-        let mut stream = scene.connect(ECHO).await;
+        let mut stream = scenario.connect(ECHO).await;
         echoes(&mut stream, b"came meanwhile").await;
     };
     let going_on = async {
@@ -78,26 +78,26 @@ async fn h9_an_envoy_that_stands_still_for_five_seconds_loses_nothing() {
             new
         )
     };
-    let ((), heard, sent, ()) = scene.meanwhile(all).await;
+    let ((), heard, sent, ()) = scenario.meanwhile(all).await;
     heard.unwrap();
     sent.unwrap();
     assert!(got == said);
     drop(open);
-    scene.recovers().await;
+    scenario.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn h9_an_envoy_that_is_drained_and_restarted_keeps_what_is_open_until_it_ends() {
-    let mut scene = Scene::new(Who::Envoy).await;
-    let mut open = scene.open(ECHO).await;
-    scene.corp.envoy.as_ref().unwrap().drain().await;
-    scene.relay.close().await;
-    scene.refuses(Code::Tcp, "connection refused").await;
+    let mut scenario = Scenario::new(Who::Envoy).await;
+    let mut open = scenario.open(ECHO).await;
+    scenario.deployment.envoy.as_ref().unwrap().drain().await;
+    scenario.relay.close().await;
+    scenario.refuses(Code::Tcp, "connection refused").await;
     echoes(&mut open, b"still here").await;
-    scene.restart_envoy().await;
+    scenario.restart_envoy().await;
     // An Envoy that is told to end says close_notify on all it carries: that cannot be told from an end.
     assert_eq!(read_all(&mut open).await.0, b"");
     drop(open);
-    scene.relay.open().await;
-    scene.recovers().await;
+    scenario.relay.open().await;
+    scenario.recovers().await;
 }

@@ -11,7 +11,7 @@ use gateway::{Script, Upstream};
 use integration::{
     PATIENCE,
     binary::binary,
-    corp::{CLUSTER, Corp, tunnel},
+    deployment::{CLUSTER, Deployment, tunnel},
     eventually,
     pomd::{self, Pomd, Setup, cluster},
 };
@@ -27,14 +27,16 @@ use tokio::{
 use super::super::stdio::{Ends, terminal};
 use super::{ECHO, LOGIN_NEEDED, SSH, TUNNELS, carries, echoes, ssh_is_told};
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
 }
 
 /// The same, without any way to show a login.
-fn without_browser(corp: &Corp) -> String {
-    let key = format!("browser = {}", corp.links.key());
-    corp.config(&TUNNELS).replace(&key, "browser = \"none\"")
+fn without_browser(deployment: &Deployment) -> String {
+    let key = format!("browser = {}", deployment.links.key());
+    deployment
+        .config(&TUNNELS)
+        .replace(&key, "browser = \"none\"")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -58,9 +60,9 @@ async fn connect(pomd: &Pomd, arguments: &[&str], input: &[u8]) -> Output {
 #[tokio::test(flavor = "multi_thread")]
 async fn l13_a_connection_that_finds_its_session_over_says_so_and_goes_on_after_the_login() {
     for arguments in [&["--ssh", SSH][..], &[ECHO]] {
-        let corp = corp().await;
-        let pomd = corp.logged_in(&TUNNELS).await;
-        corp.gateway.end_all_sessions();
+        let deployment = deployment().await;
+        let pomd = deployment.logged_in(&TUNNELS).await;
+        deployment.gateway.end_all_sessions();
         let mut command = Command::from(pomd.setup().command(&binary("pomctl")));
         let mut child = command
             .arg("connect")
@@ -74,7 +76,7 @@ async fn l13_a_connection_that_finds_its_session_over_says_so_and_goes_on_after_
         let early = b"SSH-2.0-said before the login\r\n";
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(early).await.unwrap();
-        corp.links.sign_in(1, &corp.browser).await;
+        deployment.links.sign_in(1, &deployment.browser).await;
         let mut heard = vec![0; early.len()];
         let reading = child.stdout.as_mut().unwrap().read_exact(&mut heard);
         tokio::time::timeout(PATIENCE, reading)
@@ -86,18 +88,18 @@ async fn l13_a_connection_that_finds_its_session_over_says_so_and_goes_on_after_
         let said = text(&child.wait_with_output().await.unwrap().stderr);
         let words = "pomctl: corp needs a login; your browser was opened at http://127.0.0.1:";
         assert!(said.contains(words), "{arguments:?}: {said}");
-        assert_eq!(corp.links.all().len(), 1, "{arguments:?}");
+        assert_eq!(deployment.links.all().len(), 1, "{arguments:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l13_where_nobody_is_at_a_terminal_a_session_that_is_over_is_told_within_the_caller_s_limit()
  {
-    for config in [|it: &Corp| it.config(&TUNNELS), without_browser] {
-        let corp = corp().await;
-        let pomd = Pomd::start(&config(&corp)).await;
-        corp.log_in(&pomd).await;
-        corp.gateway.end_all_sessions();
+    for config in [|it: &Deployment| it.config(&TUNNELS), without_browser] {
+        let deployment = deployment().await;
+        let pomd = Pomd::start(&config(&deployment)).await;
+        deployment.log_in(&pomd).await;
+        deployment.gateway.end_all_sessions();
         let begun = Instant::now();
         let output = connect(&pomd, &["--ssh", SSH], b"SSH-2.0-x\r\n").await;
         assert!(begun.elapsed() < Duration::from_secs(15), "{output:?}");
@@ -157,15 +159,15 @@ async fn l13_who_sits_at_a_terminal_sees_the_address_at_once_and_the_connection_
         ("up", &["echo"]),
     ] {
         for has_browser in [true, false] {
-            let corp = corp().await;
+            let deployment = deployment().await;
             let config = match has_browser {
-                true => corp.config(&TUNNELS),
-                false => without_browser(&corp),
+                true => deployment.config(&TUNNELS),
+                false => without_browser(&deployment),
             };
             let pomd = Pomd::start(&config).await;
-            corp.log_in(&pomd).await;
-            let opened = corp.links.all().len();
-            corp.gateway.end_all_sessions();
+            deployment.log_in(&pomd).await;
+            let opened = deployment.links.all().len();
+            deployment.gateway.end_all_sessions();
             let terminal = terminal();
             // The streams of `connect` are ssh's.
             let stream = |terminal: &Ends| match command {
@@ -191,10 +193,13 @@ async fn l13_who_sits_at_a_terminal_sees_the_address_at_once_and_the_connection_
             }
             let page = if has_browser {
                 address_on(&mut screen, "http://127.0.0.1:").await;
-                corp.links.sign_in(opened + 1, &corp.browser).await
+                deployment
+                    .links
+                    .sign_in(opened + 1, &deployment.browser)
+                    .await
             } else {
                 let address = address_on(&mut screen, "https://").await;
-                corp.browser.visit(&address).await.unwrap()
+                deployment.browser.visit(&address).await.unwrap()
             };
             assert_eq!(page.status, 200, "{command} {arguments:?}: {page:?}");
             if command == "connect" {
@@ -209,32 +214,32 @@ async fn l13_who_sits_at_a_terminal_sees_the_address_at_once_and_the_connection_
                 let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
                 assert_eq!(ended.unwrap().unwrap().code(), Some(0));
             }
-            assert!(corp.links.all().len() <= opened + 1, "{command}");
+            assert!(deployment.links.all().len() <= opened + 1, "{command}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l13_ssh_on_a_port_and_up_lead_to_the_login_when_the_session_is_over() {
-    let corp = corp().await;
-    let pomd = Pomd::start(&without_browser(&corp)).await;
-    corp.log_in(&pomd).await;
+    let deployment = deployment().await;
+    let pomd = Pomd::start(&without_browser(&deployment)).await;
+    deployment.log_in(&pomd).await;
     carries(&pomd, "ssh").await;
-    corp.gateway.end_all_sessions();
+    deployment.gateway.end_all_sessions();
     // Nobody can be asked: ssh is told at once.
     let begun = Instant::now();
     let told = ssh_is_told(pomd.address("ssh").await).await;
     assert_eq!(told, LOGIN_NEEDED);
     assert!(begun.elapsed() < Duration::from_secs(10));
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
 
     // Found by `up` itself, which shows the address and leaves the login open.
-    corp.gateway.end_all_sessions();
+    deployment.gateway.end_all_sessions();
     let output = pomd.pomctl(&["up", "echo"]).await;
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     assert!(text(&output.stdout).contains("https://"), "{output:?}");
     assert_eq!(pomd.pomctl(&["status"]).await.status.code(), Some(4));
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     assert_eq!(pomd.pomctl(&["up", "echo"]).await.status.code(), Some(0));
 }
 
@@ -243,7 +248,7 @@ async fn l13_ssh_on_a_port_and_up_lead_to_the_login_when_the_session_is_over() {
     clippy::disallowed_methods,
     reason = "the programs that are tried go by this machine's clock"
 )]
-fn ends_in(corp: &Corp, seconds: u64) {
+fn ends_in(deployment: &Deployment, seconds: u64) {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap()
@@ -252,15 +257,16 @@ fn ends_in(corp: &Corp, seconds: u64) {
     let page = format!(
         "<script>window.POMERIUM_DATA = {{\"session\":{{\"expiresAt\":\"{ends}\"}}}};</script>"
     );
-    corp.gateway
+    deployment
+        .gateway
         .script("/.pomerium/", Script::answer(200, "text/html", page));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l14_past_its_upper_bound_a_session_is_over_and_the_next_connection_asks() {
-    let corp = corp().await;
-    ends_in(&corp, 6);
-    let mut pomd = corp.logged_in(&TUNNELS).await;
+    let deployment = deployment().await;
+    ends_in(&deployment, 6);
+    let mut pomd = deployment.logged_in(&TUNNELS).await;
     let mut open = pomd.connect("echo").await;
     echoes(&mut open, b"before").await;
     let status = pomd.status().await;
@@ -293,19 +299,19 @@ async fn l14_past_its_upper_bound_a_session_is_over_and_the_next_connection_asks
     assert_eq!(pomd.pomctl(&["status"]).await.status.code(), Some(4));
     // A server that still accepts it makes nobody log in.
     carries(&pomd, "echo").await;
-    assert!(corp.links.all().is_empty());
+    assert!(deployment.links.all().is_empty());
     // One that does not is asked for a new one, by the next connection.
-    corp.gateway.end_all_sessions();
-    ends_in(&corp, 3600);
-    let signing_in = corp.links.sign_in(1, &corp.browser);
+    deployment.gateway.end_all_sessions();
+    ends_in(&deployment, 3600);
+    let signing_in = deployment.links.sign_in(1, &deployment.browser);
     tokio::join!(carries(&pomd, "echo"), signing_in);
     assert_eq!(pomd.pomctl(&["status"]).await.status.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn b9_what_a_client_said_that_is_gone_before_the_login_goes_nowhere() {
-    let corp = corp().await;
-    let config = corp.cluster("")
+    let deployment = deployment().await;
+    let config = deployment.cluster("")
         + &tunnel("port", ECHO, "")
         + &tunnel("file", ECHO, "listen = \"unix:file.sock\"");
     let pomd = Setup::new(&config).start().await;
@@ -331,19 +337,19 @@ async fn b9_what_a_client_said_that_is_gone_before_the_login_goes_nowhere() {
     waiting(4).await;
     drop((closes, resets, file));
     waiting(1).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let mut heard = [0; 15];
     stays.read_exact(&mut heard).await.unwrap();
     assert_eq!(&heard, b"I am still here");
-    assert_eq!(corp.gateway.stats().upstream_connections, 1);
+    assert_eq!(deployment.gateway.stats().upstream_connections, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn b9_a_pomctl_that_is_killed_while_it_waits_takes_its_bytes_along() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    corp.gateway.end_all_sessions();
-    let before = corp.gateway.stats().upstream_connections;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
+    deployment.gateway.end_all_sessions();
+    let before = deployment.gateway.stats().upstream_connections;
     let mut command = Command::from(pomd.setup().command(&binary("pomctl")));
     let mut child = command
         .args(["connect", "--ssh", SSH])
@@ -357,24 +363,27 @@ async fn b9_a_pomctl_that_is_killed_while_it_waits_takes_its_bytes_along() {
     stdin.write_all(b"POST /deploy\r\n\r\n").await.unwrap();
     pomd.wait_for("it waits", |it| cluster(it, CLUSTER).waiting == 1)
         .await;
-    corp.links.nth(1).await;
+    deployment.links.nth(1).await;
     child.kill().await.unwrap();
     pomd.wait_for("it waits no longer", |it| cluster(it, CLUSTER).waiting == 0)
         .await;
-    corp.links.sign_in(1, &corp.browser).await;
+    deployment.links.sign_in(1, &deployment.browser).await;
     carries(&pomd, "echo").await;
-    assert_eq!(corp.gateway.stats().upstream_connections, before + 1);
+    assert_eq!(deployment.gateway.stats().upstream_connections, before + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn b9_a_client_that_resets_while_the_server_is_silent_is_not_waited_for() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    corp.gateway.script(ECHO, Script::silence().times(1));
-    let before = corp.gateway.stats().connects;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
+    deployment.gateway.script(ECHO, Script::silence().times(1));
+    let before = deployment.gateway.stats().connects;
     let mut client = pomd.connect("echo").await;
     client.write_all(b"POST /deploy").await.unwrap();
-    corp.gateway.wait_for(|it| it.connects == before + 1).await;
+    deployment
+        .gateway
+        .wait_for(|it| it.connects == before + 1)
+        .await;
     client.set_zero_linger().unwrap();
     drop(client);
     let begun = Instant::now();
@@ -387,9 +396,9 @@ async fn b9_a_client_that_resets_while_the_server_is_silent_is_not_waited_for() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g9_connect_tells_ssh_every_failure_in_its_own_words() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&TUNNELS).await;
-    corp.gateway.forbid("demo@example.com", SSH);
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&TUNNELS).await;
+    deployment.gateway.forbid("demo@example.com", SSH);
     for (route, words, code) in [
         (
             "web.elsewhere.test:22",
@@ -442,11 +451,11 @@ async fn g9_connect_tells_ssh_every_failure_in_its_own_words() {
 async fn l3_f11_thirty_commands_that_wait_make_one_visit_one_link_and_one_login() {
     const MANY: u64 = 30;
     for (config, links) in [
-        (without_browser as fn(&Corp) -> String, 0),
-        (|it: &Corp| it.config(&TUNNELS), 1),
+        (without_browser as fn(&Deployment) -> String, 0),
+        (|it: &Deployment| it.config(&TUNNELS), 1),
     ] {
-        let corp = corp().await;
-        let pomd = Pomd::start(&config(&corp)).await;
+        let deployment = deployment().await;
+        let pomd = Pomd::start(&config(&deployment)).await;
         let mut commands = JoinSet::new();
         for n in 0..MANY {
             let mut command = pomd.setup().command(&binary("pomctl"));
@@ -473,16 +482,16 @@ async fn l3_f11_thirty_commands_that_wait_make_one_visit_one_link_and_one_login(
             printed.extend(urls.into_iter().map(str::to_owned));
         }
         assert!(printed.len() <= 1, "{printed:#?}");
-        assert_eq!(corp.gateway.stats().logins_minted, 1);
-        assert_eq!(corp.links.all().len(), links);
+        assert_eq!(deployment.gateway.stats().logins_minted, 1);
+        assert_eq!(deployment.links.all().len(), links);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn e4_a_port_that_another_pomd_of_ours_holds_is_not_said_to_be_another_user_s() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let port = pomd::free_port();
-    let config = corp.cluster("") + &tunnel("echo", ECHO, &format!("listen = {port}"));
+    let config = deployment.cluster("") + &tunnel("echo", ECHO, &format!("listen = {port}"));
     let first = Pomd::start(&config).await;
     first.address("echo").await;
     let second = Pomd::start(&config).await;
@@ -500,8 +509,8 @@ async fn e4_a_port_that_another_pomd_of_ours_holds_is_not_said_to_be_another_use
 
 #[tokio::test(flavor = "multi_thread")]
 async fn g5_a_route_that_was_not_tried_yet_is_shown_to_be_so() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
     let page = async || text(&pomd.pomctl(&["status"]).await.stdout);
     let before = page().await;
     assert!(before.contains("Not tried yet: echo, ssh"), "{before}");

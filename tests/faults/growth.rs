@@ -5,10 +5,10 @@ use std::time::Duration;
 use control::wire::Usage;
 use gateway::{Script, Upstream};
 use integration::{
-    corp::{CLUSTER, Corp, tunnel},
+    bystander::{Bystander, at_rest, echoes, threads, usage},
+    deployment::{CLUSTER, Deployment, tunnel},
     eventually,
     pomd::Pomd,
-    witness::{Witness, at_rest, echoes, threads, usage},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,9 +19,9 @@ use tokio::{
 
 use super::{ECHO, SSH, TUNNELS, carries};
 
-async fn corp() -> Corp {
+async fn deployment() -> Deployment {
     let short = Duration::from_millis(20);
-    Corp::gateway(|it| {
+    Deployment::gateway(|it| {
         it.route(SSH, Upstream::Echo)
             .route(ECHO, Upstream::Echo)
             .linger(short)
@@ -72,10 +72,10 @@ async fn short_connection(pomd_at: [std::net::SocketAddr; 2], n: usize) {
 /// the first, the ring of log lines fills, and the allocator takes what it will need.)
 async fn many_short_connections(count: usize) {
     const AT_ONCE: usize = 16;
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    corp.gateway.script(SSH, Script::refuse(403));
-    let mut witness = Witness::new(&pomd, "echo").await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
+    deployment.gateway.script(SSH, Script::refuse(403));
+    let mut bystander = Bystander::new(&pomd, "echo").await;
     let at = [pomd.address("echo").await, pomd.address("ssh").await];
     let before = at_rest(&pomd).await;
     let mut running = JoinSet::new();
@@ -88,7 +88,7 @@ async fn many_short_connections(count: usize) {
         running.spawn(short_connection(at, n));
         if n == count / 2 {
             early = Some(memory(usage(&pomd).await));
-            witness.carries().await;
+            bystander.carries().await;
         }
     }
     while let Some(ended) = running.join_next().await {
@@ -106,9 +106,9 @@ async fn many_short_connections(count: usize) {
     let most = early + (early / 10).max(2 << 20);
     assert!(memory(after) <= most, "{said}");
     integration::report(&said);
-    corp.gateway.forgive();
+    deployment.gateway.forgive();
     carries(&pomd, "ssh").await;
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,10 +124,10 @@ async fn r1_f4_two_hundred_thousand_short_connections_leave_nothing_behind() {
 
 /// R2: `rounds` reloads, each with `tunnels` tunnels added or removed again.
 async fn many_reloads(rounds: usize, tunnels: usize) {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    let mut witness = Witness::new(&pomd, "echo").await;
-    let few = corp.config(&TUNNELS);
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
+    let mut bystander = Bystander::new(&pomd, "echo").await;
+    let few = deployment.config(&TUNNELS);
     let mut many = few.clone();
     for n in 0..tunnels {
         many += &tunnel(&format!("more-{n}"), ECHO, "start = \"manual\"");
@@ -144,7 +144,7 @@ async fn many_reloads(rounds: usize, tunnels: usize) {
             early = memory(at_rest(&pomd).await);
         }
     }
-    witness.carries().await;
+    bystander.carries().await;
     let late = memory(at_rest(&pomd).await);
     let said = format!(
         "{} reloads with {tunnels} tunnels: {} KiB after a half, {} KiB at the end",
@@ -154,7 +154,7 @@ async fn many_reloads(rounds: usize, tunnels: usize) {
     );
     assert!(late <= early + (early / 20).max(1 << 20), "{said}");
     integration::report(&said);
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,16 +172,16 @@ async fn r2_ten_thousand_reloads_and_a_thousand_tunnels_leave_nothing_behind() {
 /// R3: `logins` logins and `refusals` refused connections, each of which is logged.
 async fn logins_and_refusals(logins: usize, refusals: usize) {
     const AT_ONCE: usize = 16;
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
     // From here on connections are kept ready.
     carries(&pomd, "ssh").await;
     let before = at_rest(&pomd).await;
     for _ in 0..logins {
         pomd.client().logout(CLUSTER).await.unwrap();
-        corp.log_in(&pomd).await;
+        deployment.log_in(&pomd).await;
     }
-    corp.gateway.script(SSH, Script::refuse(503));
+    deployment.gateway.script(SSH, Script::refuse(503));
     let address = pomd.address("ssh").await;
     let mut early = 0;
     let mut running = JoinSet::new();
@@ -212,7 +212,7 @@ async fn logins_and_refusals(logins: usize, refusals: usize) {
     assert!(quickest < Duration::from_millis(10), "{said}");
     assert!(memory(after) <= early + (early / 10).max(2 << 20), "{said}");
     integration::report(&said);
-    corp.gateway.forgive();
+    deployment.gateway.forgive();
     carries(&pomd, "ssh").await;
 }
 
@@ -230,9 +230,9 @@ async fn r3_a_thousand_logins_and_a_hundred_thousand_refusals_fill_nothing_that_
 /// `count` connections at once, each with some bytes, then none, several times over. What memory is not given back to
 /// the system after the first time is used again: R5 wants most of it back, and what is back is told.
 async fn bursts(count: usize) {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
-    let witness = Witness::new(&pomd, "echo").await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
+    let bystander = Bystander::new(&pomd, "echo").await;
     let before = at_rest(&pomd).await;
     let address = pomd.address("echo").await;
     let mut seen = Vec::new();
@@ -256,7 +256,7 @@ async fn bursts(count: usize) {
     let (first, last) = (seen[0], seen[seen.len() - 1]);
     let most = |it: u64| it + (it / 10).max(2 << 10);
     assert!(last.0 <= most(first.0) && last.1 <= most(first.1), "{said}");
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

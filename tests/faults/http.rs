@@ -3,10 +3,10 @@
 use control::wire::{Code, TunnelState};
 use gateway::{ANY, End, Gate, Script};
 use integration::{
+    bystander::echoes,
     client::{Ending, pattern, read_all},
-    corp::Who,
-    scene::{ECHO, ROUTE, Scene},
-    witness::echoes,
+    deployment::Who,
+    scenario::{ECHO, ROUTE, Scenario},
 };
 use tokio::io::AsyncWriteExt;
 
@@ -34,30 +34,30 @@ fn told(status: u16) -> (Code, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn h1_each_refusal_is_told_in_its_words_and_keeps_the_token() {
-    let scene = Scene::new(Who::Gateway).await;
-    let gateway = &scene.corp.gateway;
-    let mut open = scene.open(ECHO).await;
+    let scenario = Scenario::new(Who::Gateway).await;
+    let gateway = &scenario.deployment.gateway;
+    let mut open = scenario.open(ECHO).await;
     // Those that mean "log in" are tried with the token.
     let login = |it: &u16| matches!(it, 401 | 301..=303 | 307 | 308);
     let plain = [101, 201, 204, 206, 226, 300, 304, 305, 306];
     for status in plain.into_iter().chain(400..=599).filter(|it| !login(it)) {
         gateway.script(ANY, Script::refuse(status));
         let (code, words) = told(status);
-        let reason = scene.refuses_one(ECHO, code, &words).await;
+        let reason = scenario.refuses_one(ECHO, code, &words).await;
         if matches!(status, 403 | 404 | 450 | 495 | 502 | 503 | 429 | 407) {
-            scene.tells_ssh(&reason).await;
+            scenario.tells_ssh(&reason).await;
         }
         gateway.forgive();
-        scene.meanwhile(scene.carries(ECHO)).await;
+        scenario.meanwhile(scenario.carries(ECHO)).await;
     }
     echoes(&mut open, b"still here").await;
     drop(open);
-    scene.recovers().await;
+    scenario.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn h4_a_head_without_measure_is_refused() {
-    let scene = Scene::new(Who::Gateway).await;
+    let scenario = Scenario::new(Who::Gateway).await;
     let lines = (0..10_000).fold(Script::new(), |it, n| it.header(&format!("x-{n}"), "y"));
     for script in [
         Script::endless_head(),
@@ -65,17 +65,17 @@ async fn h4_a_head_without_measure_is_refused() {
         lines,
         Script::new().interim([103; 200]),
     ] {
-        scene.corp.gateway.script(ANY, script.clone());
-        let reason = scene.refuses(Code::Http, "").await;
-        scene.tells_ssh(&reason).await;
-        scene.corp.gateway.forgive();
-        scene.recovers().await;
+        scenario.deployment.gateway.script(ANY, script.clone());
+        let reason = scenario.refuses(Code::Http, "").await;
+        scenario.tells_ssh(&reason).await;
+        scenario.deployment.gateway.forgive();
+        scenario.recovers().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn h5_what_is_no_answer_is_shown_harmless_and_keeps_the_token() {
-    let scene = Scene::new(Who::Gateway).await;
+    let scenario = Scenario::new(Who::Gateway).await;
     for (script, words) in [
         (Script::bytes("ICY 200 OK\r\n\r\n"), "«ICY 200 OK"),
         (
@@ -93,27 +93,27 @@ async fn h5_what_is_no_answer_is_shown_harmless_and_keeps_the_token() {
         (Script::hang_up(End::Cut), ""),
         (Script::hang_up(End::Reset), ""),
     ] {
-        scene.corp.gateway.script(ANY, script);
-        let reason = scene.refuses(Code::Http, words).await;
+        scenario.deployment.gateway.script(ANY, script);
+        let reason = scenario.refuses(Code::Http, words).await;
         assert!(!reason.message.contains(char::is_control), "{reason:?}");
         // ssh escapes once more what is escaped already.
         if !reason.message.contains('\\') {
-            scene.tells_ssh(&reason).await;
+            scenario.tells_ssh(&reason).await;
         }
-        scene.corp.gateway.forgive();
-        scene.meanwhile(scene.carries(ECHO)).await;
+        scenario.deployment.gateway.forgive();
+        scenario.meanwhile(scenario.carries(ECHO)).await;
     }
-    scene.recovers().await;
+    scenario.recovers().await;
 }
 
 /// A refusal may be followed by a reset while we still write: it is told all the same.
 async fn h6_a_refusal_is_told_although_more_was_said_than_was_read(who: Who) {
-    let scene = Scene::new(who).await;
-    let gateway = &scene.corp.gateway;
+    let scenario = Scenario::new(who).await;
+    let gateway = &scenario.deployment.gateway;
     for n in [1, 100_000, 2_000_000] {
         gateway.forbid(gateway::DEMO_USER, ROUTE);
         let refused = async {
-            let mut stream = scene.connect(ECHO).await;
+            let mut stream = scenario.connect(ECHO).await;
             let said = stream.write_all(&pattern(n)).await;
             let (got, ending) = read_all(&mut stream).await;
             assert_eq!(got, b"");
@@ -122,37 +122,37 @@ async fn h6_a_refusal_is_told_although_more_was_said_than_was_read(who: Who) {
                 "{said:?}, {ending:?}"
             );
         };
-        scene.meanwhile(refused).await;
-        let reason = scene.refuses(Code::Forbidden, "(403)").await;
+        scenario.meanwhile(refused).await;
+        let reason = scenario.refuses(Code::Forbidden, "(403)").await;
         assert!(reason.request_id.is_some(), "{reason:?}");
         gateway.allow(gateway::DEMO_USER, ROUTE);
-        scene.recovers().await;
+        scenario.recovers().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn h1_a_refusal_that_was_on_its_way_before_another_was_let_in_is_no_state() {
-    let scene = Scene::new(Who::Gateway).await;
-    let gateway = &scene.corp.gateway;
+    let scenario = Scenario::new(Who::Gateway).await;
+    let gateway = &scenario.deployment.gateway;
     let gate = Gate::new();
     gateway.script(ANY, Script::refuse(503).held_by(&gate).times(1));
     let before = gateway.stats().connects;
-    let mut held = scene.connect(ECHO).await;
+    let mut held = scenario.connect(ECHO).await;
     held.write_all(b"late").await.unwrap();
     gateway.wait_for(|it| it.connects > before).await;
-    scene.meanwhile(scene.carries(ECHO)).await;
+    scenario.meanwhile(scenario.carries(ECHO)).await;
     gate.open();
     // Whoever was refused is told; that is after it was noted.
     assert_eq!(read_all(&mut held).await, (Vec::new(), Ending::Reset));
-    let it = scene.pomd.status().await;
+    let it = scenario.pomd.status().await;
     let it = integration::pomd::tunnel(&it, ECHO);
     assert_eq!((it.state, &it.reason), (TunnelState::Up, &None));
-    scene.recovers().await;
+    scenario.recovers().await;
 }
 
 /// The connection ends while the answer is awaited.
 async fn h9_an_end_before_the_answer_is_told(who: Who) {
-    let scene = Scene::new(who).await;
+    let scenario = Scenario::new(who).await;
     let gate = Gate::new();
     for (how, script) in [
         (integration::relay::Cut::Reset, Script::new().held_by(&gate)),
@@ -162,20 +162,21 @@ async fn h9_an_end_before_the_answer_is_told(who: Who) {
             Who::Gateway => ROUTE,
             Who::Envoy => "/.gateway/check",
         };
-        scene.corp.gateway.script(path, script.times(1));
-        let asked = scene.corp.gateway.stats().requests.len();
+        scenario.deployment.gateway.script(path, script.times(1));
+        let asked = scenario.deployment.gateway.stats().requests.len();
         let cutting = async {
-            scene
-                .corp
+            scenario
+                .deployment
                 .gateway
                 .wait_for(|it| it.requests.len() > asked)
                 .await;
-            scene.relay.end_all(how).await;
+            scenario.relay.end_all(how).await;
         };
-        let refusing = async { tokio::join!(scene.refuses_one(ECHO, Code::Http, ""), cutting).0 };
-        let reason = scene.meanwhile(refusing).await;
+        let refusing =
+            async { tokio::join!(scenario.refuses_one(ECHO, Code::Http, ""), cutting).0 };
+        let reason = scenario.meanwhile(refusing).await;
         assert!(reason.message.contains("corp.test"), "{reason:?}");
-        scene.recovers().await;
+        scenario.recovers().await;
     }
     gate.open();
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use control::wire::Code;
 use gateway::{ANY, Script};
 use integration::{
-    corp::Who,
+    bystander::echoes,
+    deployment::Who,
     pomd::cluster,
     relay::{Cut, Way, Ways},
-    scene::{ECHO, Scene},
-    witness::echoes,
+    scenario::{ECHO, Scenario},
 };
 use rustix::process::Signal;
 use tokio::time::Instant;
@@ -19,10 +19,10 @@ use tokio::time::Instant;
 const SLACK: Duration = Duration::from_secs(6);
 
 /// A new connection is refused so, not before `limit` and not long after it.
-async fn ends_after(scene: &Scene, limit: u64, words: &str) {
+async fn ends_after(scenario: &Scenario, limit: u64, words: &str) {
     let limit = Duration::from_secs(limit);
     let start = Instant::now();
-    let reason = scene.refuses(Code::Timeout, words).await;
+    let reason = scenario.refuses(Code::Timeout, words).await;
     let took = start.elapsed();
     let in_time = took >= limit && took < limit + SLACK;
     assert!(in_time, "{reason:?} after {took:?}");
@@ -30,18 +30,18 @@ async fn ends_after(scene: &Scene, limit: u64, words: &str) {
 
 /// The handshake stops after so many bytes of the server's.
 async fn handshake(stops_after: u64) {
-    let scene = Scene::new(Who::Gateway).await;
-    let mut open = scene.open(ECHO).await;
-    scene.relay.set_new(Some(Ways {
+    let scenario = Scenario::new(Who::Gateway).await;
+    let mut open = scenario.open(ECHO).await;
+    scenario.relay.set_new(Some(Ways {
         up: Way::PLAIN,
         down: Way::cut(stops_after, Cut::Stall),
     }));
     let words = "the TLS handshake with echo.corp.test took more than 10 s";
-    ends_after(&scene, 10, words).await;
+    ends_after(&scenario, 10, words).await;
     echoes(&mut open, b"still here").await;
     drop(open);
-    scene.relay.set_new(None);
-    scene.recovers().await;
+    scenario.relay.set_new(None);
+    scenario.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,22 +52,22 @@ async fn f14_t2_a_handshake_that_stops_anywhere_ends_after_its_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f14_a_connect_without_an_answer_ends_after_its_limit() {
-    let scene = Scene::new(Who::Gateway).await;
-    scene.corp.gateway.script(ANY, Script::silence());
-    ends_after(&scene, 20, "20 s").await;
-    scene.corp.gateway.forgive();
-    scene.recovers().await;
+    let scenario = Scenario::new(Who::Gateway).await;
+    scenario.deployment.gateway.script(ANY, Script::silence());
+    ends_after(&scenario, 20, "20 s").await;
+    scenario.deployment.gateway.forgive();
+    scenario.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f14_a_login_that_is_asked_for_and_gets_no_answer_ends_after_its_limit() {
-    let mut scene = Scene::new(Who::Gateway).await;
-    let gateway = &scene.corp.gateway;
+    let mut scenario = Scenario::new(Who::Gateway).await;
+    let gateway = &scenario.deployment.gateway;
     gateway.script("/.pomerium/api/v1/login", Script::silence());
     gateway.end_all_sessions();
     let start = Instant::now();
-    let answer = scene
-        .meanwhile(scene.pomd.client().login("corp", Default::default()))
+    let answer = scenario
+        .meanwhile(scenario.pomd.client().login("corp", Default::default()))
         .await;
     let took = start.elapsed();
     assert!(
@@ -78,21 +78,21 @@ async fn f14_a_login_that_is_asked_for_and_gets_no_answer_ends_after_its_limit()
     let named = told.contains("cannot start a login to corp") && told.contains("within 10 s");
     assert!(named, "{told}");
     gateway.forgive();
-    scene.corp.log_in(&scene.pomd).await;
-    scene.forget_logins();
-    scene.recovers().await;
+    scenario.deployment.log_in(&scenario.pomd).await;
+    scenario.forget_logins();
+    scenario.recovers().await;
 }
 
 /// A question to a pomd that stands still.
 #[tokio::test(flavor = "multi_thread")]
 async fn f14_pomctl_gives_a_pomd_up_that_does_not_answer() {
-    let mut scene = Scene::new(Who::Gateway).await;
-    let mut open = scene.open(ECHO).await;
-    scene.pomd.process().stand_still().await;
+    let mut scenario = Scenario::new(Who::Gateway).await;
+    let mut open = scenario.open(ECHO).await;
+    scenario.pomd.process().stand_still().await;
     let start = Instant::now();
-    let output = scene.pomd.pomctl(&["status"]).await;
+    let output = scenario.pomd.pomctl(&["status"]).await;
     let took = start.elapsed();
-    scene.pomd.process().signal(Signal::CONT);
+    scenario.pomd.process().signal(Signal::CONT);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_ne!(output.status.code(), Some(0), "{said}");
     assert!(took < Duration::from_secs(10) + SLACK, "{took:?}");
@@ -102,7 +102,7 @@ async fn f14_pomctl_gives_a_pomd_up_that_does_not_answer() {
     );
     echoes(&mut open, b"still here").await;
     drop(open);
-    scene.recovers().await;
-    let state = cluster(&scene.pomd.status().await, "corp").state;
+    scenario.recovers().await;
+    let state = cluster(&scenario.pomd.status().await, "corp").state;
     assert_eq!(state, control::wire::ClusterState::LoggedIn);
 }

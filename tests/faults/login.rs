@@ -6,23 +6,23 @@ use control::wire::{ClusterState, Code, TunnelState};
 use gateway::Upstream;
 use integration::{
     PATIENCE,
-    corp::{CLUSTER, Corp, Who},
+    deployment::{CLUSTER, Deployment, Who},
     eventually,
     pomd::{Pomd, Setup, cluster, tunnel},
-    scene::Scene,
+    scenario::Scenario,
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet, time::timeout};
 
 use super::{ECHO, LOGIN_NEEDED, SSH, TUNNELS, carries, echoes, login_reason, ssh_is_told};
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
 }
 
 /// The same, without any way to show a login.
-fn without_browser(corp: &Corp) -> String {
-    let key = format!("browser = {}", corp.links.key());
-    let config = corp.config(&TUNNELS);
+fn without_browser(deployment: &Deployment) -> String {
+    let key = format!("browser = {}", deployment.links.key());
+    let config = deployment.config(&TUNNELS);
     assert!(config.contains(&key), "{config}");
     config.replace(&key, "browser = \"none\"")
 }
@@ -44,7 +44,7 @@ async fn f11_l1_e2_one_login_serves_a_thousand_connections_of_fifty_tunnels_unde
     let routes: Vec<_> = (0..ROUTES)
         .map(|n| (format!("t{n}"), format!("service-{n}.corp.test:7000")))
         .collect();
-    let corp = Corp::gateway(|builder| {
+    let deployment = Deployment::gateway(|builder| {
         let add =
             |it: gateway::Builder, (_, route): &(String, String)| it.route(route, Upstream::Echo);
         routes.iter().fold(builder, add)
@@ -55,7 +55,7 @@ async fn f11_l1_e2_one_login_serves_a_thousand_connections_of_fifty_tunnels_unde
         .map(|(name, route)| (name.as_str(), route.as_str()))
         .collect();
     // Each connection takes two descriptors, each tunnel two more: 2,100 in all.
-    let setup = Setup::new(&corp.config(&tunnels)).before("ulimit -Sn 1024");
+    let setup = Setup::new(&deployment.config(&tunnels)).before("ulimit -Sn 1024");
     let pomd = setup.start().await;
     let status = pomd
         .wait_for("all listen", |it| {
@@ -92,12 +92,12 @@ async fn f11_l1_e2_one_login_serves_a_thousand_connections_of_fifty_tunnels_unde
         });
     }
     waiting(&pomd, CONNECTIONS.into()).await;
-    corp.links.sign_in(1, &corp.browser).await;
+    deployment.links.sign_in(1, &deployment.browser).await;
     let open = talks.join_all().await;
     assert_eq!(open.len(), CONNECTIONS as usize);
 
-    assert_eq!(corp.links.all().len(), 1, "one browser");
-    let stats = corp.gateway.stats();
+    assert_eq!(deployment.links.all().len(), 1, "one browser");
+    let stats = deployment.gateway.stats();
     assert_eq!((stats.sign_ins, stats.sign_in_pages), (1, 1));
     assert_eq!((stats.opened, stats.refused), (CONNECTIONS.into(), 0));
     let status = pomd
@@ -111,8 +111,8 @@ async fn f11_l1_e2_one_login_serves_a_thousand_connections_of_fifty_tunnels_unde
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_browser_ssh_is_told_at_once_and_what_waits_goes_on_after_a_login() {
-    let corp = corp().await;
-    let pomd = Pomd::start(&without_browser(&corp)).await;
+    let deployment = deployment().await;
+    let pomd = Pomd::start(&without_browser(&deployment)).await;
     let mut stream = pomd.connect("echo").await;
     stream.write_all(b"first").await.unwrap();
     waiting(&pomd, 1).await;
@@ -131,21 +131,21 @@ async fn without_a_browser_ssh_is_told_at_once_and_what_waits_goes_on_after_a_lo
         (ssh.state, reason.message.as_str()),
         (TunnelState::Login, LOGIN_NEEDED)
     );
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let mut heard = [0; 5];
     let read = tokio::io::AsyncReadExt::read_exact(&mut stream, &mut heard);
     timeout(PATIENCE, read).await.unwrap().unwrap();
     assert_eq!(&heard, b"first");
     carries(&pomd, "ssh").await;
-    assert!(corp.links.all().is_empty());
+    assert!(deployment.links.all().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l4_a_browser_that_does_not_start_is_told_in_the_status_and_ssh_at_once() {
-    let corp = corp().await;
-    let config = corp
+    let deployment = deployment().await;
+    let config = deployment
         .config(&TUNNELS)
-        .replace(&corp.links.key(), "[\"/nonexistent/browser\"]");
+        .replace(&deployment.links.key(), "[\"/nonexistent/browser\"]");
     let pomd = Pomd::start(&config).await;
     let address = pomd.address("ssh").await;
     assert_eq!(ssh_is_told(address).await, LOGIN_NEEDED);
@@ -154,47 +154,49 @@ async fn l4_a_browser_that_does_not_start_is_told_in_the_status_and_ssh_at_once(
     assert_eq!(reason.message, LOGIN_NEEDED);
     let hint = reason.hint.unwrap_or_default();
     assert!(hint.contains("/nonexistent/browser"), "{hint}");
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     carries(&pomd, "ssh").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l3_waiting_clients_that_leave_are_forgotten_and_those_who_come_join_the_same_login() {
-    let mut scene = Scene::new(Who::Gateway).await;
-    let Scene { pomd, corp, .. } = &scene;
-    corp.gateway.end_all_sessions();
+    let mut scenario = Scenario::new(Who::Gateway).await;
+    let Scenario {
+        pomd, deployment, ..
+    } = &scenario;
+    deployment.gateway.end_all_sessions();
     let mut leaving = Vec::new();
     for name in ["ssh", "echo", "echo"] {
         let mut stream = pomd.connect(name).await;
         stream.write_all(b"SSH-2.0-test\r\n").await.unwrap();
         leaving.push(stream);
     }
-    let link = corp.links.nth(1).await;
+    let link = deployment.links.nth(1).await;
     waiting(pomd, 3).await;
     for stream in leaving {
         stream.set_zero_linger().unwrap();
     }
-    scene.meanwhile(waiting(pomd, 0)).await;
+    scenario.meanwhile(waiting(pomd, 0)).await;
     let mut stream = pomd.connect("echo").await;
     stream.write_all(b"again").await.unwrap();
     waiting(pomd, 1).await;
-    assert_eq!(corp.links.all(), [link], "no second browser");
-    corp.links.sign_in(1, &corp.browser).await;
+    assert_eq!(deployment.links.all(), [link], "no second browser");
+    deployment.links.sign_in(1, &deployment.browser).await;
     let mut heard = [0; 5];
     let read = tokio::io::AsyncReadExt::read_exact(&mut stream, &mut heard);
     timeout(PATIENCE, read).await.unwrap().unwrap();
     assert_eq!(&heard, b"again");
-    assert_eq!(corp.links.all().len(), 1);
+    assert_eq!(deployment.links.all().len(), 1);
     stream.set_zero_linger().unwrap();
     drop(stream);
-    scene.forget_logins();
-    scene.recovers().await;
+    scenario.forget_logins();
+    scenario.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_logout_nothing_asks_until_a_person_does() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
     carries(&pomd, "echo").await;
     pomd.client().logout(CLUSTER).await.unwrap();
     let address = pomd.address("ssh").await;
@@ -212,19 +214,19 @@ async fn after_a_logout_nothing_asks_until_a_person_does() {
         login_reason(&status),
         Some((Code::LoginNeeded, LOGIN_NEEDED))
     );
-    assert!(corp.links.all().is_empty());
-    corp.log_in(&pomd).await;
+    assert!(deployment.links.all().is_empty());
+    deployment.log_in(&pomd).await;
     carries(&pomd, "echo").await;
     carries(&pomd, "ssh").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logout_sends_those_away_who_wait_and_closes_the_login() {
-    let corp = corp().await;
-    let pomd = corp.pomd(&TUNNELS).await;
+    let deployment = deployment().await;
+    let pomd = deployment.pomd(&TUNNELS).await;
     let address = pomd.address("ssh").await;
     let logging_out = async {
-        let link = corp.links.nth(1).await;
+        let link = deployment.links.nth(1).await;
         waiting(&pomd, 1).await;
         pomd.client().logout(CLUSTER).await.unwrap();
         link
@@ -232,11 +234,11 @@ async fn a_logout_sends_those_away_who_wait_and_closes_the_login() {
     let (told, link) = tokio::join!(ssh_is_told(address), logging_out);
     assert_eq!(told, LOGIN_NEEDED);
     eventually("the link leads nowhere", async || {
-        let page = corp.browser.look(&link).await;
+        let page = deployment.browser.look(&link).await;
         page.map_or(true, |it| it.status >= 400).then_some(())
     })
     .await;
-    assert_eq!(corp.gateway.stats().sign_ins, 0);
+    assert_eq!(deployment.gateway.stats().sign_ins, 0);
     assert_eq!(ssh_is_told(address).await, LOGIN_NEEDED);
-    assert_eq!(corp.links.all().len(), 1, "no second browser");
+    assert_eq!(deployment.links.all().len(), 1, "no second browser");
 }

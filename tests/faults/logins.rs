@@ -8,11 +8,11 @@ use control::{
 };
 use gateway::Script;
 use integration::{
-    corp::{CLUSTER, Who},
+    bystander::echoes,
+    deployment::{CLUSTER, Who},
     descriptors,
     pomd::cluster,
-    scene::{ECHO, SSH, Scene},
-    witness::echoes,
+    scenario::{ECHO, SSH, Scenario},
 };
 use tokio::{io::AsyncWriteExt, task::JoinSet, time::Instant};
 
@@ -21,7 +21,7 @@ const LOGIN: &str = "/.pomerium/api/v1/login";
 /// Each is told, none is followed or opened; the old token works all the while, and a login in the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn l6_a_login_page_that_answers_wrongly_is_told_and_the_old_token_kept() {
-    let mut scene = Scene::new(Who::Gateway).await;
+    let mut scenario = Scenario::new(Who::Gateway).await;
     let page = "<!doctype html><html><body>Sign in to the network</body></html>";
     let answers = [
         (Script::refuse(400), "answered 400"),
@@ -36,20 +36,27 @@ async fn l6_a_login_page_that_answers_wrongly_is_told_and_the_old_token_kept() {
     ];
     // While the token is good nobody asks for more.
     for (script, _) in &answers {
-        scene.corp.gateway.script(LOGIN, script.clone().times(1));
-        let answer = scene.pomd.client().login(CLUSTER, Default::default()).await;
+        scenario
+            .deployment
+            .gateway
+            .script(LOGIN, script.clone().times(1));
+        let answer = scenario
+            .pomd
+            .client()
+            .login(CLUSTER, Default::default())
+            .await;
         assert_eq!(answer.unwrap().login, None, "{script:?}");
-        scene.meanwhile(scene.carries(ECHO)).await;
-        scene.corp.gateway.forgive();
+        scenario.meanwhile(scenario.carries(ECHO)).await;
+        scenario.deployment.gateway.forgive();
     }
-    scene.corp.gateway.end_all_sessions();
+    scenario.deployment.gateway.end_all_sessions();
     for (script, words) in answers {
         let shown: String = format!("{script:?}").chars().take(100).collect();
-        scene.corp.gateway.script(LOGIN, script);
-        let asking = scene.pomd.client();
+        scenario.deployment.gateway.script(LOGIN, script);
+        let asking = scenario.pomd.client();
         let asking = asking.login(CLUSTER, Default::default());
         let start = Instant::now();
-        let answer = scene.meanwhile(asking).await;
+        let answer = scenario.meanwhile(asking).await;
         match answer {
             Err(ClientError::Api(error)) => {
                 let told = error.message.starts_with("cannot start a login to corp");
@@ -58,21 +65,21 @@ async fn l6_a_login_page_that_answers_wrongly_is_told_and_the_old_token_kept() {
             // The link stands, and what the visitor gets is told there.
             Ok(answer) => {
                 let link = answer.login.unwrap().link;
-                let page = scene.corp.browser.look(&link).await.unwrap();
+                let page = scenario.deployment.browser.look(&link).await.unwrap();
                 assert!(page.status >= 400, "{shown}: {page:?}");
                 assert!(page.body.contains(words), "{shown}: {page:?}");
             }
             other => panic!("{shown}: {other:?}"),
         }
         assert!(start.elapsed() < Duration::from_secs(20), "{shown}");
-        let status = scene.pomd.status().await;
+        let status = scenario.pomd.status().await;
         let state = cluster(&status, CLUSTER).state;
         assert_ne!(state, ClusterState::LoggedIn, "{shown}");
-        scene.corp.gateway.forgive();
+        scenario.deployment.gateway.forgive();
     }
-    scene.corp.log_in(&scene.pomd).await;
-    scene.forget_logins();
-    scene.recovers().await;
+    scenario.deployment.log_in(&scenario.pomd).await;
+    scenario.forget_logins();
+    scenario.recovers().await;
 }
 
 /// The session is ended on the server: what is open stays, and one prompt serves all that is new.
@@ -81,19 +88,19 @@ async fn l11_a_session_that_ends_on_the_server_costs_one_prompt_and_no_open_conn
     const OPEN: usize = 500;
     const NEW: usize = 50;
     descriptors::raise();
-    let mut scene = Scene::new(Who::Gateway).await;
+    let mut scenario = Scenario::new(Who::Gateway).await;
     let mut open = Vec::new();
     for n in 0..OPEN {
-        open.push(scene.open(if n % 2 == 0 { ECHO } else { SSH }).await);
+        open.push(scenario.open(if n % 2 == 0 { ECHO } else { SSH }).await);
     }
-    scene.corp.gateway.end_all_sessions();
+    scenario.deployment.gateway.end_all_sessions();
     let mut new = JoinSet::new();
     for n in 0..NEW {
-        let mut stream = scene.connect(ECHO).await;
+        let mut stream = scenario.connect(ECHO).await;
         let words = format!("new one {n}");
         new.spawn(async move { echoes(&mut stream, words.as_bytes()).await });
     }
-    let status = scene
+    let status = scenario
         .pomd
         .wait_for("all new ones wait", |it| {
             cluster(it, CLUSTER).waiting == NEW as u64
@@ -107,13 +114,17 @@ async fn l11_a_session_that_ends_on_the_server_costs_one_prompt_and_no_open_conn
     for stream in &mut open {
         echoes(stream, b"still here").await;
     }
-    scene.corp.links.sign_in(1, &scene.corp.browser).await;
-    scene.meanwhile(new.join_all()).await;
-    assert_eq!(scene.corp.links.all().len(), 1);
+    scenario
+        .deployment
+        .links
+        .sign_in(1, &scenario.deployment.browser)
+        .await;
+    scenario.meanwhile(new.join_all()).await;
+    assert_eq!(scenario.deployment.links.all().len(), 1);
     for stream in &mut open {
         stream.write_all(b"x").await.unwrap();
     }
     drop(open);
-    scene.forget_logins();
-    scene.recovers().await;
+    scenario.forget_logins();
+    scenario.recovers().await;
 }

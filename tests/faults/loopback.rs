@@ -10,7 +10,7 @@ use gateway::Upstream;
 use integration::{
     PATIENCE,
     binary::binary,
-    corp::Corp,
+    deployment::Deployment,
     pomd::{Pomd, Setup, run, tunnel},
     skipped,
 };
@@ -32,9 +32,9 @@ const BY_ITSELF: Duration = Duration::from_secs(30);
 
 /// A pomd in a network of its own that these words furnish; a login is all that its tunnels lack.
 async fn pomd(furnish: &str) -> Pomd {
-    let corp = Corp::gateway(|it| it.route(SSH, Upstream::Echo)).await;
-    let config = corp.config(&TUNNELS);
-    let config = config.replace(&corp.links.key(), "\"none\"");
+    let deployment = Deployment::gateway(|it| it.route(SSH, Upstream::Echo)).await;
+    let config = deployment.config(&TUNNELS);
+    let config = config.replace(&deployment.links.key(), "\"none\"");
     // The state of the network's interfaces stands in a /sys of its own.
     let furnish = format!("mount -t sysfs sysfs /sys && {furnish}");
     let setup = Setup::new(&config).inside(&["-n", "-m"], &furnish);
@@ -67,7 +67,7 @@ async fn hears(pomd: &Pomd, address: &str) -> String {
     let mut command = Command::new("nsenter");
     command.args(["-n", "-t", &pomd.pid().to_string()]);
     command
-        .arg(binary("stranger"))
+        .arg(binary("other-user"))
         .args(["connect", address, "1"]);
     let output = run(command, PATIENCE).await;
     String::from_utf8_lossy(&output.stdout).trim().to_owned()

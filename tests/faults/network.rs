@@ -8,11 +8,11 @@ use gateway::{
     forward_proxy::{ForwardProxy, Play},
 };
 use integration::{
+    bystander::echoes,
     client::{Ending, pattern, read_all},
-    corp::Who,
+    deployment::Who,
     relay::{Cut, Relay, Way, Ways},
-    scene::{ECHO, ROUTE, SSH_ROUTE, Scene, company},
-    witness::echoes,
+    scenario::{ECHO, ROUTE, SSH_ROUTE, Scenario, company},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,35 +20,35 @@ use tokio::{
 };
 
 async fn n1_a_refused_connection_is_told_within_a_second_and_open_ones_live_on(who: Who) {
-    let scene = Scene::new(who).await;
-    let mut open = scene.open(ECHO).await;
-    scene.relay.close().await;
+    let scenario = Scenario::new(who).await;
+    let mut open = scenario.open(ECHO).await;
+    scenario.relay.close().await;
     let start = Instant::now();
-    let reason = scene.refuses(Code::Tcp, "connection refused").await;
+    let reason = scenario.refuses(Code::Tcp, "connection refused").await;
     let took = start.elapsed();
     // Without a wait for the limit of the step, whatever a loaded machine adds.
     assert!(took < Duration::from_secs(10), "{took:?}");
-    let tried = format!("cannot reach {}", scene.relay.address());
+    let tried = format!("cannot reach {}", scenario.relay.address());
     assert!(reason.message.starts_with(&tried), "{reason:?}");
-    scene.tells_ssh(&reason).await;
+    scenario.tells_ssh(&reason).await;
     echoes(&mut open, b"still here").await;
     drop(open);
-    scene.relay.open().await;
-    scene.recovers().await;
+    scenario.relay.open().await;
+    scenario.recovers().await;
 }
 
 /// A transfer that is cut in the middle: what came is right, and its end is a reset.
 async fn n5_a_cut_in_the_middle_of_a_transfer_is_no_end(who: Who) {
     const N: usize = 4 << 20;
-    let scene = Scene::new(who).await;
+    let scenario = Scenario::new(who).await;
     let said = pattern(N);
     for how in [Cut::Reset, Cut::Fin] {
-        let (mut from, mut to) = scene.open(ECHO).await.into_split();
+        let (mut from, mut to) = scenario.open(ECHO).await.into_split();
         let cutting = async {
             // Some of it came back, so both directions are under way.
             let mut got = vec![0; N / 4];
             from.read_exact(&mut got).await.unwrap();
-            scene.relay.end_all(how).await;
+            scenario.relay.end_all(how).await;
             let (rest, ending) = read_all(&mut from).await;
             got.extend(rest);
             (got, ending)
@@ -58,7 +58,7 @@ async fn n5_a_cut_in_the_middle_of_a_transfer_is_no_end(who: Who) {
             let _ = to.write_all(&said).await;
         };
         let talking = async { tokio::join!(cutting, saying).0 };
-        let (got, ending) = scene.meanwhile(talking).await;
+        let (got, ending) = scenario.meanwhile(talking).await;
         assert!(
             said.starts_with(&got),
             "{how:?}: {} bytes differ",
@@ -66,23 +66,23 @@ async fn n5_a_cut_in_the_middle_of_a_transfer_is_no_end(who: Who) {
         );
         assert!(got.len() < N, "{how:?} came too late");
         assert_eq!(ending, Ending::Reset, "{how:?} after {} bytes", got.len());
-        scene.recovers().await;
+        scenario.recovers().await;
     }
 }
 
 async fn n8_a_login_page_in_the_way_is_told_and_never_opened(who: Who) {
-    let scene = Scene::new(who).await;
+    let scenario = Scenario::new(who).await;
     let portal =
         "HTTP/1.1 302 Found\r\nLocation: http://portal.test/login\r\nContent-Length: 0\r\n\r\n";
     // What answers in Pomerium's place is another server.
     let (way, _echo) = company(Who::Gateway).await;
-    scene.relay.lead_to(way.address());
+    scenario.relay.lead_to(way.address());
     way.gateway.show(Certificate::OtherAuthority).unwrap();
     let issuer = "issued by \"A CA that nobody trusts\"";
-    let reason = scene.refuses(Code::Tls, issuer).await;
+    let reason = scenario.refuses(Code::Tls, issuer).await;
     assert!(reason.hint.unwrap().contains("is a login page"));
     way.gateway.door(Door::Says(portal.into()));
-    let reason = scene.refuses(Code::Tls, "(HTTP answered)").await;
+    let reason = scenario.refuses(Code::Tls, "(HTTP answered)").await;
     assert!(
         reason
             .hint
@@ -90,24 +90,24 @@ async fn n8_a_login_page_in_the_way_is_told_and_never_opened(who: Who) {
             .unwrap()
             .contains("a login page in the way?")
     );
-    scene.tells_ssh(&reason).await;
+    scenario.tells_ssh(&reason).await;
     let stats = way.gateway.stats();
     assert_eq!(stats.requests, [], "no token, no request");
-    scene.relay.lead_to(scene.corp.address());
-    scene.recovers().await;
+    scenario.relay.lead_to(scenario.deployment.address());
+    scenario.recovers().await;
 }
 
 async fn n9_a_forward_proxy_that_fails_is_named_with_what_it_said(who: Who) {
     let company = company(who).await;
-    let corp = &company.0;
-    let proxy = ForwardProxy::start(Play::Http(None), corp.address())
+    let deployment = &company.0;
+    let proxy = ForwardProxy::start(Play::Http(None), deployment.address())
         .await
         .unwrap();
     let relay = Relay::start(proxy.address()).await;
     let url = format!("http://{}", relay.address());
-    let cluster = corp.cluster_by_name(&format!("forward_proxy = \"{url}\""));
-    let scene = Scene::set(company, relay, cluster).await;
-    let mut open = scene.open(ECHO).await;
+    let cluster = deployment.cluster_by_name(&format!("forward_proxy = \"{url}\""));
+    let scenario = Scenario::set(company, relay, cluster).await;
+    let mut open = scenario.open(ECHO).await;
     let says = |it: &str| Play::Says(format!("HTTP/1.1 {it}\r\n\r\n").into());
     for (play, words) in [
         (
@@ -121,35 +121,35 @@ async fn n9_a_forward_proxy_that_fails_is_named_with_what_it_said(who: Who) {
     ] {
         let shown = format!("{play:?}");
         proxy.play(play);
-        let reason = scene.refuses(Code::ForwardProxy, words).await;
+        let reason = scenario.refuses(Code::ForwardProxy, words).await;
         assert!(reason.message.contains(&url), "{shown}: {reason:?}");
-        scene.tells_ssh(&reason).await;
+        scenario.tells_ssh(&reason).await;
         echoes(&mut open, shown.as_bytes()).await;
     }
     proxy.play(Play::Http(None));
     drop(open);
-    scene.recovers().await;
+    scenario.recovers().await;
     // One that is slow is waited for.
-    scene.relay.set(Ways::both(Way {
+    scenario.relay.set(Ways::both(Way {
         delay: Duration::from_millis(300),
         ..Way::PLAIN
     }));
-    scene.meanwhile(scene.carries(ECHO)).await;
+    scenario.meanwhile(scenario.carries(ECHO)).await;
     // And one that is gone is told as such.
-    scene.relay.set(Ways::both(Way::PLAIN));
-    scene.relay.close().await;
-    scene
+    scenario.relay.set(Ways::both(Way::PLAIN));
+    scenario.relay.close().await;
+    scenario
         .refuses(Code::ForwardProxy, "connection refused")
         .await;
-    scene.relay.open().await;
-    scene.recovers().await;
+    scenario.relay.open().await;
+    scenario.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn n10_two_seconds_away_byte_by_byte_at_10_kib_a_second_everything_arrives() {
     const N: usize = 20 << 10;
-    let scene = Scene::new(Who::Gateway).await;
-    scene.relay.set(Ways::both(Way {
+    let scenario = Scenario::new(Who::Gateway).await;
+    scenario.relay.set(Ways::both(Way {
         delay: Duration::from_secs(2),
         rate: Some(10 << 10),
         piece: 1,
@@ -157,7 +157,7 @@ async fn n10_two_seconds_away_byte_by_byte_at_10_kib_a_second_everything_arrives
     }));
     let said = pattern(N);
     let talking = async {
-        let mut stream = scene.connect(ECHO).await;
+        let mut stream = scenario.connect(ECHO).await;
         stream.write_all(&said).await.unwrap();
         let mut got = vec![0; N];
         timeout(Duration::from_secs(60), stream.read_exact(&mut got))
@@ -166,19 +166,19 @@ async fn n10_two_seconds_away_byte_by_byte_at_10_kib_a_second_everything_arrives
             .unwrap();
         got
     };
-    assert!(scene.meanwhile(talking).await == said);
-    scene.relay.set(Ways::both(Way::PLAIN));
-    scene.recovers().await;
+    assert!(scenario.meanwhile(talking).await == said);
+    scenario.relay.set(Ways::both(Way::PLAIN));
+    scenario.recovers().await;
 }
 
 /// A connection that the network forgot while it was idle, as routers do.
 async fn n5_what_was_reset_while_it_was_idle_is_told_at_once(who: Who) {
-    let scene = Scene::new(who).await;
-    let mut open = scene.open(ECHO).await;
-    scene.relay.end_idle(Duration::ZERO, Cut::Reset);
-    let ended = scene.meanwhile(read_all(&mut open)).await;
+    let scenario = Scenario::new(who).await;
+    let mut open = scenario.open(ECHO).await;
+    scenario.relay.end_idle(Duration::ZERO, Cut::Reset);
+    let ended = scenario.meanwhile(read_all(&mut open)).await;
     assert_eq!(ended, (Vec::new(), Ending::Reset));
-    scene.recovers().await;
+    scenario.recovers().await;
 }
 
 with_both! {
@@ -198,11 +198,11 @@ async fn n9_a_forward_proxy_that_keeps_silent_is_named_after_its_limit() {
     let relay = Relay::start(proxy.address()).await;
     let line = format!("forward_proxy = \"http://{}\"", relay.address());
     let cluster = company.0.cluster_by_name(&line);
-    let scene = Scene::set(company, relay, cluster).await;
+    let scenario = Scenario::set(company, relay, cluster).await;
     proxy.play(Play::Silent);
-    scene.refuses(Code::ForwardProxy, "20 s").await;
+    scenario.refuses(Code::ForwardProxy, "20 s").await;
     proxy.play(Play::Http(None));
-    scene.recovers().await;
+    scenario.recovers().await;
     let heard = proxy.heard();
     let routes = [ROUTE, SSH_ROUTE].map(str::as_bytes);
     let named = |it: &[u8]| {

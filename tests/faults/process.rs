@@ -17,7 +17,7 @@ use control::{
 use gateway::Upstream;
 use integration::{
     client::{Ending, read_all},
-    corp::{CLUSTER, Corp},
+    deployment::{CLUSTER, Deployment},
     eventually,
     pomd::{self, Pomd, Setup, cluster, find_tunnel},
     process::Process,
@@ -30,8 +30,8 @@ use super::{ECHO, SSH, TUNNELS, carries, echoes};
 /// How long pomd may take to end.
 const STOP: Duration = Duration::from_secs(5);
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
 }
 
 /// A pomd that went into the background: nobody's child, so it is ended by its id.
@@ -143,8 +143,8 @@ async fn pomds_that_choose_the_same_port_at_the_same_time_all_listen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x2_a_stale_socket_and_stale_lock_texts_do_not_stop_a_start() {
-    let corp = corp().await;
-    let setup = Setup::new(&corp.config(&TUNNELS));
+    let deployment = deployment().await;
+    let setup = Setup::new(&deployment.config(&TUNNELS));
     // Left behind by a crash: a socket that nobody listens on.
     drop(UnixListener::bind(setup.socket()).unwrap());
     assert!(setup.socket().exists());
@@ -154,14 +154,14 @@ async fn x2_a_stale_socket_and_stale_lock_texts_do_not_stop_a_start() {
     fs::write(setup.state_dir().join("pomd.lock"), ours).unwrap();
     fs::write(setup.runtime().join("pomd.lock"), "\0nonsense").unwrap();
     let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     carries(&pomd, "echo").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x2_nothing_that_a_kill_leaves_behind_stops_the_next_start() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&TUNNELS).await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&TUNNELS).await;
     for _ in 0..5 {
         let mut open = pomd.connect("echo").await;
         echoes(&mut open, b"open while it is killed").await;
@@ -179,8 +179,8 @@ async fn x2_nothing_that_a_kill_leaves_behind_stops_the_next_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x3_sigterm_ends_open_and_waiting_connections_within_five_seconds() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&TUNNELS).await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&TUNNELS).await;
     let mut open = Vec::new();
     for _ in 0..50 {
         let mut stream = pomd.connect("echo").await;
@@ -196,7 +196,7 @@ async fn x3_sigterm_ends_open_and_waiting_connections_within_five_seconds() {
         {}
     }
     // Others wait for an answer that never comes.
-    corp.gateway.script(SSH, gateway::Script::silence());
+    deployment.gateway.script(SSH, gateway::Script::silence());
     let mut waiting = pomd.connect("ssh").await;
     waiting.write_all(b"SSH-2.0-test\r\n").await.unwrap();
     pomd.wait_for("one waits", |it| {
@@ -219,8 +219,8 @@ async fn x3_sigterm_ends_open_and_waiting_connections_within_five_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x3_a_second_signal_ends_it_at_once() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&TUNNELS).await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&TUNNELS).await;
     let mut stream = pomd.connect("echo").await;
     echoes(&mut stream, b"open").await;
     let asked = Instant::now();
@@ -235,11 +235,11 @@ async fn x3_a_second_signal_ends_it_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x3_sighup_reloads_and_ends_nothing() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&[("echo", ECHO)]).await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&[("echo", ECHO)]).await;
     let mut open = pomd.connect("echo").await;
     echoes(&mut open, b"before").await;
-    pomd.replace_config(&corp.config(&TUNNELS));
+    pomd.replace_config(&deployment.config(&TUNNELS));
     pomd.process().signal(Signal::HUP);
     pomd.wait_for_tunnel("ssh", TunnelState::Up).await;
     pomd.replace_config("[tunnel.ssh\n");
@@ -254,23 +254,23 @@ async fn x3_sighup_reloads_and_ends_nothing() {
         pomd.words()
             .contains("asked to read the configuration again")
     );
-    assert!(corp.links.all().is_empty());
+    assert!(deployment.links.all().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x3_words_that_nobody_takes_are_no_reason_to_end() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     for before in ["exec >&- 2>&-", "exec >/dev/full 2>&1"] {
-        let setup = Setup::new(&corp.config(&TUNNELS))
+        let setup = Setup::new(&deployment.config(&TUNNELS))
             .before(before)
             .arg("--log=debug");
         let mut pomd = setup.start().await;
-        corp.log_in(&pomd).await;
+        deployment.log_in(&pomd).await;
         carries(&pomd, "echo").await;
         assert_eq!(pomd.stop().await.code(), Some(0), "{before}");
     }
     // A pipe whose reader is gone: SIGPIPE, were it not ignored.
-    let setup = Setup::new(&corp.config(&TUNNELS)).arg("--log=debug");
+    let setup = Setup::new(&deployment.config(&TUNNELS)).arg("--log=debug");
     let mut command = setup.pomd_command();
     command
         .stdin(Stdio::null())
@@ -291,8 +291,8 @@ async fn x3_words_that_nobody_takes_are_no_reason_to_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn daemonize_is_done_once_it_answers_and_a_second_one_names_the_first() {
-    let corp = corp().await;
-    let setup = Setup::new(&corp.config(&TUNNELS)).arg("--daemonize");
+    let deployment = deployment().await;
+    let setup = Setup::new(&deployment.config(&TUNNELS)).arg("--daemonize");
     // Also: whoever reads its output is not kept waiting by the daemon.
     let first = pomd::run(setup.pomd_command(), integration::PATIENCE).await;
     assert_eq!(first.status.code(), Some(0), "{}", words(&first));
@@ -322,8 +322,8 @@ async fn daemonize_is_done_once_it_answers_and_a_second_one_names_the_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_of_a_pomd_that_has_ended_reads_as_while_it_lived() {
-    let corp = corp().await;
-    let setup = Setup::new(&corp.config(&TUNNELS)).arg("--daemonize");
+    let deployment = deployment().await;
+    let setup = Setup::new(&deployment.config(&TUNNELS)).arg("--daemonize");
     let started = pomd::run(setup.pomd_command(), integration::PATIENCE).await;
     assert!(started.status.success(), "{}", words(&started));
     let daemon = Detached(status(&setup).await.pomd.pid);
@@ -371,22 +371,22 @@ async fn daemonize_says_why_it_did_not_come_to_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c1_a_broken_file_at_start_is_told_and_the_mended_one_is_obeyed() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let pomd = Pomd::start("[tunnel.echo]\nroute = \"no port\"\nlisten = [").await;
     let status = pomd.status().await;
     assert!(status.tunnels.is_empty() && !status.healthy);
     let error = status.pomd.config.error.unwrap();
     assert!(error.message.contains("line 3:"), "{}", error.message);
-    pomd.replace_config(&corp.config(&TUNNELS));
+    pomd.replace_config(&deployment.config(&TUNNELS));
     pomd.wait_for_tunnel("echo", TunnelState::Login).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     carries(&pomd, "echo").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_can_drive_it() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&TUNNELS).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&TUNNELS).await;
     let socket = pomd.setup().socket();
     let curl = async |arguments: &[&str]| {
         let mut command = Command::new("curl");

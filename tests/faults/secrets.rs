@@ -14,14 +14,14 @@ use gateway::{Door, Script, Upstream};
 use integration::{
     PATIENCE,
     binary::binary,
-    corp::{CLUSTER, Corp},
+    deployment::{CLUSTER, Deployment},
     eventually,
+    fault_injection::FaultPlan,
+    other_user::{OtherUser, UID},
     person::write_script,
     pomd::{Setup, folder, run},
     process::Process,
     skipped,
-    stranger::{Stranger, UID},
-    trial::Trial,
 };
 use rustix::process::Signal;
 use tokio::{
@@ -52,7 +52,8 @@ async fn answer(setup: &Setup, request: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f12_a20_a21_no_secret_is_in_logs_arguments_environments_panics_status_or_errors() {
-    let corp = Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
+    let deployment =
+        Deployment::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await;
     let setup = Setup::new("");
     // A browser that shows what it was given, and then notes the link as the person's does.
     let (script, noted) = (setup.folder().join("shows"), setup.folder().join("shown"));
@@ -60,13 +61,13 @@ async fn f12_a20_a21_no_secret_is_in_logs_arguments_environments_panics_status_o
         &script,
         "{ env; tr '\\0' ' ' < /proc/$PPID/cmdline; ls -l /proc/$$/fd; } > \"$1.new\" 2>&1; printf '%s' \"$2\" > \"$1.link\"; mv \"$1.new\" \"$1\"",
     );
-    let key = format!("browser = {}", corp.links.key());
-    let config = corp.config(&TUNNELS);
+    let key = format!("browser = {}", deployment.links.key());
+    let config = deployment.config(&TUNNELS);
     assert!(config.contains(&key), "{config}");
     let config = config.replace(&key, &format!("browser = [{script:?}, {noted:?}]"));
     fs::write(setup.config_file(), config).unwrap();
     let setup = setup.env("POMD_LOG", "trace").env("RUST_BACKTRACE", "1");
-    let (trial, setup) = Trial::new(setup);
+    let (faults, setup) = FaultPlan::new(setup);
     let pomd = setup.start().await;
     let mut heard = String::new();
     let mut stream = pomd.connect("echo").await;
@@ -77,7 +78,7 @@ async fn f12_a20_a21_no_secret_is_in_logs_arguments_environments_panics_status_o
     .await;
     heard += &shown;
     let link = fs::read_to_string(noted.with_extension("link")).unwrap();
-    let page = corp.browser.visit(&link).await.unwrap();
+    let page = deployment.browser.visit(&link).await.unwrap();
     assert_eq!(page.status, 200);
     let mut echoed = [0; 6];
     stream.read_exact(&mut echoed).await.unwrap();
@@ -88,25 +89,25 @@ async fn f12_a20_a21_no_secret_is_in_logs_arguments_environments_panics_status_o
     let said = format!("HTTP/1.1 403 Forbidden\r\nx-echo: {token}\r\n\r\n{token}");
     let broken = [Script::bytes("ICY\r\n\r\n"), Script::bytes(said)];
     for script in scripts.chain(broken) {
-        corp.gateway.script(SSH, script);
+        deployment.gateway.script(SSH, script);
         heard += &ssh_is_told(pomd.address("ssh").await).await;
         heard += &answer(pomd.setup(), "POST /v1/tunnels/ssh/up").await;
-        corp.gateway.forgive();
+        deployment.gateway.forgive();
     }
     for door in [Door::PlainHttp, Door::Hangs] {
-        corp.gateway.door(door);
+        deployment.gateway.door(door);
         heard += &ssh_is_told(pomd.address("ssh").await).await;
-        corp.gateway.forgive();
+        deployment.gateway.forgive();
     }
     let address = pomd.address("ssh").await;
     for point in ["connection", "session", "request"] {
-        trial.plan(&[&format!("{point} 1 panic")]);
+        faults.plan(&[&format!("{point} 1 panic")]);
         let mut struck = TcpStream::connect(address).await.unwrap();
         let _ = struck.write_all(b"x").await;
         let _ = pomd.client().login(CLUSTER, Default::default()).await;
         let _ = pomd.client().reload().await;
     }
-    trial.plan(&[]);
+    faults.plan(&[]);
     eventually("it answers again", async || {
         pomd.client().login(CLUSTER, Default::default()).await.ok()
     })
@@ -161,11 +162,11 @@ async fn f12_a21_a_pomd_that_dies_of_a_signal_leaves_no_core() {
     let mut dies = other.command(Path::new("/bin/sh"));
     dies.args(["-c", "kill -ABRT $$"]);
     let others_leave_one = run(dies, PATIENCE).await.status.core_dumped();
-    let corp = Corp::gateway(|it| it.route(ECHO, Upstream::Echo)).await;
+    let deployment = Deployment::gateway(|it| it.route(ECHO, Upstream::Echo)).await;
     for signal in [Signal::ABORT, Signal::SEGV] {
-        let setup = Setup::new(&corp.config(&[("echo", ECHO)])).before(wishes);
+        let setup = Setup::new(&deployment.config(&[("echo", ECHO)])).before(wishes);
         let mut pomd = setup.start().await;
-        corp.log_in(&pomd).await;
+        deployment.log_in(&pomd).await;
         carries(&pomd, "echo").await;
         let limits = fs::read_to_string(format!("/proc/{}/limits", pomd.pid())).unwrap();
         let core = limits
@@ -199,7 +200,7 @@ async fn f12_a21_a_pomd_that_dies_of_a_signal_leaves_no_core() {
 async fn a21_no_program_of_the_same_user_can_look_into_a_pomd() {
     let test = "a21_no_program_of_the_same_user_can_look_into_a_pomd";
     // Root can look into everything.
-    let Some(user) = Stranger::new(test, &binary("pomd")) else {
+    let Some(user) = OtherUser::new(test, &binary("pomd")) else {
         return;
     };
     let home = folder();

@@ -10,9 +10,9 @@ use std::{
 use gateway::{ANY, Certificate, Door, End, Script};
 use integration::{
     client::read_all,
-    corp::Who,
+    deployment::Who,
     relay::{Cut, Way, Ways},
-    scene::{ECHO, SSH, Scene},
+    scenario::{ECHO, SSH, Scenario},
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -71,11 +71,14 @@ const FAULTS: [Fault; 17] = [
 ];
 
 impl Fault {
-    async fn begin(self, scene: &Scene) {
-        let Scene {
-            corp, relay, echo, ..
-        } = scene;
-        let gateway = &corp.gateway;
+    async fn begin(self, scenario: &Scenario) {
+        let Scenario {
+            deployment,
+            relay,
+            echo,
+            ..
+        } = scenario;
+        let gateway = &deployment.gateway;
         match self {
             Self::PortClosed => relay.close().await,
             Self::AllCut(how) => relay.end_all(how).await,
@@ -97,25 +100,27 @@ impl Fault {
         }
     }
 
-    async fn end(self, scene: &Scene) {
-        let Scene { corp, relay, .. } = scene;
+    async fn end(self, scenario: &Scenario) {
+        let Scenario {
+            deployment, relay, ..
+        } = scenario;
         match self {
             Self::PortClosed => relay.open().await,
             Self::NothingPasses | Self::Slow => relay.set(Ways::both(Way::PLAIN)),
-            Self::Certificate(_) => corp.gateway.show(Certificate::Good).unwrap(),
-            Self::NoTls | Self::HandshakeHangs => corp.gateway.forgive(),
+            Self::Certificate(_) => deployment.gateway.show(Certificate::Good).unwrap(),
+            Self::NoTls | Self::HandshakeHangs => deployment.gateway.forgive(),
             // To end the connections that are ready would be another fault, and one in the middle of the recovery.
-            _ => corp.gateway.clear_scripts(),
+            _ => deployment.gateway.clear_scripts(),
         }
     }
 }
 
 /// People who go on using the tunnels, whatever they get.
-async fn people(scene: &Scene) {
+async fn people(scenario: &Scenario) {
     loop {
         for tunnel in [ECHO, SSH] {
             // A refusal may be here before the system has told that the connection is open.
-            let address = scene.pomd.address(tunnel).await;
+            let address = scenario.pomd.address(tunnel).await;
             let Ok(mut stream) = TcpStream::connect(address).await else {
                 continue;
             };
@@ -158,23 +163,23 @@ async fn soak(long: Duration, pace: Duration) {
         seed,
         faults: Vec::new(),
     };
-    let scene = Scene::at_pace(Who::Gateway, CLOCKS).await;
+    let scenario = Scenario::at_pace(Who::Gateway, CLOCKS).await;
     let end = Instant::now() + long;
     while Instant::now() < end {
         let fault = FAULTS[(next(&mut random) % FAULTS.len() as u64) as usize];
         let lasts = pace / 2 * (next(&mut random) % 100) as u32 / 100;
         story.faults.push((fault, lasts));
         let next_one = sleep(pace);
-        fault.begin(&scene).await;
+        fault.begin(&scenario).await;
         let lasting = async {
             tokio::select! {
                 () = sleep(lasts) => {}
-                () = people(&scene) => {}
+                () = people(&scenario) => {}
             }
         };
-        scene.meanwhile(lasting).await;
-        fault.end(&scene).await;
-        scene.recovers().await;
+        scenario.meanwhile(lasting).await;
+        fault.end(&scenario).await;
+        scenario.recovers().await;
         next_one.await;
     }
     let faults = story.faults.len() as u128;

@@ -10,24 +10,24 @@ use control::wire::{ClusterState, Status};
 use gateway::Upstream;
 use integration::{
     PATIENCE,
-    corp::{CLUSTER, Corp},
+    bystander::Bystander,
+    deployment::{CLUSTER, Deployment},
     eventually,
+    fault_injection::FaultPlan,
     pomd::{Pomd, Setup, cluster, find_tunnel, run, tunnel},
-    trial::Trial,
-    witness::Witness,
 };
 use tokio::task::{JoinSet, LocalSet};
 
 use super::{ECHO, SSH, TUNNELS, carries};
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
 }
 
 /// The shipped pomd's twin, with a disk and more that fail as planned.
-async fn on_trial(corp: &Corp) -> (Trial, Pomd) {
-    let (trial, setup) = Trial::new(Setup::new(&corp.config(&TUNNELS)));
-    (trial, setup.start().await)
+async fn with_faults(deployment: &Deployment) -> (FaultPlan, Pomd) {
+    let (faults, setup) = FaultPlan::new(Setup::new(&deployment.config(&TUNNELS)));
+    (faults, setup.start().await)
 }
 
 /// Where the token of [`CLUSTER`] rests.
@@ -58,13 +58,13 @@ fn litter(pomd: &Pomd) -> Vec<String> {
 }
 
 /// Logs in again, as after a refusal; whether it came through.
-async fn tries_to_log_in(corp: &Corp, pomd: &Pomd) -> bool {
+async fn tries_to_log_in(deployment: &Deployment, pomd: &Pomd) -> bool {
     let Ok(answer) = pomd.client().login(CLUSTER, Default::default()).await else {
         return false;
     };
     match answer.login {
         Some(login) => {
-            let page = corp.browser.visit(&login.link).await;
+            let page = deployment.browser.visit(&login.link).await;
             page.is_ok_and(|it| it.status == 200)
         }
         None => true,
@@ -72,16 +72,16 @@ async fn tries_to_log_in(corp: &Corp, pomd: &Pomd) -> bool {
 }
 
 /// The tunnels of a configuration with these names more.
-fn with_more(corp: &Corp, more: &[String]) -> String {
+fn with_more(deployment: &Deployment, more: &[String]) -> String {
     let more = more.iter().map(|it| (it.as_str(), ECHO));
     let all: Vec<_> = TUNNELS.into_iter().chain(more).collect();
-    corp.config(&all)
+    deployment.config(&all)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s4_what_is_no_token_is_set_aside_and_costs_one_login() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&TUNNELS).await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&TUNNELS).await;
     let file = token_file(&pomd);
     let good = fs::read_to_string(&file).unwrap();
     let cases: [(&str, Vec<u8>); 5] = [
@@ -119,9 +119,9 @@ async fn s4_what_is_no_token_is_set_aside_and_costs_one_login() {
             pomd.words().contains("set aside as corp.test.json.broken"),
             "{what}"
         );
-        corp.log_in(&pomd).await;
+        deployment.log_in(&pomd).await;
         carries(&pomd, "echo").await;
-        assert_eq!(corp.gateway.stats().sign_ins, 2 + n as u64, "{what}");
+        assert_eq!(deployment.gateway.stats().sign_ins, 2 + n as u64, "{what}");
         pomd.kill_and_restart().await;
         carries(&pomd, "ssh").await;
     }
@@ -129,21 +129,22 @@ async fn s4_what_is_no_token_is_set_aside_and_costs_one_login() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s6_a_state_folder_that_is_removed_is_made_anew_and_nobody_notices() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&TUNNELS).await;
-    let mut witness = Witness::new(&pomd, "echo").await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&TUNNELS).await;
+    let mut bystander = Bystander::new(&pomd, "echo").await;
     let before = pomd.status().await;
     fs::remove_dir_all(pomd.setup().state_dir()).unwrap();
-    witness.carries().await;
+    bystander.carries().await;
     carries(&pomd, "ssh").await;
     // What is chosen and made from now on rests there again.
-    pomd.reload(&with_more(&corp, &["more".to_owned()])).await;
+    pomd.reload(&with_more(&deployment, &["more".to_owned()]))
+        .await;
     carries(&pomd, "more").await;
-    corp.gateway.end_all_sessions();
+    deployment.gateway.end_all_sessions();
     pomd.client().logout(CLUSTER).await.unwrap();
-    corp.log_in(&pomd).await;
-    pomd.reload(&corp.config(&TUNNELS)).await;
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    deployment.log_in(&pomd).await;
+    pomd.reload(&deployment.config(&TUNNELS)).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
     pomd.kill_and_restart().await;
     for (name, _) in TUNNELS {
         carries(&pomd, name).await;
@@ -154,11 +155,11 @@ async fn s6_a_state_folder_that_is_removed_is_made_anew_and_nobody_notices() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s6_where_the_disk_refuses_locks_it_warns_and_works_and_no_second_one_takes_its_place() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     // ENOLCK as of a network disk without its lock service, EIO as of one that lost its server.
     for (error, words) in [(37, "no locks available"), (5, "input/output error")] {
-        let (trial, setup) = Trial::new(Setup::new(&corp.config(&TUNNELS)));
-        trial.plan(&[&format!("lock 1-9 error {error}")]);
+        let (faults, setup) = FaultPlan::new(Setup::new(&deployment.config(&TUNNELS)));
+        faults.plan(&[&format!("lock 1-9 error {error}")]);
         let mut pomd = setup.start().await;
         let folders = [pomd.setup().state_dir(), pomd.setup().runtime()];
         let warned = |it: &Status| {
@@ -168,32 +169,32 @@ async fn s6_where_the_disk_refuses_locks_it_warns_and_works_and_no_second_one_ta
             folders.iter().map(of).all(warns)
         };
         assert!(warned(&pomd.status().await), "{:?}", pomd.status().await);
-        corp.log_in(&pomd).await;
-        let witness = Witness::new(&pomd, "echo").await;
+        deployment.log_in(&pomd).await;
+        let bystander = Bystander::new(&pomd, "echo").await;
         let second = run(pomd.setup().pomd_command(), PATIENCE).await;
         let said = String::from_utf8_lossy(&second.stderr);
         assert_eq!(second.status.code(), Some(1), "{said}");
         assert!(said.contains("another pomd listens there"), "{said}");
         assert_eq!(pomd.status().await.pomd.pid, pomd.pid());
-        witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+        bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
         // What was saved without a lock is there for one with a lock.
-        trial.plan(&[]);
-        let sign_ins = corp.gateway.stats().sign_ins;
+        faults.plan(&[]);
+        let sign_ins = deployment.gateway.stats().sign_ins;
         pomd.kill_and_restart().await;
         assert!(!warned(&pomd.status().await));
         carries(&pomd, "ssh").await;
-        assert_eq!(corp.gateway.stats().sign_ins, sign_ins);
+        assert_eq!(deployment.gateway.stats().sign_ins, sign_ins);
     }
 }
 
 /// Each call that can fail fails once, in a life of its own: what a person wants is had at last without a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_each_call_that_fails_once_on_the_way_from_login_to_connect_is_survived() {
-    let corp = corp().await;
-    let (trial, pomd) = on_trial(&corp).await;
-    trial.plan(&[]);
-    assert!(reaches_its_aim(&corp, &pomd).await);
-    let calls = trial.calls();
+    let deployment = deployment().await;
+    let (faults, pomd) = with_faults(&deployment).await;
+    faults.plan(&[]);
+    assert!(reaches_its_aim(&deployment, &pomd).await);
+    let calls = faults.calls();
     let kinds = ["disk", "dial", "accept"];
     let of_kind = |kind_is: &str| calls.iter().filter(|it| kind(it) == kind_is).count();
     let count = kinds.map(of_kind).into_iter().max().unwrap_or(0);
@@ -231,28 +232,28 @@ fn kind(call: &str) -> &str {
 
 /// A pomd of its own in which the call number `n` fails.
 async fn fails_once(n: usize) {
-    let corp = corp().await;
-    let (trial, pomd) = on_trial(&corp).await;
+    let deployment = deployment().await;
+    let (faults, pomd) = with_faults(&deployment).await;
     // Which kind of call that is depends on the order of things, so each kind counts for itself.
     let lines = ["disk", "dial", "accept"].map(|it| format!("{it} {n} error 5"));
-    trial.plan(&lines.each_ref().map(String::as_str));
+    faults.plan(&lines.each_ref().map(String::as_str));
     eventually(&format!("it works though call {n} failed"), async || {
-        reaches_its_aim(&corp, &pomd).await.then_some(())
+        reaches_its_aim(&deployment, &pomd).await.then_some(())
     })
     .await;
-    trial.plan(&[]);
-    Witness::new(&pomd, "echo")
+    faults.plan(&[]);
+    Bystander::new(&pomd, "echo")
         .await
         .all_is_well(&pomd, &["ssh", "more"])
         .await;
 }
 
 /// Login, save, reload, connect: whether all of it came through.
-async fn reaches_its_aim(corp: &Corp, pomd: &Pomd) -> bool {
-    if !tries_to_log_in(corp, pomd).await {
+async fn reaches_its_aim(deployment: &Deployment, pomd: &Pomd) -> bool {
+    if !tries_to_log_in(deployment, pomd).await {
         return false;
     }
-    pomd.replace_config(&with_more(corp, &["more".to_owned()]));
+    pomd.replace_config(&with_more(deployment, &["more".to_owned()]));
     if pomd.client().reload().await.is_err() {
         return false;
     }
@@ -287,8 +288,8 @@ fn the_shipped_programs_hold_no_name_of_a_test_hook() {
         "POMD_SOCKET",
         "POMD_STATE_DIR",
     ];
-    let ours = fs::read(integration::binary::binary("pomd-on-trial")).unwrap();
-    let hooks: [&[u8]; 3] = [b"POMD_TRIAL", b"disk:sync_folder", b"planned at "];
+    let ours = fs::read(integration::binary::binary("pomd-with-faults")).unwrap();
+    let hooks: [&[u8]; 3] = [b"POMD_FAULTS", b"disk:sync_folder", b"planned at "];
     for program in ["pomd", "pomctl"] {
         let bytes = fs::read(integration::binary::binary(program)).unwrap();
         for hook in hooks {

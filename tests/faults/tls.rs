@@ -5,11 +5,11 @@ use std::{fs, os::unix::fs::PermissionsExt};
 use control::wire::Code;
 use gateway::{Certificate, Door, End, Script, Stats};
 use integration::{
+    bystander::echoes,
     client::{Ending, pattern, read_all},
-    corp::Who,
+    deployment::Who,
     relay::{Cut, Relay, Way, Ways},
-    scene::{ECHO, ROUTE, Scene, company},
-    witness::echoes,
+    scenario::{ECHO, ROUTE, Scenario, company},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -20,8 +20,8 @@ fn tokens(stats: &Stats) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a16_t1_each_thing_wrong_with_a_certificate_is_told_and_costs_no_token() {
-    let scene = Scene::new(Who::Gateway).await;
-    let gateway = &scene.corp.gateway;
+    let scenario = Scenario::new(Who::Gateway).await;
+    let gateway = &scenario.deployment.gateway;
     let ca = "Make-believe Pomerium CA";
     for (certificate, words) in [
         (Certificate::Expired, "expired on "),
@@ -32,11 +32,11 @@ async fn a16_t1_each_thing_wrong_with_a_certificate_is_told_and_costs_no_token()
             "which this machine does not know",
         ),
     ] {
-        let mut open = scene.open(ECHO).await;
+        let mut open = scenario.open(ECHO).await;
         let before = tokens(&gateway.stats());
         gateway.show(certificate).unwrap();
         gateway.nobody_waits().await;
-        let reason = scene.refuses(Code::Tls, words).await;
+        let reason = scenario.refuses(Code::Tls, words).await;
         let ca = match certificate {
             Certificate::OtherAuthority => "A CA that nobody trusts",
             _ => ca,
@@ -47,13 +47,13 @@ async fn a16_t1_each_thing_wrong_with_a_certificate_is_told_and_costs_no_token()
         echoes(&mut open, b"still here").await;
         drop(open);
         gateway.show(Certificate::Good).unwrap();
-        scene.recovers().await;
+        scenario.recovers().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t3_what_speaks_no_tls_is_told_by_what_it_said() {
-    let scene = Scene::new(Who::Gateway).await;
+    let scenario = Scenario::new(Who::Gateway).await;
     // A fatal alert, handshake_failure.
     let alert = b"\x15\x03\x03\x00\x02\x02\x28".to_vec();
     for (door, words) in [
@@ -72,50 +72,50 @@ async fn t3_what_speaks_no_tls_is_told_by_what_it_said() {
             "closed the connection during the TLS handshake",
         ),
     ] {
-        scene.corp.gateway.door(door);
-        let reason = scene.refuses(Code::Tls, words).await;
-        scene.tells_ssh(&reason).await;
-        scene.corp.gateway.forgive();
-        scene.recovers().await;
+        scenario.deployment.gateway.door(door);
+        let reason = scenario.refuses(Code::Tls, words).await;
+        scenario.tells_ssh(&reason).await;
+        scenario.deployment.gateway.forgive();
+        scenario.recovers().await;
     }
 }
 
 /// An end without close_notify is a cut, behind all that came before it; the ordinary end has one.
 async fn a16_t4_only_an_end_with_close_notify_is_an_end(who: Who) {
-    let scene = Scene::new(who).await;
+    let scenario = Scenario::new(who).await;
     for how in [Cut::Fin, Cut::Reset] {
-        let mut open = scene.open(ECHO).await;
+        let mut open = scenario.open(ECHO).await;
         let said = pattern(100_000);
         open.write_all(&said).await.unwrap();
         let mut got = vec![0; said.len()];
         open.read_exact(&mut got).await.unwrap();
         assert!(got == said);
-        scene.relay.end_all(how).await;
-        let ended = scene.meanwhile(read_all(&mut open)).await;
+        scenario.relay.end_all(how).await;
+        let ended = scenario.meanwhile(read_all(&mut open)).await;
         assert_eq!(ended, (Vec::new(), Ending::Reset), "{how:?}");
-        scene.recovers().await;
+        scenario.recovers().await;
     }
-    let mut open = scene.open(ECHO).await;
-    scene.echo.end_all();
-    let ended = scene.meanwhile(read_all(&mut open)).await;
+    let mut open = scenario.open(ECHO).await;
+    scenario.echo.end_all();
+    let ended = scenario.meanwhile(read_all(&mut open)).await;
     assert_eq!(ended, (Vec::new(), Ending::Clean));
     drop(open);
-    scene.recovers().await;
+    scenario.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_a_cut_after_so_many_bytes_delivers_exactly_these() {
-    let scene = Scene::new(Who::Gateway).await;
+    let scenario = Scenario::new(Who::Gateway).await;
     for n in [0, 1, 16_384, 70_000] {
         let script = Script::new().end_after(n, End::Cut).times(1);
-        scene.corp.gateway.script(ROUTE, script);
+        scenario.deployment.gateway.script(ROUTE, script);
         let said = pattern(100_000);
-        let mut stream = scene.connect(ECHO).await;
+        let mut stream = scenario.connect(ECHO).await;
         stream.write_all(&said).await.unwrap();
-        let (got, ending) = scene.meanwhile(read_all(&mut stream)).await;
+        let (got, ending) = scenario.meanwhile(read_all(&mut stream)).await;
         assert_eq!((got.len() as u64, ending), (n, Ending::Reset));
         assert!(said.starts_with(&got));
-        scene.recovers().await;
+        scenario.recovers().await;
     }
 }
 
@@ -123,8 +123,8 @@ async fn t4_a_cut_after_so_many_bytes_delivers_exactly_these() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t5_a_client_certificate_is_asked_for_and_a_new_one_used_without_a_reload() {
     let company = company(Who::Gateway).await;
-    let corp = &company.0;
-    let relay = Relay::start(corp.address()).await;
+    let deployment = &company.0;
+    let relay = Relay::start(deployment.address()).await;
     let folder = integration::pomd::folder();
     let file = |name: &str| folder.path().join(name);
     let write = |identity: &gateway::Identity| {
@@ -132,8 +132,8 @@ async fn t5_a_client_certificate_is_asked_for_and_a_new_one_used_without_a_reloa
         fs::write(file("me.key"), &identity.key).unwrap();
         fs::set_permissions(file("me.key"), fs::Permissions::from_mode(0o600)).unwrap();
     };
-    let good = corp.gateway.client_identity("me").unwrap();
-    let (another, _echo) = integration::scene::company(Who::Gateway).await;
+    let good = deployment.gateway.client_identity("me").unwrap();
+    let (another, _echo) = integration::scenario::company(Who::Gateway).await;
     let foreign = another.gateway.client_identity("me").unwrap();
     write(&good);
     let more = format!(
@@ -141,70 +141,72 @@ async fn t5_a_client_certificate_is_asked_for_and_a_new_one_used_without_a_reloa
         file("me.pem"),
         file("me.key")
     );
-    let cluster = corp.cluster_at(relay.address(), &more);
-    let scene = Scene::set(company, relay, cluster).await;
-    scene
-        .corp
+    let cluster = deployment.cluster_at(relay.address(), &more);
+    let scenario = Scenario::set(company, relay, cluster).await;
+    scenario
+        .deployment
         .gateway
         .ask_for_client_certificates(true)
         .unwrap();
-    scene.recovers().await;
-    let mut open = scene.open(ECHO).await;
+    scenario.recovers().await;
+    let mut open = scenario.open(ECHO).await;
     write(&foreign);
-    let reason = scene
+    let reason = scenario
         .refuses(
             Code::ClientCertificateRequired,
             "corp did not accept me.pem",
         )
         .await;
-    scene.tells_ssh(&reason).await;
+    scenario.tells_ssh(&reason).await;
     assert!(reason.hint.unwrap().contains("client_cert"));
     // What cannot be used changes nothing: the one before stays.
     write(&good);
-    scene.carries(ECHO).await;
+    scenario.carries(ECHO).await;
     fs::write(file("me.key"), "no key").unwrap();
-    scene.meanwhile(scene.carries(ECHO)).await;
+    scenario.meanwhile(scenario.carries(ECHO)).await;
     assert!(
-        scene.pomd.words().contains("me.key"),
+        scenario.pomd.words().contains("me.key"),
         "{}",
-        scene.pomd.words()
+        scenario.pomd.words()
     );
     write(&good);
     echoes(&mut open, b"still here").await;
     drop(open);
-    scene.recovers().await;
+    scenario.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t5_a_client_certificate_that_is_missing_is_told_with_its_key() {
-    let scene = Scene::new(Who::Gateway).await;
-    scene
-        .corp
+    let scenario = Scenario::new(Who::Gateway).await;
+    scenario
+        .deployment
         .gateway
         .ask_for_client_certificates(true)
         .unwrap();
     let words = "corp wants a client certificate, and none is set";
-    let reason = scene.refuses(Code::ClientCertificateRequired, words).await;
-    scene.tells_ssh(&reason).await;
+    let reason = scenario
+        .refuses(Code::ClientCertificateRequired, words)
+        .await;
+    scenario.tells_ssh(&reason).await;
     assert!(
         reason
             .hint
             .unwrap()
             .contains("set client_cert and client_key in [cluster.corp]")
     );
-    scene
-        .corp
+    scenario
+        .deployment
         .gateway
         .ask_for_client_certificates(false)
         .unwrap();
-    scene.recovers().await;
+    scenario.recovers().await;
 }
 
 /// Bytes in any pieces, and in both directions at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn t6_records_in_single_bytes_and_of_full_size_carry_everything() {
     const N: usize = 60_000;
-    let scene = Scene::new(Who::Gateway).await;
+    let scenario = Scenario::new(Who::Gateway).await;
     let said = pattern(N);
     for piece in [1, 7, 16 << 10] {
         let way = Way {
@@ -212,13 +214,13 @@ async fn t6_records_in_single_bytes_and_of_full_size_carry_everything() {
             ..Way::PLAIN
         };
         // Those that were made ready before are not made of such pieces.
-        scene.relay.end_all(Cut::Fin).await;
-        scene
+        scenario.relay.end_all(Cut::Fin).await;
+        scenario
             .relay
             .wait_for("none is left", |it| it.open == 0)
             .await;
-        scene.relay.set_next(Ways::both(way));
-        let mut stream = scene.connect(ECHO).await;
+        scenario.relay.set_next(Ways::both(way));
+        let mut stream = scenario.connect(ECHO).await;
         let talking = async {
             // Records of one byte at first, then as large as they come.
             for byte in &said[..300] {
@@ -231,17 +233,20 @@ async fn t6_records_in_single_bytes_and_of_full_size_carry_everything() {
             heard.unwrap();
             got
         };
-        assert!(scene.meanwhile(talking).await == said, "pieces of {piece}");
+        assert!(
+            scenario.meanwhile(talking).await == said,
+            "pieces of {piece}"
+        );
     }
-    scene.recovers().await;
+    scenario.recovers().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t6_new_keys_in_the_middle_lose_nothing() {
-    let scene = Scene::new(Who::Gateway).await;
+    let scenario = Scenario::new(Who::Gateway).await;
     let script = Script::new().new_keys().times(1);
-    scene.corp.gateway.script(ROUTE, script);
-    let mut stream = scene.connect(ECHO).await;
+    scenario.deployment.gateway.script(ROUTE, script);
+    let mut stream = scenario.connect(ECHO).await;
     let said = pattern(300_000);
     let talking = async {
         let (mut from, mut to) = stream.split();
@@ -251,39 +256,39 @@ async fn t6_new_keys_in_the_middle_lose_nothing() {
         heard.unwrap();
         got
     };
-    assert!(scene.meanwhile(talking).await == said);
+    assert!(scenario.meanwhile(talking).await == said);
     echoes(&mut stream, b"and on").await;
     drop(stream);
-    scene.recovers().await;
+    scenario.recovers().await;
 }
 
 /// The CA's file goes bad: what it said before stays in use, and `check` names it.
 #[tokio::test(flavor = "multi_thread")]
 async fn t7_a_ca_file_that_went_bad_harms_nothing_that_runs() {
-    let scene = Scene::new(Who::Gateway).await;
-    let mut open = scene.open(ECHO).await;
-    let ca = scene.corp.ca_file();
+    let scenario = Scenario::new(Who::Gateway).await;
+    let mut open = scenario.open(ECHO).await;
+    let ca = scenario.deployment.ca_file();
     let good = fs::read(&ca).unwrap();
     for bad in [&b""[..], b"no certificate"] {
         fs::write(&ca, bad).unwrap();
-        scene.meanwhile(scene.carries(ECHO)).await;
+        scenario.meanwhile(scenario.carries(ECHO)).await;
         echoes(&mut open, b"still here").await;
-        let words = scene.pomd.words();
+        let words = scenario.pomd.words();
         assert!(
             words.contains("what it said before stays in use"),
             "{words}"
         );
     }
     fs::remove_file(&ca).unwrap();
-    scene.meanwhile(scene.carries(ECHO)).await;
-    let mut check = scene.pomd.setup().pomd_command();
+    scenario.meanwhile(scenario.carries(ECHO)).await;
+    let mut check = scenario.pomd.setup().pomd_command();
     check.arg("check");
     let output = integration::pomd::run(check, integration::PATIENCE).await;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains(&ca.display().to_string()), "{said}");
     drop(open);
     fs::write(&ca, good).unwrap();
-    scene.recovers().await;
+    scenario.recovers().await;
 }
 
 with_both! {

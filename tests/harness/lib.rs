@@ -4,27 +4,27 @@
 //! always for a state, with a limit; [`eventually`] is the one place that looks again and again.
 
 pub mod binary;
+pub mod bystander;
 pub mod chromium;
 pub mod client;
-pub mod corp;
+pub mod deployment;
 pub mod descriptors;
 pub mod envoy;
+pub mod fault_injection;
 pub mod matrix;
 pub mod names;
 pub mod namespace;
 pub mod notify;
+pub mod other_user;
 pub mod person;
 pub mod pomd;
 pub mod ports;
 pub mod process;
 pub mod relay;
-pub mod scene;
+pub mod scenario;
 pub mod setup;
 pub mod ssh;
-pub mod stranger;
 pub mod systemd;
-pub mod trial;
-pub mod witness;
 
 use std::{
     io::{self, Write},

@@ -73,7 +73,7 @@ async fn x12_a_pomd_is_found_whatever_runtime_folder_the_caller_has() {
 async fn x12_what_a_lock_file_names_is_tried_and_not_believed() {
     let pomd = Pomd::start("").await;
     let setup = pomd.setup();
-    let place = control::place::Place {
+    let place = control::paths::Paths {
         config: setup.config_file(),
         state: setup.folder().join("other-state"),
         socket: setup.socket(),

@@ -10,17 +10,17 @@ use std::{
 use control::wire::TunnelState;
 use integration::{
     binary::binary,
-    corp::tunnel,
+    deployment::tunnel,
     pomd::{Pomd, Setup, free_port},
 };
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{corp, echoes, logged_in, pomctl, words};
+use super::{deployment, echoes, logged_in, pomctl, words};
 
 /// Restarts a pomd under clients who connect, and who start one where they find none.
 async fn restarts(times: usize) {
-    let corp = corp().await;
-    let (setup, port) = logged_in(&corp).await;
+    let deployment = deployment().await;
+    let (setup, port) = logged_in(&deployment).await;
     let mut pomd = setup.start().await;
     let pid = pomd.pid();
     let over = Cell::new(false);

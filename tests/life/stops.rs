@@ -9,11 +9,11 @@ use rustix::process::Signal;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{ECHO, Ended, LIMIT, answers, corp, echoes, logged_in, pomctl, status, words};
+use super::{ECHO, Ended, LIMIT, answers, deployment, echoes, logged_in, pomctl, status, words};
 
 async fn stop_and_up(times: usize) {
-    let corp = corp().await;
-    let (setup, port) = logged_in(&corp).await;
+    let deployment = deployment().await;
+    let (setup, port) = logged_in(&deployment).await;
     let _ended = Ended(&setup);
     answers(&setup, &["up", "echo"]).await;
     for n in 0..times {
@@ -56,8 +56,8 @@ async fn runs(setup: &Setup, process: &mut Process) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x9_a_pomd_that_is_started_while_another_one_ends_waits_for_it() {
-    let corp = corp().await;
-    let (setup, port) = logged_in(&corp).await;
+    let deployment = deployment().await;
+    let (setup, port) = logged_in(&deployment).await;
     let mut old = start(&setup);
     runs(&setup, &mut old).await;
     for _ in 0..5 {
@@ -106,8 +106,8 @@ async fn x9_a_stop_waits_for_the_process_and_not_for_its_socket() {
 /// "Its connections have ended" is another word that must hold when it is said.
 #[tokio::test(flavor = "multi_thread")]
 async fn x9_connections_have_ended_when_a_down_says_so() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("echo", ECHO)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&[("echo", ECHO)]).await;
     for _ in 0..5 {
         let mut open = pomd.connect("echo").await;
         open.write_all(b"there").await.unwrap();

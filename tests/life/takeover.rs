@@ -3,12 +3,12 @@
 use control::client::Client;
 use integration::{binary::binary, eventually, pomd, process::Process, skipped, systemd::Systemd};
 
-use super::{Ended, LIMIT, answers, corp, echoes, logged_in, status, words};
+use super::{Ended, LIMIT, answers, deployment, echoes, logged_in, status, words};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x11_a_pomd_in_the_background_gives_way_to_one_in_the_foreground() {
-    let corp = corp().await;
-    let (setup, port) = logged_in(&corp).await;
+    let deployment = deployment().await;
+    let (setup, port) = logged_in(&deployment).await;
     let _ended = Ended(&setup);
     answers(&setup, &["up", "echo"]).await;
     let first = status(&setup).await.pomd;
@@ -26,7 +26,7 @@ async fn x11_a_pomd_in_the_background_gives_way_to_one_in_the_foreground() {
     drop(open);
     // The same port, and nobody has to log in.
     echoes(port).await;
-    assert!(corp.links.all().is_empty());
+    assert!(deployment.links.all().is_empty());
     let log = std::fs::read_to_string(first.log.unwrap()).unwrap();
     assert!(
         log.contains(&format!(
@@ -56,8 +56,8 @@ async fn x11_a_pomd_in_the_background_gives_way_to_one_in_the_foreground() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x11_one_in_the_background_pushes_none_in_the_background_out() {
-    let corp = corp().await;
-    let (setup, _) = logged_in(&corp).await;
+    let deployment = deployment().await;
+    let (setup, _) = logged_in(&deployment).await;
     let _ended = Ended(&setup);
     answers(&setup, &["up", "echo"]).await;
     let pid = status(&setup).await.pomd.pid;
@@ -71,8 +71,8 @@ async fn x11_one_in_the_background_pushes_none_in_the_background_out() {
 /// Its socket is somewhere else, and its state is ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn x11_x12_one_whose_socket_is_elsewhere_gives_way_too() {
-    let corp = corp().await;
-    let (setup, port) = logged_in(&corp).await;
+    let deployment = deployment().await;
+    let (setup, port) = logged_in(&deployment).await;
     let elsewhere = pomd::folder();
     let mut command = setup.command(&binary("pomd"));
     command

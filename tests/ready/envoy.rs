@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use integration::{
     client::{Ending, pattern, read_all},
-    corp::Corp,
+    deployment::Deployment,
     envoy::Envoy,
 };
 use rustix::process::Signal;
@@ -22,9 +22,9 @@ const PIECE: usize = 64 << 10;
 /// One behind a real Envoy.
 async fn lab() -> Lab {
     let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let corp = Corp::envoy(&[(SERVICE, service.local_addr().unwrap())]).await;
-    let cluster = corp.cluster("");
-    Lab::of(corp, service, &cluster, &[("service", SERVICE)]).await
+    let deployment = Deployment::envoy(&[(SERVICE, service.local_addr().unwrap())]).await;
+    let cluster = deployment.cluster("");
+    Lab::of(deployment, service, &cluster, &[("service", SERVICE)]).await
 }
 
 impl Lab {
@@ -67,9 +67,9 @@ impl Lab {
 
     async fn restart(&mut self) {
         let routes = [(SERVICE, self.service.local_addr().unwrap())];
-        let envoy = Envoy::start(&self.corp.gateway, &routes).await;
+        let envoy = Envoy::start(&self.deployment.gateway, &routes).await;
         self.wires.lead_to(envoy.address());
-        self.corp.envoy = Some(envoy);
+        self.deployment.envoy = Some(envoy);
     }
 }
 
@@ -79,7 +79,7 @@ async fn h9_an_envoy_killed_and_started_anew_resets_transfers_and_the_next_conne
     for round in 0..3_u8 {
         lab.works(b"so that connections are ready").await;
         let (mut local, _service) = lab.transfer().await;
-        lab.corp.envoy.as_mut().unwrap().signal(Signal::KILL);
+        lab.deployment.envoy.as_mut().unwrap().signal(Signal::KILL);
         let (_, ending) = read_all(&mut local).await;
         assert_eq!(
             ending,
@@ -93,7 +93,7 @@ async fn h9_an_envoy_killed_and_started_anew_resets_transfers_and_the_next_conne
         lab.restart().await;
         lab.works(&[round; 9]).await;
     }
-    assert!(lab.corp.links.all().is_empty());
+    assert!(lab.deployment.links.all().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +101,7 @@ async fn h9_an_envoy_that_stands_still_for_five_seconds_loses_nothing() {
     let mut lab = lab().await;
     lab.works(b"so that connections are ready").await;
     let (mut local, mut service) = lab.transfer().await;
-    let envoy = lab.corp.envoy.as_mut().unwrap();
+    let envoy = lab.deployment.envoy.as_mut().unwrap();
     envoy.stand_still().await;
     // One that comes meanwhile, on a connection that is ready: it is said once, and waits.
     let mut waiting = lab.pomd.connect("service").await;
@@ -110,7 +110,7 @@ async fn h9_an_envoy_that_stands_still_for_five_seconds_loses_nothing() {
     let mut silent = lab.pomd.connect("service").await;
     // The pause is the fault itself.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    lab.corp.envoy.as_mut().unwrap().signal(Signal::CONT);
+    lab.deployment.envoy.as_mut().unwrap().signal(Signal::CONT);
     silent.write_all(b"and I").await.unwrap();
     let mut heard = Vec::new();
     for _ in 0..2 {
@@ -134,8 +134,8 @@ async fn h9_an_envoy_that_stands_still_for_five_seconds_loses_nothing() {
             .unwrap();
         assert_eq!(&answer, b"yes");
     }
-    let stranger = timeout(Duration::ZERO, lab.service.accept()).await;
-    assert!(stranger.is_err(), "somebody was heard twice");
+    let other_user = timeout(Duration::ZERO, lab.service.accept()).await;
+    assert!(other_user.is_err(), "somebody was heard twice");
     service.write_all(b"still here").await.unwrap();
     let mut heard = [0; 10];
     timeout(PATIENCE, local.read_exact(&mut heard))

@@ -10,7 +10,7 @@ use control::{client::ClientError, wire::Code};
 use gateway::Upstream;
 use integration::{
     PATIENCE,
-    corp::{CLUSTER, Corp, tunnel},
+    deployment::{CLUSTER, Deployment, tunnel},
     eventually,
     pomd::{Pomd, Setup, cluster},
     skipped,
@@ -119,12 +119,12 @@ async fn echoes(pomd: &Pomd) -> Result<(), ClientError> {
 }
 
 /// A pomd that is logged in and, from its second start on, alone in a network with nothing but the cable.
-async fn pomd(corp: &Corp, cable: &Cable) -> Pomd {
-    let config = corp.cluster("") + &tunnel("echo", ECHO, "");
+async fn pomd(deployment: &Deployment, cable: &Cable) -> Pomd {
+    let config = deployment.cluster("") + &tunnel("echo", ECHO, "");
     let alone =
         "test -e alone && set -- unshare --net sh -c 'ip link set lo up; exec \"$@\"' sh \"$@\"";
     let mut pomd = Setup::new(&config).before(alone).start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     assert_eq!(pomd.stop().await.code(), Some(0));
     std::fs::write(pomd.setup().folder().join("alone"), "").unwrap();
     pomd.start_again().await;
@@ -142,12 +142,12 @@ async fn n6_f9_a_network_that_was_gone_works_at_once_with_another_address() {
         return skipped(test, "no veth or no ip here");
     };
     let at = SocketAddr::from((cable.address(1), 0));
-    let corp = Corp::gateway(|it| it.route(ECHO, Upstream::Echo).listen(at)).await;
-    let pomd = pomd(&corp, &cable).await;
+    let deployment = Deployment::gateway(|it| it.route(ECHO, Upstream::Echo).listen(at)).await;
+    let pomd = pomd(&deployment, &cable).await;
     let pid = pomd.pid();
     let changes = || pomd.words().matches("the network has changed").count();
     for (round, last) in [2, 3, 4].into_iter().enumerate() {
-        let handshakes = corp.gateway.stats().handshakes;
+        let handshakes = deployment.gateway.stats().handshakes;
         let before = changes();
         cable.connect(pid, last);
         eventually("pomd notices", async || (changes() > before).then_some(())).await;
@@ -160,7 +160,8 @@ async fn n6_f9_a_network_that_was_gone_works_at_once_with_another_address() {
         let status = pomd.status().await;
         assert_eq!(cluster(&status, CLUSTER).reason, None);
         // One that was used, and two that are ready.
-        corp.gateway
+        deployment
+            .gateway
             .wait_for(|it| it.handshakes >= handshakes + 3)
             .await;
 
@@ -173,5 +174,8 @@ async fn n6_f9_a_network_that_was_gone_works_at_once_with_another_address() {
         };
         assert_eq!(error.code, Code::Tcp, "{error:?}");
     }
-    assert!(corp.links.all().is_empty(), "nobody was asked to log in");
+    assert!(
+        deployment.links.all().is_empty(),
+        "nobody was asked to log in"
+    );
 }

@@ -7,7 +7,7 @@ use integration::{
     pomd::{self, Pomd, Setup, find_tunnel},
 };
 
-use super::{A, B, Line, corp, text, write};
+use super::{A, B, Line, deployment, text, write};
 
 /// Runs `pomd check` on the file of this pomd.
 async fn check(pomd: &Pomd) -> Output {
@@ -18,11 +18,11 @@ async fn check(pomd: &Pomd) -> Output {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c1_a_broken_file_changes_nothing_and_says_where_and_a_mended_one_is_taken() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("kept", A)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&[("kept", A)]).await;
     let mut line = Line::open(&pomd, "kept").await;
     let file = pomd.setup().config_file();
-    let good = corp.config(&[("kept", A)]);
+    let good = deployment.config(&[("kept", A)]);
     let typo = good.replace("route", "rout");
     let cut = good[..good.len() - 12].to_owned();
     let nul = good.replace("[tunnel", "\0[tunnel");
@@ -73,7 +73,7 @@ async fn c1_a_broken_file_changes_nothing_and_says_where_and_a_mended_one_is_tak
         }
         // Mended, and a little more.
         let name = format!("mended-{n}");
-        pomd.replace_config(&corp.config(&[("kept", A), (&name, B)]));
+        pomd.replace_config(&deployment.config(&[("kept", A), (&name, B)]));
         let status = pomd
             .wait_for(&name, |it| find_tunnel(it, &name).is_some())
             .await;
@@ -90,26 +90,26 @@ fn make_pipe(path: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pomd_that_finds_a_broken_file_at_its_start_runs_and_takes_the_mended_one() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let pomd = Pomd::start("[tunnel.db]\nroute = 7\n").await;
     let status = pomd.status().await;
     assert!(status.tunnels.is_empty());
     assert_eq!(status.pomd.config.error.unwrap().count, 1);
     let output = pomd.pomctl(&["status"]).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    pomd.replace_config(&corp.config(&[("db", A)]));
+    pomd.replace_config(&deployment.config(&[("db", A)]));
     pomd.wait_for("the mended file is in force", |it| it.tunnels.len() == 1)
         .await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     Line::open(&pomd, "db").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c2_of_a_hundred_saves_in_a_second_the_last_one_wins_in_few_reads() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("kept", A)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&[("kept", A)]).await;
     let mut line = Line::open(&pomd, "kept").await;
-    let config = |n: u32| corp.config(&[("kept", A), (&format!("save-{n}"), B)]);
+    let config = |n: u32| deployment.config(&[("kept", A), (&format!("save-{n}"), B)]);
     let before = pomd.words().matches("configuration read").count();
     let mut beat = tokio::time::interval(Duration::from_millis(10));
     for n in 1..=100 {
@@ -203,14 +203,14 @@ async fn c1_a_named_file_that_is_not_there_is_an_error_and_none_at_all_is_a_vali
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c2_whoever_asks_right_after_a_save_is_told_what_it_says() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let setup = Setup::new("").config_at("conf/pomd.toml");
     fs::create_dir(setup.folder().join("conf")).unwrap();
     let pomd = setup.start().await;
     let file = pomd.setup().config_file();
     let (_, page) = said_elsewhere(&pomd, &["status"]).await;
     assert!(page.contains("No tunnels yet."), "{page}");
-    write(&file, &corp.config(&[("db", A)]));
+    write(&file, &deployment.config(&[("db", A)]));
     let (_, page) = said_elsewhere(&pomd, &["status"]).await;
     assert!(
         page.contains("db") && !page.contains("No tunnels"),
@@ -221,10 +221,10 @@ async fn c2_whoever_asks_right_after_a_save_is_told_what_it_says() {
         let status = pomd.status().await;
         assert!(status.pomd.config.error.is_some(), "{n}: {status:#?}");
         let name = format!("save-{n}");
-        pomd.replace_config(&corp.config(&[("db", A), (&name, B)]));
+        pomd.replace_config(&deployment.config(&[("db", A), (&name, B)]));
         // `up` and `login` as well as `status`.
         match n % 2 {
-            0 => corp.log_in(&pomd).await,
+            0 => deployment.log_in(&pomd).await,
             _ => {
                 let (_, words) = said_elsewhere(&pomd, &["up", &name]).await;
                 let is_up = words.contains(&name) && !words.contains("has an error");
@@ -237,12 +237,14 @@ async fn c2_whoever_asks_right_after_a_save_is_told_what_it_says() {
     }
     // The same length, in the same place, as fast as it goes: the file's times may not tell.
     for name in ["one", "two", "six", "ten"].repeat(3) {
-        write(&file, &corp.config(&[("db", A), (name, B)]));
+        write(&file, &deployment.config(&[("db", A), (name, B)]));
         let status = pomd.status().await;
         assert!(find_tunnel(&status, name).is_some(), "{status:#?}");
     }
     // A cluster that was written a moment ago.
-    let other = corp.config(&[]).replace("[cluster.corp]", "[cluster.more]");
+    let other = deployment
+        .config(&[])
+        .replace("[cluster.corp]", "[cluster.more]");
     write(&file, &other);
     let (code, words) = said_elsewhere(&pomd, &["logout", "more"]).await;
     assert_eq!(code, Some(0), "{words}");
@@ -250,13 +252,13 @@ async fn c2_whoever_asks_right_after_a_save_is_told_what_it_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c2_while_a_file_is_written_again_and_again_the_status_answers_and_says_so() {
-    let corp = corp().await;
-    let pomd = corp.pomd(&[("db", A)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.pomd(&[("db", A)]).await;
     let file = pomd.setup().config_file();
     let writing = async {
         for n in 0.. {
             let name = format!("save-{n}");
-            write(&file, &corp.config(&[("db", A), (&name, B)]));
+            write(&file, &deployment.config(&[("db", A), (&name, B)]));
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

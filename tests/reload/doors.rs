@@ -9,12 +9,12 @@ use control::wire::{Code, TunnelState};
 use integration::{
     binary::binary,
     client::{Ending, read_all},
-    corp::tunnel,
+    deployment::tunnel,
     pomd::{Pomd, find_tunnel, free_port},
 };
 use tokio::{io::AsyncReadExt, net::TcpStream, time::Instant};
 
-use super::{A, B, Line, corp, text};
+use super::{A, B, Line, deployment, text};
 
 /// A program that holds a port until this is dropped.
 struct Holder {
@@ -23,7 +23,7 @@ struct Holder {
 
 impl Holder {
     async fn new(port: u16) -> Self {
-        let mut command = Command::new(binary("stranger"));
+        let mut command = Command::new(binary("other-user"));
         command.args(["hold", &format!("127.0.0.1:{port}")]);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut res = Self {
@@ -55,30 +55,30 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn e4_a_busy_port_names_its_holder_and_is_taken_when_it_is_free() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let port = free_port();
     let holder = Holder::new(port).await;
     let pid = holder.child.id();
-    let config = corp.config(&[("other", B)]) + &tunnel("db", A, &format!("listen = {port}"));
+    let config = deployment.config(&[("other", B)]) + &tunnel("db", A, &format!("listen = {port}"));
     let pomd = Pomd::start(&config).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let db = pomd.wait_for_tunnel("db", TunnelState::Busy).await;
     let reason = db.reason.unwrap();
     assert_eq!(reason.code, Code::AddressInUse);
     assert!(
-        reason.message.contains(&format!("stranger (pid {pid})")),
+        reason.message.contains(&format!("other-user (pid {pid})")),
         "{reason:?}"
     );
     let held_by = reason.holder.unwrap();
     assert_eq!(held_by.pid, Some(pid));
-    assert_eq!(held_by.program.as_deref(), Some("stranger"));
+    assert_eq!(held_by.program.as_deref(), Some("other-user"));
     assert_eq!(db.listen[0], format!("127.0.0.1:{port}"));
     let output = pomd.pomctl(&["up", "db"]).await;
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
     for words in [
         format!("port {port} is in use, so db can't listen yet"),
-        format!("stranger (pid {pid})"),
+        format!("other-user (pid {pid})"),
         format!("listen = {}", port + 1),
     ] {
         assert!(said.contains(&words), "{said}");
@@ -94,16 +94,18 @@ async fn e4_a_busy_port_names_its_holder_and_is_taken_when_it_is_free() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s7_a_chosen_port_is_kept_and_waited_for_if_somebody_takes_it() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&[("chosen", A), ("chosen-too", B)]).await;
+    let deployment = deployment().await;
+    let mut pomd = deployment
+        .logged_in(&[("chosen", A), ("chosen-too", B)])
+        .await;
     let addresses = [
         pomd.address("chosen").await,
         pomd.address("chosen-too").await,
     ];
     assert!((20_000..30_000).contains(&addresses[0].port()));
     // A reload that takes it away and brings it back, a restart, a kill.
-    pomd.reload(&corp.config(&[("chosen-too", B)])).await;
-    pomd.reload(&corp.config(&[("chosen", A), ("chosen-too", B)]))
+    pomd.reload(&deployment.config(&[("chosen-too", B)])).await;
+    pomd.reload(&deployment.config(&[("chosen", A), ("chosen-too", B)]))
         .await;
     assert_eq!(pomd.address("chosen").await, addresses[0]);
     pomd.restart().await;
@@ -126,13 +128,13 @@ async fn s7_a_chosen_port_is_kept_and_waited_for_if_somebody_takes_it() {
     assert!(freed.elapsed() < SOON, "{:?}", freed.elapsed());
     assert_eq!(pomd.address("chosen").await, addresses[0]);
     Line::open(&pomd, "chosen").await;
-    assert_eq!(corp.gateway.stats().sessions_made, 1);
+    assert_eq!(deployment.gateway.stats().sessions_made, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn down_closes_the_door_and_now_ends_who_is_inside() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("updown", A), ("other", B)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&[("updown", A), ("other", B)]).await;
     let address = pomd.address("updown").await;
     let mut inside = Line::open(&pomd, "updown").await;
     let mut other = Line::open(&pomd, "other").await;
@@ -164,5 +166,5 @@ async fn down_closes_the_door_and_now_ends_who_is_inside() {
     })
     .await;
     again.carries().await;
-    corp.gateway.wait_for(|it| it.open_tunnels == 2).await;
+    deployment.gateway.wait_for(|it| it.open_tunnels == 2).await;
 }

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::Path};
 
 use integration::pomd::{Setup, find_tunnel};
 
-use super::{A, B, Line, corp, write};
+use super::{A, B, Line, deployment, write};
 
 /// `link` leads to `target` from one moment to the next.
 fn link_anew(target: impl AsRef<Path>, link: &Path) {
@@ -18,15 +18,15 @@ type Way = fn(&Path, n: u32, text: &str);
 
 /// Starts with the configuration 0 that `way` makes; then `way` makes 1 and 2, and nobody tells pomd.
 async fn every_change_is_seen(path: &str, way: Way) {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let config = |n: u32| {
         let new = format!("new-{n}");
-        corp.config(&[("kept", A), (&new, B)])
+        deployment.config(&[("kept", A), (&new, B)])
     };
     let setup = Setup::new("").config_at(path);
     way(setup.folder(), 0, &config(0));
     let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let address = pomd.address("kept").await;
     let mut line = Line::open(&pomd, "kept").await;
     for n in [1, 2] {
@@ -43,7 +43,7 @@ async fn every_change_is_seen(path: &str, way: Way) {
         assert!(status.leaving.is_empty());
     }
     Line::open(&pomd, "new-2").await;
-    assert_eq!(corp.gateway.stats().sessions_made, 1);
+    assert_eq!(deployment.gateway.stats().sessions_made, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,17 +138,17 @@ async fn a_whole_folder_swapped_for_another_is_taken() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_or_a_folder_made_later_is_taken_and_so_is_its_next_version() {
     for path in ["pomd.toml", "deep/er/pomd.toml"] {
-        let corp = corp().await;
+        let deployment = deployment().await;
         let pomd = Setup::new("").config_at(path).start().await;
         assert!(pomd.status().await.tunnels.is_empty());
         let file = pomd.setup().config_file();
         fs::create_dir_all(file.parent().unwrap()).unwrap();
-        write(&file, &corp.config(&[("kept", A)]));
+        write(&file, &deployment.config(&[("kept", A)]));
         pomd.wait_for("the file is in force", |it| it.tunnels.len() == 1)
             .await;
-        corp.log_in(&pomd).await;
+        deployment.log_in(&pomd).await;
         let mut line = Line::open(&pomd, "kept").await;
-        pomd.replace_config(&corp.config(&[("kept", A), ("new", B)]));
+        pomd.replace_config(&deployment.config(&[("kept", A), ("new", B)]));
         pomd.wait_for("the next version is in force", |it| it.tunnels.len() == 2)
             .await;
         line.carries().await;

@@ -11,10 +11,10 @@ use control::wire::TunnelState;
 use gateway::Upstream;
 use integration::{
     binary::{binary, root},
-    corp::{Corp, tunnel},
+    deployment::{Deployment, tunnel},
+    other_user::OtherUser,
     pomd::{Pomd, Setup, free_port},
     skipped,
-    stranger::Stranger,
     systemd::Systemd,
 };
 use tokio::{
@@ -99,8 +99,8 @@ async fn at(address: &str) {
     }
 }
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(ROUTE, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(ROUTE, Upstream::Echo)).await
 }
 
 /// Every address of these tunnels, as it is expected, carries bytes.
@@ -116,10 +116,10 @@ async fn all_carry(pomd: &Pomd, expected: &[(&str, Vec<String>)]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_handed_over_is_used_and_kept_whatever_becomes_of_the_tunnels() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let [both, half, named] = [(); 3].map(|()| free_port());
     let listening = |file: &str| {
-        corp.cluster("")
+        deployment.cluster("")
             + &tunnel("both", ROUTE, &format!("listen = {both}"))
             + &tunnel("half", ROUTE, &format!("listen = {half}"))
             + &tunnel("file", ROUTE, file)
@@ -136,7 +136,7 @@ async fn what_was_handed_over_is_used_and_kept_whatever_becomes_of_the_tunnels()
         (format!("tcp=127.0.0.1:{named}"), "named"),
     ];
     let pomd = handed(setup, &sockets).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let on = |port: u16| vec![format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
     let expected = [
         ("both", on(both)),
@@ -173,7 +173,7 @@ async fn what_was_handed_over_is_used_and_kept_whatever_becomes_of_the_tunnels()
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_what_strangers_left_in_the_queue_of_a_tunnel_that_was_down_goes_nowhere() {
     let test = "a1_what_strangers_left_in_the_queue_of_a_tunnel_that_was_down_goes_nowhere";
-    let Some(stranger) = Stranger::new(test, &binary("stranger")) else {
+    let Some(other_user) = OtherUser::new(test, &binary("other-user")) else {
         return;
     };
     let heard = Arc::new(Mutex::new(String::new()));
@@ -189,9 +189,9 @@ async fn a1_what_strangers_left_in_the_queue_of_a_tunnel_that_was_down_goes_nowh
             }
         }
     });
-    let corp = Corp::gateway(|it| it.route(ROUTE, service)).await;
+    let deployment = Deployment::gateway(|it| it.route(ROUTE, service)).await;
     let port = free_port();
-    let config = corp.cluster("")
+    let config = deployment.cluster("")
         + &tunnel(
             "later",
             ROUTE,
@@ -199,11 +199,11 @@ async fn a1_what_strangers_left_in_the_queue_of_a_tunnel_that_was_down_goes_nowh
         );
     let sockets = [(format!("tcp=127.0.0.1:{port}"), "pomd.socket")];
     let pomd = handed(Setup::new(&config), &sockets).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut ours = Vec::new();
     for _ in 0..10 {
-        ours.push(stranger.leaves(address, "the stranger's ").await);
+        ours.push(other_user.leaves(address, "the stranger's ").await);
     }
     pomd.client().up("later").await.unwrap();
     let times = ours.len();
@@ -217,10 +217,10 @@ async fn a1_what_strangers_left_in_the_queue_of_a_tunnel_that_was_down_goes_nowh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn e7_what_cannot_be_used_is_named_and_the_rest_works() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let [good, unused, other] = [(); 3].map(|()| free_port());
     let good_one = tunnel("good", ROUTE, &format!("listen = \"127.0.0.1:{good}\""));
-    let config = corp.cluster("") + &good_one + &tunnel("other", ROUTE, "");
+    let config = deployment.cluster("") + &good_one + &tunnel("other", ROUTE, "");
     let sockets = [
         (format!("udp=127.0.0.1:{other}"), "a"),
         ("closed".to_owned(), "b"),
@@ -231,7 +231,7 @@ async fn e7_what_cannot_be_used_is_named_and_the_rest_works() {
         ("closed".to_owned(), "g"),
     ];
     let pomd = handed(Setup::new(&config), &sockets).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let warnings = pomd.status().await.pomd.warnings;
     let expected = [
         "descriptor 3 was handed over to pomd (a), and it is a datagram socket: a tunnel needs ListenStream=".to_owned(),

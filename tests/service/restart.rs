@@ -10,7 +10,7 @@ use gateway::Upstream;
 use integration::{
     binary::binary,
     client::{Ending, read_all},
-    corp::Corp,
+    deployment::Deployment,
     eventually,
     notify::Notify,
     pomd::{self, Pomd, Setup},
@@ -23,8 +23,8 @@ use tokio::{
 
 use super::ECHO;
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(ECHO, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(ECHO, Upstream::Echo)).await
 }
 
 async fn echoes(stream: &mut TcpStream) {
@@ -36,8 +36,8 @@ async fn echoes(stream: &mut TcpStream) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_keeps_process_ports_and_login_and_ends_connections() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&[("echo", ECHO)]).await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&[("echo", ECHO)]).await;
     let before = pomd.address("echo").await;
     // Twice: what a restart starts can be restarted too.
     for _ in 0..2 {
@@ -57,14 +57,17 @@ async fn a_restart_keeps_process_ports_and_login_and_ends_connections() {
         assert_eq!(pomd.address("echo").await, before);
     }
     echoes(&mut pomd.connect("echo").await).await;
-    assert!(corp.links.all().is_empty(), "nobody was asked to log in");
+    assert!(
+        deployment.links.all().is_empty(),
+        "nobody was asked to log in"
+    );
     assert!(pomd.stop().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_in_the_background_stays_there() {
-    let corp = corp().await;
-    let setup = Setup::new(&corp.config(&[("echo", ECHO)])).arg("--daemonize");
+    let deployment = deployment().await;
+    let setup = Setup::new(&deployment.config(&[("echo", ECHO)])).arg("--daemonize");
     let first = pomd::run(setup.pomd_command(), integration::PATIENCE).await;
     assert!(first.status.success());
     let client = Client::new(setup.socket());

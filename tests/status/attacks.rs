@@ -12,9 +12,9 @@ use control::client::{Client, ClientError};
 use gateway::{Gate, Script};
 use integration::{
     binary::binary,
-    corp::CLUSTER,
+    deployment::CLUSTER,
+    other_user::{OtherUser, UID},
     pomd::{Pomd, find_tunnel},
-    stranger::{Stranger, UID},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{A, SECOND, corp, echo, get, socket};
+use super::{A, SECOND, deployment, echo, get, socket};
 
 /// How long pomd waits for a request.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -225,8 +225,8 @@ async fn q2_who_is_slow_or_idle_loses_his_place_and_the_others_never_notice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn q2_when_all_places_are_taken_the_next_one_waits_until_the_idle_are_sent_away() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("crowded", A)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&[("crowded", A)]).await;
     let tunnel = pomd.address("crowded").await;
     let mut idle = Vec::new();
     for _ in 0..64 {
@@ -279,7 +279,7 @@ async fn q2_who_says_more_while_it_is_told_events_and_leaves_makes_room_at_once(
 #[tokio::test(flavor = "multi_thread")]
 async fn a9_a_program_of_another_user_gets_no_answer_and_none_of_our_bytes() {
     let name = "a9_a_program_of_another_user_gets_no_answer_and_none_of_our_bytes";
-    let Some(stranger) = Stranger::new(name, &binary("stranger")) else {
+    let Some(other_user) = OtherUser::new(name, &binary("other-user")) else {
         return;
     };
     let pomd = Pomd::start("").await;
@@ -290,7 +290,7 @@ async fn a9_a_program_of_another_user_gets_no_answer_and_none_of_our_bytes() {
     }
     let path = setup.socket();
     let request = "GET /v1/status HTTP/1.1\\r\\nhost: pomd\\r\\n\\r\\n";
-    let said = stranger
+    let said = other_user
         .does(&["unix", path.to_str().unwrap(), request])
         .await;
     assert!(said.trim_end().ends_with("after 0 bytes"), "{said}");
@@ -300,7 +300,7 @@ async fn a9_a_program_of_another_user_gets_no_answer_and_none_of_our_bytes() {
     let place = integration::pomd::folder();
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let fake = place.path().join("fake.sock");
-    let mut command = stranger.command(&["pretend", fake.to_str().unwrap()]);
+    let mut command = other_user.command(&["pretend", fake.to_str().unwrap()]);
     command.stdout(Stdio::piped());
     let mut pretender = tokio::process::Command::from(command)
         .kill_on_drop(true)
@@ -323,15 +323,18 @@ async fn a9_a_program_of_another_user_gets_no_answer_and_none_of_our_bytes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_a_stop_overtakes_is_answered() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&[("overtaken", A)]).await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&[("overtaken", A)]).await;
     let gate = Gate::new();
-    corp.gateway.script(A, Script::new().held_by(&gate));
+    deployment.gateway.script(A, Script::new().held_by(&gate));
     let client = pomd.client();
-    let connects = corp.gateway.stats().connects;
+    let connects = deployment.gateway.stats().connects;
     let mut asking = JoinSet::new();
     asking.spawn(async move { client.up("overtaken").await });
-    corp.gateway.wait_for(|it| it.connects > connects).await;
+    deployment
+        .gateway
+        .wait_for(|it| it.connects > connects)
+        .await;
     let mut events = pomd.client().events().await.unwrap();
     let answer = pomd.client().stop().await.unwrap();
     assert_eq!(answer.pid, pomd.pid());
@@ -350,8 +353,8 @@ async fn a_request_that_a_stop_overtakes_is_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connect_upgrades_to_raw_bytes_until_the_tunnel_is_cut() {
-    let corp = corp().await;
-    let pomd = corp.logged_in(&[("rawly", A)]).await;
+    let deployment = deployment().await;
+    let pomd = deployment.logged_in(&[("rawly", A)]).await;
     let request = |headers: &str| {
         format!("POST /v1/connect?route={A} HTTP/1.1\r\nhost: pomd\r\n{headers}\r\n")
     };
@@ -413,7 +416,7 @@ async fn connect_upgrades_to_raw_bytes_until_the_tunnel_is_cut() {
         .await;
         assert!([400, 404].contains(&code(&answer)), "{route}: {answer}");
     }
-    assert!(corp.links.all().is_empty(), "{CLUSTER} is logged in");
+    assert!(deployment.links.all().is_empty(), "{CLUSTER} is logged in");
     pomd.wait_for("all are gone", |it| {
         find_tunnel(it, "rawly").unwrap().connections.open == 0
     })

@@ -19,9 +19,9 @@ use super::{one_login_for_both, subscribe};
 use crate::{
     args::ConnectArgs,
     context::Context,
-    failure::{Exit, Failure, Report},
-    outside,
+    error::{CliError, Exit, Report},
     render::session::with_hint,
+    sanitise,
     screen::Screen,
     sign_in::{Wish, sign_in},
     start,
@@ -35,7 +35,7 @@ const UNATTENDED: Duration = Duration::from_secs(8);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Until the route ends. Failures are told by [`report`].
-pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, CliError> {
     let stream = open(cx, args).await?;
     let mut login_needed = stream.login_needed();
     let mut relayed = pin!(relay(stream, AsyncInput::default(), AsyncOutput::default()));
@@ -53,7 +53,7 @@ pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, Failur
     end(cx, args, relayed.await)
 }
 
-async fn open(cx: &Context, args: &ConnectArgs) -> Result<RouteStream, Failure> {
+async fn open(cx: &Context, args: &ConnectArgs) -> Result<RouteStream, CliError> {
     let opened = match cx.client.connect(&args.route, args.ssh).await {
         Err(ClientError::NotRunning) => {
             start::ensure(cx).await?;
@@ -74,16 +74,16 @@ async fn open(cx: &Context, args: &ConnectArgs) -> Result<RouteStream, Failure> 
 }
 
 /// The end of a connection that may have carried bytes: nothing is added to them.
-fn end(cx: &Context, args: &ConnectArgs, ended: io::Result<()>) -> Result<Exit, Failure> {
+fn end(cx: &Context, args: &ConnectArgs, ended: io::Result<()>) -> Result<Exit, CliError> {
     let Err(error) = ended else {
         return Ok(Exit::Done);
     };
     let words = match (StdioError::of(&error), error.kind()) {
-        (Some(_), io::ErrorKind::BrokenPipe) => return Err(Failure::ReaderGone),
+        (Some(_), io::ErrorKind::BrokenPipe) => return Err(CliError::ReaderGone),
         (Some(error), _) => error.to_string(),
         (None, io::ErrorKind::ConnectionReset) => format!(
             "the connection to {} was cut. Why is in the log: pomctl logs",
-            outside::name(&args.route)
+            sanitise::name(&args.route)
         ),
         (None, _) => format!("the connection broke: {error}"),
     };
@@ -93,10 +93,10 @@ fn end(cx: &Context, args: &ConnectArgs, ended: io::Result<()>) -> Result<Exit, 
 
 /// Tells why there is no connection: ssh in its own protocol, others in one line that says who speaks, as it stands
 /// among the words of git or whatever called.
-pub(crate) fn report(screen: &Screen, args: &ConnectArgs, failure: &Failure) -> Exit {
+pub(crate) fn report(screen: &Screen, args: &ConnectArgs, failure: &CliError) -> Exit {
     match failure {
         _ if args.ssh => report_to_ssh(screen, failure),
-        Failure::Told(report) if !screen.json() => {
+        CliError::Told(report) if !screen.json() => {
             screen.say(&format!("pomctl: {}", words(report)));
             report.exit
         }
@@ -105,8 +105,8 @@ pub(crate) fn report(screen: &Screen, args: &ConnectArgs, failure: &Failure) -> 
 }
 
 /// The same for ssh, which prints what it is told so also where it throws our stderr away.
-pub(crate) fn report_to_ssh(screen: &Screen, failure: &Failure) -> Exit {
-    let Failure::Told(report) = failure else {
+pub(crate) fn report_to_ssh(screen: &Screen, failure: &CliError) -> Exit {
+    let CliError::Told(report) = failure else {
         return screen.report(failure);
     };
     let words = words(report);
@@ -159,7 +159,7 @@ fn words(report: &Report) -> String {
 }
 
 /// Makes the login visible: the connection itself can show nothing.
-async fn log_in(cx: &Context, cluster: &str) -> Result<(), Failure> {
+async fn log_in(cx: &Context, cluster: &str) -> Result<(), CliError> {
     let (mut events, status) = subscribe(cx).await?;
     let wish = Wish {
         no_browser: false,
@@ -176,7 +176,7 @@ async fn log_in(cx: &Context, cluster: &str) -> Result<(), Failure> {
     }
     match tokio::time::timeout(UNATTENDED, login).await {
         Ok(ended) => ended.map(drop),
-        Err(_) => Err(Failure::login_needed(&outside::name(cluster))),
+        Err(_) => Err(CliError::login_needed(&sanitise::name(cluster))),
     }
 }
 

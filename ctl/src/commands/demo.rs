@@ -4,13 +4,13 @@ use std::process::Command;
 
 use crate::{
     args::DemoArgs,
-    failure::{Exit, Failure, Report},
+    error::{CliError, Exit, Report},
     start,
 };
 
 const PROGRAM: &str = "pomd-demo";
 
-pub(crate) fn run(args: &DemoArgs) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &DemoArgs) -> Result<Exit, CliError> {
     let Some(program) = start::sibling(PROGRAM) else {
         return Err(missing());
     };
@@ -20,28 +20,28 @@ pub(crate) fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     }
     let error = become_it(command)?;
     let program = program.display();
-    Err(Failure::failed(format!("cannot run {program}: {error}")))
+    Err(CliError::failed(format!("cannot run {program}: {error}")))
 }
 
 #[cfg(unix)]
-fn become_it(mut command: Command) -> Result<std::io::Error, Failure> {
+fn become_it(mut command: Command) -> Result<std::io::Error, CliError> {
     use std::os::unix::process::CommandExt;
     Ok(command.exec())
 }
 
 /// Where a program cannot become another it waits for it.
 #[cfg(not(unix))]
-fn become_it(mut command: Command) -> Result<std::io::Error, Failure> {
+fn become_it(mut command: Command) -> Result<std::io::Error, CliError> {
     match command.status() {
         Ok(ended) => std::process::exit(ended.code().unwrap_or(1)),
         Err(error) => Ok(error),
     }
 }
 
-fn missing() -> Failure {
+fn missing() -> CliError {
     let folder = start::folder().map_or("its folder".to_owned(), |it| it.display().to_string());
     let message = format!("{PROGRAM} is not beside pomctl (looked in {folder})");
     let hint = "in the source tree, cargo install --locked --path tests/gateway brings it";
     let report = Report::new(Exit::Failed, "failed", message);
-    Failure::told(report.hint(Some(hint.to_owned())))
+    CliError::told(report.hint(Some(hint.to_owned())))
 }

@@ -7,12 +7,12 @@ use super::{status_if_running, which};
 use crate::{
     args::DownArgs,
     context::Context,
-    failure::{Exit, Failure},
-    outside,
+    error::{CliError, Exit},
     render::count,
+    sanitise,
 };
 
-pub(crate) async fn run(cx: &Context, args: &DownArgs) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context, args: &DownArgs) -> Result<Exit, CliError> {
     let Some(status) = status_if_running(cx).await? else {
         return nothing_to_do(cx);
     };
@@ -38,7 +38,7 @@ pub(crate) async fn run(cx: &Context, args: &DownArgs) -> Result<Exit, Failure> 
 }
 
 /// The tunnels of these names, each once; also such that are removed and have connections still.
-fn named(status: &Status, names: &[String]) -> Result<Vec<String>, Failure> {
+fn named(status: &Status, names: &[String]) -> Result<Vec<String>, CliError> {
     let mut res = Vec::new();
     for name in names {
         let left = status.leaving.iter().any(|it| it.name == *name);
@@ -52,7 +52,7 @@ fn named(status: &Status, names: &[String]) -> Result<Vec<String>, Failure> {
     Ok(res)
 }
 
-fn nothing_to_do(cx: &Context) -> Result<Exit, Failure> {
+fn nothing_to_do(cx: &Context) -> Result<Exit, CliError> {
     if cx.screen.json() {
         cx.screen.answer_json(&json!({ "tunnels": [] }))?;
     } else {
@@ -62,7 +62,7 @@ fn nothing_to_do(cx: &Context) -> Result<Exit, Failure> {
 }
 
 fn told(name: &str, answer: &DownAnswer, now: bool) -> String {
-    let name = outside::name(name);
+    let name = sanitise::name(name);
     match (answer.still_open, now) {
         (0, true) => format!("{name} is down, and its connections have ended."),
         (0, false) => format!("{name} is down."),

@@ -9,14 +9,14 @@ use super::{one_login_for_both, subscribe, which};
 use crate::{
     args::LoginArgs,
     context::Context,
-    failure::{Exit, Failure},
-    outside,
+    error::{CliError, Exit},
     render::{View, session},
+    sanitise,
     sign_in::{Wish, sign_in},
     start,
 };
 
-pub(crate) async fn run(cx: &Context, args: &LoginArgs) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context, args: &LoginArgs) -> Result<Exit, CliError> {
     start::ensure(cx).await?;
     let (mut events, status) = subscribe(cx).await?;
     let names = chosen(&status, args.cluster.as_deref(), &cx.screen.view())?;
@@ -46,7 +46,7 @@ pub(crate) async fn run(cx: &Context, args: &LoginArgs) -> Result<Exit, Failure>
 }
 
 /// The cluster that is meant. Nobody named: all that need a login; if none does, all, to say so.
-fn chosen(status: &Status, said: Option<&str>, view: &View<'_>) -> Result<Vec<String>, Failure> {
+fn chosen(status: &Status, said: Option<&str>, view: &View<'_>) -> Result<Vec<String>, CliError> {
     if let Some(said) = said {
         return Ok(vec![which::cluster(status, said)?.name.clone()]);
     }
@@ -60,11 +60,11 @@ fn chosen(status: &Status, said: Option<&str>, view: &View<'_>) -> Result<Vec<St
         needy => needy,
     };
     if found.is_empty() {
-        let path = outside::line(&status.pomd.config.path);
+        let path = sanitise::line(&status.pomd.config.path);
         let path = view.path(Path::new(&path));
         let hint = format!("write a tunnel into {path} first; to see how: pomctl status");
         let message = "there is no cluster to log in to yet";
-        return Err(Failure::usage("no_such_cluster", message, Some(hint)));
+        return Err(CliError::usage("no_such_cluster", message, Some(hint)));
     }
     Ok(found)
 }

@@ -6,15 +6,15 @@ use super::which;
 use crate::{
     args::LogoutArgs,
     context::Context,
-    failure::{Exit, Failure},
-    outside,
+    error::{CliError, Exit},
     render::{
         count,
         paint::{Role, paint},
     },
+    sanitise,
 };
 
-pub(crate) async fn run(cx: &Context, args: &LogoutArgs) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context, args: &LogoutArgs) -> Result<Exit, CliError> {
     let status = cx.client.status().await?;
     let name = chosen(&status, args.cluster.as_deref())?;
     let answer = cx.client.logout(&name).await?;
@@ -22,13 +22,13 @@ pub(crate) async fn run(cx: &Context, args: &LogoutArgs) -> Result<Exit, Failure
         cx.screen.answer_json(&answer)?;
         return Ok(Exit::Done);
     }
-    let name = outside::name(&name);
+    let name = sanitise::name(&name);
     if !answer.forgotten {
         cx.screen
             .answer(&format!("Nobody was logged in to {name}."))?;
         return Ok(Exit::Done);
     }
-    let user = answer.user.as_deref().map(outside::name);
+    let user = answer.user.as_deref().map(sanitise::name);
     let user = user.map_or(String::new(), |it| format!(" ({it})"));
     let open = match answer.still_open {
         0 => String::new(),
@@ -37,7 +37,7 @@ pub(crate) async fn run(cx: &Context, args: &LogoutArgs) -> Result<Exit, Failure
     };
     cx.screen
         .answer(&format!("Forgot the token of {name}{user}.{open}"))?;
-    let url = outside::url(&answer.sign_out_url);
+    let url = sanitise::url(&answer.sign_out_url);
     if !url.is_empty() {
         let url = paint(Role::Link, &url);
         cx.screen
@@ -47,7 +47,7 @@ pub(crate) async fn run(cx: &Context, args: &LogoutArgs) -> Result<Exit, Failure
 }
 
 /// The cluster that is meant: the one named, the only one, or the only one that is logged in.
-fn chosen(status: &Status, said: Option<&str>) -> Result<String, Failure> {
+fn chosen(status: &Status, said: Option<&str>) -> Result<String, CliError> {
     if let Some(said) = said {
         return Ok(which::cluster(status, said)?.name.clone());
     }
@@ -56,21 +56,21 @@ fn chosen(status: &Status, said: Option<&str>) -> Result<String, Failure> {
     match (status.clusters.as_slice(), logged_in.as_slice()) {
         ([one], _) => Ok(one.name.clone()),
         (_, [one]) => Ok(one.name.clone()),
-        ([], _) => Err(Failure::usage(
+        ([], _) => Err(CliError::usage(
             "no_such_cluster",
             "there is no cluster to log out of",
             None,
         )),
-        (_, []) => Err(Failure::usage(
+        (_, []) => Err(CliError::usage(
             "no_such_cluster",
             "nobody is logged in to any cluster",
             None,
         )),
         (_, many) => {
-            let names: Vec<_> = many.iter().map(|it| outside::name(&it.name)).collect();
+            let names: Vec<_> = many.iter().map(|it| sanitise::name(&it.name)).collect();
             let hint = format!("say which: pomctl logout {}", names[0]);
             let message = format!("several clusters are logged in: {}", names.join(", "));
-            Err(Failure::usage("bad_request", message, Some(hint)))
+            Err(CliError::usage("bad_request", message, Some(hint)))
         }
     }
 }

@@ -17,13 +17,14 @@ use super::{status_if_running, which};
 use crate::{
     args::LogsArgs,
     context::Context,
-    failure::{Exit, Failure},
-    log_file, outside,
+    error::{CliError, Exit},
+    log_file,
     render::{
         View,
         paint::{Role, paint},
         times,
     },
+    sanitise,
 };
 
 /// The most that is read of a file, from its end.
@@ -31,14 +32,14 @@ const FILE_MOST: u64 = 4 << 20;
 /// The longest line that is read whole.
 const LINE_MOST: u64 = 64 << 10;
 
-pub(crate) async fn run(cx: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context, args: &LogsArgs) -> Result<Exit, CliError> {
     match status_if_running(cx).await? {
         Some(status) => from_pomd(cx, args, &status).await,
         None => from_file(cx, args),
     }
 }
 
-async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exit, Failure> {
+async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exit, CliError> {
     let name = args.name.as_deref();
     let left = |name: &str| status.leaving.iter().any(|it| it.name == name);
     if let Some(name) = name.filter(|it| which::tunnel(status, it).is_none() && !left(it)) {
@@ -54,7 +55,7 @@ async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exi
                 News::Restarted => cx.screen.say("pomd restarted"),
             }
         }
-        return Err(Failure::pomd_ended(Some(status.pomd.log.as_deref())));
+        return Err(CliError::pomd_ended(Some(status.pomd.log.as_deref())));
     }
     let mut lines = cx.client.logs(name, false).await?;
     cx.screen.say(&what_is_read(cx, false, status));
@@ -64,18 +65,18 @@ async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exi
     Ok(Exit::Done)
 }
 
-fn told(cx: &Context, line: LogLine, widest: usize) -> Result<(), Failure> {
+fn told(cx: &Context, line: LogLine, widest: usize) -> Result<(), CliError> {
     if cx.screen.json() {
         return cx.screen.answer_json_line(&line);
     }
-    let line = outside::log(line);
+    let line = sanitise::log(line);
     cx.screen.answer(&drawn(&line, widest, &cx.screen.view()))
 }
 
 /// Where these lines come from, and where all of them are.
 fn what_is_read(cx: &Context, follow: bool, status: &Status) -> String {
     let reads = if follow { "Following" } else { "Reading" };
-    let log = status.pomd.log.as_deref().map(outside::line);
+    let log = status.pomd.log.as_deref().map(sanitise::line);
     match log {
         Some(command) if command.starts_with("journalctl ") => {
             let on = if follow { " -f" } else { "" };
@@ -117,22 +118,22 @@ fn about(line: &LogLine) -> Option<&str> {
 
 /// The room for names.
 fn widest<'a>(names: impl Iterator<Item = &'a str>) -> usize {
-    let names = names.map(|it| outside::name(it).chars().count());
+    let names = names.map(|it| sanitise::name(it).chars().count());
     names.max().unwrap_or_default().min(30)
 }
 
-fn from_file(cx: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
+fn from_file(cx: &Context, args: &LogsArgs) -> Result<Exit, CliError> {
     // A file beside it would be that of an earlier one.
-    let last = Holder::read(&cx.place.state).and_then(|it| it.facts?.log);
+    let last = Holder::read(&cx.paths.state).and_then(|it| it.facts?.log);
     let elsewhere = last.filter(|it| it.starts_with("journalctl "));
     if let Some(command) = elsewhere {
-        return Err(Failure::not_running_said(&command));
+        return Err(CliError::not_running_said(&command));
     }
-    let path = cx.place.log_file();
+    let path = cx.paths.log_file();
     let mut file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Failure::not_running());
+            return Err(CliError::not_running());
         }
         Err(error) => return Err(unreadable(cx, &path, &error)),
     };
@@ -151,17 +152,17 @@ fn from_file(cx: &Context, args: &LogsArgs) -> Result<Exit, Failure> {
         match line {
             Ok(line) if cx.screen.json() => cx.screen.answer_json_line(&line)?,
             Ok(line) => {
-                let line = outside::log(line);
+                let line = sanitise::log(line);
                 cx.screen.answer(&drawn(&line, widest, &cx.screen.view()))?;
             }
             Err(words) if cx.screen.json() => cx.screen.answer_json_line(&json!({
                 "at": null, "level": null, "tunnel": null, "cluster": null, "connection": null, "message": words,
             }))?,
-            Err(words) => cx.screen.answer(&outside::line(&words))?,
+            Err(words) => cx.screen.answer(&sanitise::line(&words))?,
         }
     }
     if args.follow {
-        return Err(Failure::not_running());
+        return Err(CliError::not_running());
     }
     Ok(Exit::Done)
 }
@@ -208,9 +209,9 @@ fn mentions(line: &str, name: &str) -> bool {
     })
 }
 
-fn unreadable(cx: &Context, path: &Path, error: &io::Error) -> Failure {
+fn unreadable(cx: &Context, path: &Path, error: &io::Error) -> CliError {
     let path = cx.screen.view().path(path);
-    Failure::failed(format!("cannot read the log {path}: {error}"))
+    CliError::failed(format!("cannot read the log {path}: {error}"))
 }
 
 #[cfg(test)]

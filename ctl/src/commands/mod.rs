@@ -26,25 +26,25 @@ use control::{
 use crate::{
     args::Command,
     context::Context,
-    failure::{Exit, Failure},
-    outside,
+    error::{CliError, Exit},
     render::count,
+    sanitise,
 };
 
 /// How long pomd may take to say how things stand.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Does what was asked. What goes on for as long as somebody reads it ends with its reader, not at the next write.
-pub(crate) async fn run(cx: &Context, command: Command) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context, command: Command) -> Result<Exit, CliError> {
     let goes_on = command.goes_on();
     tokio::select! {
         biased;
         result = dispatch(cx, command) => result,
-        () = stdio::reader_gone(), if goes_on => Err(Failure::ReaderGone),
+        () = stdio::reader_gone(), if goes_on => Err(CliError::ReaderGone),
     }
 }
 
-async fn dispatch(cx: &Context, command: Command) -> Result<Exit, Failure> {
+async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Status(args) => status::run(cx, &args).await,
         Command::Up(args) => up::run(cx, &args).await,
@@ -69,24 +69,24 @@ fn ended_with_it(connections: u64) -> String {
 }
 
 /// The changes from now on, and how things stand.
-async fn subscribe(cx: &Context) -> Result<(Lines<Status>, Status), Failure> {
+async fn subscribe(cx: &Context) -> Result<(Lines<Status>, Status), CliError> {
     let mut events = cx.client.events().await?;
     match tokio::time::timeout(LIMIT, events.next()).await {
         Ok(first) => first?
             .map(|status| (events, status))
             .ok_or_else(|| ended(cx)),
-        Err(_) => Err(Failure::failed("pomd does not tell how things stand")),
+        Err(_) => Err(CliError::failed("pomd does not tell how things stand")),
     }
 }
 
 /// pomd went away in the middle of what it was asked; the hint is what its lock file says of its log.
-pub(crate) fn ended(cx: &Context) -> Failure {
-    let facts = Holder::read(&cx.place.state).and_then(|it| it.facts);
-    Failure::pomd_ended(facts.as_ref().map(|it| it.log.as_deref()))
+pub(crate) fn ended(cx: &Context) -> CliError {
+    let facts = Holder::read(&cx.paths.state).and_then(|it| it.facts);
+    CliError::pomd_ended(facts.as_ref().map(|it| it.log.as_deref()))
 }
 
 /// How things stand, or nothing where no pomd runs.
-async fn status_if_running(cx: &Context) -> Result<Option<Status>, Failure> {
+async fn status_if_running(cx: &Context) -> Result<Option<Status>, CliError> {
     match cx.client.status().await {
         Err(ClientError::NotRunning) => Ok(None),
         answer => Ok(Some(answer?)),
@@ -101,8 +101,8 @@ pub(super) fn one_login_for_both(status: &Status, new: &str) -> Option<String> {
         .clusters
         .iter()
         .find(|it| it.name != new && domain(&it.name).as_ref() == Some(&ours))?;
-    let other = outside::name(&other.name);
-    let ours = outside::name(&ours);
+    let other = sanitise::name(&other.name);
+    let ours = sanitise::name(&ours);
     let name = ours.split('.').next().unwrap_or_default();
     Some(format!(
         "if this is the same Pomerium as that of {other}, one login can serve both. Put into pomd.toml:\n    \

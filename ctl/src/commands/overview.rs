@@ -1,7 +1,7 @@
 //! `pomctl` alone: what there is, in one screen.
 
 use crate::{
-    failure::{Exit, Failure},
+    error::{CliError, Exit},
     screen::Screen,
 };
 
@@ -10,7 +10,7 @@ use crate::{
 pub(crate) const LABEL: usize = 14;
 
 /// Shows the overview.
-pub(crate) fn run(screen: &Screen) -> Result<Exit, Failure> {
+pub(crate) fn run(screen: &Screen) -> Result<Exit, CliError> {
     screen.answer(text())?;
     Ok(Exit::Done)
 }

@@ -8,12 +8,12 @@ use control::{
 use super::status_if_running;
 use crate::{
     context::Context,
-    failure::{Exit, Failure},
-    outside,
+    error::{CliError, Exit},
     render::{count, page},
+    sanitise,
 };
 
-pub(crate) async fn run(cx: &Context) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context) -> Result<Exit, CliError> {
     let answer = match cx.client.reload().await {
         Err(error) => return Err(refused(cx, error).await),
         Ok(answer) => answer,
@@ -24,7 +24,7 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit, Failure> {
     }
     cx.screen.answer(&told(&answer))?;
     for leaving in answer.leaving.iter().filter(|it| it.connections > 0) {
-        let name = outside::name(&leaving.name);
+        let name = sanitise::name(&leaving.name);
         cx.screen
             .answer(&page::stays_open(leaving.connections, &name))?;
     }
@@ -33,14 +33,14 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit, Failure> {
 
 fn told(answer: &ReloadAnswer) -> String {
     let names =
-        |names: &[String]| -> Vec<String> { names.iter().map(|it| outside::name(it)).collect() };
+        |names: &[String]| -> Vec<String> { names.iter().map(|it| sanitise::name(it)).collect() };
     let changed: Vec<String> = answer
         .changed
         .iter()
         .map(|it| {
             format!(
                 "{} ({})",
-                outside::name(&it.name),
+                sanitise::name(&it.name),
                 names(&it.keys).join(", ")
             )
         })
@@ -65,10 +65,10 @@ fn told(answer: &ReloadAnswer) -> String {
 }
 
 /// Why a reload changed nothing; of a broken file also, what holds meanwhile.
-pub(super) async fn refused(cx: &Context, error: ClientError) -> Failure {
+pub(super) async fn refused(cx: &Context, error: ClientError) -> CliError {
     let is_broken = matches!(&error, ClientError::Api(it) if it.code == Code::ConfigBroken);
-    let failure = Failure::from(error);
-    let Failure::Told(mut report) = failure else {
+    let failure = CliError::from(error);
+    let CliError::Told(mut report) = failure else {
         return failure;
     };
     let said = |it: &String| it.contains("pomd keeps the settings");
@@ -84,7 +84,7 @@ pub(super) async fn refused(cx: &Context, error: ClientError) -> Failure {
             report.block.push(format!("{errors}; {meanwhile}"));
         }
     }
-    Failure::Told(report)
+    CliError::Told(report)
 }
 
 #[cfg(test)]

@@ -16,17 +16,16 @@ use super::{ended_with_it, reload, subscribe};
 use crate::{
     args::RestartArgs,
     context::Context,
-    failure::{Exit, Failure, Report},
-    outside,
+    error::{CliError, Exit, Report},
     render::count,
-    waiting,
+    sanitise, waiting,
 };
 
 /// pomd ends within 5 s, whatever hangs, and begins at once.
 const LIMIT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
 
-pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, CliError> {
     let (events, status) = subscribe(cx).await?;
     let open = connections(&status);
     if open > 0 && !args.yes && cx.screen.is_asked_by_a_person() && !agrees(cx, open).await? {
@@ -40,7 +39,7 @@ pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, Failur
     cx.screen.goes_on("pomd goes on restarting");
     let heir = waiting::shown(&cx.screen, "restarting pomd", heir(cx, events, answer.pid)).await?;
     for warning in &heir.pomd.warnings {
-        cx.screen.warn(&outside::line(warning));
+        cx.screen.warn(&sanitise::line(warning));
     }
     // What was installed when it was asked need not be what runs now.
     answer.version.clone_from(&heir.pomd.version);
@@ -49,7 +48,7 @@ pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, Failur
         return Ok(Exit::Done);
     }
     let ended = ended_with_it(answer.connections);
-    let version = outside::line(&answer.version);
+    let version = sanitise::line(&answer.version);
     cx.screen.answer(&format!(
         "Restarted pomd {version} (pid {}).{ended}",
         heir.pomd.pid
@@ -58,10 +57,10 @@ pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, Failur
 }
 
 /// Why nothing was restarted; of a broken file what a reload would say of it.
-async fn refused(cx: &Context, error: ClientError) -> Failure {
+async fn refused(cx: &Context, error: ClientError) -> CliError {
     let is_broken = matches!(&error, ClientError::Api(it) if it.code == Code::ConfigBroken);
     let mut failure = reload::refused(cx, error).await;
-    if let Failure::Told(report) = &mut failure
+    if let CliError::Told(report) = &mut failure
         && is_broken
     {
         report.message = format!("Not restarted: {}", report.message);
@@ -78,7 +77,7 @@ fn connections(status: &Status) -> u64 {
 }
 
 /// Asks on the terminal; whatever is no clear yes is a no.
-async fn agrees(cx: &Context, open: u64) -> Result<bool, Failure> {
+async fn agrees(cx: &Context, open: u64) -> Result<bool, CliError> {
     let (are, end) = if open == 1 {
         ("is", "ends")
     } else {
@@ -92,7 +91,7 @@ async fn agrees(cx: &Context, open: u64) -> Result<bool, Failure> {
     let read = BufReader::new(stdio::AsyncInput::default())
         .read_line(&mut line)
         .await;
-    read.map_err(|it| Failure::failed(format!("cannot read the answer: {it}")))?;
+    read.map_err(|it| CliError::failed(format!("cannot read the answer: {it}")))?;
     Ok(matches!(
         line.trim().to_ascii_lowercase().as_str(),
         "y" | "yes"
@@ -100,7 +99,7 @@ async fn agrees(cx: &Context, open: u64) -> Result<bool, Failure> {
 }
 
 /// The pomd of the new life, once it answers. `events` are those of the old one: they end with it.
-async fn heir(cx: &Context, mut events: Lines<Status>, pid: u32) -> Result<Status, Failure> {
+async fn heir(cx: &Context, mut events: Lines<Status>, pid: u32) -> Result<Status, CliError> {
     let deadline = Instant::now() + LIMIT;
     let ended = async { while let Ok(Some(_)) = events.next().await {} };
     if tokio::time::timeout_at(deadline, ended).await.is_err() {
@@ -124,11 +123,11 @@ async fn heir(cx: &Context, mut events: Lines<Status>, pid: u32) -> Result<Statu
     }
 }
 
-fn lost(pid: u32) -> Failure {
+fn lost(pid: u32) -> CliError {
     let message = format!(
         "pomd (pid {pid}) does not answer {} s after its restart",
         LIMIT.as_secs()
     );
     let report = Report::new(Exit::Failed, "timeout", message);
-    Failure::told(report.hint(Some("what it said last: pomctl logs".to_owned())))
+    CliError::told(report.hint(Some("what it said last: pomctl logs".to_owned())))
 }

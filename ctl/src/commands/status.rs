@@ -12,12 +12,12 @@ use super::{status_if_running, which};
 use crate::{
     args::StatusArgs,
     context::Context,
-    failure::{Exit, Failure},
-    outside,
+    error::{CliError, Exit},
     render::page,
+    sanitise,
 };
 
-pub(crate) async fn run(cx: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context, args: &StatusArgs) -> Result<Exit, CliError> {
     if args.watch {
         return watch(cx, args).await;
     }
@@ -34,27 +34,27 @@ pub(crate) async fn run(cx: &Context, args: &StatusArgs) -> Result<Exit, Failure
 }
 
 fn drawn(cx: &Context, status: &Status) -> String {
-    page::status(&outside::status(status.clone()), &cx.screen.view())
+    page::status(&sanitise::status(status.clone()), &cx.screen.view())
 }
 
 /// Without pomd there is nothing to show; who has no tunnels yet is shown how to begin.
-fn not_running(cx: &Context) -> Result<Exit, Failure> {
+fn not_running(cx: &Context) -> Result<Exit, CliError> {
     // Only pomd can read the file; that it names no tunnel at all can be told without.
-    let written = std::fs::read_to_string(&cx.place.config);
+    let written = std::fs::read_to_string(&cx.paths.config);
     let begins = written.map_or_else(
         |it| it.kind() == std::io::ErrorKind::NotFound,
         |it| !it.contains("tunnel"),
     );
     if cx.screen.json() || !begins {
-        return Err(Failure::not_running());
+        return Err(CliError::not_running());
     }
-    let page = page::first_run(&cx.place.config, false, &cx.screen.view());
+    let page = page::first_run(&cx.paths.config, false, &cx.screen.view());
     cx.screen.answer(&page)?;
     Ok(Exit::NotRunning)
 }
 
 /// Shows it again after each change, until pomd or the person ends it.
-async fn watch(cx: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
+async fn watch(cx: &Context, args: &StatusArgs) -> Result<Exit, CliError> {
     let mut events = cx.client.follow_events().await?;
     // Times that are left grow old by themselves.
     let mut aging = interval(Duration::from_secs(30));
@@ -66,7 +66,7 @@ async fn watch(cx: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
         let next = tokio::select! {
             next = events.next() => next?.ok_or_else(|| {
                 let log = now.as_ref().map(|it| it.pomd.log.as_deref());
-                Failure::pomd_ended(log)
+                CliError::pomd_ended(log)
             })?,
             _ = aging.tick(), if redraws => match &now {
                 Some(now) => News::Next(now.clone()),
@@ -94,7 +94,7 @@ async fn watch(cx: &Context, args: &StatusArgs) -> Result<Exit, Failure> {
 }
 
 /// The tunnels of these names and their clusters; all, if none is named.
-fn only(mut status: Status, names: &[String]) -> Result<Status, Failure> {
+fn only(mut status: Status, names: &[String]) -> Result<Status, CliError> {
     if names.is_empty() {
         return Ok(status);
     }

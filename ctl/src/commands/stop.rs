@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::ended_with_it;
 use crate::{
     context::Context,
-    failure::{Exit, Failure, Report},
+    error::{CliError, Exit, Report},
     process_end::ProcessEnd,
 };
 
@@ -21,7 +21,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-pub(crate) async fn run(cx: &Context) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context) -> Result<Exit, CliError> {
     // Asked before it ends: afterwards its id may be another's.
     let process = cx.client.process().await.ok().flatten();
     let end = process.and_then(ProcessEnd::of);
@@ -60,7 +60,7 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit, Failure> {
 async fn is_gone(cx: &Context, pid: u32, deadline: Instant) -> bool {
     loop {
         let gone = match cx.client.status().await {
-            Err(ClientError::NotRunning) => !holder::is_held(&cx.place.state),
+            Err(ClientError::NotRunning) => !holder::is_held(&cx.paths.state),
             // Another one was started meanwhile.
             answer => answer.is_ok_and(|it| it.pomd.pid != pid),
         };
@@ -73,9 +73,9 @@ async fn is_gone(cx: &Context, pid: u32, deadline: Instant) -> bool {
 
 /// Nobody answers; one that somebody else told to stop may be in the way for a moment yet.
 /// `is_ending`: it said so itself.
-async fn ended_already(cx: &Context, is_ending: bool) -> Result<Exit, Failure> {
+async fn ended_already(cx: &Context, is_ending: bool) -> Result<Exit, CliError> {
     let deadline = Instant::now() + LIMIT;
-    let state = &cx.place.state;
+    let state = &cx.paths.state;
     loop {
         let holder = Holder::read(state);
         // A text that is being written is none.
@@ -98,10 +98,10 @@ async fn ended_already(cx: &Context, is_ending: bool) -> Result<Exit, Failure> {
 
 /// A restart is under way, which is no stop.
 fn restarts(cx: &Context) -> bool {
-    Holder::read(&cx.place.state).is_some_and(|it| it.phase() == Phase::Restarting)
+    Holder::read(&cx.paths.state).is_some_and(|it| it.phase() == Phase::Restarting)
 }
 
-fn nothing_to_do(cx: &Context) -> Result<Exit, Failure> {
+fn nothing_to_do(cx: &Context) -> Result<Exit, CliError> {
     if cx.screen.json() {
         cx.screen
             .answer_json(&json!({ "pid": null, "connections": 0 }))?;
@@ -111,11 +111,11 @@ fn nothing_to_do(cx: &Context) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn hangs(pid: u32) -> Failure {
+fn hangs(pid: u32) -> CliError {
     let message = format!(
         "pomd (pid {pid}) has not ended within {} s",
         LIMIT.as_secs()
     );
     let report = Report::new(Exit::Failed, "timeout", message);
-    Failure::told(report.hint(Some(format!("to end it at once: kill -9 {pid}"))))
+    CliError::told(report.hint(Some(format!("to end it at once: kill -9 {pid}"))))
 }

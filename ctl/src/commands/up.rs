@@ -13,13 +13,13 @@ use super::{one_login_for_both, reload, subscribe, which};
 use crate::{
     args::UpArgs,
     context::Context,
-    failure::{Exit, Failure, word},
-    outside,
+    error::{CliError, Exit, word},
     render::{
         count, page,
         paint::{Role, paint},
         report, session, tunnel,
     },
+    sanitise,
     sign_in::{Wish, sign_in},
     start, waiting,
 };
@@ -29,7 +29,7 @@ const AT_ONCE: usize = 8;
 
 type Proof = Result<UpAnswer, ClientError>;
 
-pub(crate) async fn run(cx: &Context, args: &UpArgs) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context, args: &UpArgs) -> Result<Exit, CliError> {
     start::ensure(cx).await?;
     let (mut events, status) = subscribe(cx).await?;
     let names = chosen(cx, args, &status).await?;
@@ -48,7 +48,7 @@ pub(crate) async fn run(cx: &Context, args: &UpArgs) -> Result<Exit, Failure> {
 
 /// The names, all of them known. A file that was saved a moment ago may not have been read yet, so an unknown name is
 /// looked for once more after a reload; a broken file is told then, as that is why the name is unknown.
-async fn chosen(cx: &Context, args: &UpArgs, status: &Status) -> Result<Vec<String>, Failure> {
+async fn chosen(cx: &Context, args: &UpArgs, status: &Status) -> Result<Vec<String>, CliError> {
     let named = |tunnels: Vec<&Tunnel>| tunnels.iter().map(|it| it.name.clone()).collect();
     if args.which.all && status.tunnels.is_empty() && status.pomd.config.error.is_some() {
         // That there are none is no answer to who wrote some.
@@ -74,17 +74,17 @@ async fn chosen(cx: &Context, args: &UpArgs, status: &Status) -> Result<Vec<Stri
 fn warn_of_a_broken_file(cx: &Context, status: &Status) {
     let config = &status.pomd.config;
     if let Some(error) = &config.error {
-        let status = outside::status(status.clone());
+        let status = sanitise::status(status.clone());
         let line = page::not_in_force(&status, error, &cx.screen.view());
         cx.screen.warn(&line);
     }
 }
 
-fn none(cx: &Context, status: &Status) -> Result<Exit, Failure> {
+fn none(cx: &Context, status: &Status) -> Result<Exit, CliError> {
     if cx.screen.json() {
         cx.screen.answer_json(&json!({ "tunnels": [] }))?;
     } else {
-        let status = outside::status(status.clone());
+        let status = sanitise::status(status.clone());
         cx.screen
             .answer(&page::status(&status, &cx.screen.view()))?;
     }
@@ -97,8 +97,8 @@ async fn one(
     status: &Status,
     events: &mut Lines<Status>,
     wish: Wish,
-) -> Result<Exit, Failure> {
-    let shown = outside::name(name);
+) -> Result<Exit, CliError> {
+    let shown = sanitise::name(name);
     cx.screen.goes_on(&format!("{shown} stays up"));
     let opening = format!("opening {shown}");
     let mut proof = waiting::shown(&cx.screen, &opening, cx.client.up(name)).await;
@@ -118,10 +118,10 @@ async fn one(
             .answer_json(&json!({ "tunnels": [as_json(name, &Ok(answer))] }))?;
         return Ok(Exit::Done);
     }
-    let tunnel = outside::tunnel(answer.tunnel);
+    let tunnel = sanitise::tunnel(answer.tunnel);
     let view = cx.screen.view();
     cx.screen
-        .answer(&tunnel::ready(&tunnel, answer.answers_in_ms, view.signs))?;
+        .answer(&tunnel::ready(&tunnel, answer.answers_in_ms, view.glyphs))?;
     Ok(Exit::Done)
 }
 
@@ -131,7 +131,7 @@ async fn several(
     status: &Status,
     events: &mut Lines<Status>,
     wish: Wish,
-) -> Result<Exit, Failure> {
+) -> Result<Exit, CliError> {
     cx.screen.goes_on("the tunnels stay up");
     let mut hinted = false;
     let mut proofs = prove(cx, names).await;
@@ -152,7 +152,7 @@ async fn several(
                 }
             }
             // The others may still come up.
-            Err(Failure::Told(report)) if !cx.screen.json() => {
+            Err(CliError::Told(report)) if !cx.screen.json() => {
                 cx.screen.say(&report::text(&report, &cx.screen.view()));
                 continue;
             }
@@ -208,32 +208,32 @@ fn cluster_to_log_in_to(proof: &Proof) -> Option<String> {
 }
 
 /// The table of several, and what it is worth.
-async fn tell(cx: &Context, proofs: &[(String, Proof)]) -> Result<Exit, Failure> {
+async fn tell(cx: &Context, proofs: &[(String, Proof)]) -> Result<Exit, CliError> {
     let exit = worth(proofs);
     if cx.screen.json() {
         let tunnels: Vec<Value> = proofs.iter().map(|(name, it)| as_json(name, it)).collect();
         cx.screen.answer_json(&json!({ "tunnels": tunnels }))?;
         return Ok(exit);
     }
-    let status = outside::status(cx.client.status().await?);
+    let status = sanitise::status(cx.client.status().await?);
     let named = |name: &str| status.tunnels.iter().find(|it| it.name == name);
     let widest = proofs
         .iter()
-        .map(|it| outside::name(&it.0).chars().count())
+        .map(|it| sanitise::name(&it.0).chars().count())
         .max();
     let widest = widest.unwrap_or_default();
     let view = cx.screen.view();
     for (name, proof) in proofs {
-        let name = outside::name(name);
+        let name = sanitise::name(name);
         let (state, detail) = match proof {
             Ok(answer) => {
-                let tunnel = outside::tunnel(answer.tunnel.clone());
-                (tunnel.state, tunnel::local(&tunnel, view.signs))
+                let tunnel = sanitise::tunnel(answer.tunnel.clone());
+                (tunnel.state, tunnel::local(&tunnel, view.glyphs))
             }
             Err(error) => {
                 let now = named(&name);
                 let state = now.map_or(TunnelState::Unknown, |it| it.state);
-                (state, why_not(error, now, view.signs))
+                (state, why_not(error, now, view.glyphs))
             }
         };
         let pad = " ".repeat(widest - name.chars().count());
@@ -269,24 +269,24 @@ fn worth(proofs: &[(String, Proof)]) -> Exit {
 fn why_not(
     error: &ClientError,
     now: Option<&Tunnel>,
-    signs: &crate::render::signs::Signs,
+    glyphs: &crate::render::glyphs::Glyphs,
 ) -> String {
     match (error, now) {
         (ClientError::Api(error), Some(now)) if error.code == Code::AddressInUse => {
-            let held = error.holder.as_ref().map(outside::holder);
+            let held = error.holder.as_ref().map(sanitise::holder);
             let by = held.unwrap_or_else(|| "another program".to_owned());
-            format!("{} is held by {by}", tunnel::local(now, signs))
+            format!("{} is held by {by}", tunnel::local(now, glyphs))
         }
         (ClientError::Api(error), _) if error.code == Code::LoginNeeded => {
-            let message = outside::line(&error.message);
-            let run = error.cluster.as_deref().map(outside::name);
+            let message = sanitise::line(&error.message);
+            let run = error.cluster.as_deref().map(sanitise::name);
             let run = run.map(|it| format!("Run: pomctl login {it}"));
             match run.filter(|it| !message.contains(it)) {
                 Some(run) => format!("{message}. {run}"),
                 None => message,
             }
         }
-        (error, _) => outside::line(&error.to_string()),
+        (error, _) => sanitise::line(&error.to_string()),
     }
 }
 

@@ -1,14 +1,17 @@
 //! Which tunnel or cluster a person means. Pure.
 
-use control::wire::{Cluster, Status, Tunnel};
+use control::{
+    suggest,
+    wire::{Cluster, Status, Tunnel},
+};
 
-use crate::{failure::Failure, near, outside};
+use crate::{error::CliError, sanitise};
 
 /// The tunnels of these names, in the order given, each once.
 pub(crate) fn tunnels<'a>(
     status: &'a Status,
     names: &[String],
-) -> Result<Vec<&'a Tunnel>, Failure> {
+) -> Result<Vec<&'a Tunnel>, CliError> {
     let mut found: Vec<&Tunnel> = Vec::new();
     for name in names {
         let tunnel = tunnel(status, name).ok_or_else(|| no_tunnel(status, name))?;
@@ -25,13 +28,13 @@ pub(crate) fn tunnel<'a>(status: &'a Status, name: &str) -> Option<&'a Tunnel> {
 }
 
 /// That there is no such tunnel, and which ones are similar.
-pub(crate) fn no_tunnel(status: &Status, name: &str) -> Failure {
+pub(crate) fn no_tunnel(status: &Status, name: &str) -> CliError {
     let names = names(status.tunnels.iter().map(|it| &it.name));
     unknown("tunnel", "no_such_tunnel", name, &names)
 }
 
 /// The cluster that somebody means who says its name, one of its tunnels, a URL or a host.
-pub(crate) fn cluster<'a>(status: &'a Status, said: &str) -> Result<&'a Cluster, Failure> {
+pub(crate) fn cluster<'a>(status: &'a Status, said: &str) -> Result<&'a Cluster, CliError> {
     let by_name = |name: &str| status.clusters.iter().find(|it| it.name == name);
     by_name(said)
         .or_else(|| tunnel(status, said).and_then(|it| by_name(&it.cluster)))
@@ -108,20 +111,20 @@ fn host(said: &str) -> &str {
     }
 }
 
-fn unknown(kind: &str, code: &str, said: &str, names: &[String]) -> Failure {
-    let question = near::question(said, names.iter().map(String::as_str));
+fn unknown(kind: &str, code: &str, said: &str, names: &[String]) -> CliError {
+    let question = suggest::question(said, names.iter().map(String::as_str));
     let hint = match names {
         [] => Some("the configuration names no tunnel yet; to see how: pomctl status".to_owned()),
         _ if !question.is_empty() => None,
         names if names.len() <= 8 => Some(format!("there are: {}", names.join(", "))),
         _ => Some("to see them all: pomctl status".to_owned()),
     };
-    let said = outside::name(said);
-    Failure::usage(code, format!("no {kind} {said}{question}"), hint)
+    let said = sanitise::name(said);
+    CliError::usage(code, format!("no {kind} {said}{question}"), hint)
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
-    let mut names: Vec<String> = names.map(|it| outside::name(it)).collect();
+    let mut names: Vec<String> = names.map(|it| sanitise::name(it)).collect();
     names.sort();
     names.dedup();
     names

@@ -1,12 +1,11 @@
 //! Answers → pages of text. Pure: what it needs to know of the world is in a [`View`].
 
+pub(crate) mod glyphs;
 pub(crate) mod json;
-pub(crate) mod numbers;
 pub(crate) mod page;
 pub(crate) mod paint;
 pub(crate) mod report;
 pub(crate) mod session;
-pub(crate) mod signs;
 pub(crate) mod table;
 pub(crate) mod times;
 pub(crate) mod tunnel;
@@ -16,14 +15,14 @@ use std::path::Path;
 use control::text::{self, shell_word};
 use jiff::{Timestamp, tz::TimeZone};
 
-use self::signs::Signs;
+use self::glyphs::Glyphs;
 
 /// What a page is drawn for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
     /// Columns of the terminal; `None` where nobody looks: nothing is cut then.
     pub(crate) width: Option<usize>,
-    pub(crate) signs: &'a Signs,
+    pub(crate) glyphs: &'a Glyphs,
     pub(crate) now: Timestamp,
     pub(crate) zone: &'a TimeZone,
     pub(crate) home: Option<&'a Path>,
@@ -51,7 +50,7 @@ impl View<'_> {
         if self.checked == Some(path) {
             return "pomd check".to_owned();
         }
-        // A shell finds the home folder only outside of quotes.
+        // A shell finds the home folder only sanitise of quotes.
         let short = self.path(path);
         match short.strip_prefix("~/") {
             Some(below) if shell_word(below) == below => format!("pomd check {short}"),

@@ -84,7 +84,7 @@ fn top(status: &Status, view: &View<'_>) -> Vec<String> {
 }
 
 fn broken_file(status: &Status, error: &ConfigError, view: &View<'_>) -> [String; 2] {
-    let sign = paint(Role::Bad, view.signs.bad);
+    let sign = paint(Role::Bad, view.glyphs.bad);
     [
         format!("{sign} {}", not_in_force(status, error, view)),
         format!("    {}", error.message),
@@ -253,7 +253,7 @@ impl<'a> Drawn<'a> {
             let blocks = self.rows.iter().zip(&self.status.tunnels);
             return blocks.flat_map(|(row, it)| self.block(row, it)).collect();
         }
-        let cut = self.view.signs.cut;
+        let cut = self.view.glyphs.cut;
         table::lines(
             &self.columns,
             &self.rows,
@@ -272,7 +272,7 @@ impl<'a> Drawn<'a> {
             paint(row.cells[1].role, &row.cells[1].text),
             row.cells[2].text
         )];
-        lines.push(format!("    {} {}", self.view.signs.to, tunnel::route(of)));
+        lines.push(format!("    {} {}", self.view.glyphs.to, tunnel::route(of)));
         lines.extend(row.below.iter().map(|it| format!("    {it}")));
         lines
     }
@@ -301,13 +301,13 @@ impl<'a> Drawn<'a> {
             &rows,
             &widths,
             self.view.width,
-            self.view.signs.cut,
+            self.view.glyphs.cut,
         )
     }
 }
 
 fn tunnel_row(of: &Tunnel, status: &Status, shape: Shape, view: &View<'_>) -> Row {
-    let [connections, received, sent] = tunnel::counts(of, view.signs);
+    let [connections, received, sent] = tunnel::counts(of, view.glyphs);
     let role = match tunnel::is_untried(of) {
         true => Role::Muted,
         false => tunnel::role(of.state),
@@ -315,7 +315,7 @@ fn tunnel_row(of: &Tunnel, status: &Status, shape: Shape, view: &View<'_>) -> Ro
     let mut cells = vec![
         Cell::new(Role::Name, of.name.clone()),
         Cell::new(role, tunnel::word(of.state)),
-        Cell::new(Role::Plain, tunnel::local(of, view.signs)),
+        Cell::new(Role::Plain, tunnel::local(of, view.glyphs)),
         Cell::new(Role::Plain, connections),
     ];
     if shape != Shape::Slim {
@@ -325,12 +325,12 @@ fn tunnel_row(of: &Tunnel, status: &Status, shape: Shape, view: &View<'_>) -> Ro
     cells.push(Cell::new(Role::Plain, tunnel::route(of)));
     if shape == Shape::Wide {
         let last = of.last_connection_at;
-        let last = last.map_or(view.signs.none.to_owned(), |it| view.time(it));
+        let last = last.map_or(view.glyphs.none.to_owned(), |it| view.time(it));
         cells.push(Cell::new(Role::Plain, last));
     }
     let cluster = status.clusters.iter().find(|it| it.name == of.cluster);
     Row {
-        sign: Cell::new(role, tunnel::sign(of.state, view.signs).text),
+        sign: Cell::new(role, tunnel::sign(of.state, view.glyphs).text),
         cells,
         below: tunnel::trouble(of, cluster, view).into_iter().collect(),
     }

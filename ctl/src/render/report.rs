@@ -6,7 +6,7 @@ use super::{
     View,
     paint::{Role, paint},
 };
-use crate::failure::Report;
+use crate::error::Report;
 
 /// `error: …`, its facts, and what to do.
 pub(crate) fn text(report: &Report, view: &View<'_>) -> String {

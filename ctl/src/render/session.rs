@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use control::wire::{Cluster, ClusterState, Code};
+use control::{
+    humanize,
+    wire::{Cluster, ClusterState, Code},
+};
 
-use super::{View, numbers, paint::Role, sentence, table::Cell, times};
+use super::{View, paint::Role, sentence, table::Cell, times};
 
 /// What is said of the end of a session: `, until 23:41 (9h 12m)`, or since when it lasts where nobody told its end.
 pub(crate) fn until(cluster: &Cluster, view: &View<'_>) -> String {
     const JUST_NOW: Duration = Duration::from_secs(60);
     if let Some(until) = cluster.until {
-        let left = numbers::duration(times::between(view.now, until));
+        let left = humanize::duration(times::between(view.now, until));
         return format!(", until {} ({left})", view.time(until));
     }
     match cluster.since {
@@ -42,14 +45,14 @@ pub(crate) fn logged_in(cluster: &Cluster, view: &View<'_>) -> String {
 
 /// The sign of a cluster's state.
 pub(crate) fn sign(state: ClusterState, view: &View<'_>) -> Cell {
-    let signs = view.signs;
+    let glyphs = view.glyphs;
     match state {
-        ClusterState::LoggedIn => Cell::new(Role::Good, signs.good),
+        ClusterState::LoggedIn => Cell::new(Role::Good, glyphs.good),
         ClusterState::LoginNeeded | ClusterState::LoginRunning => {
-            Cell::new(Role::Warn, signs.waits)
+            Cell::new(Role::Warn, glyphs.waits)
         }
-        ClusterState::LoggedOut => Cell::new(Role::Muted, signs.off),
-        ClusterState::Unknown => Cell::new(Role::Warn, signs.unknown),
+        ClusterState::LoggedOut => Cell::new(Role::Muted, glyphs.off),
+        ClusterState::Unknown => Cell::new(Role::Warn, glyphs.unknown),
     }
 }
 

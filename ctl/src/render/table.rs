@@ -196,8 +196,8 @@ mod tests {
                 below: Vec::new(),
             })
             .collect();
-        let wishes = widths(&COLUMNS, &rows);
-        let lines = lines(&COLUMNS, &rows, &wishes, width, "…");
+        let overrides = widths(&COLUMNS, &rows);
+        let lines = lines(&COLUMNS, &rows, &overrides, width, "…");
         lines
             .iter()
             .map(|it| anstream::adapter::strip_str(it).to_string())

@@ -1,8 +1,13 @@
 //! Tunnels in words: state, address, trouble, and the command that uses one. Pure.
 
-use control::wire::{Cluster, Code, Protocol, Reason, Tunnel, TunnelState};
+use std::time::Duration;
 
-use super::{View, count, numbers, paint::Role, session::with_hint, signs::Signs, table::Cell};
+use control::{
+    humanize,
+    wire::{Cluster, Code, Protocol, Reason, Tunnel, TunnelState},
+};
+
+use super::{View, count, glyphs::Glyphs, paint::Role, session::with_hint, table::Cell};
 
 /// The word of a state.
 pub(crate) fn word(state: TunnelState) -> &'static str {
@@ -27,22 +32,22 @@ pub(crate) fn role(state: TunnelState) -> Role {
 }
 
 /// The sign of a state.
-pub(crate) fn sign(state: TunnelState, signs: &Signs) -> Cell {
+pub(crate) fn sign(state: TunnelState, glyphs: &Glyphs) -> Cell {
     let sign = match state {
-        TunnelState::Up => signs.good,
-        TunnelState::Login => signs.waits,
-        TunnelState::Error | TunnelState::Busy => signs.bad,
-        TunnelState::Down => signs.off,
-        TunnelState::Unknown => signs.unknown,
+        TunnelState::Up => glyphs.good,
+        TunnelState::Login => glyphs.waits,
+        TunnelState::Error | TunnelState::Busy => glyphs.bad,
+        TunnelState::Down => glyphs.off,
+        TunnelState::Unknown => glyphs.unknown,
     };
     Cell::new(role(state), sign)
 }
 
 /// The local side, as a person would type it.
-pub(crate) fn local(tunnel: &Tunnel, signs: &Signs) -> String {
+pub(crate) fn local(tunnel: &Tunnel, glyphs: &Glyphs) -> String {
     let listen = &tunnel.listen;
     let Some(first) = listen.first() else {
-        return signs.none.to_owned();
+        return glyphs.none.to_owned();
     };
     if let Some(path) = socket(tunnel) {
         let name = path.rsplit('/').next().unwrap_or(path);
@@ -78,14 +83,14 @@ pub(crate) fn is_untried(tunnel: &Tunnel) -> bool {
 }
 
 /// CONN, RECV and SENT. What cannot have happened is not counted.
-pub(crate) fn counts(tunnel: &Tunnel, signs: &Signs) -> [String; 3] {
+pub(crate) fn counts(tunnel: &Tunnel, glyphs: &Glyphs) -> [String; 3] {
     let connections = tunnel.connections.open + tunnel.connections.waiting;
     let listens = !matches!(tunnel.state, TunnelState::Busy | TunnelState::Down);
     let carried = tunnel.bytes.received > 0 || tunnel.bytes.sent > 0;
-    let none = || signs.none.to_owned();
+    let none = || glyphs.none.to_owned();
     let bytes = |number| {
         if carried {
-            numbers::bytes(number)
+            humanize::bytes(number)
         } else {
             none()
         }
@@ -156,24 +161,24 @@ fn waits_for_login(
 }
 
 /// The lines of a tunnel that works: what leads where, and the command that uses it.
-pub(crate) fn ready(tunnel: &Tunnel, answers_in_ms: u64, signs: &Signs) -> String {
+pub(crate) fn ready(tunnel: &Tunnel, answers_in_ms: u64, glyphs: &Glyphs) -> String {
     format!(
         "{} is up: {} {} {} (answers in {})\n\n    {}",
         tunnel.name,
-        local(tunnel, signs),
-        signs.to,
+        local(tunnel, glyphs),
+        glyphs.to,
         route(tunnel),
-        numbers::milliseconds(answers_in_ms),
-        super::paint::paint(Role::Command, &usage(tunnel, signs)),
+        humanize::duration(Duration::from_millis(answers_in_ms)),
+        super::paint::paint(Role::Command, &usage(tunnel, glyphs)),
     )
 }
 
 /// What a person types to use it, where the route's port tells.
-fn usage(tunnel: &Tunnel, signs: &Signs) -> String {
+fn usage(tunnel: &Tunnel, glyphs: &Glyphs) -> String {
     if let Some(path) = socket(tunnel) {
         return usage_of_socket(tunnel, path);
     }
-    let local = local(tunnel, signs);
+    let local = local(tunnel, glyphs);
     let Some((host, port)) = local.rsplit_once(':') else {
         return local;
     };
@@ -231,7 +236,7 @@ fn web(host: &str, port: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::signs::unicode, *};
+    use super::{super::glyphs::unicode, *};
 
     fn tunnel(route: &str, listen: &[&str]) -> Tunnel {
         Tunnel {

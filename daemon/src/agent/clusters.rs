@@ -1,4 +1,4 @@
-//! The clusters: which sessions run, and what their heirs take over.
+//! The clusters: which sessions run, and what their successors take over.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -12,7 +12,8 @@ use tracing::{error, info, warn};
 
 use super::{Agent, Cluster, RESTART, status};
 use crate::{
-    session::{self, Session},
+    session::{self, Session, core::Handover},
+    tunnel::peer::PeerVerdict,
     upstream::{Limits, Upstream},
 };
 
@@ -32,7 +33,7 @@ impl Agent {
                 cluster.upstream.allow_ports(&spec.ports);
                 self.clusters.insert(name, cluster);
             } else {
-                cluster.session.give_way();
+                cluster.session.mark_replaced();
                 cluster.stop.cancel();
                 ended.push(cluster);
             }
@@ -41,20 +42,14 @@ impl Agent {
         for cluster in &ended {
             self.join_session(cluster.task).await;
         }
+        let left: Vec<Handover> = ended.iter().map(|it| it.session.handover()).collect();
         let mut replaced = BTreeSet::new();
         for (name, spec) in &new.clusters {
             if self.clusters.contains_key(name) {
                 continue;
             }
-            // A token goes where it was made, and nowhere else (A15).
-            let at_same_place = |it: &&Cluster| spec.login_at.contains(&it.session.address());
-            let legacies = ended
-                .iter()
-                .filter(at_same_place)
-                .map(|it| it.session.legacy());
-            // Of several, the first that is logged in.
-            let legacy = legacies.reduce(|a, b| if a.grant.is_some() { a } else { b });
-            let cluster = self.start_cluster(name, spec, legacy.unwrap_or_default());
+            let handover = Handover::choose(&left, &spec.login_at).cloned();
+            let cluster = self.start_cluster(name, spec, handover.unwrap_or_default());
             self.clusters.insert(name.clone(), cluster);
             replaced.insert(name.clone());
         }
@@ -82,7 +77,7 @@ impl Agent {
         let Some(old) = self.clusters.remove(name) else {
             return;
         };
-        let cluster = self.start_cluster(name, &old.spec, old.session.legacy());
+        let cluster = self.start_cluster(name, &old.spec, old.session.handover());
         self.clusters.insert(name.clone(), cluster);
         let tunnels = self.tunnels.values().map(|it| &it.tunnel);
         let of_cluster = tunnels.filter(|it| it.spec.cluster == *name);
@@ -107,11 +102,19 @@ impl Agent {
         }
     }
 
+    /// Tells who may use a login page: the user that pomd runs for.
+    fn login_peer_check(&self) -> session::PeerCheck {
+        let owners = self.owners.clone();
+        Arc::new(move |socket, theirs| {
+            owners.check_login_peer(socket, theirs) == PeerVerdict::Welcome
+        })
+    }
+
     pub(super) fn start_cluster(
         &mut self,
         name: &ClusterName,
         spec: &ClusterSpec,
-        legacy: session::Legacy,
+        handover: Handover,
     ) -> Cluster {
         if spec.insecure_skip_verify {
             warn!(cluster = %name, "{}", status::insecure(name));
@@ -128,9 +131,9 @@ impl Agent {
             upstream: upstream.clone(),
             state: self.setup.place.state.clone(),
             env: self.setup.env.clone(),
-            owners: self.owners.clone(),
+            peer_check: self.login_peer_check(),
             changed: self.changed.clone(),
-            legacy,
+            handover,
         };
         let (session, task) = Session::new(setup, stop.clone());
         let keeping = {

@@ -75,7 +75,7 @@ impl Agent {
     fn on_environment_changed(&mut self) {
         for cluster in self.clusters.values() {
             cluster.upstream.discard_spares();
-            cluster.session.look_again();
+            cluster.session.on_environment_changed();
         }
         for managed in self.tunnels.values() {
             managed.tunnel.look_again();

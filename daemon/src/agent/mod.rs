@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 
-use control::{place::Place, wire};
+use control::{paths::Paths, wire};
 use jiff::Timestamp;
 use pomd_core::config::{ClusterName, ClusterSpec, Config, TunnelName};
 use tokio::{
@@ -79,7 +79,7 @@ const LINGER: Duration = Duration::from_secs(60);
 /// What the agent needs from the house.
 pub struct Setup {
     /// The configuration file, the state folder, which exists, and the control socket, beside which those of tunnels lie.
-    pub place: Place,
+    pub place: Paths,
     /// The seams to the machine and the people around it.
     pub env: Env,
     /// Told when the control socket's file is gone.

@@ -219,7 +219,7 @@ fn state(managed: &ManagedTunnel, now: Timestamp) -> (TunnelState, Option<wire::
 /// `1 connection waits for a login to lab since 14:02. Run: pomctl login lab`, else the cluster's own words.
 fn login_reason(
     tunnel: &Tunnel,
-    view: &session::View,
+    view: &session::core::View,
     waiting: u64,
     now: Timestamp,
 ) -> Option<wire::Reason> {

@@ -14,7 +14,11 @@ use tokio::{net::TcpListener, time::advance};
 use super::*;
 use crate::{
     clock::Clock,
-    session::{Grant, Legacy, Open, token::Token},
+    session::{
+        Open,
+        core::Handover,
+        token::{Grant, Token},
+    },
 };
 
 struct NoBrowser;
@@ -56,7 +60,7 @@ impl World {
             })
         };
         let (agent, handle) = Agent::new(Setup {
-            place: Place {
+            place: Paths {
                 config: state.path().join("pomd.toml"),
                 state: state.path().to_owned(),
                 socket: state.path().join("pomd.sock"),
@@ -129,11 +133,11 @@ impl World {
             token: Token::parse(token).unwrap(),
             user: None,
         };
-        let legacy = Legacy {
+        let handover = Handover {
             grant: Some(grant),
-            ..Legacy::default()
+            ..Handover::default()
         };
-        let cluster = self.agent.start_cluster(&name, &old.spec, legacy);
+        let cluster = self.agent.start_cluster(&name, &old.spec, handover);
         self.agent.clusters.insert(name.clone(), cluster);
         let tunnels = self.agent.tunnels.iter();
         let of_cluster = tunnels.filter(|it| it.1.tunnel.spec.cluster == name);

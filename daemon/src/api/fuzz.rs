@@ -2,7 +2,7 @@
 
 use std::{future::ready, path::Path, sync::Arc, time::Duration};
 
-use control::{place::Place, wire::BrowserChoice};
+use control::{paths::Paths, wire::BrowserChoice};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use pomd_core::config::Config;
@@ -73,7 +73,7 @@ struct House {
 impl House {
     async fn open(state: &Path) -> Self {
         let stop = CancellationToken::new();
-        let place = Place {
+        let place = Paths {
             config: state.join("pomd.toml"),
             state: state.to_owned(),
             socket: state.join("pomd.sock"),

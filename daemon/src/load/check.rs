@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use control::place::Place;
+use control::paths::Paths;
 use jiff::Timestamp;
 use pomd_core::config::{self, Config, Machine};
 
@@ -33,7 +33,7 @@ pub enum Checked {
 
 /// Judges the file as a pomd does that starts at this place: where the last good configuration is known, a file that
 /// vanished or is empty is a broken one. `now` is when certificates are asked to be valid.
-pub async fn check(place: &Place, fs: Arc<dyn Fs>, machine: &Machine, now: Timestamp) -> Checked {
+pub async fn check(place: &Paths, fs: Arc<dyn Fs>, machine: &Machine, now: Timestamp) -> Checked {
     let had_text = LastGood::new(place, fs).is_there().await;
     let seen = read(place.config.clone()).await;
     let path = &place.config;

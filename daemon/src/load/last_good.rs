@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use control::place::Place;
+use control::paths::Paths;
 use jiff::Timestamp;
 use pomd_core::config::MOST_BYTES;
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ struct OnDisk {
 }
 
 impl LastGood {
-    pub(super) fn new(place: &Place, fs: Arc<dyn Fs>) -> Self {
+    pub(super) fn new(place: &Paths, fs: Arc<dyn Fs>) -> Self {
         Self {
             disk: OnDisk {
                 state: place.state.clone(),
@@ -269,15 +269,15 @@ mod tests {
     use super::*;
     use crate::system::disk::Disk;
 
-    fn place(folder: &Path, config: &str) -> Place {
-        Place {
+    fn place(folder: &Path, config: &str) -> Paths {
+        Paths {
             config: config.into(),
             state: folder.join("state"),
             socket: folder.join("pomd.sock"),
         }
     }
 
-    async fn loaded(place: &Place) -> (LastGood, Option<Kept>) {
+    async fn loaded(place: &Paths) -> (LastGood, Option<Kept>) {
         let mut res = LastGood::new(place, Arc::new(Disk));
         let kept = res.load().await;
         (res, kept)

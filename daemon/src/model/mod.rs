@@ -8,6 +8,7 @@ mod history;
 mod oracle;
 mod pure;
 mod real;
+mod session;
 
 use history::{Action, History};
 

@@ -9,19 +9,19 @@ use super::{
     Told,
     history::{Action, File, HOSTS, History, Mood},
     oracle::{Cause, Oracle},
+    session::{Now, Seen, Session},
 };
 use crate::{
     agent,
-    session::{
-        Legacy, Patience,
-        model::{Now, Seen, Session, TICK},
-    },
+    session::core::{Handover, Patience, Write},
 };
 
 /// How long a server may take to mint.
 const MINT: Duration = Duration::from_secs(45);
 /// Not looked in for so long is slept.
 const SLEPT: i64 = 120;
+/// The driver looks in at least so often while time matters.
+const TICK: Duration = Duration::from_secs(30);
 const IP: &str = "127.0.0.1";
 
 /// Lives through `history`; panics where a promise is broken.
@@ -118,8 +118,6 @@ impl World {
             }),
             Action::Logout(cluster) => self.on(cluster, Cause::LoggedOut, |it, name| {
                 let now = it.now;
-                let login_at = it.config.clusters[name].login_at.clone();
-                it.disk.retain(|at, _| !login_at.contains(at));
                 it.session(name).logout(now);
             }),
             Action::Revoke(cluster) => self.on(cluster, Cause::Other, |it, name| {
@@ -308,16 +306,14 @@ impl World {
                 self.oracle.ended(cluster, cause);
                 self.minting.remove(name);
             }
-            Seen::Kept { at, token } => {
+            Seen::Kept { token } => {
                 self.oracle.kept(cluster, &token, cause);
-                if !self.disk_is_full {
-                    self.disk.insert(at, token);
-                }
                 assert_eq!(self.session(name).waiting().count(), 0, "somebody waits on");
             }
-            Seen::Forgotten { at } => {
-                self.oracle.forgotten(cluster, cause);
-                self.disk.retain(|it, _| Some(it) != at.as_ref());
+            Seen::Forgotten => self.oracle.forgotten(cluster, cause),
+            Seen::Write(write) => {
+                let result = self.write(write);
+                self.session(name).written(result, now);
             }
             Seen::SentAway { connection, waited } => {
                 self.oracle.waited(cluster, waited);
@@ -329,6 +325,19 @@ impl World {
                 token,
             } => self.open(name, connection, generation, &token),
         }
+    }
+
+    fn write(&mut self, write: Write) -> Result<(), String> {
+        self.disk.retain(|at, _| !write.purge.contains(at));
+        if let Some(login) = write.save {
+            if self.disk_is_full {
+                return Err("no space left".to_owned());
+            }
+            let token = login.token.reveal().to_owned();
+            self.disk.insert(login.address, token);
+        }
+        self.disk.retain(|at, _| !write.remove.contains(at));
+        Ok(())
     }
 
     /// The route is asked for with the token, and once more with a newer one.
@@ -344,7 +353,7 @@ impl World {
             self.connections.remove(&number);
         } else if !self.revoked.iter().any(|it| it == token) {
             it.open = true;
-            self.session(name).carried(generation, now);
+            self.session(name).accepted(generation, now);
         } else if it.after.replace(generation).is_some() {
             self.connections.remove(&number);
             self.refuse(name, generation);
@@ -390,7 +399,7 @@ impl World {
         // One is told from the next only by a look in between.
         let now = self.now;
         for name in self.sessions.keys().cloned().collect::<Vec<_>>() {
-            self.session(&name).look_in(now);
+            self.session(&name).wake(now);
             self.see(&name);
         }
         self.nobody_waited_through_a_sleep();
@@ -419,7 +428,7 @@ impl World {
         let end = self.now.lived + most;
         while self.now.lived < end {
             let now = self.now;
-            let due = self.sessions.values().filter_map(|it| it.due(now));
+            let due = self.sessions.values().filter_map(Session::due);
             let due = due
                 .chain(self.minting.values().copied())
                 .min()
@@ -440,7 +449,7 @@ impl World {
         }
     }
 
-    /// As the agent does it: sessions that are the same stay, heirs take over what was made where they log in.
+    /// As the agent does it: sessions that are the same stay, successors take over what was made where they log in.
     fn go_over_to(&mut self, new: Arc<Config>) {
         let old = std::mem::replace(&mut self.config, new.clone());
         let changes = changes(&old, &new);
@@ -453,40 +462,42 @@ impl World {
                 self.minting.remove(&name);
                 let waiting: Vec<u64> = session.waiting().collect();
                 self.connections.retain(|it, _| !waiting.contains(it));
-                ended.push((name, session));
+                let awaits = session.awaits_an_answer();
+                ended.push((name, session.handover(), awaits));
             }
         }
-        let mut heirs = Vec::new();
+        let mut successors = Vec::new();
         for (name, spec) in &new.clusters {
             if self.sessions.contains_key(name) {
                 continue;
             }
-            let heir_of = |it: &&(ClusterName, Session)| spec.login_at.contains(it.1.address());
-            let before = ended.iter().filter(heir_of);
-            let before = before.reduce(|a, b| if a.1.grant().is_some() { a } else { b });
-            let legacy = before.map_or_else(Legacy::default, |it| it.1.legacy());
+            let left = ended.iter().map(|it| &it.1);
+            let handover = Handover::choose(left, &spec.login_at);
+            let before = ended
+                .iter()
+                .find(|it| handover.is_some_and(|handover| std::ptr::eq(handover, &it.1)));
             let saved = spec.login_at.iter();
             let mut saved = saved.filter_map(|it| Some((it, self.disk.get(it)?.as_str())));
             let session = Session::new(
                 name.as_str(),
-                &spec.login_at[0],
-                &legacy,
+                &spec.login_at,
+                handover.cloned().unwrap_or_default(),
                 saved.next(),
                 self.now,
             );
             let token = session.grant().map(|it| it.token.reveal().to_owned());
-            let before = before.filter(|it| !it.1.awaits_an_answer());
-            heirs.push((name, token, before.map(|it| &it.0)));
+            let before = before.filter(|it| !it.2).map(|it| &it.0);
+            successors.push((name, token, before));
             self.sessions.insert(name.clone(), session);
         }
-        let heirs = heirs.iter();
-        self.oracle.begun(heirs.map(|(name, token, before)| {
-            (
-                name.as_str(),
-                token.as_deref(),
-                before.map(|it| it.as_str()),
-            )
-        }));
+        self.oracle
+            .begun(successors.iter().map(|(name, token, before)| {
+                let before = before.map(|it| it.as_str());
+                (name.as_str(), token.as_deref(), before)
+            }));
+        for name in new.clusters.keys() {
+            self.see(name);
+        }
         // P6: what did not change is the same tunnel as before.
         let before = self.tunnels.clone();
         for (name, _) in changes.tunnels {

@@ -1,6 +1,6 @@
 //! Which routes somebody may have meant. Pure.
 
-use control::near::mistakes;
+use control::suggest::mistakes;
 use pomd_core::config::{Authority, Host};
 
 /// The most near matches.

@@ -1,43 +1,43 @@
 //! One login in a browser: a listener on loopback with a short link that mints a sign-in URL on each visit, and an
 //! unguessable path where the sign-in comes back to.
 //!
-//! Knows one login from its first mint to its last page. Must not know when a login is due, or who is asked.
+//! The [`Source`] that asks a person. Knows one login from its first mint to its last page. Must not know when a login
+//! is due, or who is asked.
 
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use control::wire::BrowserChoice;
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::Timestamp;
-use pomd_core::config::Address;
+use jiff::tz::TimeZone;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
     task::JoinSet,
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    callback::{self, DONE, Door, Verdict},
+    Open,
+    callback::{self, DONE, LoginEndpoints, Visit},
+    core::{Answer, Welcome},
+    error::LoginError,
     pages::{self, Success},
-    pomerium::{Failure, NotGood, Pomerium},
+    server::{LoginServer, LoginTarget, NotGood},
+    source::{Attempt, PendingLogin, Source, Started},
     token::Token,
 };
-use crate::{
-    admission::{Admission, Capacity, Slot},
-    portal::User,
-    tunnel::peer::PeerVerdict as Peer,
-};
+use crate::admission::{Admission, Capacity, Slot};
 
 /// How long pages can be read after the login is over.
 const LINGER: Duration = Duration::from_secs(30);
@@ -59,101 +59,70 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Eight of these are 40 bits; none looks like another.
 const LETTERS: &[u8; 32] = b"23456789abcdefghijkmnpqrstuvwxyz";
 
-/// Judges who is at the other end, which has this address.
-pub(super) type Doorman = Arc<dyn Fn(&TcpStream, SocketAddr) -> Peer + Send + Sync>;
+/// Tells whether the login's own user is at the other end, which has this address.
+pub type PeerCheck = Arc<dyn Fn(&TcpStream, SocketAddr) -> bool + Send + Sync>;
+
+/// Logins in the person's browser.
+#[derive(Clone)]
+pub(super) struct Browser {
+    pub(super) cluster: Arc<LoginTarget>,
+    pub(super) server: Arc<dyn LoginServer>,
+    pub(super) peer_check: PeerCheck,
+    pub(super) opener: Arc<dyn Open>,
+    pub(super) choice: BrowserChoice,
+}
 
 /// One login.
-#[derive(Clone)]
 pub(super) struct Job {
-    pub(super) id: u64,
-    pub(super) cluster: String,
-    pub(super) pomerium: Arc<dyn Pomerium>,
-    pub(super) doorman: Doorman,
-    pub(super) events: mpsc::Sender<Event>,
-    pub(super) over: Over,
-    /// Ends it at once.
-    pub(super) stop: CancellationToken,
+    pub(super) browser: Browser,
+    pub(super) attempt: Attempt,
+    pub(super) endpoints: LoginEndpoints,
 }
 
-/// What happened to a login.
-pub(super) enum Event {
-    /// It has a link, and a sign-in URL could be minted.
-    Opened {
-        job: u64,
-        door: Door,
-        sign_in_url: String,
-    },
-    /// It came to no link.
-    Failed { job: u64, failure: Failure },
-    /// A token came back, and the server says that it is good.
-    LoggedIn {
-        job: u64,
-        answer: Answer,
-        /// Told once the verdict is out: see [`Over`].
-        done: oneshot::Sender<()>,
-    },
-}
-
-/// What a login brought.
-pub(super) struct Answer {
-    pub(super) token: Token,
-    /// `None`: the server does not say.
-    pub(super) user: Option<User>,
-    pub(super) until: Option<Timestamp>,
-    /// The address that vouches for it.
-    pub(super) address: Address,
-}
-
-/// Whether and how a login is over: decided once, by the driver.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Over {
-    how: Arc<OnceLock<Option<Success>>>,
-    told: CancellationToken,
-}
-
-impl Over {
-    /// `None`: it ended without an answer.
-    pub(super) fn decide(&self, how: Option<Success>) {
-        let _ = self.how.set(how);
-        self.told.cancel();
-    }
-
-    /// The verdict is out.
-    pub(super) fn is_decided(&self) -> bool {
-        self.how.get().is_some()
-    }
-
-    fn how(&self) -> Option<&Option<Success>> {
-        self.how.get()
-    }
-}
-
-/// Runs the login until it is over and its last page was shown, or `stop`.
-pub(super) async fn run(job: Job) {
-    let opening = job.stop.run_until_cancelled(open(&job));
-    match opening.await {
-        None => {}
-        Some(Ok((listener, door, sign_in_url))) => {
-            let opened = Event::Opened {
-                job: job.id,
-                door: door.clone(),
+impl Source for Browser {
+    /// Takes a port and tries once whether the server mints: a login that cannot work is not shown to anybody.
+    fn start(&self, attempt: Attempt) -> BoxFuture<'static, Result<Started, LoginError>> {
+        let browser = self.clone();
+        Box::pin(async move {
+            let local = |error: io::Error| LoginError::CannotListen(error.to_string());
+            let listener = bind().await.map_err(local)?;
+            let address = listener.local_addr().map_err(local)?;
+            let endpoints = LoginEndpoints {
+                host: address.to_string(),
+                port: address.port(),
+                link: format!("/{}", short_name().map_err(local)?),
+                callback: format!("/{}", unguessable().map_err(local)?),
+            };
+            let redirect = endpoints.redirect_url();
+            let sign_in_url = browser
+                .server
+                .sign_in_url(&browser.cluster, &redirect)
+                .await?;
+            let pending = PendingLogin {
+                link: endpoints.link_url(),
+                port: endpoints.port,
+                redirect,
                 sign_in_url,
             };
-            if job.tell(opened).await {
-                serve(job, listener, door).await;
-            }
-        }
-        Some(Err(failure)) => {
-            let failed = Event::Failed {
-                job: job.id,
-                failure,
+            let job = Job {
+                browser,
+                attempt,
+                endpoints,
             };
-            job.tell(failed).await;
-        }
+            Ok(Started::Pending(pending, Box::pin(serve(job, listener))))
+        })
+    }
+
+    fn unattended(&self) -> BoxFuture<'static, bool> {
+        self.opener.available(&self.choice)
+    }
+
+    fn show(&self, link: &str) -> BoxFuture<'static, Result<(), String>> {
+        self.opener.open(&self.choice, link)
     }
 }
 
-/// The server's side of HTTP as a login speaks it.
+/// Speaks the server's side of HTTP on one connection.
 pub(super) async fn speak<F>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     answer: impl Fn(Request<Incoming>) -> F,
@@ -178,33 +147,6 @@ pub(super) async fn speak<F>(
     }
 }
 
-impl Job {
-    async fn tell(&self, event: Event) -> bool {
-        let told = self.stop.run_until_cancelled(self.events.send(event)).await;
-        matches!(told, Some(Ok(())))
-    }
-}
-
-/// Takes a port and tries once whether the server mints: a login that cannot work is not shown to anybody.
-async fn open(job: &Job) -> Result<(TcpListener, Door, String), Failure> {
-    let local = |error: io::Error| Failure {
-        code: control::wire::Code::Local,
-        message: format!("cannot listen for the login to {}: {error}", job.cluster),
-        hint: None,
-        request_id: None,
-    };
-    let listener = bind().await.map_err(local)?;
-    let address = listener.local_addr().map_err(local)?;
-    let door = Door {
-        host: address.to_string(),
-        port: address.port(),
-        link: format!("/{}", short_name().map_err(local)?),
-        callback: format!("/{}", unguessable().map_err(local)?),
-    };
-    let url = job.pomerium.sign_in_url(&door.redirect_url()).await?;
-    Ok((listener, door, url))
-}
-
 async fn bind() -> io::Result<TcpListener> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await {
         Ok(it) => Ok(it),
@@ -227,8 +169,11 @@ fn unguessable() -> io::Result<String> {
     Ok(BASE64_URL_SAFE_NO_PAD.encode(bytes))
 }
 
-async fn serve(job: Job, listener: TcpListener, door: Door) {
-    let shared = Arc::new((job.clone(), door));
+/// Runs the login until it is over and its last page was shown, or it is stopped.
+async fn serve(job: Job, listener: TcpListener) {
+    let job = Arc::new(job);
+    let Attempt { stop, verdict, .. } = &job.attempt;
+    let cluster = job.cluster();
     let mut visits = JoinSet::new();
     let admission = Admission::new(VISITS);
     let mut closes_at = None;
@@ -236,22 +181,22 @@ async fn serve(job: Job, listener: TcpListener, door: Door) {
     loop {
         tokio::select! {
             biased;
-            () = job.stop.cancelled() => break,
-            () = job.over.told.cancelled(), if closes_at.is_none() => {
+            () = stop.cancelled() => break,
+            () = verdict.decided(), if closes_at.is_none() => {
                 closes_at = Some(Instant::now() + LINGER);
             }
             () = sleep_until(closes_at) => break,
             Some(_) = visits.join_next() => {}
             accepted = listener.accept(), if !admission.is_full() => match accepted {
-                Ok((stream, theirs)) if (job.doorman)(&stream, theirs) == Peer::Welcome => {
-                    visits.spawn(visit(shared.clone(), stream, admission.enter()));
+                Ok((stream, theirs)) if (job.browser.peer_check)(&stream, theirs) => {
+                    visits.spawn(visit(job.clone(), stream, admission.enter()));
                 }
                 Ok((stream, theirs)) => {
                     turned_away += 1;
                     turn_away(&job, stream, theirs, turned_away);
                 }
                 Err(error) => {
-                    tracing::warn!(cluster = job.cluster, "cannot take a visit to the login page: {error}");
+                    tracing::warn!(cluster, "cannot take a visit to the login page: {error}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -268,24 +213,23 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// With a reset: whoever it is learns nothing.
+/// Resets a connection of another user, who learns nothing by it.
 fn turn_away(job: &Job, stream: TcpStream, theirs: SocketAddr, count: u64) {
     let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     if count.is_power_of_two() {
         tracing::warn!(
-            cluster = job.cluster,
+            cluster = job.cluster(),
             "turned away {theirs} at the login page: another user ({count} so far)"
         );
     }
 }
 
-async fn visit(shared: Arc<(Job, Door)>, stream: TcpStream, slot: Slot) {
+async fn visit(job: Arc<Job>, stream: TcpStream, slot: Slot) {
     let speaking = speak(stream, async |request| {
         if !slot.is_served() {
             return callback::reply(StatusCode::REQUEST_TIMEOUT, None, None);
         }
-        let (job, door) = &*shared;
-        respond(job, door, &request).await
+        respond(&job, &request).await
     });
     tokio::select! {
         biased;
@@ -294,84 +238,95 @@ async fn visit(shared: Arc<(Job, Door)>, stream: TcpStream, slot: Slot) {
     }
 }
 
-pub(super) async fn respond<B>(
-    job: &Job,
-    door: &Door,
-    request: &Request<B>,
-) -> Response<Full<Bytes>> {
-    match (callback::judge(request, door), job.over.how()) {
-        (Verdict::Misdirected, _) => callback::reply(StatusCode::MISDIRECTED_REQUEST, None, None),
-        (Verdict::Nothing, _) => callback::reply(StatusCode::NOT_FOUND, None, None),
-        (Verdict::Done, Some(Some(success))) => {
-            page(StatusCode::OK, pages::success(&job.cluster, success))
-        }
-        (Verdict::Done, _) => callback::reply(StatusCode::NOT_FOUND, None, None),
-        (Verdict::SignIn, Some(None)) => page(StatusCode::GONE, pages::ended(&job.cluster)),
-        (_, Some(None)) => see_other(&door.link),
-        (Verdict::SignIn, Some(Some(_))) => page(StatusCode::OK, pages::finished(&job.cluster)),
-        (_, Some(Some(_))) => see_other(DONE),
-        (Verdict::SignIn, None) => sign_in(job, door).await,
-        (Verdict::Denied(why), None) => {
-            tracing::info!(cluster = job.cluster, "a login did not succeed: {why}");
-            page(StatusCode::FORBIDDEN, pages::denied(&why, &door.link))
-        }
-        (Verdict::Unusable, None) => page(StatusCode::BAD_REQUEST, pages::unusable(&job.cluster)),
-        (Verdict::Answer(token), None) => accept(job, door, token).await,
+impl Job {
+    fn cluster(&self) -> &str {
+        self.browser.cluster.name.as_str()
     }
 }
 
-async fn sign_in(job: &Job, door: &Door) -> Response<Full<Bytes>> {
-    let minted = job.pomerium.sign_in_url(&door.redirect_url()).await;
+/// Answers one request of a browser.
+pub(super) async fn respond<B>(job: &Job, request: &Request<B>) -> Response<Full<Bytes>> {
+    let (cluster, endpoints) = (job.cluster(), &job.endpoints);
+    match (
+        callback::classify(request, endpoints),
+        job.attempt.verdict.get(),
+    ) {
+        (Visit::Misdirected, _) => callback::reply(StatusCode::MISDIRECTED_REQUEST, None, None),
+        (Visit::Nothing, _) => callback::reply(StatusCode::NOT_FOUND, None, None),
+        (Visit::Done, Some(Some(success))) => {
+            page(StatusCode::OK, pages::success(cluster, &shown(success)))
+        }
+        (Visit::Done, _) => callback::reply(StatusCode::NOT_FOUND, None, None),
+        (Visit::SignIn, Some(None)) => page(StatusCode::GONE, pages::ended(cluster)),
+        (_, Some(None)) => see_other(&endpoints.link),
+        (Visit::SignIn, Some(Some(_))) => page(StatusCode::OK, pages::finished(cluster)),
+        (_, Some(Some(_))) => see_other(DONE),
+        (Visit::SignIn, None) => sign_in(job).await,
+        (Visit::Denied(why), None) => {
+            tracing::info!(cluster = job.cluster(), "a login did not succeed: {why}");
+            page(StatusCode::FORBIDDEN, pages::denied(&why, &endpoints.link))
+        }
+        (Visit::Unusable, None) => page(StatusCode::BAD_REQUEST, pages::unusable(cluster)),
+        (Visit::Answer(token), None) => accept(job, token).await,
+    }
+}
+
+async fn sign_in(job: &Job) -> Response<Full<Bytes>> {
+    let redirect = job.endpoints.redirect_url();
+    let minted = job
+        .browser
+        .server
+        .sign_in_url(&job.browser.cluster, &redirect)
+        .await;
     match minted.map(|it| HeaderValue::from_str(&it)) {
         Ok(Ok(url)) => callback::reply(StatusCode::FOUND, Some(url), None),
-        Ok(Err(_)) => unreachable(door, "the server named an address that cannot be used"),
-        Err(failure) => {
-            tracing::warn!(cluster = job.cluster, "{}", failure.message);
-            unreachable(door, &failure.message)
-        }
+        Ok(Err(_)) => unreachable(job, "the server named an address that cannot be used"),
+        Err(error) => failed(job, &error),
     }
 }
 
-/// The token counts only once the server says that it is good, and the driver that the login still is.
-async fn accept(job: &Job, door: &Door, token: Token) -> Response<Full<Bytes>> {
-    let (user, address) = match job.pomerium.user(&token).await {
+/// The token counts only once the server says that it is good, and the session that the login still is.
+async fn accept(job: &Job, token: Token) -> Response<Full<Bytes>> {
+    let (cluster, server) = (&job.browser.cluster, &job.browser.server);
+    let (user, address) = match server.user(cluster, &token).await {
         Ok(it) => it,
         Err(NotGood::Refused) => {
             tracing::warn!(
-                cluster = job.cluster,
+                cluster = job.cluster(),
                 "a login brought a token that the server refuses"
             );
-            return page(StatusCode::BAD_REQUEST, pages::unusable(&job.cluster));
+            return page(StatusCode::BAD_REQUEST, pages::unusable(job.cluster()));
         }
-        Err(NotGood::Unasked(failure)) => {
-            tracing::warn!(cluster = job.cluster, "{}", failure.message);
-            return unreachable(door, &failure.message);
-        }
+        Err(NotGood::Unasked(error)) => return failed(job, &error),
     };
-    let until = job.pomerium.until(&address, &token).await;
-    let (done, decided) = oneshot::channel();
+    let until = server.until(cluster, &address, &token).await;
     let answer = Answer {
         token,
         user,
         until,
         address,
     };
-    let event = Event::LoggedIn {
-        job: job.id,
-        answer,
-        done,
-    };
-    if job.tell(event).await {
-        let _ = decided.await;
-    }
-    match job.over.how() {
+    job.attempt.answer(answer).await;
+    match job.attempt.verdict.get() {
         Some(Some(_)) => see_other(DONE),
-        Some(None) => see_other(&door.link),
-        None => page(StatusCode::GONE, pages::ended(&job.cluster)),
+        Some(None) => see_other(&job.endpoints.link),
+        None => page(StatusCode::GONE, pages::ended(job.cluster())),
     }
 }
 
-/// To another page of ours: the address, which may hold a good token, is replaced.
+/// The welcome as its page shows it: at a time of day where the person is.
+fn shown(it: &Welcome) -> Success {
+    Success {
+        user: it.user.clone(),
+        until: it
+            .until
+            .map(|until| pages::moment(until, it.at, TimeZone::system())),
+        waiting: it.waiting,
+        instead_of: it.instead_of.clone(),
+    }
+}
+
+/// Sends the browser to another page of ours: the address, which may hold a good token, is replaced.
 fn see_other(path: &str) -> Response<Full<Bytes>> {
     match HeaderValue::from_str(path) {
         Ok(path) => callback::reply(StatusCode::SEE_OTHER, Some(path), None),
@@ -379,8 +334,17 @@ fn see_other(path: &str) -> Response<Full<Bytes>> {
     }
 }
 
-fn unreachable(door: &Door, why: &str) -> Response<Full<Bytes>> {
-    page(StatusCode::BAD_GATEWAY, pages::unreachable(why, &door.link))
+fn failed(job: &Job, error: &LoginError) -> Response<Full<Bytes>> {
+    let message = error.describe(job.cluster()).message;
+    tracing::warn!(cluster = job.cluster(), "{message}");
+    unreachable(job, &message)
+}
+
+fn unreachable(job: &Job, why: &str) -> Response<Full<Bytes>> {
+    page(
+        StatusCode::BAD_GATEWAY,
+        pages::unreachable(why, &job.endpoints.link),
+    )
 }
 
 fn page(status: StatusCode, html: String) -> Response<Full<Bytes>> {

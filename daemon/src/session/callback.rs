@@ -1,6 +1,6 @@
 //! The one request that a login takes from a browser, and the form of every reply.
 //!
-//! Pure: a request and what is expected in, a [`Verdict`] out. The path alone is not the defence: the caller has looked
+//! Pure: a request and what is expected in, a [`Visit`] out. The path alone is not the defence: the caller has looked
 //! at who connects, and asks the server about the token.
 
 use std::{borrow::Cow, hint::black_box};
@@ -14,9 +14,9 @@ use super::{pages::STYLE_HASH, token::Token};
 /// Where the page is that shows the end of a login without the token in its address.
 pub(super) const DONE: &str = "/done";
 
-/// What one login answers to.
+/// The addresses that one login answers to.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Door {
+pub(super) struct LoginEndpoints {
     /// `127.0.0.1:PORT`, or `[::1]:PORT` on a machine without the other.
     pub(super) host: String,
     pub(super) port: u16,
@@ -28,7 +28,7 @@ pub(super) struct Door {
 
 /// What to make of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Visit {
     /// It was not meant for this place: 421.
     Misdirected,
     /// 404, and no word about what there is.
@@ -45,7 +45,7 @@ pub(super) enum Verdict {
     Done,
 }
 
-impl Door {
+impl LoginEndpoints {
     /// What a person is shown.
     pub(super) fn link_url(&self) -> String {
         format!("http://{}{}", self.host, self.link)
@@ -57,26 +57,26 @@ impl Door {
     }
 }
 
-/// Judges a request by its head. Whatever is not exactly right never uses the login up.
-pub(super) fn judge<B>(request: &Request<B>, door: &Door) -> Verdict {
-    if !is_for(request, door) {
-        return Verdict::Misdirected;
+/// Classifies a request by its head. Whatever is not exactly right never uses the login up.
+pub(super) fn classify<B>(request: &Request<B>, endpoints: &LoginEndpoints) -> Visit {
+    if !is_for(request, endpoints) {
+        return Visit::Misdirected;
     }
     if request.method() != Method::GET
         || !matches!(request.version(), Version::HTTP_10 | Version::HTTP_11)
         || !is_navigation(request.headers())
     {
-        return Verdict::Nothing;
+        return Visit::Nothing;
     }
     let path = request.uri().path();
     if path == DONE {
-        Verdict::Done
-    } else if is_same(path, &door.link) {
-        Verdict::SignIn
-    } else if is_same(path, &door.callback) {
+        Visit::Done
+    } else if is_same(path, &endpoints.link) {
+        Visit::SignIn
+    } else if is_same(path, &endpoints.callback) {
         answer(request.uri().query().unwrap_or_default())
     } else {
-        Verdict::Nothing
+        Visit::Nothing
     }
 }
 
@@ -115,11 +115,11 @@ pub(super) fn reply(
     res
 }
 
-fn is_for<B>(request: &Request<B>, door: &Door) -> bool {
+fn is_for<B>(request: &Request<B>, endpoints: &LoginEndpoints) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let only = (hosts.next(), hosts.next());
     request.uri().authority().is_none()
-        && matches!(only, (Some(host), None) if host.as_bytes() == door.host.as_bytes())
+        && matches!(only, (Some(host), None) if host.as_bytes() == endpoints.host.as_bytes())
 }
 
 /// A person goes to a page: no image, frame, script or prefetch. Programs that say nothing about it pass.
@@ -137,7 +137,7 @@ fn is_navigation(headers: &HeaderMap) -> bool {
             || all_are("sec-fetch-mode", "navigate") && all_are("sec-fetch-dest", "document"))
 }
 
-fn answer(query: &str) -> Verdict {
+fn answer(query: &str) -> Visit {
     let mut tokens = Vec::new();
     let mut error = None;
     let mut description = None;
@@ -151,17 +151,17 @@ fn answer(query: &str) -> Verdict {
     }
     match (&*tokens, error) {
         ([], Some(error)) => denied(&error, description),
-        ([token], None) => Token::parse(token).map_or(Verdict::Unusable, Verdict::Answer),
-        _ => Verdict::Unusable,
+        ([token], None) => Token::parse(token).map_or(Visit::Unusable, Visit::Answer),
+        _ => Visit::Unusable,
     }
 }
 
-fn denied(error: &str, description: Option<Cow<'_, str>>) -> Verdict {
+fn denied(error: &str, description: Option<Cow<'_, str>>) -> Visit {
     let text = match description {
         Some(description) => format!("{error}: {description}"),
         None => error.to_owned(),
     };
-    Verdict::Denied(control::text::clean(&text, 300))
+    Visit::Denied(control::text::clean(&text, 300))
 }
 
 /// In a time that does not tell how much is right.

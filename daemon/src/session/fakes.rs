@@ -6,15 +6,15 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
 };
 
-use control::wire::{BrowserChoice, Code};
+use control::wire::BrowserChoice;
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use pomd_core::config::{Address, Host};
+use pomd_core::config::{Address, Config, Host};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -22,16 +22,23 @@ use tokio::{
 
 use super::{
     Open,
-    pomerium::{Failure, NotGood, Pomerium, Vouched},
-    token::Token,
+    error::{Cause, LoginError, Question},
+    server::{LoginServer, LoginTarget, NotGood, Vouched},
+    token::{Token, User},
 };
-use crate::{clock::Clock, portal::User};
+use crate::{
+    clock::Clock,
+    upstream::{
+        Limits, Upstream,
+        refusal::{Step, Unreachable},
+    },
+};
 
 /// A server that knows some tokens.
 #[derive(Default)]
 pub(super) struct FakeServer {
     /// Why it mints nothing now.
-    pub(super) broken: Mutex<Option<Failure>>,
+    pub(super) broken: Mutex<Option<LoginError>>,
     /// Subjects of tokens that it takes.
     pub(super) tokens: Mutex<BTreeMap<String, String>>,
     pub(super) until: Mutex<Option<Timestamp>>,
@@ -53,12 +60,13 @@ impl FakeServer {
     }
 
     pub(super) fn break_down(&self, broken: bool) {
-        *self.broken.lock().unwrap() = broken.then(|| Failure {
-            code: Code::Tcp,
-            message: "cannot start a login to corp: connecting to 198.51.100.7:443: refused"
-                .to_owned(),
-            hint: None,
-            request_id: None,
+        *self.broken.lock().unwrap() = broken.then(|| LoginError::Server {
+            question: Question::SignInUrl,
+            at: address("corp.example.com"),
+            cause: Cause::Unreachable(Unreachable::new(
+                Step::Tcp,
+                "connecting to 198.51.100.7:443: refused",
+            )),
         });
     }
 
@@ -66,16 +74,20 @@ impl FakeServer {
         self.tokens.lock().unwrap().remove(token);
     }
 
-    fn failure(&self) -> Option<Failure> {
+    fn error(&self) -> Option<LoginError> {
         self.broken.lock().unwrap().clone()
     }
 }
 
-impl Pomerium for FakeServer {
-    fn sign_in_url<'a>(&'a self, redirect: &'a str) -> BoxFuture<'a, Result<String, Failure>> {
+impl LoginServer for FakeServer {
+    fn sign_in_url<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        redirect: &'a str,
+    ) -> BoxFuture<'a, Result<String, LoginError>> {
         Box::pin(async move {
-            if let Some(failure) = self.failure() {
-                return Err(failure);
+            if let Some(error) = self.error() {
+                return Err(error);
             }
             let number = self.minted.fetch_add(1, Ordering::SeqCst) + 1;
             Ok(format!(
@@ -84,11 +96,15 @@ impl Pomerium for FakeServer {
         })
     }
 
-    fn user<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Result<Vouched, NotGood>> {
+    fn user<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Vouched, NotGood>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
-            if let Some(failure) = self.failure() {
-                return Err(NotGood::Unasked(failure));
+            if let Some(error) = self.error() {
+                return Err(NotGood::Unasked(error));
             }
             let subject = self.tokens.lock().unwrap().get(token.reveal()).cloned();
             let subject = subject.ok_or(NotGood::Refused)?;
@@ -100,11 +116,16 @@ impl Pomerium for FakeServer {
         })
     }
 
-    fn until<'a>(&'a self, _: &'a Address, _: &'a Token) -> BoxFuture<'a, Option<Timestamp>> {
+    fn until<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        _: &'a Address,
+        _: &'a Token,
+    ) -> BoxFuture<'a, Option<Timestamp>> {
         Box::pin(async move { *self.until.lock().unwrap() })
     }
 
-    fn leave(&self) {
+    fn disconnect(&self, _: &LoginTarget) {
         self.left.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -209,4 +230,16 @@ pub(super) fn address(host: &str) -> Address {
         host: Host::Name(host.to_owned()),
         port: 443,
     }
+}
+
+/// The cluster `corp`, with two login addresses.
+pub(super) fn corp() -> Arc<LoginTarget> {
+    let text = "[cluster.corp]\nhosts = [\"*.example.com\"]\nurl = \"https://corp.example.com\"\n";
+    let config = Config::parse(text, std::path::Path::new("/")).unwrap();
+    let (name, spec) = config.clusters.into_iter().next().unwrap();
+    Arc::new(LoginTarget {
+        upstream: Arc::new(Upstream::new(name.clone(), spec, Limits::default())),
+        name,
+        login_at: vec![address("corp.example.com"), address("other.example.com")],
+    })
 }

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use control::wire::BrowserChoice;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use pomd_core::config::{Address, Host};
+use pomd_core::config::{Address, Config, Host};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -12,14 +13,21 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    browser::{self, Event, Job, Over},
-    callback::Door,
-    pages::{self, Success},
-    pomerium::{Failure, NotGood, Pomerium, Vouched},
+    Open,
+    browser::{self, Browser, Job},
+    callback::LoginEndpoints,
+    core::Welcome,
+    error::LoginError,
+    pages,
+    server::{LoginServer, LoginTarget, NotGood, Vouched},
+    source::{Attempt, Event, Verdict},
     store::{FILE_MOST, decode, encode},
-    token::{Login, Token},
+    token::{Credential, Token},
 };
-use crate::{fuzz, tunnel::peer};
+use crate::{
+    fuzz,
+    upstream::{Limits, Upstream},
+};
 
 const HOST: &str = "127.0.0.1:41235";
 const LINK: &str = "/k7m2pq9x";
@@ -42,7 +50,7 @@ pub(crate) fn token(bytes: &[u8]) {
         if let Some(token) = token {
             assert_eq!(token.reveal(), text);
             assert_eq!(format!("{token:?}"), "Token(…)");
-            let login = Login {
+            let login = Credential {
                 address: address.clone(),
                 token,
                 user: Some("alice@example.com".to_owned()),
@@ -69,7 +77,7 @@ pub(crate) fn token(bytes: &[u8]) {
     }
 }
 
-fn comes_back(login: Login) {
+fn comes_back(login: Credential) {
     let file = encode(&login).expect("a login can be written");
     assert_eq!(decode(&file, &login.address), Ok(login));
 }
@@ -168,25 +176,32 @@ fn known() -> Known {
 /// The token that was taken, and the reply.
 async fn visit(request: &[u8]) -> (Option<String>, String) {
     let (events, mut told) = mpsc::channel(1);
-    let job = Job {
+    let attempt = Attempt {
         id: 1,
-        cluster: "corp".to_owned(),
-        pomerium: Arc::new(Credulous),
-        doorman: Arc::new(|_, _| peer::PeerVerdict::Welcome),
         events,
-        over: Over::default(),
+        verdict: Verdict::default(),
         stop: CancellationToken::new(),
     };
-    let door = Door {
-        host: HOST.to_owned(),
-        port: 41_235,
-        link: LINK.to_owned(),
-        callback: CALLBACK.to_owned(),
+    let verdict = attempt.verdict.clone();
+    let job = Job {
+        browser: Browser {
+            cluster: corp(),
+            server: Arc::new(Credulous),
+            peer_check: Arc::new(|_, _| true),
+            opener: Arc::new(Credulous),
+            choice: BrowserChoice::None,
+        },
+        attempt,
+        endpoints: LoginEndpoints {
+            host: HOST.to_owned(),
+            port: 41_235,
+            link: LINK.to_owned(),
+            callback: CALLBACK.to_owned(),
+        },
     };
-    let over = job.over.clone();
     let (mut client, server) = tokio::io::duplex(REQUEST_MOST);
     let serve = async move {
-        browser::speak(server, async |it| browser::respond(&job, &door, &it).await).await;
+        browser::speak(server, async |it| browser::respond(&job, &it).await).await;
         // Whoever waits for events hears of no more.
         drop(job);
     };
@@ -204,10 +219,11 @@ async fn visit(request: &[u8]) -> (Option<String>, String) {
     let take = async {
         let mut taken = None;
         while let Some(event) = told.recv().await {
-            if let Event::LoggedIn { answer, done, .. } = event {
+            if let Event::Obtained(_, answer, done) = event {
                 assert!(taken.is_none(), "a login was answered twice");
                 taken = Some(answer.token.reveal().to_owned());
-                over.decide(Some(Success {
+                verdict.decide(Some(Welcome {
+                    at: Timestamp::UNIX_EPOCH,
                     user: None,
                     until: None,
                     waiting: 0,
@@ -225,20 +241,52 @@ async fn visit(request: &[u8]) -> (Option<String>, String) {
 /// A server that takes every token.
 struct Credulous;
 
-impl Pomerium for Credulous {
-    fn sign_in_url<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<String, Failure>> {
+impl LoginServer for Credulous {
+    fn sign_in_url<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<String, LoginError>> {
         Box::pin(async { Ok("https://authenticate.example.com/sign_in".to_owned()) })
     }
 
-    fn user<'a>(&'a self, _: &'a Token) -> BoxFuture<'a, Result<Vouched, NotGood>> {
+    fn user<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        _: &'a Token,
+    ) -> BoxFuture<'a, Result<Vouched, NotGood>> {
         Box::pin(async { Ok((None, address())) })
     }
 
-    fn until<'a>(&'a self, _: &'a Address, _: &'a Token) -> BoxFuture<'a, Option<Timestamp>> {
+    fn until<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        _: &'a Address,
+        _: &'a Token,
+    ) -> BoxFuture<'a, Option<Timestamp>> {
         Box::pin(async { None })
     }
+}
 
-    fn leave(&self) {}
+impl Open for Credulous {
+    fn available(&self, _: &BrowserChoice) -> BoxFuture<'static, bool> {
+        Box::pin(async { false })
+    }
+
+    fn open(&self, _: &BrowserChoice, _: &str) -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn corp() -> Arc<LoginTarget> {
+    let text = "[cluster.corp]\nhosts = [\"*.example.com\"]\nurl = \"https://corp.example.com\"\n";
+    let config = Config::parse(text, std::path::Path::new("/")).expect("a configuration");
+    let (name, spec) = config.clusters.into_iter().next().expect("a cluster");
+    Arc::new(LoginTarget {
+        upstream: Arc::new(Upstream::new(name.clone(), spec, Limits::default())),
+        name,
+        login_at: vec![address()],
+    })
 }
 
 /// The token of the one request that may bring one, by the rules of A7 read off the bytes.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use control::wire::{self, ApiError, ClusterState, Code, OpenLogin, Opener};
+use control::wire::{self, ApiError, Opener};
 use jiff::Timestamp;
 use pomd_core::config::Address;
 use tokio::{
@@ -21,11 +21,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Grant, Legacy, LoginOutcome, NoGrant, Patience, View,
-    facts::{Standing, is_no_bound},
-    machine::Stance,
-    pomerium::{Failure, NotGood, Pomerium},
-    wait::{Look, Wait, newer},
+    LoginOutcome, NoGrant,
+    core::{Handover, Look, Patience, View, Wait, WaiterView, is_no_bound},
+    error::LoginError,
+    server::{LoginServer, LoginTarget, NotGood},
+    source::PendingLogin,
+    token::Grant,
 };
 use crate::clock::Clock;
 
@@ -42,17 +43,17 @@ pub struct Session {
 }
 
 pub(super) struct Shared {
-    pub(super) cluster: String,
+    pub(super) cluster: Arc<LoginTarget>,
+    pub(super) server: Arc<dyn LoginServer>,
     pub(super) clock: Clock,
-    pub(super) pomerium: Arc<dyn Pomerium>,
     pub(super) inbox: mpsc::Sender<Command>,
     pub(super) view: watch::Receiver<View>,
-    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) waiter_view: watch::Receiver<WaiterView>,
     pub(super) waiting: Arc<Waiting>,
     /// Told when what failed before counts no longer.
-    pub(super) again: Arc<Notify>,
+    pub(super) environment_changed: Arc<Notify>,
     /// The newest generation that is known to have opened a route.
-    pub(super) carried: AtomicU64,
+    pub(super) accepted: AtomicU64,
     /// The generation whose upper bound the server was seen to pass over.
     pub(super) disproved: AtomicU64,
     /// The newest sign-in URL. Locked while one is minted: whoever asks meanwhile waits for the same one, and if the
@@ -60,8 +61,8 @@ pub(super) struct Shared {
     pub(super) minted: Mutex<Option<Minted>>,
     /// Ends the task.
     pub(super) stop: CancellationToken,
-    /// It ends because another session takes over.
-    pub(super) gives_way: AtomicBool,
+    /// It ends because another session runs instead.
+    pub(super) replaced: AtomicBool,
 }
 
 /// What the task is asked to do. It answers when the snapshots show what came of it.
@@ -73,7 +74,7 @@ pub(super) enum Command {
         done: oneshot::Sender<u64>,
     },
     /// A route was opened with the token of this generation.
-    Carried { generation: u64 },
+    Accepted { generation: u64 },
     /// The server was asked about the token of this generation just now, and takes it.
     Confirmed {
         generation: u64,
@@ -99,17 +100,14 @@ pub(super) enum Command {
 pub(super) enum Asked {
     /// A token is there already.
     Granted,
-    Open(OpenDoor),
-    Failed(Failure),
+    Open(OpenLogin),
+    Failed(LoginError),
 }
 
-/// A login that waits for the person.
-pub(super) struct OpenDoor {
-    pub(super) link: String,
-    pub(super) port: u16,
-    /// What to mint a sign-in URL for.
-    pub(super) redirect: String,
-    /// One that was minted a moment ago.
+/// A login that waits for the person who asked.
+pub(super) struct OpenLogin {
+    pub(super) login: PendingLogin,
+    /// A sign-in URL that was minted a moment ago.
     pub(super) sign_in_url: Option<String>,
     pub(super) expires_at: Timestamp,
     pub(super) fresh: bool,
@@ -154,7 +152,7 @@ impl Session {
         }
     }
 
-    /// A snapshot, as things stand by the clock of this moment.
+    /// Returns a snapshot, by the clock of this moment.
     pub fn view(&self) -> View {
         let mut view = self.shared.view.borrow().clone();
         // The task, which forgets the bound for good, may not have heard of it yet.
@@ -166,7 +164,7 @@ impl Session {
         {
             view.until = None;
         }
-        view.at(self.shared.clock.now(), &self.shared.cluster)
+        view.at(self.shared.clock.now(), self.name())
     }
 
     /// Follows the snapshots, in which a session that is past its upper bound is not over yet.
@@ -174,11 +172,12 @@ impl Session {
         self.shared.view.clone()
     }
 
-    /// A grant newer than `after` (any, if `None`): at once if there is one, else a login is demanded and awaited with
-    /// all the others. Cancel-safe: dropping the future withdraws the demand.
+    /// Returns a grant newer than `after` (any, if `None`): at once if there is one, else a login is demanded and awaited
+    /// with all the others. Cancel-safe: dropping the future withdraws the demand.
     pub async fn grant(&self, after: Option<u64>, patience: Patience) -> Result<Grant, NoGrant> {
-        let mut standing = self.shared.standing.clone();
-        if let Some(grant) = newer(&standing.borrow(), after) {
+        let mut views = self.shared.waiter_view.clone();
+        let granted = views.borrow().newer(after);
+        if let Some(grant) = granted {
             return Ok(grant);
         }
         let _waiter = Waiter::new(&self.shared.waiting);
@@ -194,64 +193,69 @@ impl Session {
         let begun = Instant::now();
         let mut wait = Wait::new(after, patience, dismissals);
         loop {
-            let now = standing.borrow_and_update().clone();
-            let ends = match wait.look(&now, begun.elapsed()) {
+            let view = views.borrow_and_update().clone();
+            let ends = match wait.look(&view, begun.elapsed()) {
                 Look::Granted(grant) => return Ok(grant),
-                Look::SentAway => return Err(NoGrant { reason: now.reason }),
+                Look::SentAway => {
+                    return Err(NoGrant {
+                        reason: view.reason,
+                    });
+                }
                 Look::Until(waited) => begun + waited,
             };
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(ends) => {}
-                changed = standing.changed() => if changed.is_err() {
+                changed = views.changed() => if changed.is_err() {
                     return Err(self.gone());
                 },
             }
         }
     }
 
-    /// A route was opened with the token of this generation: if it is refused later, that is an end like any other and
-    /// not a login that never worked. The task is told once for each.
-    pub fn carried(&self, generation: u64) {
-        let known = self.shared.carried.fetch_max(generation, Ordering::Relaxed) >= generation;
-        let until = self.shared.view.borrow().until;
-        let disproved = until.is_some_and(|it| is_no_bound(it, self.shared.clock.now()));
+    /// Tells that a route was opened with the token of this generation: a later refusal is an end like any other, and not
+    /// of a token that never worked. The task hears of each generation once.
+    pub fn accepted(&self, generation: u64) {
+        let shared = &self.shared;
+        let known = shared.accepted.fetch_max(generation, Ordering::Relaxed) >= generation;
+        let until = shared.view.borrow().until;
+        let disproved = until.is_some_and(|it| is_no_bound(it, shared.clock.now()));
         if known && !disproved {
             return;
         }
         if disproved {
-            self.shared.disproved.store(generation, Ordering::Relaxed);
+            shared.disproved.store(generation, Ordering::Relaxed);
         }
-        if self
-            .shared
-            .inbox
-            .try_send(Command::Carried { generation })
-            .is_err()
-        {
+        let command = Command::Accepted { generation };
+        if shared.inbox.try_send(command).is_err() {
             // The next connection tells it.
-            self.shared
-                .carried
-                .fetch_min(generation - 1, Ordering::Relaxed);
+            shared.accepted.fetch_min(generation - 1, Ordering::Relaxed);
         }
     }
 
-    /// The server refused the token of this generation: it is forgotten, unless a newer one is there already.
+    /// Tells that the server refused the token of this generation: it is forgotten, unless a newer one is there already.
     pub async fn refused(&self, generation: u64) {
         self.ask(|done| Command::Refused { generation, done }).await;
     }
 
-    /// The network is another one, or the machine slept: pauses after logins that failed are forgotten. Opens none.
-    pub fn look_again(&self) {
-        self.shared.again.notify_one();
+    /// Tells that the network is another one, or that the machine slept: pauses after logins that failed are forgotten.
+    /// Opens none.
+    pub fn on_environment_changed(&self) {
+        self.shared.environment_changed.notify_one();
     }
 
-    /// A person wants to be logged in. Asks the server whether the token is still good, if there is one.
+    /// Logs a person in: asks the server whether the token is still good, or for a login.
     pub async fn login(&self, request: wire::LoginRequest) -> Result<LoginOutcome, ApiError> {
         let shown_by_pomd = request.opener == Opener::Pomd;
         for _ in 0..TRIES {
             let held = self.shared.view.borrow().grant.clone();
             if let Some(grant) = held {
-                match self.shared.pomerium.user(&grant.token).await {
+                match self
+                    .shared
+                    .server
+                    .user(&self.shared.cluster, &grant.token)
+                    .await
+                {
                     Ok(_) => {
                         let generation = grant.generation;
                         self.ask(|done| Command::Confirmed { generation, done })
@@ -259,7 +263,7 @@ impl Session {
                         return Ok(LoginOutcome::LoggedIn);
                     }
                     Err(NotGood::Refused) => self.refused(grant.generation).await,
-                    Err(NotGood::Unasked(failure)) => return Err(self.error(failure)),
+                    Err(NotGood::Unasked(error)) => return Err(self.error(&error)),
                 }
             }
             let asked = self.ask(|reply| Command::Ask {
@@ -268,85 +272,75 @@ impl Session {
             });
             match asked.await {
                 Some(Asked::Granted) => {}
-                Some(Asked::Open(door)) => return self.tell(door, request.mint).await,
-                Some(Asked::Failed(failure)) => return Err(self.error(failure)),
-                None => return Err(self.error(self.ended())),
+                Some(Asked::Open(open)) => return self.tell(open, request.mint).await,
+                Some(Asked::Failed(error)) => return Err(self.error(&error)),
+                None => return Err(self.error(&self.ended())),
             }
         }
-        let cluster = &self.shared.cluster;
-        Err(self.error(Failure {
-            code: Code::LoginFailed,
-            message: format!("the server refuses each login to {cluster} as soon as it is made"),
-            hint: None,
-            request_id: None,
-        }))
+        Err(self.error(&LoginError::Overtaken))
     }
 
-    /// A person wants to be logged out: the token and its file are forgotten, an open login is closed, nothing asks
-    /// until a person does. Returns who was logged in (`None` if nobody).
+    /// Logs a person out: the token and its file are forgotten, a pending login is closed, nothing asks until a person
+    /// does. Returns who was logged in (`None` if nobody).
     pub async fn logout(&self) -> Option<Grant> {
         self.ask(|reply| Command::Logout { reply }).await.flatten()
     }
 
-    /// Another session takes over: whoever waits for this one is told so once it ends.
-    pub fn give_way(&self) {
-        self.shared.gives_way.store(true, Ordering::Relaxed);
+    /// Marks the session as replaced by another: whoever waits for this one is told so once it ends.
+    pub fn mark_replaced(&self) {
+        self.shared.replaced.store(true, Ordering::Relaxed);
     }
 
-    /// What the session that takes over should know.
-    pub fn legacy(&self) -> Legacy {
-        let standing = self.shared.standing.borrow();
-        Legacy {
-            grant: standing.grant.clone(),
-            address: Some(standing.address.clone()),
-            quiet: standing.stance == Stance::Quiet,
-            logged_out: self.shared.view.borrow().state == ClusterState::LoggedOut,
-        }
+    /// Returns what the successor should know.
+    pub fn handover(&self) -> Handover {
+        self.shared.waiter_view.borrow().handover()
     }
 
-    /// Where its login was made, or would be.
+    /// Returns where the login was made, or would be.
     pub fn address(&self) -> Address {
-        self.shared.standing.borrow().address.clone()
+        self.shared.waiter_view.borrow().address.clone()
     }
 
-    /// The page of the address where the login was made that ends the session at the server too.
+    /// Returns the page that ends the session at the server too, at the address where the login was made.
     pub fn sign_out_url(&self) -> String {
         format!(
             "{}/.pomerium/sign_out",
-            self.shared.standing.borrow().address
+            self.shared.waiter_view.borrow().address
         )
     }
 
-    async fn tell(&self, door: OpenDoor, mint: bool) -> Result<LoginOutcome, ApiError> {
-        let pomerium = &self.shared.pomerium;
-        let sign_in_url = match door.sign_in_url {
+    async fn tell(&self, open: OpenLogin, mint: bool) -> Result<LoginOutcome, ApiError> {
+        let sign_in_url = match open.sign_in_url {
             _ if !mint => None,
             Some(url) => Some(url),
-            None => {
-                let mut newest = self.shared.minted.lock().await;
-                let usable = newest.take_if(|it| it.is_for(&door.redirect));
-                let minted = match usable {
-                    Some(it) => it,
-                    None => {
-                        let minted = pomerium.sign_in_url(&door.redirect).await;
-                        Minted {
-                            url: minted.map_err(|it| self.error(it))?,
-                            redirect: door.redirect,
-                            at: Instant::now(),
-                        }
-                    }
-                };
-                Some(newest.insert(minted).url.clone())
-            }
+            None => Some(self.mint(open.login.redirect).await?),
         };
-        Ok(LoginOutcome::Open(OpenLogin {
-            link: door.link,
-            port: door.port,
+        Ok(LoginOutcome::Open(wire::OpenLogin {
+            link: open.login.link,
+            port: open.login.port,
             sign_in_host: sign_in_url.as_deref().and_then(host_of),
             sign_in_url,
-            expires_at: door.expires_at,
-            fresh: door.fresh,
+            expires_at: open.expires_at,
+            fresh: open.fresh,
         }))
+    }
+
+    async fn mint(&self, redirect: String) -> Result<String, ApiError> {
+        let mut newest = self.shared.minted.lock().await;
+        let usable = newest.take_if(|it| it.is_for(&redirect));
+        let minted = match usable {
+            Some(it) => it,
+            None => {
+                let (server, cluster) = (&self.shared.server, &self.shared.cluster);
+                let url = server.sign_in_url(cluster, &redirect).await;
+                Minted {
+                    url: url.map_err(|it| self.error(&it))?,
+                    redirect,
+                    at: Instant::now(),
+                }
+            }
+        };
+        Ok(newest.insert(minted).url.clone())
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
@@ -355,34 +349,27 @@ impl Session {
         answer.await.ok()
     }
 
-    fn error(&self, failure: Failure) -> ApiError {
-        failure.into_api_error(&self.shared.cluster)
+    fn name(&self) -> &str {
+        self.shared.cluster.name.as_str()
+    }
+
+    fn error(&self, error: &LoginError) -> ApiError {
+        error.api_error(self.name())
     }
 
     fn gone(&self) -> NoGrant {
-        let reason = self.ended().into_reason(self.shared.clock.now());
+        let reason = self.ended().reason(self.name(), self.shared.clock.now());
         NoGrant { reason }
     }
 
     /// Why the task is no more.
-    fn ended(&self) -> Failure {
-        let cluster = &self.shared.cluster;
-        let (code, message) = if !self.shared.stop.is_cancelled() {
-            (
-                Code::Internal,
-                format!("the session of {cluster} broke; connect again"),
-            )
-        } else if self.shared.gives_way.load(Ordering::Relaxed) {
-            let message = format!("the settings of {cluster} changed meanwhile; connect again");
-            (Code::LoginFailed, message)
+    fn ended(&self) -> LoginError {
+        if !self.shared.stop.is_cancelled() {
+            LoginError::Broken
+        } else if self.shared.replaced.load(Ordering::Relaxed) {
+            LoginError::Replaced
         } else {
-            (Code::Stopping, "pomd is stopping".to_owned())
-        };
-        Failure {
-            code,
-            message,
-            hint: None,
-            request_id: None,
+            LoginError::Stopping
         }
     }
 }
@@ -403,7 +390,7 @@ impl Minted {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Session")
-            .field(&self.shared.cluster)
+            .field(&self.shared.cluster.name)
             .finish()
     }
 }

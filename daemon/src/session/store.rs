@@ -15,7 +15,10 @@ use pomd_core::config::{Address, Host};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::token::{Login, Token};
+use super::{
+    core::Write,
+    token::{Credential, Token},
+};
 use crate::system::disk::{self, Folder, Fs, Opened, describe};
 
 /// The folder of the files, inside of the state folder.
@@ -32,6 +35,17 @@ const STEM_MOST: usize = 180;
 pub(super) struct Store {
     state: PathBuf,
     fs: Arc<dyn Fs>,
+}
+
+/// What the disk did not take.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    /// The login is saved only in memory.
+    #[error("cannot save the login: {}", describe(.0))]
+    Save(io::Error),
+    /// A login is saved that should not be.
+    #[error("cannot remove the saved login: {}", describe(.0))]
+    Remove(io::Error),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,7 +68,7 @@ impl Store {
 
     /// The first login that rests under one of `addresses`. Clears away what a killed pomd left half-written. Trouble
     /// is logged and costs a login, never the start.
-    pub(super) fn load(&self, addresses: &[Address]) -> Option<Login> {
+    pub(super) fn load(&self, addresses: &[Address]) -> Option<Credential> {
         let folder = match self.fs.open_folder(&self.state, Some(FOLDER), false) {
             Ok(folder) => folder,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -71,8 +85,22 @@ impl Store {
         addresses.iter().find_map(|it| self.read(&folder, it))
     }
 
+    /// Makes all changes of `write`, in its order. On an error what came before it is done.
+    pub(super) fn write(&self, write: &Write) -> Result<(), WriteError> {
+        for address in &write.purge {
+            self.purge(address).map_err(WriteError::Remove)?;
+        }
+        if let Some(login) = &write.save {
+            self.save(login).map_err(WriteError::Save)?;
+        }
+        for address in &write.remove {
+            self.forget(address).map_err(WriteError::Remove)?;
+        }
+        Ok(())
+    }
+
     /// Makes `login` the one that rests under its address. On an error the older one is whole.
-    pub(super) fn save(&self, login: &Login) -> io::Result<()> {
+    pub(super) fn save(&self, login: &Credential) -> io::Result<()> {
         let bytes = encode(login)?;
         let folder = self.fs.open_folder(&self.state, Some(FOLDER), true)?;
         disk::replace(&*self.fs, &folder, &file_name(&login.address), &bytes)
@@ -113,7 +141,7 @@ impl Store {
         self.fs.sync_folder(&folder)
     }
 
-    fn read(&self, folder: &Folder, address: &Address) -> Option<Login> {
+    fn read(&self, folder: &Folder, address: &Address) -> Option<Credential> {
         let name = file_name(address);
         let why = match self.try_read(folder, &name, address) {
             Ok(Ok(login)) => return Some(login),
@@ -143,7 +171,7 @@ impl Store {
         folder: &Folder,
         name: &str,
         address: &Address,
-    ) -> io::Result<Result<Login, String>> {
+    ) -> io::Result<Result<Credential, String>> {
         match self.fs.open(folder, name)? {
             Opened::File(file) => Ok(decode(&self.fs.read(file, FILE_MOST)?, address)),
             Opened::Suspect(why) => Ok(Err(why)),
@@ -151,7 +179,7 @@ impl Store {
     }
 }
 
-pub(super) fn encode(login: &Login) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(super) fn encode(login: &Credential) -> io::Result<Zeroizing<Vec<u8>>> {
     let record = Record {
         version: VERSION,
         address: login.address.to_string().into(),
@@ -167,7 +195,7 @@ pub(super) fn encode(login: &Login) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(res)
 }
 
-pub(super) fn decode(bytes: &[u8], address: &Address) -> Result<Login, String> {
+pub(super) fn decode(bytes: &[u8], address: &Address) -> Result<Credential, String> {
     if bytes.len() > FILE_MOST {
         return Err("it is too large".to_owned());
     }
@@ -184,7 +212,7 @@ pub(super) fn decode(bytes: &[u8], address: &Address) -> Result<Login, String> {
     if record.address != address.to_string() {
         return Err("it is of another address".to_owned());
     }
-    Ok(Login {
+    Ok(Credential {
         address: address.clone(),
         token: token.ok_or("it holds no token")?,
         user: record.user.map(|it| control::text::clean(&it, 200)),

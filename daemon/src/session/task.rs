@@ -1,156 +1,183 @@
-//! Drives one session: feeds its machine with what happens and does what it says.
+//! Drives one session: feeds its [`Core`] with what happens and carries out what it decides.
 //!
-//! One task owns the facts, at most one open login, and the token's file. Files are written in a blocking thread and
+//! One task owns the core, at most one pending login, and the token's file. Files are written in a blocking thread and
 //! awaited: a sync may take long on a slow disk, and then only this cluster's logins wait for it, never a connection
 //! (grants are read from a `watch`). At the start the file is read in place: it is a few KiB, and whoever looks at the
 //! session first already sees the login.
 
-mod keeping;
-mod running;
-mod start;
+mod attempt;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+    time::Duration,
+};
 
-use control::wire::{BrowserChoice, Code};
 use futures_util::FutureExt;
-use pomd_core::config::Address;
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Mutex, Notify, mpsc, oneshot, watch},
     task::{Id, JoinError, JoinSet},
-    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Open, View,
-    browser::{Doorman, Event},
-    facts::{Facts, Standing, is_no_bound},
-    handle::{Asked, Command, OpenDoor, SHARED, Waiting},
-    machine::{Action, Input},
-    pomerium::{Failure, Pomerium},
+    core::{self, Asker, Core, Effect, Handover, Input, Reply, View, WaiterView, Write},
+    handle::{Asked, Command, OpenLogin, SHARED, Session, Shared, Waiting},
+    server::LoginTarget,
+    source::{Event, Source},
     store::Store,
 };
-use crate::{
-    clock::Clock,
-    failpoints::{Failpoint, Failpoints},
-};
+use crate::{env::Env, failpoints::Failpoint};
 
-use keeping::Unsaved;
-use running::Running;
-pub(super) use start::start;
+use attempt::Running;
 
-/// No deadline is further from a look at the clock than this, so that sleep cannot freeze it; and how often what could
-/// not be written is tried again.
-const TICK: Duration = Duration::from_secs(30);
 /// What one session lives on.
-pub(super) struct House {
-    pub(super) cluster: String,
-    /// Never empty.
-    pub(super) login_at: Vec<Address>,
-    pub(super) browser: BrowserChoice,
-    pub(super) clock: Clock,
-    pub(super) opener: Arc<dyn Open>,
-    pub(super) pomerium: Arc<dyn Pomerium>,
-    pub(super) doorman: Doorman,
+pub(super) struct Dependencies {
+    pub(super) cluster: Arc<LoginTarget>,
+    pub(super) env: Env,
+    pub(super) source: Arc<dyn Source>,
     pub(super) store: Store,
-    pub(super) failpoints: Failpoints,
     pub(super) changed: Arc<Notify>,
     pub(super) stop: CancellationToken,
 }
 
 pub(super) struct Task {
-    house: House,
-    facts: Facts,
-    /// Who was logged in last, to notice a change: the subject, and in words.
-    last: Option<(String, Option<String>)>,
-    unsaved: Unsaved,
+    with: Dependencies,
+    core: Core,
+    /// What the core wants written next.
+    write: Option<Write>,
     running: Option<Running>,
     /// What ends each of the logins before that show their last pages.
     lingering: VecDeque<CancellationToken>,
-    /// Persons who wait for the link of the login that is being made.
-    askers: Vec<oneshot::Sender<Asked>>,
-    jobs: JoinSet<()>,
+    askers: BTreeMap<Asker, oneshot::Sender<Asked>>,
+    newest_asker: Asker,
+    attempts: JoinSet<()>,
     shows: JoinSet<(u64, Result<(), String>)>,
-    /// Demands for a login that wait for word of a browser.
+    /// Demands for a login that wait for word whether an attempt may start for them.
     demands: JoinSet<Demand>,
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     inbox: mpsc::Receiver<Command>,
     waiting: Arc<Waiting>,
-    again: Arc<Notify>,
+    environment_changed: Arc<Notify>,
     view: watch::Sender<View>,
-    standing: watch::Sender<Standing>,
-    /// Whether the session was past its upper bound when it was shown last.
-    bound_passed: bool,
+    waiter_view: watch::Sender<WaiterView>,
 }
 
-/// The newest generation that will not do, whether there is a browser, and who waits for the answer.
+/// The newest generation that will not do, whether an attempt may start for it, and who waits for the answer.
 type Demand = (Option<u64>, bool, oneshot::Sender<u64>);
 
 enum Happening {
     Event(Event),
-    JobEnded(Result<(Id, ()), JoinError>),
+    AttemptEnded(Result<(Id, ()), JoinError>),
     Shown(Result<(u64, Result<(), String>), JoinError>),
     Demanded(Result<Demand, JoinError>),
     WaitersChanged,
-    LookAgain,
+    EnvironmentChanged,
     Command(Command),
-    Tick,
+    Timeout,
+}
+
+/// A session at its start, with what its predecessor and earlier lives left of it.
+pub(super) fn start(with: Dependencies, handover: Handover) -> (Session, Task) {
+    let login_at = with.cluster.login_at.clone();
+    let saved = with.store.load(&login_at);
+    let name = with.cluster.name.to_string();
+    let core = Core::new(name, login_at, handover, saved, with.env.clock.now());
+    let (inbox_in, inbox) = mpsc::channel(16);
+    let (view, view_out) = watch::channel(core.view());
+    let (waiter_view, waiter_view_out) = watch::channel(core.waiter_view());
+    let waiting = Arc::<Waiting>::default();
+    let environment_changed = Arc::<Notify>::default();
+    let session = Session::of(Shared {
+        cluster: with.cluster.clone(),
+        server: with.env.login_server.clone(),
+        clock: with.env.clock.clone(),
+        inbox: inbox_in,
+        view: view_out,
+        waiter_view: waiter_view_out,
+        waiting: waiting.clone(),
+        environment_changed: environment_changed.clone(),
+        accepted: AtomicU64::new(0),
+        disproved: AtomicU64::new(0),
+        minted: Mutex::default(),
+        stop: with.stop.clone(),
+        replaced: AtomicBool::new(false),
+    });
+    let task = Task {
+        with,
+        core,
+        write: None,
+        running: None,
+        lingering: VecDeque::new(),
+        askers: BTreeMap::new(),
+        newest_asker: 0,
+        attempts: JoinSet::new(),
+        shows: JoinSet::new(),
+        demands: JoinSet::new(),
+        events: mpsc::channel(16),
+        inbox,
+        waiting,
+        environment_changed,
+        view,
+        waiter_view,
+    };
+    (session, task)
 }
 
 impl Task {
-    /// Runs until `stop`; returns when the open login is closed.
+    /// Runs until `stop`; returns when the pending login is closed.
     pub(super) async fn run(mut self) {
+        let effects = self.core.on_timeout(self.with.env.clock.now());
+        self.carry_out(effects);
         loop {
             self.flush().await;
             self.publish();
-            let rest = self.rest();
+            let rest = self.core.rest(self.with.env.clock.now());
             let happening = tokio::select! {
                 biased;
-                () = self.house.stop.cancelled() => break,
+                () = self.with.stop.cancelled() => break,
                 Some(it) = self.events.1.recv() => Happening::Event(it),
-                Some(it) = self.jobs.join_next_with_id() => Happening::JobEnded(it),
+                Some(it) = self.attempts.join_next_with_id() => Happening::AttemptEnded(it),
                 Some(it) = self.shows.join_next() => Happening::Shown(it),
                 Some(it) = self.demands.join_next() => Happening::Demanded(it),
                 () = self.waiting.changed.notified() => Happening::WaitersChanged,
-                () = self.again.notified() => Happening::LookAgain,
+                () = self.environment_changed.notified() => Happening::EnvironmentChanged,
                 Some(it) = self.inbox.recv() => Happening::Command(it),
-                () = sleep(rest) => Happening::Tick,
+                () = sleep(rest) => Happening::Timeout,
             };
-            if self.house.failpoints.check(Failpoint::Session).is_err() {
+            if self.with.env.failpoints.check(Failpoint::Session).is_err() {
                 return;
             }
             self.on(happening).await;
         }
-        while self.jobs.join_next().await.is_some() {}
+        while self.attempts.join_next().await.is_some() {}
     }
 
     async fn on(&mut self, happening: Happening) {
         match happening {
             Happening::Event(it) => self.on_event(it).await,
-            Happening::JobEnded(it) => self.on_job_ended(it),
-            Happening::Shown(Ok((job, Err(why)))) => {
-                tracing::warn!(
-                    cluster = self.house.cluster,
-                    "the browser did not open: {why}"
-                );
-                self.facts.not_shown = Some(control::text::clean(&why, 200));
-                self.feed(Input::NotShown { job });
+            Happening::AttemptEnded(it) => self.on_attempt_ended(it),
+            Happening::Shown(Ok((attempt, Err(why)))) => {
+                let why = control::text::clean(&why, 200);
+                self.feed(Input::NotShown(attempt, why));
             }
             Happening::Shown(_) => {}
-            Happening::Demanded(Ok((after, browser, done))) => {
-                self.on_demand(after, Input::Demand { browser }, done);
+            Happening::Demanded(Ok((after, unattended, done))) => {
+                self.on_demand(after, Some(unattended), done);
             }
             // Whoever demanded is told that the session is gone.
             Happening::Demanded(Err(error)) => {
-                tracing::error!(cluster = self.house.cluster, "a demand broke: {error}");
+                tracing::error!(cluster = self.name(), "a demand broke: {error}");
             }
-            Happening::WaitersChanged if self.waiting.count() == 0 => self.feed(Input::Left),
-            Happening::WaitersChanged => {}
-            Happening::LookAgain => self.feed(Input::LookAgain),
+            Happening::WaitersChanged => self.feed(Input::Waiters(self.waiting.count())),
+            Happening::EnvironmentChanged => self.feed(Input::EnvironmentChanged),
             Happening::Command(it) => self.on_command(it).await,
-            Happening::Tick => {
-                let actions = self.facts.machine.on_timeout(self.house.clock.now());
-                self.perform(actions);
+            Happening::Timeout => {
+                let effects = self.core.on_timeout(self.with.env.clock.now());
+                self.carry_out(effects);
             }
         }
     }
@@ -161,203 +188,179 @@ impl Task {
                 after,
                 client_asks: true,
                 done,
-            } => self.on_demand(after, Input::Joined, done),
+            } => self.on_demand(after, None, done),
             Command::Demand {
                 after,
                 client_asks: false,
                 done,
             } => {
-                let mut looking = self.house.opener.available(&self.house.browser);
-                match (&mut looking).now_or_never() {
-                    Some(browser) => self.on_demand(after, Input::Demand { browser }, done),
+                let mut asking = self.with.source.unattended();
+                match (&mut asking).now_or_never() {
+                    Some(unattended) => self.on_demand(after, Some(unattended), done),
                     // A service manager is asked; others need not wait for its answer.
                     None => {
                         self.demands
-                            .spawn(async move { (after, looking.await, done) });
+                            .spawn(async move { (after, asking.await, done) });
                     }
                 }
             }
-            Command::Carried { generation } => {
-                self.feed(Input::Carried { generation });
-                let now = self.house.clock.now();
-                self.disprove_bound(generation, |until| is_no_bound(until, now));
-            }
+            Command::Accepted { generation } => self.feed(Input::Accepted(generation)),
             Command::Confirmed { generation, done } => {
-                let now = self.house.clock.now();
-                self.disprove_bound(generation, |until| until <= now);
+                self.feed(Input::Confirmed(generation));
                 self.publish();
                 let _ = done.send(());
             }
             Command::Refused { generation, done } => {
-                self.feed(Input::Refused { generation });
+                self.feed(Input::Refused(generation));
                 self.publish();
                 let _ = done.send(());
             }
             Command::Ask {
                 shown_by_pomd,
                 reply,
-            } => self.on_ask(shown_by_pomd, reply),
+            } => {
+                self.newest_asker += 1;
+                let asker = self.newest_asker;
+                self.askers.insert(asker, reply);
+                self.feed(Input::Ask {
+                    asker,
+                    shown_by_pomd,
+                });
+            }
             Command::Logout { reply } => {
-                let grant = self.facts.standing().grant;
-                let made_at = self.facts.login.iter().map(|it| &it.address);
-                let all = self.house.login_at.iter().chain(made_at);
-                self.unsaved
-                    .purge
-                    .extend(all.chain([&self.facts.address]).cloned());
+                let grant = self.core.grant();
                 self.feed(Input::Logout);
-                self.house.pomerium.leave();
                 self.publish();
                 self.flush().await;
-                tracing::info!(cluster = self.house.cluster, "logged out");
                 let _ = reply.send(grant);
             }
         }
     }
 
-    fn on_demand(&mut self, after: Option<u64>, input: Input, done: oneshot::Sender<u64>) {
-        // A login may have been made while the demand was on its way.
-        let newest = self.facts.machine.grant();
-        if newest.is_none() || newest <= after {
-            self.feed(input);
-        }
+    fn on_demand(
+        &mut self,
+        after: Option<u64>,
+        unattended: Option<bool>,
+        done: oneshot::Sender<u64>,
+    ) {
+        self.feed(Input::Demand { after, unattended });
         self.publish();
-        let _ = done.send(self.facts.machine.dismissals());
-    }
-
-    fn on_ask(&mut self, shown_by_pomd: bool, reply: oneshot::Sender<Asked>) {
-        if self.facts.login.is_some() {
-            let _ = reply.send(Asked::Granted);
-            return;
-        }
-        let unseen = self.facts.machine.unseen();
-        self.feed(Input::Ask { shown_by_pomd });
-        self.publish();
-        match self.open_door(unseen) {
-            Some(door) => {
-                let _ = reply.send(Asked::Open(door));
-            }
-            None => self.askers.push(reply),
-        }
+        let _ = done.send(self.core.dismissals());
     }
 
     async fn on_event(&mut self, event: Event) {
         match event {
-            Event::Opened {
-                job,
-                door,
-                sign_in_url,
-            } => {
-                let Some(running) = self.running.as_mut().filter(|it| it.job == job) else {
-                    return;
-                };
-                running.opened = Some(door);
-                running.minted = Some((sign_in_url, Instant::now()));
-                self.facts.failure = None;
-                self.feed(Input::Opened { job });
+            Event::Opened(attempt, login) => {
+                if let Some(running) = self.running.as_mut().filter(|it| it.id == attempt) {
+                    running.pending = Some((login, tokio::time::Instant::now()));
+                    self.feed(Input::Opened(attempt));
+                }
+            }
+            Event::Failed(attempt, error) => {
+                self.running.take_if(|it| it.id == attempt);
+                self.feed(Input::Failed(attempt, error));
+            }
+            Event::Obtained(attempt, answer, done) => {
+                self.feed(Input::Obtained(attempt, answer));
                 self.publish();
-                for (n, asker) in std::mem::take(&mut self.askers).into_iter().enumerate() {
-                    if let Some(door) = self.open_door(n == 0) {
-                        let _ = asker.send(Asked::Open(door));
-                    }
-                }
-            }
-            Event::Failed { job, failure } => {
-                if self.running.take_if(|it| it.job == job).is_some() {
-                    tracing::warn!(cluster = self.house.cluster, "{}", failure.message);
-                    self.facts.failure = Some((failure.clone(), self.house.clock.now()));
-                    self.feed(Input::Failed { job });
-                    self.disappoint(&failure);
-                }
-            }
-            Event::LoggedIn { job, answer, done } => {
-                let before = self.facts.machine.grant();
-                self.feed(Input::LoggedIn { job });
-                if self.facts.machine.grant() != before {
-                    self.keep(answer);
-                    self.publish();
-                    self.flush().await;
-                }
+                self.flush().await;
                 let _ = done.send(());
             }
         }
     }
 
-    fn on_job_ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+    fn on_attempt_ended(&mut self, ended: Result<(Id, ()), JoinError>) {
         let id = match &ended {
             Ok((id, ())) => *id,
             Err(error) => {
-                tracing::error!(cluster = self.house.cluster, "a login broke: {error}");
+                tracing::error!(cluster = self.name(), "a login broke: {error}");
                 error.id()
             }
         };
         if let Some(it) = self.running.take_if(|it| it.task == id) {
-            self.feed(Input::Lost { job: it.job });
-            self.disappoint(&broke_off(&self.house.cluster));
+            self.feed(Input::Lost(it.id));
         }
     }
 
-    fn feed(&mut self, input: Input) {
-        let actions = self.facts.machine.on_input(input, self.house.clock.now());
-        self.perform(actions);
+    fn name(&self) -> &str {
+        self.with.cluster.name.as_str()
     }
 
-    fn perform(&mut self, actions: Vec<Action>) {
-        for action in actions {
-            match action {
-                Action::Start { job } => self.start_job(job),
-                Action::Show { job } => self.show(job),
-                Action::End { job } => self.end(job),
-                Action::Forget => self.forget(),
+    fn feed(&mut self, input: Input) {
+        let effects = self.core.on_input(input, self.with.env.clock.now());
+        self.carry_out(effects);
+    }
+
+    /// Carries everything out but a write, which is for [`Task::flush`].
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Start(attempt) => self.start(attempt),
+                Effect::Show(attempt) => self.show(attempt),
+                Effect::Cancel(attempt) => self.cancel(attempt),
+                Effect::Welcome(attempt, welcome) => {
+                    if let Some(it) = self.running.as_ref().filter(|it| it.id == attempt) {
+                        it.verdict.decide(Some(welcome));
+                    }
+                }
+                Effect::Reply(asker, reply) => self.reply(asker, reply),
+                Effect::Write(write) => self.write = Some(write),
+                Effect::Disconnect => self.with.env.login_server.disconnect(&self.with.cluster),
+                Effect::BoundPassed => self.with.changed.notify_one(),
+                Effect::Log(event) => log(self.name(), &event),
             }
         }
     }
 
-    fn disappoint(&mut self, failure: &Failure) {
-        for asker in self.askers.drain(..) {
-            let _ = asker.send(Asked::Failed(failure.clone()));
-        }
+    /// Answers a person, who sees in the snapshots what came of the request.
+    fn reply(&mut self, asker: Asker, reply: Reply) {
+        self.publish();
+        let Some(waiting) = self.askers.remove(&asker) else {
+            return;
+        };
+        let answer = match reply {
+            Reply::Granted => Asked::Granted,
+            Reply::Failed(error) => Asked::Failed(error),
+            Reply::Open { fresh, until } => {
+                let pending = self.running.as_ref().and_then(|it| it.pending.as_ref());
+                // Without one the person is told that the session is gone.
+                let Some((login, since)) = pending else {
+                    return;
+                };
+                Asked::Open(OpenLogin {
+                    sign_in_url: (since.elapsed() < SHARED).then(|| login.sign_in_url.clone()),
+                    login: login.clone(),
+                    expires_at: until,
+                    fresh,
+                })
+            }
+        };
+        let _ = waiting.send(answer);
     }
 
-    fn open_door(&self, fresh: bool) -> Option<OpenDoor> {
-        let running = self.running.as_ref()?;
-        let door = running.opened.as_ref()?;
-        let minted = running.minted.as_ref();
-        let sign_in_url = minted.filter(|it| it.1.elapsed() < SHARED);
-        Some(OpenDoor {
-            link: door.link_url(),
-            port: door.port,
-            redirect: door.redirect_url(),
-            sign_in_url: sign_in_url.map(|it| it.0.clone()),
-            expires_at: self.facts.machine.link_ends()?,
-            fresh,
-        })
+    /// Makes the disk know what it does not know yet.
+    async fn flush(&mut self) {
+        while let Some(write) = self.write.take() {
+            let store = self.with.store.clone();
+            let writing = tokio::task::spawn_blocking(move || store.write(&write));
+            let written = match writing.await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(format!("cannot save the login: {error}")),
+            };
+            self.feed(Input::Written(written));
+        }
     }
 
     fn publish(&mut self) {
-        let view = self.facts.view(self.waiting.count());
-        self.standing
-            .send_if_modified(|it| replace(it, self.facts.standing()));
-        let shown = view.until.is_some_and(|it| it <= self.house.clock.now());
-        let passed = replace(&mut self.bound_passed, shown);
-        if self.view.send_if_modified(|it| replace(it, view)) || passed {
-            self.house.changed.notify_one();
+        self.waiter_view
+            .send_if_modified(|it| replace(it, self.core.waiter_view()));
+        if self
+            .view
+            .send_if_modified(|it| replace(it, self.core.view()))
+        {
+            self.with.changed.notify_one();
         }
-    }
-
-    /// How long nothing needs a look.
-    fn rest(&self) -> Option<Duration> {
-        let now = self.house.clock.now();
-        let machine = &self.facts.machine;
-        let due = machine
-            .next_timeout()
-            .map(|it| Duration::try_from(it.duration_since(now)).unwrap_or_default());
-        let retry = self.unsaved.rest();
-        let tick = machine.restless().then_some(TICK);
-        let until = self.facts.login.as_ref().and_then(|it| it.until);
-        let bound = until
-            .filter(|it| *it > now)
-            .and_then(|it| Duration::try_from(it.duration_since(now)).ok());
-        [due, retry, tick, bound].into_iter().flatten().min()
     }
 }
 
@@ -367,12 +370,12 @@ fn replace<T: PartialEq>(place: &mut T, new: T) -> bool {
     changed
 }
 
-fn broke_off(cluster: &str) -> Failure {
-    Failure {
-        code: Code::LoginFailed,
-        message: format!("the login to {cluster} was ended meanwhile"),
-        hint: None,
-        request_id: None,
+fn log(cluster: &str, event: &core::Event) {
+    let message = event.describe(cluster);
+    if event.is_trouble() {
+        tracing::warn!(cluster, "{message}");
+    } else {
+        tracing::info!(cluster, "{message}");
     }
 }
 

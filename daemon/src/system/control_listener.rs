@@ -212,7 +212,7 @@ mod imp {
 
 #[cfg(test)]
 mod tests {
-    use control::place::socket_of;
+    use control::paths::socket_of;
 
     use super::*;
 

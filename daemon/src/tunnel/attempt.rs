@@ -14,7 +14,7 @@ use super::{
     local::Local,
 };
 use crate::{
-    session::{Grant, NoGrant, Patience},
+    session::{NoGrant, core::Patience, token::Grant},
     upstream::{Early, EarlySource, OpenError},
 };
 

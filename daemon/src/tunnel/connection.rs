@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use control::{ssh_refusal, wire};
+use control::{humanize, ssh_refusal, wire};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
 
@@ -23,11 +23,10 @@ use super::{
     local::{Ends, Local},
     reason,
     relay::{self, End},
-    words,
 };
 use crate::{
     failpoints::Failpoint,
-    session::{Grant, NoGrant, Patience},
+    session::{NoGrant, core::Patience, token::Grant},
     upstream::{Early, EarlySource, OpenError, Opened},
 };
 
@@ -118,7 +117,7 @@ impl Connection<'_> {
         };
         let patience = patience(tunnel.spec.ssh, self.caller.is_some());
         let (opened, grant) = attempt::open(tunnel, patience, &client, early).await?;
-        tunnel.session.carried(grant.generation);
+        tunnel.session.accepted(grant.generation);
         Ok(opened)
     }
 
@@ -185,7 +184,7 @@ impl Connection<'_> {
         let from = who.map_or_else(String::new, |it| format!(" from {it}"));
         tracing::info!(
             "connection {number}{from}: open in {}",
-            words::duration(took)
+            humanize::duration(took)
         );
     }
 
@@ -193,9 +192,9 @@ impl Connection<'_> {
         let number = self.number;
         let carried = format!(
             "{} ↓ {} ↑, {}",
-            words::bytes(own.received.load(Relaxed)),
-            words::bytes(own.sent.load(Relaxed)),
-            words::duration(self.started.elapsed())
+            humanize::bytes(own.received.load(Relaxed)),
+            humanize::bytes(own.sent.load(Relaxed)),
+            humanize::duration(self.started.elapsed())
         );
         match end {
             End::Clean => tracing::info!("connection {number}: ended, {carried}"),

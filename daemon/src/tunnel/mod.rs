@@ -23,7 +23,6 @@ mod holder;
 mod outcome;
 mod probe;
 mod reason;
-mod words;
 
 use std::{
     fmt, io,
@@ -53,7 +52,7 @@ use crate::{
     env::Env,
     failpoints::Failpoint,
     portal,
-    session::{Grant, Session},
+    session::{Session, token::Grant},
     system::{errors, limits},
     upstream::{
         OpenError, Upstream,

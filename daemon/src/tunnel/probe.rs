@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{Tunnel, reason};
 use crate::{
-    session::Grant,
+    session::token::Grant,
     upstream::{Early, EarlySource, OpenError},
 };
 
@@ -129,7 +129,7 @@ async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
     let error = match tunnel.upstream.open(route, &grant.token, &mut early).await {
         Ok(opened) => {
             drop(opened);
-            tunnel.session.carried(grant.generation);
+            tunnel.session.accepted(grant.generation);
             tunnel.clear_outcome();
             return Ok(start.elapsed());
         }

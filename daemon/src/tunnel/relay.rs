@@ -1,10 +1,11 @@
-//! Bytes both ways between one local socket and one open route.
+//! Bytes both ways between one local connection and one open route.
 //!
 //! What is decided here and nowhere else: which end of the remote is an end and which a cut, and how each is told to
-//! the local side. Must not know HTTP, sessions, or why the route was opened.
+//! the local side. The route is any [`Stream`]: the relay knows no socket and no record layer behind it. Must not know
+//! HTTP, sessions, or why the route was opened.
 //!
-//! An idle relay owns no buffer and no timer; it wakes only when a socket does, and once more after its last write or
-//! after the local side was slow.
+//! An idle relay owns no buffer and no timer; it wakes only when one of its two sides does, and once more after its last
+//! write or after the local side was slow.
 
 mod budget;
 mod liveness;
@@ -32,13 +33,10 @@ use super::{
     guard::Refusal,
     guarded::{self, Guarded},
 };
-use crate::{
-    buffer::Buffer,
-    upstream::record::{Records, Remote},
-};
-use liveness::{Shown, Silence};
+use crate::{buffer::Buffer, upstream::stream::Stream};
+use liveness::{Liveness, Seen};
 use local::Local;
-use remote_to_local::Down;
+use remote_to_local::RemoteToLocal;
 
 /// What one read of the local side takes at most: all of it is sealed at once.
 const READ: usize = 64 * 1024;
@@ -89,27 +87,27 @@ pub enum End {
 /// CONNECT answer, `local_ended` that the local side had ended before.
 ///
 /// Not an `async fn`: what it is given would be kept a second time, for as long as the relay lives.
-pub(super) fn relay<'a>(
+pub(super) fn relay<'a, S: Stream + 'a>(
     local: Guarded,
-    remote: Remote,
+    remote: S,
     first: Vec<u8>,
     local_ended: bool,
     shared: &'a Shared,
     counters: &'a Counters,
     cancel: &'a CancellationToken,
-) -> impl Future<Output = End> + Send + use<'a> {
+) -> impl Future<Output = End> + Send + use<'a, S> {
     let mut relay = Relay {
         local: Local::new(local),
         remote,
         counters,
         linger: shared.linger,
-        down: Down::new(first, shared),
-        up: Up::Open,
-        quiet: None,
-        silence: Some(Silence::new()),
+        remote_to_local: RemoteToLocal::new(first, shared),
+        local_to_remote: LocalToRemote::Open,
+        linger_timer: None,
+        liveness: Some(Liveness::new()),
     };
     if local_ended {
-        relay.stop_reading(Up::Ended);
+        relay.stop_reading(LocalToRemote::Ended);
     }
     relay.run(cancel)
 }
@@ -123,9 +121,9 @@ impl End {
     }
 }
 
-/// How far the way up came.
+/// State of the direction from the local side to the remote.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Up {
+enum LocalToRemote {
     Open,
     /// The local side ended. The end is held back: Pomerium would drop the reply with the tunnel.
     Ended,
@@ -133,31 +131,31 @@ enum Up {
     Failed,
 }
 
-struct Relay<'a> {
+struct Relay<'a, S> {
     local: Local,
-    remote: Remote,
+    remote: S,
     counters: &'a Counters,
     linger: Duration,
-    down: Down<'a>,
-    up: Up,
+    remote_to_local: RemoteToLocal<'a>,
+    local_to_remote: LocalToRemote,
     /// Runs once the local side is not read any more.
-    quiet: Option<Quiet>,
-    /// Since the newest write, until it was answered.
-    silence: Option<Silence>,
+    linger_timer: Option<LingerTimer>,
+    /// Runs from the newest write until it was answered.
+    liveness: Option<Liveness>,
 }
 
-/// How long no byte moved.
-struct Quiet {
+/// Measures how long no byte moved.
+struct LingerTimer {
     since: Instant,
     timer: Pin<Box<Sleep>>,
-    /// How long that may last; not known before the local side was looked at.
+    /// The longest that this may last; not known before the local side was looked at.
     limit: Option<Duration>,
 }
 
-/// What moves bytes ends by [`End`] or not at all.
+/// Moving bytes ends by [`End`] or not at all.
 enum Never {}
 
-impl Relay<'_> {
+impl<S: Stream> Relay<'_, S> {
     async fn run(mut self, cancel: &CancellationToken) -> End {
         let end = {
             let mut cancelled = pin!(cancel.cancelled());
@@ -183,36 +181,37 @@ impl Relay<'_> {
 
     fn poll_both(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let mut moved = self
-            .down
+            .remote_to_local
             .poll(&mut self.local, &mut self.remote, self.counters, cx)
-            .map_err(|end| self.judge(end))?;
-        if !self.down.has_ended() {
-            moved |= self.poll_up(cx)?;
-            self.poll_silence(cx)?;
+            .map_err(|end| self.end_after_failed_write(end))?;
+        if !self.remote_to_local.has_ended() {
+            moved |= self.poll_local_to_remote(cx)?;
+            self.poll_liveness(cx)?;
         }
-        self.poll_quiet(moved, cx)
+        self.poll_linger(moved, cx)
     }
 
-    /// Without TLS the end of a connection that had failed before is not one that the remote meant.
-    fn judge(&self, end: End) -> End {
-        match (end, &self.remote.records, self.up) {
-            (End::Clean | End::Doubtful, Records::Plain, Up::Failed) => {
+    /// Turns an orderly end into a cut where writing had failed and the transport cannot tell one from the other.
+    fn end_after_failed_write(&self, end: End) -> End {
+        let has_failed = self.local_to_remote == LocalToRemote::Failed;
+        match end {
+            End::Clean | End::Doubtful if has_failed && !self.remote.end_is_certain() => {
                 End::Cut("the connection failed while bytes were written to it".into())
             }
-            (end, ..) => end,
+            end => end,
         }
     }
 
-    /// Reads, seals and writes; true if bytes moved.
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    /// Reads the local side and writes to the remote; true if bytes moved.
+    fn poll_local_to_remote(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
         for _ in 0..ROUNDS {
             match self.remote.poll_flush(cx) {
                 Poll::Pending => return Ok(moved),
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => self.stop_reading(Up::Failed),
+                Poll::Ready(Err(_)) => self.stop_reading(LocalToRemote::Failed),
             }
-            if self.up != Up::Open {
+            if self.local_to_remote != LocalToRemote::Open {
                 return Ok(moved);
             }
             // Only a socket that has something gets a buffer.
@@ -224,13 +223,13 @@ impl Relay<'_> {
             match self.local.poll_fill(&mut plain, READ, cx) {
                 Poll::Pending => return Ok(moved),
                 Poll::Ready(Err(e)) => return Err(End::of_local(e)),
-                Poll::Ready(Ok(0)) => self.stop_reading(Up::Ended),
+                Poll::Ready(Ok(0)) => self.stop_reading(LocalToRemote::Ended),
                 Poll::Ready(Ok(n)) => {
                     self.remote
                         .queue(plain.bytes())
                         .map_err(|e| End::Cut(e.to_string()))?;
                     self.counters.sent.fetch_add(n as u64, Relaxed);
-                    self.silence.get_or_insert_with(Silence::new);
+                    self.liveness.get_or_insert_with(Liveness::new);
                     moved = true;
                 }
             }
@@ -239,24 +238,24 @@ impl Relay<'_> {
         Ok(moved)
     }
 
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let Some(silence) = &mut self.silence else {
+    fn poll_liveness(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(liveness) = &mut self.liveness else {
             return Ok(());
         };
-        match silence.poll(self.remote.socket.socket(), cx) {
-            Poll::Pending | Poll::Ready(Shown::Waits) => Ok(()),
-            Poll::Ready(Shown::Answered) => {
-                self.silence = None;
+        match liveness.poll(|| self.remote.progress(), cx) {
+            Poll::Pending | Poll::Ready(Seen::Waiting) => Ok(()),
+            Poll::Ready(Seen::Answered) => {
+                self.liveness = None;
                 Ok(())
             }
-            Poll::Ready(Shown::Silent) => Err(End::Cut("the other end fell silent".into())),
+            Poll::Ready(Seen::Silent) => Err(End::Cut("the other end fell silent".into())),
         }
     }
 
-    fn stop_reading(&mut self, up: Up) {
-        self.up = up;
+    fn stop_reading(&mut self, state: LocalToRemote) {
+        self.local_to_remote = state;
         let look = LOOK.min(self.linger);
-        self.quiet.get_or_insert_with(|| Quiet {
+        self.linger_timer.get_or_insert_with(|| LingerTimer {
             since: Instant::now(),
             timer: Box::pin(sleep(look)),
             limit: None,
@@ -265,16 +264,16 @@ impl Relay<'_> {
 
     /// A silence of the linger time, after the local side ended, ends the relay. While the local side has not taken what
     /// it was given, or the remote what was sent, it is not the remote that is silent.
-    fn poll_quiet(&mut self, moved: bool, cx: &mut Context<'_>) -> Result<(), End> {
-        let Some(quiet) = &mut self.quiet else {
+    fn poll_linger(&mut self, moved: bool, cx: &mut Context<'_>) -> Result<(), End> {
+        let Some(linger) = &mut self.linger_timer else {
             return Ok(());
         };
-        if moved || !self.down.is_empty() || self.remote.has_unsent() {
-            quiet.since = Instant::now();
+        if moved || !self.remote_to_local.is_empty() || self.remote.has_unsent() {
+            linger.since = Instant::now();
         }
-        while quiet.timer.as_mut().poll(cx).is_ready() {
+        while linger.timer.as_mut().poll(cx).is_ready() {
             let nobody = || self.local.is_held() == Some(false);
-            let limit = match (quiet.limit, self.counters.sent.load(Relaxed)) {
+            let limit = match (linger.limit, self.counters.sent.load(Relaxed)) {
                 (Some(limit), _) => limit,
                 (None, 0) if nobody() => {
                     return Err(End::LocalGone(io::ErrorKind::BrokenPipe.into()));
@@ -282,14 +281,15 @@ impl Relay<'_> {
                 (None, ..=LITTLE) if nobody() => FAREWELL.min(self.linger),
                 (None, _) => self.linger,
             };
-            quiet.limit = Some(limit);
-            if quiet.since.elapsed() >= limit {
-                if !liveness::is_sending(self.remote.socket.socket()) {
+            linger.limit = Some(limit);
+            if linger.since.elapsed() >= limit {
+                let is_sending = self.remote.progress().is_some_and(|it| it.waiting > 0);
+                if !is_sending {
                     return Err(End::Lingered);
                 }
-                quiet.since = Instant::now();
+                linger.since = Instant::now();
             }
-            quiet.timer.as_mut().reset(quiet.since + limit);
+            linger.timer.as_mut().reset(linger.since + limit);
         }
         Ok(())
     }
@@ -305,7 +305,7 @@ impl Relay<'_> {
         } = self;
         match end {
             End::Clean => {
-                say_goodbye(&mut remote).await;
+                finish(&mut remote).await;
                 drop(remote);
                 let finish = timeout(linger, local.finish());
                 // If time is over, or nobody wants to wait: all was written, the kernel delivers it.
@@ -318,17 +318,16 @@ impl Relay<'_> {
                 local.reset();
             }
             End::Lingered => {
-                say_goodbye(&mut remote).await;
+                finish(&mut remote).await;
                 local.reset();
             }
             // What the local side sent is not whole: it must not look so at the other end either.
             End::LocalGone(_) | End::Cancelled => {
-                let _ = remote.socket.set_zero_linger();
+                remote.abort();
                 local.reset();
             }
             End::Refused(refusal) => {
-                let _ = remote.socket.set_zero_linger();
-                drop(remote);
+                remote.abort();
                 // Behind other bytes it would be taken for a part of them.
                 let is_first = counters.received.load(Relaxed) == 0;
                 match refusal.answer.as_deref().filter(|_| is_first) {
@@ -343,14 +342,9 @@ impl Relay<'_> {
     }
 }
 
-/// A close_notify for the remote, if nothing is in its way: nobody waits for it.
-async fn say_goodbye(remote: &mut Remote) {
+async fn finish(remote: &mut impl Stream) {
     poll_fn(|cx| {
-        if let Poll::Ready(Ok(())) = remote.poll_flush(cx)
-            && remote.queue_close().is_ok()
-        {
-            let _ = remote.poll_flush(cx);
-        }
+        remote.finish(cx);
         Poll::Ready(())
     })
     .await;

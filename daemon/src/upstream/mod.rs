@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod record;
 #[path = "../../core/src/route/refusal.rs"]
 pub mod refusal;
+pub mod stream;
 pub mod tls;
 #[path = "../../core/src/route/token_policy.rs"]
 mod token_policy;

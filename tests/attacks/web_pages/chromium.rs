@@ -4,13 +4,13 @@ use std::{process::Command, sync::Arc, time::Duration};
 
 use integration::{
     chromium::{QUIET, chromium},
-    corp::tunnel,
+    deployment::tunnel,
     pomd::{self, Pomd, Setup},
     process::Process,
 };
 use tokio::{net::TcpListener, sync::Notify, task::JoinSet};
 
-use super::{Heard, OPEN, WEB, corp, guarded, hello, serve};
+use super::{Heard, OPEN, WEB, deployment, guarded, hello, serve};
 
 /// Chromium in a profile of its own, where every name of `.test` leads to this machine, and one connection serves the
 /// requests of every page.
@@ -117,11 +117,12 @@ async fn a6_in_a_real_browser_pages_get_nothing_through_and_persons_do() {
         )),
         _ => Some("the service".to_owned()),
     };
-    let (corp, heard) = corp(pages).await;
-    let config =
-        corp.cluster("") + &tunnel("web", WEB, "") + &tunnel("open", OPEN, "browser_guard = false");
+    let (deployment, heard) = deployment(pages).await;
+    let config = deployment.cluster("")
+        + &tunnel("web", WEB, "")
+        + &tunnel("open", OPEN, "browser_guard = false");
     let pomd = Setup::new(&config).env("POMD_LOG", "debug").start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let url = async |name: &str| format!("http://localhost:{}", pomd.address(name).await.port());
     let (web, open) = (url("web").await, url("open").await);
 
@@ -206,13 +207,13 @@ async fn a6_in_a_real_browser_a_page_that_bends_its_name_here_reads_nothing() {
         integration::skipped(test, "there is no Chromium");
         return;
     }
-    let (corp, heard) = corp(hello).await;
+    let (deployment, heard) = deployment(hello).await;
     let more = "allow_hosts = [\"grafana.localhost\", \"mine.test\"]";
-    let config = corp.cluster("")
+    let config = deployment.cluster("")
         + &tunnel("web", WEB, more)
         + &tunnel("open", OPEN, "browser_guard = false");
     let pomd = Pomd::start(&config).await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     for (name, host, through) in [
         ("open", "rebind.test", true),
         ("web", "rebind.test", false),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration::corp::Corp;
+use integration::deployment::Deployment;
 
 use crate::{
     Size, lab,
@@ -14,14 +14,14 @@ use crate::{
 /// Measures with few and with many tunnels, the three of them in turn.
 pub(crate) async fn run(size: Size) -> Vec<Table> {
     let (rounds, connects) = size.pick((1, 20), (7, 300), (15, 1000));
-    let corp = lab::corp().await;
+    let deployment = lab::deployment().await;
     let title = format!(
         "connect: CPU per connection with one byte each way, ms ({rounds} rounds of {connects})"
     );
     let head = ["", "pomd", "by hand", "ratio", "plain relay", "ratio"];
     let mut table = Table::new(title, &head);
     for tunnels in size.pick([1, 2], [5, 500], [5, 500]) {
-        let [ours, by_hand, plain] = measure(&corp, tunnels, rounds, connects).await;
+        let [ours, by_hand, plain] = measure(&deployment, tunnels, rounds, connects).await;
         table.row([
             format!("{tunnels} tunnels"),
             format!("{ours:.2}"),
@@ -35,12 +35,17 @@ pub(crate) async fn run(size: Size) -> Vec<Table> {
 }
 
 /// Milliseconds: pomd, by hand, a plain relay.
-async fn measure(corp: &Corp, tunnels: usize, rounds: usize, connects: usize) -> [f64; 3] {
-    let pomd = lab::pomd(corp, corp.address(), tunnels).await;
+async fn measure(
+    deployment: &Deployment,
+    tunnels: usize,
+    rounds: usize,
+    connects: usize,
+) -> [f64; 3] {
+    let pomd = lab::pomd(deployment, deployment.address(), tunnels).await;
     let tunnel = pomd.address(lab::TUNNEL).await;
-    let relay = Relay::start(corp.address()).await;
-    let front = lab::front(corp, relay.address());
-    let token = lab::token(corp);
+    let relay = Relay::start(deployment.address()).await;
+    let front = lab::front(deployment, relay.address());
+    let token = lab::token(deployment);
     let mut took = [const { Vec::new() }; 3];
     let each = |cpu: Duration| cpu.as_secs_f64() * 1000.0 / connects as f64;
     // The first one reads certificates and the like.
@@ -51,7 +56,7 @@ async fn measure(corp: &Corp, tunnels: usize, rounds: usize, connects: usize) ->
             drop(lab::open(tunnel).await);
         }
         took[0].push(each(cpu(pomd.pid()) - before));
-        took[1].push(each(connects_by_hand(corp, connects).await));
+        took[1].push(each(connects_by_hand(deployment, connects).await));
         let before = cpu(relay.pid());
         for _ in 0..connects {
             let mut tunnel = front.open(lab::ROUTE, &token, b"").await;

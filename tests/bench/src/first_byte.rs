@@ -40,15 +40,15 @@ pub(crate) async fn run(size: Size) -> Vec<Table> {
 }
 
 async fn measure(round_trip: Duration, rounds: usize) -> Rounds {
-    let corp = lab::corp().await;
-    let wire = Wire::new(corp.address(), round_trip);
-    let token = lab::token(&corp);
-    let mut pomd = lab::pomd(&corp, wire.address(), 1).await;
+    let deployment = lab::deployment().await;
+    let wire = Wire::new(deployment.address(), round_trip);
+    let token = lab::token(&deployment);
+    let mut pomd = lab::pomd(&deployment, wire.address(), 1).await;
     let mut res = Rounds::default();
     let trips = |since: Instant| since.elapsed().as_secs_f64() / round_trip.as_secs_f64();
     for _ in 0..rounds {
         // Each time a client that knows nothing of the server yet.
-        let front = lab::front(&corp, wire.address());
+        let front = lab::front(&deployment, wire.address());
         let start = Instant::now();
         let mut tunnel = front.open(lab::ROUTE, &token, b"").await;
         lab::first_byte(&mut tunnel.tls).await;

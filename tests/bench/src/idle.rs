@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration::{corp::Corp, pomd::Pomd};
+use integration::{deployment::Deployment, pomd::Pomd};
 
 use crate::{
     Size, lab,
@@ -30,14 +30,14 @@ pub(crate) async fn run(size: Size) -> Vec<Table> {
     let watch = Duration::from_secs(size.pick(1, 120, 900));
     // Threads for what blocks end after ten seconds without work, and a session looks around half a minute after a login.
     let rest = Duration::from_secs(size.pick(0, 40, 60));
-    let corp = lab::corp().await;
+    let deployment = lab::deployment().await;
     let mut pomds = Vec::new();
     for tunnels in size.pick([1, 5], [50, 500], [50, 500]) {
-        let pomd = start(&corp, tunnels).await;
+        let pomd = start(&deployment, tunnels).await;
         pomds.push((format!("{tunnels} tunnels"), tunnels, pomd));
     }
     let tunnels = size.pick(1, 50, 50);
-    let used = start(&corp, tunnels).await;
+    let used = start(&deployment, tunnels).await;
     drop(lab::open(used.address(lab::TUNNEL).await).await);
     let what = format!("{tunnels} tunnels, one just used");
     pomds.push((what, tunnels, used));
@@ -88,6 +88,6 @@ pub(crate) async fn run(size: Size) -> Vec<Table> {
     vec![table]
 }
 
-async fn start(corp: &Corp, tunnels: usize) -> Pomd {
-    lab::pomd(corp, corp.address(), tunnels).await
+async fn start(deployment: &Deployment, tunnels: usize) -> Pomd {
+    lab::pomd(deployment, deployment.address(), tunnels).await
 }

@@ -9,7 +9,7 @@ use gateway::{DEMO_USER, Upstream};
 use integration::{
     PATIENCE,
     client::Front,
-    corp::{Corp, tunnel},
+    deployment::{Deployment, tunnel},
     descriptors,
     pomd::{Pomd, Setup},
 };
@@ -29,13 +29,14 @@ pub(crate) const HOST: &str = "service.corp.test";
 pub(crate) const TUNNEL: &str = "service";
 
 /// A gateway whose one route leads to a service in its own process.
-pub(crate) async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(ROUTE, Upstream::service(|stream, _| service::serve(stream)))).await
+pub(crate) async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(ROUTE, Upstream::service(|stream, _| service::serve(stream))))
+        .await
 }
 
 /// A logged in pomd with the tunnel, and so many in all, that dials `server` for Pomerium.
-pub(crate) async fn pomd(corp: &Corp, server: SocketAddr, tunnels: usize) -> Pomd {
-    let mut config = corp.config(&[(TUNNEL, ROUTE)]);
+pub(crate) async fn pomd(deployment: &Deployment, server: SocketAddr, tunnels: usize) -> Pomd {
+    let mut config = deployment.config(&[(TUNNEL, ROUTE)]);
     for number in 1..tunnels {
         config += &tunnel(
             &format!("t{number}"),
@@ -43,21 +44,21 @@ pub(crate) async fn pomd(corp: &Corp, server: SocketAddr, tunnels: usize) -> Pom
             "",
         );
     }
-    let config = config.replace(&corp.address().to_string(), &server.to_string());
+    let config = config.replace(&deployment.address().to_string(), &server.to_string());
     let pomd = Setup::new(&config).start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     pomd.address(TUNNEL).await;
     pomd
 }
 
 /// A plain client of Pomerium that dials `server`.
-pub(crate) fn front(corp: &Corp, server: SocketAddr) -> Front {
-    Front::new(server, &corp.gateway.ca_pem())
+pub(crate) fn front(deployment: &Deployment, server: SocketAddr) -> Front {
+    Front::new(server, &deployment.gateway.ca_pem())
 }
 
 /// A token for it.
-pub(crate) fn token(corp: &Corp) -> String {
-    corp.gateway.token(DEMO_USER)
+pub(crate) fn token(deployment: &Deployment) -> String {
+    deployment.gateway.token(DEMO_USER)
 }
 
 /// Asks the service for one byte and waits for it.

@@ -79,8 +79,8 @@ pub(crate) async fn run(size: Size) -> Vec<Table> {
 }
 
 async fn measure(size: Size, connections: usize) -> Held {
-    let corp = lab::corp().await;
-    let pomd = lab::pomd(&corp, corp.address(), 1).await;
+    let deployment = lab::deployment().await;
+    let pomd = lab::pomd(&deployment, deployment.address(), 1).await;
     let tunnel = pomd.address(lab::TUNNEL).await;
     // A connection looks once more, ten seconds after its last write.
     let quiet = size.pick(

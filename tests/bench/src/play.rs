@@ -5,7 +5,7 @@ use std::{fs, io::Read, net::SocketAddr, path::Path, process::Command, time::Dur
 use integration::{
     binary::binary,
     client::Front,
-    corp::Corp,
+    deployment::Deployment,
     eventually,
     pomd::{folder, run_with_input},
     process::Process,
@@ -96,13 +96,13 @@ async fn carry(mut near: TcpStream, to: SocketAddr) {
 }
 
 /// Opens so many connections one after the other by hand, in a process of its own; the CPU time it took for them.
-pub(crate) async fn connects_by_hand(corp: &Corp, count: usize) -> Duration {
+pub(crate) async fn connects_by_hand(deployment: &Deployment, count: usize) -> Duration {
     let mut command = Command::new(binary("bench"));
     command
-        .args(["--play", "by-hand", &corp.address().to_string()])
-        .arg(corp.ca_file())
+        .args(["--play", "by-hand", &deployment.address().to_string()])
+        .arg(deployment.ca_file())
         .arg(count.to_string());
-    let output = run_with_input(command, lab::token(corp).as_bytes(), LIMIT).await;
+    let output = run_with_input(command, lab::token(deployment).as_bytes(), LIMIT).await;
     let said = String::from_utf8_lossy(&output.stdout);
     let took = said.trim().parse().map(Duration::from_millis);
     took.unwrap_or_else(|error| panic!("{error}: {output:?}"))

@@ -13,7 +13,7 @@ use gateway::Upstream;
 use integration::{
     PATIENCE,
     client::{Front, pattern},
-    corp::Corp,
+    deployment::Deployment,
 };
 use pomd::upstream::tls::cipher_suites;
 use tokio::{
@@ -56,12 +56,12 @@ pub(crate) async fn run(size: Size, envoy: bool) -> Vec<Table> {
     let service = listener.local_addr().unwrap();
     let mut services = JoinSet::new();
     services.spawn(service::listen(listener));
-    let corp = corp(service, envoy).await;
-    let relay = Relay::start(corp.address()).await;
-    let pomd = lab::pomd(&corp, corp.address(), 1).await;
+    let deployment = deployment(service, envoy).await;
+    let relay = Relay::start(deployment.address()).await;
+    let pomd = lab::pomd(&deployment, deployment.address(), 1).await;
     let tunnel = pomd.address(lab::TUNNEL).await;
-    let front = lab::front(&corp, relay.address());
-    let token = lab::token(&corp);
+    let front = lab::front(&deployment, relay.address());
+    let token = lab::token(&deployment);
 
     let server = if envoy { "Envoy" } else { "the gateway" };
     let title = format!(
@@ -69,8 +69,8 @@ pub(crate) async fn run(size: Size, envoy: bool) -> Vec<Table> {
         bytes >> 20
     );
     let like_pomd = Front::with_provider(
-        corp.address(),
-        &corp.gateway.ca_pem(),
+        deployment.address(),
+        &deployment.gateway.ca_pem(),
         cipher_suites::provider(),
     );
     let handshake = like_pomd.dial(lab::HOST).await.unwrap();
@@ -114,11 +114,11 @@ pub(crate) async fn run(size: Size, envoy: bool) -> Vec<Table> {
     vec![table]
 }
 
-async fn corp(service: SocketAddr, envoy: bool) -> Corp {
+async fn deployment(service: SocketAddr, envoy: bool) -> Deployment {
     if envoy {
-        Corp::envoy(&[(lab::ROUTE, service)]).await
+        Deployment::envoy(&[(lab::ROUTE, service)]).await
     } else {
-        Corp::gateway(|it| it.route(lab::ROUTE, Upstream::Tcp(service))).await
+        Deployment::gateway(|it| it.route(lab::ROUTE, Upstream::Tcp(service))).await
     }
 }
 

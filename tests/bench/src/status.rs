@@ -26,7 +26,7 @@ const MOST: f64 = 10.0;
 /// Measures with few and with many tunnels, all of it in turn.
 pub(crate) async fn run(size: Size) -> Vec<Table> {
     let rounds = size.pick(2, 51, 301);
-    let corp = lab::corp().await;
+    let deployment = lab::deployment().await;
     let title = format!("status: wall time of pomctl from its start, ms ({rounds} rounds)");
     let mut table = Table::new(title, &["", "median", "worst", "target"]);
     let mut row = |what: String, values: &[f64], most: Option<f64>| {
@@ -35,7 +35,7 @@ pub(crate) async fn run(size: Size) -> Vec<Table> {
         table.row(cells.into_iter().chain(most.map(|it| verdict(median, it))));
     };
     for tunnels in size.pick([1, 2], [5, 500], [5, 500]) {
-        let pomd = lab::pomd(&corp, corp.address(), tunnels).await;
+        let pomd = lab::pomd(&deployment, deployment.address(), tunnels).await;
         let tunnel = pomd.address(lab::TUNNEL).await;
         let mut took = [const { Vec::new() }; 5];
         for _ in 0..rounds {

@@ -5,31 +5,31 @@ use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 use control::wire::{ClusterState, Code, TunnelState};
 use gateway::{DEMO_USER, Script, Upstream};
 use integration::{
+    bystander::{Bystander, echoes},
     client::{Ending, read_all},
-    corp::{CLUSTER, Corp},
+    deployment::{CLUSTER, Deployment},
     eventually,
+    fault_injection::FaultPlan,
     pomd::{Pomd, Setup, cluster, find_tunnel, tunnel},
-    trial::Trial,
-    witness::{Witness, echoes},
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::super::{ECHO, SSH, TUNNELS, carries};
 
-async fn corp() -> Corp {
-    Corp::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
+async fn deployment() -> Deployment {
+    Deployment::gateway(|it| it.route(SSH, Upstream::Echo).route(ECHO, Upstream::Echo)).await
 }
 
 /// Stops the process for so long. What waited meanwhile goes on, and nothing is made up for at once.
 async fn stopped_for(time: Duration) {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&TUNNELS).await;
-    let mut witness = Witness::new(&pomd, "echo").await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&TUNNELS).await;
+    let mut bystander = Bystander::new(&pomd, "echo").await;
     let mut open = pomd.connect("ssh").await;
     echoes(&mut open, b"before").await;
     let address = pomd.address("ssh").await;
-    let before = corp.gateway.stats();
+    let before = deployment.gateway.stats();
     pomd.process().stand_still().await;
     let mut meanwhile = TcpStream::connect(address).await.unwrap();
     meanwhile.write_all(b"said meanwhile").await.unwrap();
@@ -46,15 +46,15 @@ async fn stopped_for(time: Duration) {
             .unwrap();
         assert_eq!(heard, expected.as_bytes());
     }
-    witness.carries().await;
-    let after = corp.gateway.stats();
+    bystander.carries().await;
+    let after = deployment.gateway.stats();
     assert!(after.connections - before.connections <= 6, "{after:#?}");
     assert_eq!(after.sign_ins, 1);
-    assert!(corp.links.all().is_empty());
+    assert!(deployment.links.all().is_empty());
     for stream in [meanwhile, open] {
         stream.set_zero_linger().unwrap();
     }
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,18 +77,18 @@ fn errors(pomd: &Pomd) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x6_a_panic_of_a_connection_ends_that_one_and_no_other() {
-    let corp = corp().await;
-    let (trial, setup) = Trial::new(Setup::new(&corp.config(&TUNNELS)));
+    let deployment = deployment().await;
+    let (faults, setup) = FaultPlan::new(Setup::new(&deployment.config(&TUNNELS)));
     let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
-    let mut witness = Witness::new(&pomd, "echo").await;
+    deployment.log_in(&pomd).await;
+    let mut bystander = Bystander::new(&pomd, "echo").await;
     for n in 1..=3 {
-        trial.plan(&["connection 1 panic"]);
+        faults.plan(&["connection 1 panic"]);
         let mut struck = pomd.connect("ssh").await;
         let _ = struck.write_all(b"anybody?").await;
         let (got, ending) = read_all(&mut struck).await;
         assert!(got.is_empty() && ending != Ending::Cut);
-        witness.carries().await;
+        bystander.carries().await;
         let told = errors(&pomd);
         let one = "a connection ended by a fault inside pomd; the others go on";
         assert_eq!(told.len(), n, "{told:#?}");
@@ -96,91 +96,91 @@ async fn x6_a_panic_of_a_connection_ends_that_one_and_no_other() {
         let counts = tunnel(&pomd.status().await, "ssh").connections;
         assert_eq!((counts.open, counts.waiting), (0, 0));
     }
-    trial.plan(&[]);
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    faults.plan(&[]);
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x6_a_panic_of_a_tunnel_is_told_and_it_listens_again_on_its_port() {
-    let corp = corp().await;
-    let (trial, setup) = Trial::new(Setup::new(
-        &corp.config(&[("panicking", SSH), ("echo", ECHO)]),
+    let deployment = deployment().await;
+    let (faults, setup) = FaultPlan::new(Setup::new(
+        &deployment.config(&[("panicking", SSH), ("echo", ECHO)]),
     ));
     let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
-    let mut witness = Witness::new(&pomd, "echo").await;
+    deployment.log_in(&pomd).await;
+    let mut bystander = Bystander::new(&pomd, "echo").await;
     let mut open = pomd.connect("panicking").await;
     echoes(&mut open, b"before").await;
     let address = pomd.address("panicking").await;
-    trial.plan(&["accept 1 panic"]);
+    faults.plan(&["accept 1 panic"]);
     let told = pomd.wait_for_tunnel("panicking", TunnelState::Busy);
     let (told, ()) = tokio::join!(told, carries(&pomd, "panicking"));
     assert_eq!(told.reason.unwrap().code, Code::Internal);
     echoes(&mut open, b"its connections live").await;
-    witness.carries().await;
+    bystander.carries().await;
     pomd.wait_for_tunnel("panicking", TunnelState::Up).await;
     assert_eq!(pomd.address("panicking").await, address);
     let told = errors(&pomd);
     assert_eq!(told.len(), 1, "{told:#?}");
     open.set_zero_linger().unwrap();
     drop(open);
-    witness.all_is_well(&pomd, &["panicking", "echo"]).await;
+    bystander.all_is_well(&pomd, &["panicking", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x6_a_panic_of_a_session_costs_neither_the_token_nor_a_login() {
-    let corp = corp().await;
-    let (trial, setup) = Trial::new(Setup::new(&corp.config(&TUNNELS)));
+    let deployment = deployment().await;
+    let (faults, setup) = FaultPlan::new(Setup::new(&deployment.config(&TUNNELS)));
     let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
-    let mut witness = Witness::new(&pomd, "echo").await;
-    trial.plan(&["session 1 panic"]);
+    deployment.log_in(&pomd).await;
+    let mut bystander = Bystander::new(&pomd, "echo").await;
+    faults.plan(&["session 1 panic"]);
     // It breaks over a refusal, which therefore ends no token.
-    corp.gateway.script(SSH, Script::refuse(401).times(1));
+    deployment.gateway.script(SSH, Script::refuse(401).times(1));
     let mut refused = pomd.connect("ssh").await;
     let _ = refused.write_all(b"SSH-2.0-test\r\n").await;
     read_all(&mut refused).await;
-    witness.carries().await;
+    bystander.carries().await;
     carries(&pomd, "ssh").await;
     let status = pomd.status().await;
     assert_eq!(cluster(&status, CLUSTER).state, ClusterState::LoggedIn);
     let told = errors(&pomd);
     assert_eq!(told.len(), 1, "{told:#?}");
-    assert_eq!(corp.gateway.stats().sign_ins, 1);
-    assert!(corp.links.all().is_empty());
+    assert_eq!(deployment.gateway.stats().sign_ins, 1);
+    assert!(deployment.links.all().is_empty());
     // It is there again, and does what it is told.
     eventually("the session is there again", async || {
         pomd.client().logout(CLUSTER).await.ok()
     })
     .await;
-    corp.log_in(&pomd).await;
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    deployment.log_in(&pomd).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x6_a_panic_of_a_request_closes_its_connection_and_the_next_one_is_answered() {
-    let corp = corp().await;
-    let (trial, setup) = Trial::new(Setup::new(&corp.config(&TUNNELS)));
+    let deployment = deployment().await;
+    let (faults, setup) = FaultPlan::new(Setup::new(&deployment.config(&TUNNELS)));
     let pomd = setup.start().await;
-    corp.log_in(&pomd).await;
-    let mut witness = Witness::new(&pomd, "echo").await;
+    deployment.log_in(&pomd).await;
+    let mut bystander = Bystander::new(&pomd, "echo").await;
     for n in 1..=3 {
-        trial.plan(&["request 1 panic"]);
+        faults.plan(&["request 1 panic"]);
         let failed = pomd.client().reload().await;
         assert!(failed.is_err(), "{failed:?}");
         pomd.client().reload().await.unwrap();
-        witness.carries().await;
+        bystander.carries().await;
         let told = errors(&pomd);
         assert_eq!(told.len(), n, "{told:#?}");
     }
-    trial.plan(&[]);
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    faults.plan(&[]);
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn x7_a23_files_of_an_older_and_a_newer_release_are_read_or_set_aside_and_that_is_said() {
-    let corp = corp().await;
-    let token = corp.gateway.token(DEMO_USER);
+    let deployment = deployment().await;
+    let token = deployment.gateway.token(DEMO_USER);
     let record = |version: u32, more: &str| {
         format!(
             "{{\"version\":{version},\"address\":\"https://corp.test\",\"token\":\"{token}\",\"user\":\"{DEMO_USER}\",\
@@ -201,7 +201,7 @@ async fn x7_a23_files_of_an_older_and_a_newer_release_are_read_or_set_aside_and_
         ),
         (record(2, ""), ports(2, port, ""), false),
     ] {
-        let setup = Setup::new(&corp.config(&TUNNELS));
+        let setup = Setup::new(&deployment.config(&TUNNELS));
         let tokens = setup.state_dir().join("tokens");
         fs::create_dir_all(&tokens).unwrap();
         fs::write(tokens.join("corp.test.json"), &token_file).unwrap();
@@ -228,7 +228,7 @@ async fn x7_a23_files_of_an_older_and_a_newer_release_are_read_or_set_aside_and_
                 assert_eq!(&fs::read_to_string(aside).unwrap(), before, "{file}");
                 assert!(words.contains(said), "{words}");
             }
-            corp.log_in(&pomd).await;
+            deployment.log_in(&pomd).await;
             carries(&pomd, "echo").await;
         }
         let other = pomd.setup().state_dir().join("future.db");
@@ -257,7 +257,7 @@ fn address_space(pomd: &Pomd) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn x8_without_memory_it_ends_or_goes_on_and_the_next_life_has_all_that_was_saved() {
     const STALLED: &str = "stalled.corp.test:7001";
-    let corp = Corp::gateway(|it| {
+    let deployment = Deployment::gateway(|it| {
         let flood = Upstream::service(|mut stream, _| async move {
             let piece = vec![b'x'; 64 << 10];
             while stream.write_all(&piece).await.is_ok() {}
@@ -268,7 +268,7 @@ async fn x8_without_memory_it_ends_or_goes_on_and_the_next_life_has_all_that_was
     })
     .await;
     let tunnels: Vec<_> = TUNNELS.into_iter().chain([("stalled", STALLED)]).collect();
-    let mut pomd = corp.logged_in(&tunnels).await;
+    let mut pomd = deployment.logged_in(&tunnels).await;
     let addresses = [pomd.address("ssh").await, pomd.address("echo").await];
     let stalled = pomd.address("stalled").await;
     limit_memory(&pomd, Some(address_space(&pomd) + (4 << 20))).unwrap();
@@ -302,5 +302,5 @@ async fn x8_without_memory_it_ends_or_goes_on_and_the_next_life_has_all_that_was
         assert_eq!(pomd.address(name).await, address);
         carries(&pomd, name).await;
     }
-    assert_eq!(corp.gateway.stats().sign_ins, 1);
+    assert_eq!(deployment.gateway.stats().sign_ins, 1);
 }

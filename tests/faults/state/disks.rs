@@ -24,11 +24,11 @@ async fn is_saved_at_last(pomd: &Pomd) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_an_error_at_each_call_of_a_save_is_told_until_the_next_try_saves() {
-    let corp = corp().await;
-    let (trial, pomd) = on_trial(&corp).await;
-    trial.plan(&[]);
-    corp.log_in(&pomd).await;
-    let calls = trial.calls();
+    let deployment = deployment().await;
+    let (faults, pomd) = with_faults(&deployment).await;
+    faults.plan(&[]);
+    deployment.log_in(&pomd).await;
+    let calls = faults.calls();
     let calls: Vec<_> = calls.into_iter().filter(|it| kind(it) == "disk").collect();
     let save = calls.len();
     drop(pomd);
@@ -41,10 +41,10 @@ async fn s3_an_error_at_each_call_of_a_save_is_told_until_the_next_try_saves() {
 }
 
 async fn fails_for_a_while(n: usize, error: i32) {
-    let corp = corp().await;
-    let (trial, mut pomd) = on_trial(&corp).await;
-    trial.plan(&[&format!("disk {n} error {error}")]);
-    corp.log_in(&pomd).await;
+    let deployment = deployment().await;
+    let (faults, mut pomd) = with_faults(&deployment).await;
+    faults.plan(&[&format!("disk {n} error {error}")]);
+    deployment.log_in(&pomd).await;
     let told = pomd
         .wait_for("the trouble is told", |it| trouble(it).is_some())
         .await;
@@ -57,15 +57,15 @@ async fn fails_for_a_while(n: usize, error: i32) {
     };
     assert!(told.contains(words), "{told}");
     // It works from memory.
-    let witness = Witness::new(&pomd, "echo").await;
+    let bystander = Bystander::new(&pomd, "echo").await;
     carries(&pomd, "ssh").await;
     is_saved_at_last(&pomd).await;
-    trial.plan(&[]);
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    faults.plan(&[]);
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
     assert_eq!(litter(&pomd), Vec::<String>::new(), "call {n}");
     pomd.kill_and_restart().await;
     carries(&pomd, "ssh").await;
-    assert_eq!(corp.gateway.stats().sign_ins, 1, "call {n}");
+    assert_eq!(deployment.gateway.stats().sign_ins, 1, "call {n}");
 }
 
 /// The state folder of this pomd as its own namespace sees it.
@@ -85,9 +85,9 @@ async fn s2_what_a_full_or_read_only_disk_does_not_take_is_kept_in_memory_and_sa
     if !rustix::process::geteuid().is_root() {
         return integration::skipped(test, "needs root");
     }
-    let corp = corp().await;
+    let deployment = deployment().await;
     let mount = "mkdir -p \"$POMD_STATE_DIR\" && mount -t tmpfs -o size=8k,mode=0700 tmpfs \"$POMD_STATE_DIR\" || exit 1";
-    let setup = Setup::new(&corp.config(&TUNNELS)).inside(&["-m"], mount);
+    let setup = Setup::new(&deployment.config(&TUNNELS)).inside(&["-m"], mount);
     let possible = Command::new("unshare")
         .args(["-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"])
         .output();
@@ -97,16 +97,17 @@ async fn s2_what_a_full_or_read_only_disk_does_not_take_is_kept_in_memory_and_sa
     let pomd = setup.start().await;
     let before = within(&pomd, "cat \"$1/ports.json\"");
     // Two pages: one has the ports, the other the lock's text.
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let told = pomd.status().await;
     assert_eq!(
         trouble(&told),
         Some("cannot save the login: no space left"),
         "{told:#?}"
     );
-    let witness = Witness::new(&pomd, "echo").await;
+    let bystander = Bystander::new(&pomd, "echo").await;
     carries(&pomd, "ssh").await;
-    pomd.reload(&with_more(&corp, &["more".to_owned()])).await;
+    pomd.reload(&with_more(&deployment, &["more".to_owned()]))
+        .await;
     carries(&pomd, "more").await;
     let warned = |it: &control::wire::Status, words: &str| {
         it.pomd.warnings.iter().any(|it| it.contains(words))
@@ -117,7 +118,7 @@ async fn s2_what_a_full_or_read_only_disk_does_not_take_is_kept_in_memory_and_sa
     assert_eq!(within(&pomd, "cat \"$1/ports.json\""), before, "cut short");
     within(&pomd, "mount -o remount,size=1m \"$1\"");
     is_saved_at_last(&pomd).await;
-    pomd.reload(&corp.config(&TUNNELS)).await;
+    pomd.reload(&deployment.config(&TUNNELS)).await;
     let status = pomd.status().await;
     assert!(
         !warned(&status, "chosen ports"),
@@ -126,13 +127,17 @@ async fn s2_what_a_full_or_read_only_disk_does_not_take_is_kept_in_memory_and_sa
     );
     assert!(within(&pomd, "cat \"$1/ports.json\"").contains("more"));
     let saved = within(&pomd, "cat \"$1/tokens/corp.test.json\"");
-    assert!(corp.gateway.is_good(&token_of(saved.as_bytes()).unwrap()));
+    assert!(
+        deployment
+            .gateway
+            .is_good(&token_of(saved.as_bytes()).unwrap())
+    );
     // Read-only, as after an error of the disk.
     let read_only =
         "mount --bind \"$1/tokens\" \"$1/tokens\" && mount -o remount,bind,ro \"$1/tokens\"";
     within(&pomd, read_only);
-    corp.gateway.end_all_sessions();
-    corp.log_in(&pomd).await;
+    deployment.gateway.end_all_sessions();
+    deployment.log_in(&pomd).await;
     let told = pomd.status().await;
     let words = "cannot save the login: the disk is read-only";
     assert_eq!(trouble(&told), Some(words));
@@ -140,10 +145,14 @@ async fn s2_what_a_full_or_read_only_disk_does_not_take_is_kept_in_memory_and_sa
     within(&pomd, "umount \"$1/tokens\"");
     is_saved_at_last(&pomd).await;
     let saved = within(&pomd, "cat \"$1/tokens/corp.test.json\"");
-    assert!(corp.gateway.is_good(&token_of(saved.as_bytes()).unwrap()));
+    assert!(
+        deployment
+            .gateway
+            .is_good(&token_of(saved.as_bytes()).unwrap())
+    );
     assert_eq!(
         within(&pomd, "ls -A \"$1/tokens\"").trim(),
         "corp.test.json"
     );
-    witness.all_is_well(&pomd, &["ssh", "echo"]).await;
+    bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }

@@ -22,19 +22,24 @@ fn ports(status: &Status) -> BTreeMap<String, Vec<String>> {
 /// Does `what` with a pomd that dies at its disk call number 1, 2, … in lives one after the other, until it lives on;
 /// after each death `check` is given the pomd of the next life.
 async fn killed_at_every_call(
-    corp: &Corp,
+    deployment: &Deployment,
     what: impl AsyncFn(&Pomd, usize),
     check: impl AsyncFn(&Pomd, usize),
 ) -> usize {
-    let (trial, mut pomd) = on_trial(corp).await;
-    corp.log_in(&pomd).await;
+    let (faults, mut pomd) = with_faults(deployment).await;
+    deployment.log_in(&pomd).await;
     let mut n = 0;
     loop {
         n += 1;
-        trial.plan(&[&format!("disk {n} kill")]);
+        faults.plan(&[&format!("disk {n} kill")]);
         what(&pomd, n).await;
-        let killed = trial.calls().iter().filter(|it| kind(it) == "disk").count() == n;
-        trial.plan(&[]);
+        let killed = faults
+            .calls()
+            .iter()
+            .filter(|it| kind(it) == "disk")
+            .count()
+            == n;
+        faults.plan(&[]);
         if !killed {
             pomd.process().assert_runs();
             return n - 1;
@@ -45,21 +50,21 @@ async fn killed_at_every_call(
         assert_eq!(litter(&pomd), Vec::<String>::new(), "killed at call {n}");
         check(&pomd, n).await;
         // What it knows may be the older token, which the server takes no more.
-        corp.log_in(&pomd).await;
+        deployment.log_in(&pomd).await;
         carries(&pomd, "echo").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s1_f7_a_kill_at_every_call_of_a_login_s_save_leaves_the_old_or_the_new_token_whole() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let old = std::sync::Mutex::new(None);
     let calls = killed_at_every_call(
-        &corp,
+        &deployment,
         async |pomd, _| {
             *old.lock().unwrap() = fs::read(token_file(pomd)).ok();
-            corp.gateway.end_all_sessions();
-            tries_to_log_in(&corp, pomd).await;
+            deployment.gateway.end_all_sessions();
+            tries_to_log_in(&deployment, pomd).await;
         },
         async |pomd, n| {
             // The server had refused the old one, so it may be forgotten already.
@@ -67,7 +72,7 @@ async fn s1_f7_a_kill_at_every_call_of_a_login_s_save_leaves_the_old_or_the_new_
                 return;
             };
             let is_old = old.lock().unwrap().as_ref() == Some(&now);
-            let is_new = token_of(&now).is_some_and(|it| corp.gateway.is_good(&it));
+            let is_new = token_of(&now).is_some_and(|it| deployment.gateway.is_good(&it));
             assert!(is_old || is_new, "killed at call {n}: {now:?}");
         },
     )
@@ -78,14 +83,14 @@ async fn s1_f7_a_kill_at_every_call_of_a_login_s_save_leaves_the_old_or_the_new_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s1_f7_a_kill_at_every_call_of_a_port_s_choice_leaves_all_earlier_ports_as_they_were() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let before = std::sync::Mutex::new(BTreeMap::new());
     let calls = killed_at_every_call(
-        &corp,
+        &deployment,
         async |pomd, n| {
             *before.lock().unwrap() = ports(&pomd.status().await);
             let names: Vec<String> = (1..=n).map(|it| format!("more-{it}")).collect();
-            pomd.replace_config(&with_more(&corp, &names));
+            pomd.replace_config(&with_more(&deployment, &names));
             let _ = pomd.client().reload().await;
         },
         async |pomd, n| {
@@ -107,8 +112,8 @@ async fn s1_f7_a_kill_at_every_call_of_a_port_s_choice_leaves_all_earlier_ports_
 #[ignore = "ten minutes"]
 #[tokio::test(flavor = "multi_thread")]
 async fn s1_f7_x4_a_thousand_kills_at_random_moments_break_no_file() {
-    let corp = corp().await;
-    let mut pomd = Setup::new(&corp.config(&TUNNELS)).start().await;
+    let deployment = deployment().await;
+    let mut pomd = Setup::new(&deployment.config(&TUNNELS)).start().await;
     let mut moment = 0x2545_f491_u32;
     let mut names = Vec::new();
     let mut known = BTreeMap::new();
@@ -122,12 +127,12 @@ async fn s1_f7_x4_a_thousand_kills_at_random_moments_break_no_file() {
             names.insert(0, format!("more-{n}"));
         }
         let busy = async {
-            corp.gateway.end_all_sessions();
+            deployment.gateway.end_all_sessions();
             let reloading = async {
-                pomd.replace_config(&with_more(&corp, &names));
+                pomd.replace_config(&with_more(&deployment, &names));
                 let _ = pomd.client().reload().await;
             };
-            tokio::join!(tries_to_log_in(&corp, &pomd), reloading);
+            tokio::join!(tries_to_log_in(&deployment, &pomd), reloading);
             std::future::pending::<()>().await;
         };
         let _ = tokio::time::timeout(after, busy).await;
@@ -145,6 +150,6 @@ async fn s1_f7_x4_a_thousand_kills_at_random_moments_break_no_file() {
             );
         }
     }
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     carries(&pomd, "echo").await;
 }

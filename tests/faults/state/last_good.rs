@@ -40,11 +40,11 @@ fn warns(status: &Status, words: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c1_a_pomd_that_starts_with_a_broken_file_uses_the_last_good_one_and_says_so() {
-    let corp = corp().await;
+    let deployment = deployment().await;
     let setup = Setup::new("");
     // A path relative to the file's own folder, not to the copy's.
     let config = |more: &[(&str, &str)]| {
-        let text = corp.config(more);
+        let text = deployment.config(more);
         let named = text.lines().find_map(|it| it.strip_prefix("ca_file = "));
         let named = named.expect("the authority of the tests").to_owned();
         let path = named.trim_matches(['"', '\'']);
@@ -57,7 +57,7 @@ async fn c1_a_pomd_that_starts_with_a_broken_file_uses_the_last_good_one_and_say
     let notify = Notify::listen(setup.folder());
     let setup = setup.env("NOTIFY_SOCKET", notify.path());
     let mut pomd = setup.start().await;
-    corp.log_in(&pomd).await;
+    deployment.log_in(&pomd).await;
     let port = pomd.address("echo").await;
     let mode = fs::metadata(copy(&pomd)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -125,7 +125,7 @@ async fn c1_a_pomd_that_starts_with_a_broken_file_uses_the_last_good_one_and_say
         assert!(words.contains(said), "{what}: {words}");
         assert_eq!(kept(&pomd).as_deref(), Some(good.as_str()), "{what}");
     }
-    assert_eq!(corp.gateway.stats().sign_ins, 1);
+    assert_eq!(deployment.gateway.stats().sign_ins, 1);
     // Mended, it holds at once, and is the next one to go back to.
     remove(&file);
     put(&file, &mended);
@@ -144,8 +144,8 @@ async fn c1_a_pomd_that_starts_with_a_broken_file_uses_the_last_good_one_and_say
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s4_a_copy_of_no_use_is_told_and_costs_no_start() {
-    let corp = corp().await;
-    let mut pomd = corp.logged_in(&TUNNELS).await;
+    let deployment = deployment().await;
+    let mut pomd = deployment.logged_in(&TUNNELS).await;
     let good = fs::read_to_string(copy(&pomd)).unwrap();
     let newer = good.replace("[tunnel.ssh]", "[tunnel.ssh]\\nof_a_later_release = true");
     type Make<'a> = &'a dyn Fn(&Path);
@@ -188,30 +188,30 @@ async fn s4_a_copy_of_no_use_is_told_and_costs_no_start() {
         assert_eq!(fs::symlink_metadata(&aside).is_ok(), set_aside, "{what}");
         assert_eq!(fs::symlink_metadata(&copy).is_ok(), !set_aside, "{what}");
         // The first good one replaces it, and nothing is said any more.
-        pomd.reload(&corp.config(&TUNNELS)).await;
+        pomd.reload(&deployment.config(&TUNNELS)).await;
         let status = pomd.status().await;
         assert!(!warns(&status, words), "{what}: {status:#?}");
-        assert_eq!(kept(&pomd), Some(corp.config(&TUNNELS)), "{what}");
+        assert_eq!(kept(&pomd), Some(deployment.config(&TUNNELS)), "{what}");
         carries(&pomd, "ssh").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s1_a_kill_at_every_call_of_a_copy_s_save_leaves_the_old_or_the_new_one_whole() {
-    let corp = corp().await;
-    let (trial, mut pomd) = on_trial(&corp).await;
+    let deployment = deployment().await;
+    let (faults, mut pomd) = with_faults(&deployment).await;
     // The ports are chosen: all that is written from now on is the copy.
-    let mut before = corp.config(&TUNNELS);
+    let mut before = deployment.config(&TUNNELS);
     let mut n = 0;
     loop {
         n += 1;
-        let after = format!("{}# change {n}\n", corp.config(&TUNNELS));
-        trial.plan(&[&format!("disk {n} kill")]);
+        let after = format!("{}# change {n}\n", deployment.config(&TUNNELS));
+        faults.plan(&[&format!("disk {n} kill")]);
         pomd.replace_config(&after);
         let _ = pomd.client().reload().await;
-        let calls = trial.calls();
+        let calls = faults.calls();
         let killed = calls.iter().filter(|it| kind(it) == "disk").count() == n;
-        trial.plan(&[]);
+        faults.plan(&[]);
         if !killed {
             break;
         }
@@ -238,9 +238,9 @@ async fn s1_a_kill_at_every_call_of_a_copy_s_save_leaves_the_old_or_the_new_one_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s2_s3_a_copy_that_cannot_be_saved_is_told_until_it_is_and_the_old_one_stays() {
-    let corp = corp().await;
-    let (trial, mut pomd) = on_trial(&corp).await;
-    let first = corp.config(&TUNNELS);
+    let deployment = deployment().await;
+    let (faults, mut pomd) = with_faults(&deployment).await;
+    let first = deployment.config(&TUNNELS);
     for (n, (call, error, words)) in [
         ("create", 28, "no space left"),
         ("write", 28, "no space left"),
@@ -252,7 +252,7 @@ async fn s2_s3_a_copy_that_cannot_be_saved_is_told_until_it_is_and_the_old_one_s
     .enumerate()
     {
         let before = kept(&pomd).unwrap();
-        trial.plan(&[&format!("disk:{call} 1 error {error}")]);
+        faults.plan(&[&format!("disk:{call} 1 error {error}")]);
         let after = format!("{first}# change {n}\n");
         pomd.reload(&after).await;
         let status = pomd.status().await;
@@ -262,7 +262,7 @@ async fn s2_s3_a_copy_that_cannot_be_saved_is_told_until_it_is_and_the_old_one_s
         assert!(warns(&status, &told), "{call}: {status:#?}");
         assert_eq!(status.pomd.config.error, None, "it works from memory");
         assert_eq!(kept(&pomd), Some(before), "{call}");
-        trial.plan(&[]);
+        faults.plan(&[]);
         pomd.reload(&after).await;
         let status = pomd.status().await;
         assert!(!warns(&status, "last good"), "{call}: {status:#?}");

@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use control::{
     browser::{NoBrowser, candidates, machine::here},
     client::Client,
-    place::socket_of,
+    paths::socket_of,
     wire::{BrowserChoice, Status, TunnelState},
 };
 use gateway::{DEMO_USER, Gateway, Upstream};

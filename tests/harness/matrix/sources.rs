@@ -12,14 +12,14 @@ use crate::binary::root;
 /// What a test uses, and where it therefore runs.
 const PLACES: [(&str, &str); 10] = [
     ("who: Who", "Envoy"),
-    ("Corp::envoy", "Envoy"),
+    ("Deployment::envoy", "Envoy"),
     ("Who::Envoy", "Envoy"),
     ("Job::new", "Envoy"),
-    ("on_trial", "fail points"),
-    ("Trial::new", "fail points"),
+    ("with_faults", "fail points"),
+    ("FaultPlan::new", "fail points"),
     (".inside(", "namespace"),
     ("unshare", "namespace"),
-    ("stranger", "second uid"),
+    ("other_user", "second uid"),
     ("Systemd::", "systemd"),
 ];
 

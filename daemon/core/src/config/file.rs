@@ -3,7 +3,7 @@
 //!
 //! Long because each kind of wrong key or value has words of its own beside the accessor that finds it.
 
-use control::text::clean;
+use control::{suggest::nearest, text::clean};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -11,7 +11,6 @@ use toml::{
 
 use super::{
     hints,
-    near::nearest,
     report::{Found, Problem, Span, not_yet, plain},
 };
 
@@ -321,7 +320,9 @@ impl<'t> Section<'t> {
         {
             return problem.label(instead);
         }
-        if let Some(near) = hints::meant(keys.kind, name).or(nearest(name, keys.built)) {
+        if let Some(near) =
+            hints::meant(keys.kind, name).or_else(|| nearest(name, keys.built.iter().copied()))
+        {
             return problem.label(format!("did you mean `{near}`?"));
         }
         match elsewhere.map(|it| it.kind) {
@@ -432,7 +433,7 @@ fn unknown_section(name: &str, span: Span, value: &DeValue<'_>) -> Problem {
             .label(format!("write {section} above it"));
     }
     let problem = Problem::at(span, format!("unknown section `{}`", clean(name, 40)));
-    match nearest(name, &SECTIONS) {
+    match nearest(name, SECTIONS) {
         Some(near) if matches!(value, DeValue::Array(_)) => problem.label(format!(
             "write [{near}.NAME], and its keys on the lines below"
         )),

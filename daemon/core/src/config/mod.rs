@@ -14,7 +14,6 @@ mod hints;
 mod host;
 mod listen;
 mod named;
-pub mod near;
 mod owner;
 mod pattern;
 mod proxy;

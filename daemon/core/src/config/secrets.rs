@@ -196,7 +196,7 @@ fn holds_secret(key: &str) -> bool {
         "cookie",
     ];
     PARTS.iter().any(|it| key.contains(it))
-        || (key.len() <= 8 && control::near::mistakes(&key, "token", 2).is_some())
+        || (key.len() <= 8 && control::suggest::mistakes(&key, "token", 2).is_some())
 }
 
 fn stand_in(first: u8) -> &'static str {

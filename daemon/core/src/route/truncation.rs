@@ -1,11 +1,11 @@
-//! Pure: whether the remote's word that it ended can be trusted.
+//! Whether an orderly end of the remote may hide a truncation. Pure: given the time, it touches no socket.
 //!
 //! Envoy gives a closing connection up when it could write nothing for a second, and what it still held is lost behind
 //! a clean close_notify. Reading a little does not help it: kernels open a closed window in large steps only. So the
 //! measure is not the time between two reads but the time in which we took less than [`ENOUGH`] although more was
 //! there.
 //!
-//! After such a wait the doubt is over once more came than the kernels of both ends can have held meanwhile: whatever
+//! After such a wait a truncation is ruled out once more came than the kernels of both ends can have held meanwhile: whatever
 //! came beyond that, the remote wrote after the wait, so it had not given up.
 
 use std::time::Duration;
@@ -21,9 +21,9 @@ const ENOUGH: usize = 4 << 20;
 /// What the other end's kernel, and that of a proxy between, may hold: nobody tells us.
 const THEIRS: usize = 16 << 20;
 
-/// What is remembered of one remote.
+/// What is remembered of one remote's waits. Told of each read while [`Self::is_counting`].
 #[derive(Default)]
-pub(super) struct Doubt {
+pub(super) struct Truncation {
     /// More was there than we took, since then; and what we took since.
     behind: Option<(Instant, usize)>,
     /// The newest wait that was too long.
@@ -38,18 +38,18 @@ struct Waited {
     held: usize,
 }
 
-impl Doubt {
-    /// The remote has something and we do not take it. Since when that is so.
+impl Truncation {
+    /// Notes that the remote has something that is left unread; returns since when that is so.
     pub(super) fn left_unread(&mut self, now: Instant) -> Instant {
         self.behind.get_or_insert((now, 0)).0
     }
 
-    /// Something was left unread, lately or for too long before: [`Self::took`] wants to know of each read.
-    pub(super) fn counts(&self) -> bool {
+    /// Whether something was left unread, lately or for too long before: [`Self::took`] wants to know of each read.
+    pub(super) fn is_counting(&self) -> bool {
         self.behind.is_some() || self.waited.is_some()
     }
 
-    /// We took `bytes`. `ours` tells what our kernel may hold; it is asked after a wait only.
+    /// Notes that `bytes` were taken. `ours` tells what our kernel may hold; it is asked after a wait only.
     pub(super) fn took(&mut self, bytes: usize, now: Instant, ours: impl FnOnce() -> usize) {
         self.waited
             .take_if(|it| it.held < bytes || now - it.over >= MEMORY);
@@ -65,14 +65,14 @@ impl Doubt {
         }
     }
 
-    /// We took all there was.
+    /// Notes that all there was has been taken.
     pub(super) fn caught_up(&mut self, now: Instant, ours: impl FnOnce() -> usize) {
         self.look(now, ours);
         self.behind = None;
     }
 
     /// Whether an end that is read now may hide a loss.
-    pub(super) fn remains(&mut self, now: Instant) -> bool {
+    pub(super) fn is_possible(&mut self, now: Instant) -> bool {
         self.look(now, || usize::MAX);
         self.waited
             .as_ref()
@@ -100,51 +100,51 @@ mod tests {
 
     #[test]
     fn a_remote_that_never_waited_is_trusted() {
-        let mut doubt = Doubt::default();
-        doubt.took(1, at(5000), || OURS);
-        doubt.caught_up(at(5000), || OURS);
-        assert!(!doubt.remains(at(5000)));
+        let mut truncation = Truncation::default();
+        truncation.took(1, at(5000), || OURS);
+        truncation.caught_up(at(5000), || OURS);
+        assert!(!truncation.is_possible(at(5000)));
     }
 
     #[test]
     fn a_short_wait_is_no_doubt_and_a_long_one_is_for_three_seconds() {
-        let mut doubt = Doubt::default();
-        doubt.left_unread(at(0));
-        doubt.left_unread(at(800));
-        doubt.caught_up(at(900), || OURS);
-        assert!(!doubt.remains(at(900)));
-        doubt.left_unread(at(1000));
-        doubt.caught_up(at(1901), || OURS);
-        assert!(doubt.remains(at(1901)) && doubt.remains(at(4900)));
-        assert!(!doubt.remains(at(4901)));
+        let mut truncation = Truncation::default();
+        truncation.left_unread(at(0));
+        truncation.left_unread(at(800));
+        truncation.caught_up(at(900), || OURS);
+        assert!(!truncation.is_possible(at(900)));
+        truncation.left_unread(at(1000));
+        truncation.caught_up(at(1901), || OURS);
+        assert!(truncation.is_possible(at(1901)) && truncation.is_possible(at(4900)));
+        assert!(!truncation.is_possible(at(4901)));
     }
 
     #[test]
     fn reading_a_little_in_between_does_not_help() {
-        let mut doubt = Doubt::default();
+        let mut truncation = Truncation::default();
         for tick in 0..10 {
-            doubt.left_unread(at(tick * 600));
-            doubt.took(128 * 1024, at(tick * 600), || OURS);
+            truncation.left_unread(at(tick * 600));
+            truncation.took(128 * 1024, at(tick * 600), || OURS);
         }
-        assert!(doubt.remains(at(5400)));
+        assert!(truncation.is_possible(at(5400)));
     }
 
     #[test]
     fn a_reader_that_is_steadily_slower_than_the_network_is_no_doubt() {
-        let mut doubt = Doubt::default();
+        let mut truncation = Truncation::default();
         for tick in 0..1000 {
-            doubt.left_unread(at(tick * 100));
-            doubt.took(1 << 20, at(tick * 100), || OURS);
+            truncation.left_unread(at(tick * 100));
+            truncation.took(1 << 20, at(tick * 100), || OURS);
         }
-        assert!(!doubt.remains(at(100_000)));
+        assert!(!truncation.is_possible(at(100_000)));
     }
 
     /// A remote that waited for 1.5 s, and was then read at full speed.
-    fn after_a_wait() -> Doubt {
-        let mut doubt = Doubt::default();
-        doubt.left_unread(at(0));
-        doubt.took(ENOUGH, at(1500), || OURS);
-        doubt
+    fn after_a_wait() -> Truncation {
+        let mut truncation = Truncation::default();
+        truncation.left_unread(at(0));
+        truncation.took(ENOUGH, at(1500), || OURS);
+        truncation
     }
 
     #[test]
@@ -158,47 +158,50 @@ mod tests {
             (OURS + THEIRS + MIB, false),
             (64 * MIB, false),
         ] {
-            let mut doubt = after_a_wait();
+            let mut truncation = after_a_wait();
             for _ in 0..came / MIB {
-                doubt.took(MIB, at(1600), || OURS);
+                truncation.took(MIB, at(1600), || OURS);
             }
-            doubt.caught_up(at(1600), || OURS);
-            assert_eq!(doubt.remains(at(1600)), doubtful, "{came}");
+            truncation.caught_up(at(1600), || OURS);
+            assert_eq!(truncation.is_possible(at(1600)), doubtful, "{came}");
             // The other way out.
-            assert!(!doubt.remains(at(4500)), "{came}");
+            assert!(!truncation.is_possible(at(4500)), "{came}");
         }
     }
 
     #[test]
     fn b4_reads_that_catch_up_are_counted_too() {
-        let mut doubt = after_a_wait();
-        doubt.caught_up(at(1600), || OURS);
-        assert!(doubt.counts() && doubt.remains(at(1600)));
-        doubt.took(OURS + THEIRS + 1, at(1700), || OURS);
-        assert!(!doubt.counts() && !doubt.remains(at(1700)));
+        let mut truncation = after_a_wait();
+        truncation.caught_up(at(1600), || OURS);
+        assert!(truncation.is_counting() && truncation.is_possible(at(1600)));
+        truncation.took(OURS + THEIRS + 1, at(1700), || OURS);
+        assert!(!truncation.is_counting() && !truncation.is_possible(at(1700)));
     }
 
     #[test]
     fn b4_each_wait_is_a_doubt_of_its_own() {
-        let mut doubt = after_a_wait();
-        doubt.took(OURS + THEIRS, at(1600), || OURS);
-        doubt.left_unread(at(1600));
-        doubt.took(ENOUGH, at(3000), || OURS);
-        assert!(doubt.remains(at(3000)), "the second wait is not over");
-        doubt.took(OURS + THEIRS, at(3100), || OURS);
-        assert!(doubt.remains(at(3100)));
-        doubt.took(1, at(3100), || OURS);
-        assert!(!doubt.remains(at(3100)));
+        let mut truncation = after_a_wait();
+        truncation.took(OURS + THEIRS, at(1600), || OURS);
+        truncation.left_unread(at(1600));
+        truncation.took(ENOUGH, at(3000), || OURS);
+        assert!(
+            truncation.is_possible(at(3000)),
+            "the second wait is not over"
+        );
+        truncation.took(OURS + THEIRS, at(3100), || OURS);
+        assert!(truncation.is_possible(at(3100)));
+        truncation.took(1, at(3100), || OURS);
+        assert!(!truncation.is_possible(at(3100)));
     }
 
     #[test]
     fn b4_where_the_kernel_does_not_tell_only_time_ends_a_doubt() {
-        let mut doubt = Doubt::default();
-        doubt.left_unread(at(0));
-        doubt.took(ENOUGH, at(1000), || usize::MAX);
-        doubt.took(1 << 40, at(1100), || usize::MAX);
-        doubt.caught_up(at(1100), || usize::MAX);
-        assert!(doubt.remains(at(3999)));
-        assert!(!doubt.remains(at(4000)));
+        let mut truncation = Truncation::default();
+        truncation.left_unread(at(0));
+        truncation.took(ENOUGH, at(1000), || usize::MAX);
+        truncation.took(1 << 40, at(1100), || usize::MAX);
+        truncation.caught_up(at(1100), || usize::MAX);
+        assert!(truncation.is_possible(at(3999)));
+        assert!(!truncation.is_possible(at(4000)));
     }
 }

@@ -1,4 +1,4 @@
-//! The secret that proves a login, and what else is known of that login.
+//! The secret that proves a login, the right to send it, and what else is known of that login.
 
 use std::fmt;
 
@@ -11,12 +11,12 @@ use zeroize::Zeroizing;
 pub struct Token(Zeroizing<String>);
 
 impl Token {
-    /// The only way to the secret itself: for a header of a request to the cluster, and for the token's file.
+    /// The secret itself: for a header of a request to the cluster, and for the token's file. The only way to it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// From a login or a file; `None` unless it is 1 to 16,384 visible ASCII characters.
+    /// Takes a token from a login or a file; `None` unless it is 1 to 16,384 visible ASCII characters.
     pub fn parse(text: &str) -> Option<Self> {
         let fits =
             (1..=16_384).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_graphic());
@@ -30,19 +30,41 @@ impl fmt::Debug for Token {
     }
 }
 
-/// A login that was made: what is kept of it, in memory and in its file.
+/// The right to send one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Login {
+pub struct Grant {
+    /// Which login produced it, so that a late refusal cannot harm a newer one. Counts up from 1 in one daemon's life.
+    pub generation: u64,
+    /// The secret.
+    pub token: Token,
+    /// Who is logged in, if the server said so.
+    pub user: Option<String>,
+}
+
+/// Who a token belongs to. Cleaned for display.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The e-mail address, else the name, else the subject.
+    pub display: String,
+    /// The subject: the same person has the same one.
+    pub subject: Option<String>,
+}
+
+/// A login that was made, as it is kept in memory and in its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
     /// Where it was made: its file is named after this.
-    pub(super) address: Address,
-    pub(super) token: Token,
+    pub address: Address,
+    /// The secret.
+    pub token: Token,
     /// Who, for people.
-    pub(super) user: Option<String>,
+    pub user: Option<String>,
     /// Who, for comparing.
-    pub(super) subject: Option<String>,
-    pub(super) since: Timestamp,
+    pub subject: Option<String>,
+    /// When it was made.
+    pub since: Timestamp,
     /// When the session ends at the latest.
-    pub(super) until: Option<Timestamp>,
+    pub until: Option<Timestamp>,
 }
 
 #[cfg(test)]

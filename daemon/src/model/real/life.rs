@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use control::place::Place;
+use control::paths::Paths;
 use pomd_core::config::Config;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,6 @@ use super::outside::{Mortal, Outside};
 use crate::{
     agent::{Agent, AgentHandle, Loaded, Setup},
     env::Env,
-    session::model::site,
     system::service::Heartbeat,
 };
 
@@ -39,7 +38,7 @@ impl Life {
             is_dead: AtomicBool::new(false),
         });
         let (agent, handle) = Agent::new(Setup {
-            place: Place {
+            place: Paths {
                 config: home.join("pomd.toml"),
                 state: home.to_owned(),
                 socket: home.join("pomd.sock"),
@@ -47,7 +46,7 @@ impl Life {
             env: Env {
                 fs: disk.clone(),
                 clock: outside.clock(),
-                servers: site::servers(outside.clone()),
+                login_server: outside.clone(),
                 ..Env::real(outside.clone())
             },
             lost: Arc::default(),

@@ -23,7 +23,9 @@ use crate::{
     model::history::{HOSTS, Mood},
     session::{
         Open,
-        model::site::{Site, Vouch},
+        error::{LoginError, Question},
+        server::{LoginServer, LoginTarget, NotGood, Vouched},
+        token::{Token, User},
     },
     system::disk::{Disk, Folder, Fs, Opened},
 };
@@ -187,57 +189,93 @@ impl Open for Outside {
     }
 }
 
-impl Site for Outside {
-    fn mint<'a>(
+impl LoginServer for Outside {
+    fn sign_in_url<'a>(
         &'a self,
-        cluster: &'a str,
-        login_at: &'a [Address],
+        cluster: &'a LoginTarget,
         redirect: &'a str,
-    ) -> BoxFuture<'a, bool> {
+    ) -> BoxFuture<'a, Result<String, LoginError>> {
         Box::pin(async move {
-            let mut minting = Minting {
-                outside: self,
-                cluster,
-                is_there: None,
-            };
-            self.hear(Heard::Minting {
-                cluster: cluster.to_owned(),
-                redirect: redirect.to_owned(),
-            });
-            let host = login_at[0].host.to_string();
-            let answers = async {
-                loop {
-                    let changed = self.moods_changed.notified();
-                    match self.mood(&host) {
-                        Mood::Silent => changed.await,
-                        mood => return mood == Mood::Well,
-                    }
-                }
-            };
-            let is_there = tokio::time::timeout(MINT, answers).await.unwrap_or(false);
-            minting.is_there = Some(is_there);
-            is_there
+            let url = || format!("https://authenticate.test/?redirect={redirect}");
+            let is_there = self.mint(cluster, redirect).await;
+            is_there.then(url).ok_or(NO_ANSWER)
         })
     }
 
-    fn vouch(&self, cluster: &str, login_at: &[Address], token: &str) -> Vouch {
+    fn user<'a>(
+        &'a self,
+        cluster: &'a LoginTarget,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Vouched, NotGood>> {
+        Box::pin(std::future::ready(self.vouch(cluster, token.reveal())))
+    }
+
+    fn until<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        _: &'a Address,
+        _: &'a Token,
+    ) -> BoxFuture<'a, Option<Timestamp>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    fn disconnect(&self, _: &LoginTarget) {}
+}
+
+const NO_ANSWER: LoginError = LoginError::NoAnswer {
+    question: Question::SignInUrl,
+    within: MINT,
+};
+
+impl Outside {
+    async fn mint(&self, cluster: &LoginTarget, redirect: &str) -> bool {
+        let mut minting = Minting {
+            outside: self,
+            cluster: cluster.name.as_str(),
+            is_there: None,
+        };
+        self.hear(Heard::Minting {
+            cluster: cluster.name.to_string(),
+            redirect: redirect.to_owned(),
+        });
+        let host = cluster.login_at[0].host.to_string();
+        let answers = async {
+            loop {
+                let changed = self.moods_changed.notified();
+                match self.mood(&host) {
+                    Mood::Silent => changed.await,
+                    mood => return mood == Mood::Well,
+                }
+            }
+        };
+        let is_there = tokio::time::timeout(MINT, answers).await.unwrap_or(false);
+        minting.is_there = Some(is_there);
+        is_there
+    }
+
+    fn vouch(&self, cluster: &LoginTarget, token: &str) -> Result<Vouched, NotGood> {
+        let login_at = &cluster.login_at;
         if !self.answers(login_at) {
-            return Vouch::Silence;
+            return Err(NotGood::Unasked(NO_ANSWER));
         }
         self.hear(Heard::Sent {
-            cluster: cluster.to_owned(),
-            login_at: login_at.to_vec(),
+            cluster: cluster.name.to_string(),
+            login_at: login_at.clone(),
             token: token.to_owned(),
         });
         let made_at = login_at.iter().find(|it| is_made_at(token, it));
         match made_at {
             Some(it) if !self.state().revoked.iter().any(|it| it == token) => {
-                Vouch::Good(it.clone())
+                let user = User {
+                    display: "alice@example.com".to_owned(),
+                    subject: Some("alice".to_owned()),
+                };
+                Ok((Some(user), it.clone()))
             }
             _ => {
                 let token = token.to_owned();
                 self.hear(Heard::Refused { token });
-                Vouch::Refused
+                Err(NotGood::Refused)
             }
         }
     }

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::outside::{Heard, Outside};
-use crate::{model::history::Mood, session::Patience, tunnel::Tunnel};
+use crate::{model::history::Mood, session::core::Patience, tunnel::Tunnel};
 
 /// One that waits, or whose route is open.
 pub(super) struct Program {
@@ -117,7 +117,7 @@ async fn attempt(connection: u64, tunnel: &Tunnel, outside: &Outside) {
             token: token.clone(),
         });
         if !outside.state().revoked.contains(&token) {
-            tunnel.session.carried(grant.generation);
+            tunnel.session.accepted(grant.generation);
             outside.hear(Heard::Opened { connection });
             return std::future::pending().await;
         }

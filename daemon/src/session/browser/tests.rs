@@ -1,9 +1,16 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::fakes::{FakeServer, Reply, path_of, visit},
+    super::{
+        fakes::{FakeBrowser, FakeServer, Reply, corp, path_of, visit},
+        source::{Event, Verdict},
+    },
     *,
 };
 
@@ -12,10 +19,10 @@ const TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.canary.c2lnbmF0dXJl";
 #[tokio::test]
 async fn a_login_goes_from_the_link_to_the_last_page() {
     let mut login = Login::open().await;
-    let reply = login.visit(&login.door.link).await;
+    let reply = login.visit(&login.endpoints.link).await;
     assert_eq!(reply.status, 302);
     let location = reply.header("location").unwrap();
-    let redirect = login.door.redirect_url();
+    let redirect = login.endpoints.redirect_url();
     assert_eq!(
         location,
         format!("https://authenticate.example.com/sign_in?n=2&redirect={redirect}")
@@ -36,7 +43,8 @@ async fn a_login_goes_from_the_link_to_the_last_page() {
     );
     assert!(!reply.whole.contains("canary") && !page.whole.contains("canary"));
     assert!(
-        !reply.whole.contains(&login.door.callback) && !page.whole.contains(&login.door.callback)
+        !reply.whole.contains(&login.endpoints.callback)
+            && !page.whole.contains(&login.endpoints.callback)
     );
 }
 
@@ -62,7 +70,7 @@ async fn a7_a_second_answer_does_nothing_and_gets_the_same_page() {
     let mut login = Login::open().await;
     login.answer(TOKEN).await;
     let asked = login.server.asked.load(Ordering::SeqCst);
-    let path = format!("{}?pomerium_jwt=other", login.door.callback);
+    let path = format!("{}?pomerium_jwt=other", login.endpoints.callback);
     let again = login.visit(&path).await;
     assert_eq!(
         (again.status, again.header("location")),
@@ -70,7 +78,7 @@ async fn a7_a_second_answer_does_nothing_and_gets_the_same_page() {
     );
     assert_eq!(login.server.asked.load(Ordering::SeqCst), asked);
     assert!(login.events.try_recv().is_err());
-    let link = login.visit(&login.door.link).await;
+    let link = login.visit(&login.endpoints.link).await;
     assert!(
         link.whole.contains("<h1>This login is finished</h1>"),
         "{}",
@@ -81,7 +89,7 @@ async fn a7_a_second_answer_does_nothing_and_gets_the_same_page() {
 #[tokio::test]
 async fn a7_a_token_of_somebody_else_does_not_count_and_does_not_use_the_login_up() {
     let mut login = Login::open().await;
-    let path = format!("{}?pomerium_jwt=stolen", login.door.callback);
+    let path = format!("{}?pomerium_jwt=stolen", login.endpoints.callback);
     let reply = login.visit(&path).await;
     assert_eq!(reply.status, 400);
     assert!(
@@ -100,7 +108,7 @@ async fn a7_a_thousand_wrong_paths_leave_the_login_open() {
     for number in 0..1000 {
         let path = format!(
             "/{}{number}?pomerium_jwt={TOKEN}",
-            &login.door.callback[1..20]
+            &login.endpoints.callback[1..20]
         );
         let reply = login.visit(&path).await;
         assert_eq!(reply.status, 404);
@@ -114,7 +122,7 @@ async fn a7_a_thousand_wrong_paths_leave_the_login_open() {
 async fn a_server_that_cannot_be_asked_is_told_and_the_login_stays_open() {
     let mut login = Login::open().await;
     login.server.break_down(true);
-    let reply = login.visit(&login.door.link).await;
+    let reply = login.visit(&login.endpoints.link).await;
     assert_eq!(reply.status, 502);
     assert!(
         reply
@@ -123,15 +131,14 @@ async fn a_server_that_cannot_be_asked_is_told_and_the_login_stays_open() {
         "{}",
         reply.whole
     );
-    assert!(
-        reply
-            .whole
-            .contains(&format!("<a href=\"{}\">Try again</a>", login.door.link))
-    );
-    let path = format!("{}?pomerium_jwt={TOKEN}", login.door.callback);
+    assert!(reply.whole.contains(&format!(
+        "<a href=\"{}\">Try again</a>",
+        login.endpoints.link
+    )));
+    let path = format!("{}?pomerium_jwt={TOKEN}", login.endpoints.callback);
     assert_eq!(login.visit(&path).await.status, 502);
     login.server.break_down(false);
-    assert_eq!(login.visit(&login.door.link).await.status, 302);
+    assert_eq!(login.visit(&login.endpoints.link).await.status, 302);
     assert_eq!(login.answer(TOKEN).await.0.status, 303);
 }
 
@@ -140,7 +147,7 @@ async fn a_person_whom_the_other_side_refuses_may_try_again() {
     let mut login = Login::open().await;
     let path = format!(
         "{}?error=access_denied&error_description=%3Cb%3Eno",
-        login.door.callback
+        login.endpoints.callback
     );
     let reply = login.visit(&path).await;
     assert_eq!(reply.status, 403);
@@ -155,18 +162,18 @@ async fn a_person_whom_the_other_side_refuses_may_try_again() {
 #[tokio::test]
 async fn a_login_that_ended_says_so_and_takes_nothing() {
     let mut login = Login::open().await;
-    login.job.over.decide(None);
-    let link = login.visit(&login.door.link).await;
+    login.verdict.decide(None);
+    let link = login.visit(&login.endpoints.link).await;
     assert_eq!(link.status, 410);
     assert!(
         link.whole.contains("<h1>This login has ended</h1>"),
         "{}",
         link.whole
     );
-    let path = format!("{}?pomerium_jwt={TOKEN}", login.door.callback);
+    let path = format!("{}?pomerium_jwt={TOKEN}", login.endpoints.callback);
     let late = login.visit(&path).await;
     assert_eq!(late.status, 303, "the token leaves the address bar");
-    let location = format!("location: {}\r\n", login.door.link);
+    let location = format!("location: {}\r\n", login.endpoints.link);
     assert!(late.whole.contains(&location), "{}", late.whole);
     assert!(login.events.try_recv().is_err());
 }
@@ -174,14 +181,14 @@ async fn a_login_that_ended_says_so_and_takes_nothing() {
 #[tokio::test]
 async fn an_answer_that_the_driver_does_not_take_any_more_came_too_late() {
     let mut login = Login::open().await;
-    let path = format!("{}?pomerium_jwt={TOKEN}", login.door.callback);
+    let path = format!("{}?pomerium_jwt={TOKEN}", login.endpoints.callback);
     let deciding = async {
-        let Some(Event::LoggedIn { done, .. }) = login.events.recv().await else {
+        let Some(Event::Obtained(_, _, done)) = login.events.recv().await else {
             panic!("no answer came")
         };
         done.send(()).unwrap();
     };
-    let (reply, ()) = tokio::join!(visit(login.door.port, &path), deciding);
+    let (reply, ()) = tokio::join!(visit(login.endpoints.port, &path), deciding);
     assert_eq!(reply.unwrap().status, 410);
 }
 
@@ -190,8 +197,8 @@ async fn a5_another_user_gets_a_reset_and_the_login_stays_open() {
     let mut login = Login::open().await;
     login.closed.store(true, Ordering::SeqCst);
     for _ in 0..20 {
-        let path = format!("{}?pomerium_jwt={TOKEN}", login.door.callback);
-        let error = visit(login.door.port, &path).await.unwrap_err();
+        let path = format!("{}?pomerium_jwt={TOKEN}", login.endpoints.callback);
+        let error = visit(login.endpoints.port, &path).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
     assert!(login.events.try_recv().is_err());
@@ -203,9 +210,9 @@ async fn a5_another_user_gets_a_reset_and_the_login_stays_open() {
 #[tokio::test]
 async fn the_port_is_free_once_the_login_was_stopped_and_joined() {
     let mut login = Login::open().await;
-    login.job.stop.cancel();
+    login.stop.cancel();
     login.tasks.join_next().await.unwrap().unwrap();
-    TcpListener::bind(("127.0.0.1", login.door.port))
+    TcpListener::bind(("127.0.0.1", login.endpoints.port))
         .await
         .unwrap();
 }
@@ -213,7 +220,7 @@ async fn the_port_is_free_once_the_login_was_stopped_and_joined() {
 #[tokio::test(start_paused = true)]
 async fn the_last_page_can_be_read_for_half_a_minute() {
     let mut login = Login::open().await;
-    login.job.over.decide(Some(success()));
+    login.verdict.decide(Some(success()));
     let begun = Instant::now();
     login.tasks.join_next().await.unwrap().unwrap();
     assert_eq!(begun.elapsed().as_secs(), 30);
@@ -224,11 +231,12 @@ async fn a_login_whose_server_mints_nothing_is_not_opened() {
     let (server, mut events, mut tasks) =
         (FakeServer::default(), mpsc::channel(16), JoinSet::new());
     server.break_down(true);
-    tasks.spawn(run(job(Arc::new(server), events.0, Arc::default())));
-    let Some(Event::Failed { job: 7, failure }) = events.1.recv().await else {
+    let attempt = attempt(events.0);
+    tasks.spawn(attempt.run(Arc::new(browser(Arc::new(server), Arc::default()))));
+    let Some(Event::Failed(7, error)) = events.1.recv().await else {
         panic!("it did not fail")
     };
-    assert_eq!(failure.code, control::wire::Code::Tcp);
+    assert_eq!(error.describe("corp").code, control::wire::Code::Tcp);
     tasks.join_next().await.unwrap().unwrap();
 }
 
@@ -237,7 +245,7 @@ async fn a31_visitors_who_say_nothing_give_way_or_are_sent_away_after_ten_second
     let mut login = Login::open().await;
     let mut idle = Vec::new();
     for _ in 0..VISITS.silent * 3 {
-        let mut stream = TcpStream::connect(("127.0.0.1", login.door.port))
+        let mut stream = TcpStream::connect(("127.0.0.1", login.endpoints.port))
             .await
             .unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
@@ -273,8 +281,9 @@ fn names_are_drawn_anew_and_can_be_typed() {
 
 /// A login with the test as its driver.
 struct Login {
-    job: Job,
-    door: Door,
+    verdict: Verdict,
+    stop: CancellationToken,
+    endpoints: LoginEndpoints,
     server: Arc<FakeServer>,
     events: mpsc::Receiver<Event>,
     tasks: JoinSet<()>,
@@ -290,22 +299,27 @@ impl Login {
         ]));
         let (tell, mut events) = mpsc::channel(16);
         let closed = Arc::<AtomicBool>::default();
-        let job = job(server.clone(), tell, closed.clone());
+        let attempt = attempt(tell);
+        let (verdict, stop) = (attempt.verdict.clone(), attempt.stop.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(job.clone()));
-        let Some(Event::Opened {
-            job: 7,
-            door,
-            sign_in_url,
-        }) = events.recv().await
-        else {
+        let source = Arc::new(browser(server.clone(), closed.clone()));
+        tasks.spawn(attempt.run(source));
+        let Some(Event::Opened(7, login)) = events.recv().await else {
             panic!("the login did not open")
         };
-        assert!(sign_in_url.starts_with("https://authenticate.example.com/sign_in?n=1&"));
-        assert_eq!(path_of(&door.link_url()), door.link);
+        let minted = "https://authenticate.example.com/sign_in?n=1&";
+        assert!(login.sign_in_url.starts_with(minted));
+        let path = |url: &str| path_of(url).to_owned();
+        let endpoints = LoginEndpoints {
+            host: format!("127.0.0.1:{}", login.port),
+            port: login.port,
+            link: path(&login.link),
+            callback: path(&login.redirect),
+        };
         Self {
-            job,
-            door,
+            verdict,
+            stop,
+            endpoints,
             server,
             events,
             tasks,
@@ -314,51 +328,47 @@ impl Login {
     }
 
     async fn visit(&self, path: &str) -> Reply {
-        visit(self.door.port, path).await.unwrap()
+        visit(self.endpoints.port, path).await.unwrap()
     }
 
     /// The browser comes back with `token`, and the driver takes it.
     async fn answer(&mut self, token: &str) -> (Reply, Option<String>) {
-        let path = format!("{}?pomerium_jwt={token}", self.door.callback);
-        let over = self.job.over.clone();
+        let path = format!("{}?pomerium_jwt={token}", self.endpoints.callback);
         let deciding = async {
-            let Some(Event::LoggedIn {
-                job: 7,
-                answer,
-                done,
-            }) = self.events.recv().await
-            else {
+            let Some(Event::Obtained(7, answer, done)) = self.events.recv().await else {
                 return None;
             };
-            over.decide(Some(success()));
+            self.verdict.decide(Some(success()));
             done.send(()).unwrap();
             Some(answer.token.reveal().to_owned())
         };
-        let (reply, kept) = tokio::join!(visit(self.door.port, &path), deciding);
+        let (reply, kept) = tokio::join!(visit(self.endpoints.port, &path), deciding);
         (reply.unwrap(), kept)
     }
 }
 
-fn job(server: Arc<FakeServer>, events: mpsc::Sender<Event>, closed: Arc<AtomicBool>) -> Job {
-    Job {
+fn attempt(events: mpsc::Sender<Event>) -> Attempt {
+    Attempt {
         id: 7,
-        cluster: "corp".to_owned(),
-        pomerium: server,
-        doorman: Arc::new(move |_, _| {
-            if closed.load(Ordering::SeqCst) {
-                Peer::TurnAway { uid: Some(65_534) }
-            } else {
-                Peer::Welcome
-            }
-        }),
         events,
-        over: Over::default(),
+        verdict: Verdict::default(),
         stop: CancellationToken::new(),
     }
 }
 
-fn success() -> Success {
-    Success {
+fn browser(server: Arc<FakeServer>, closed: Arc<AtomicBool>) -> Browser {
+    Browser {
+        cluster: corp(),
+        server,
+        peer_check: Arc::new(move |_, _| !closed.load(Ordering::SeqCst)),
+        opener: Arc::new(FakeBrowser::default()),
+        choice: BrowserChoice::Default,
+    }
+}
+
+fn success() -> Welcome {
+    Welcome {
+        at: jiff::Timestamp::UNIX_EPOCH,
         user: Some("alice@example.com".to_owned()),
         until: None,
         waiting: 0,

@@ -8,7 +8,7 @@ const HOST: &str = "127.0.0.1:41235";
 const CALLBACK: &str = "/q3J8mR5zC0d1Zt7yWc2bVx9kLs4nPf6h";
 
 /// Request line without version; headers besides `Host`; what must come of it.
-type Row = (&'static str, &'static [&'static str], Verdict);
+type Row = (&'static str, &'static [&'static str], Visit);
 
 #[tokio::test]
 async fn l5_a7_only_the_one_right_request_is_an_answer() {
@@ -47,58 +47,58 @@ async fn l5_a7_only_the_one_right_request_is_an_answer() {
             answer("abc"),
         ),
         // No token, several, or none that could be one.
-        ("GET {C}", &[], Verdict::Unusable),
-        ("GET {C}?", &[], Verdict::Unusable),
-        ("GET {C}?pomerium_jwt=", &[], Verdict::Unusable),
-        ("GET {C}?pomerium_jwt", &[], Verdict::Unusable),
-        ("GET {C}?Pomerium_JWT=abc", &[], Verdict::Unusable),
+        ("GET {C}", &[], Visit::Unusable),
+        ("GET {C}?", &[], Visit::Unusable),
+        ("GET {C}?pomerium_jwt=", &[], Visit::Unusable),
+        ("GET {C}?pomerium_jwt", &[], Visit::Unusable),
+        ("GET {C}?Pomerium_JWT=abc", &[], Visit::Unusable),
         (
             "GET {C}?pomerium_jwt=abc&pomerium_jwt=abc",
             &[],
-            Verdict::Unusable,
+            Visit::Unusable,
         ),
-        ("GET {C}?pomerium_jwt=abc&error=x", &[], Verdict::Unusable),
+        ("GET {C}?pomerium_jwt=abc&error=x", &[], Visit::Unusable),
         (
             "GET {C}?pomerium_jwt=a%0d%0aSet-Cookie:%20x",
             &[],
-            Verdict::Unusable,
+            Visit::Unusable,
         ),
-        ("GET {C}?pomerium_jwt=a%20b", &[], Verdict::Unusable),
-        ("GET {C}?pomerium_jwt=a+b", &[], Verdict::Unusable),
-        ("GET {C}?pomerium_jwt=%c3%a4", &[], Verdict::Unusable),
-        ("GET {C}?pomerium_jwt=%ff", &[], Verdict::Unusable),
+        ("GET {C}?pomerium_jwt=a%20b", &[], Visit::Unusable),
+        ("GET {C}?pomerium_jwt=a+b", &[], Visit::Unusable),
+        ("GET {C}?pomerium_jwt=%c3%a4", &[], Visit::Unusable),
+        ("GET {C}?pomerium_jwt=%ff", &[], Visit::Unusable),
         // The other side says no.
         (
             "GET {C}?error=access_denied",
             &[],
-            Verdict::Denied("access_denied".to_owned()),
+            Visit::Denied("access_denied".to_owned()),
         ),
         (
             "GET {C}?error=x&error_description=not%20today%0a%1b[31m",
             &[],
-            Verdict::Denied("x: not today\\u{a}\\u{1b}[31m".to_owned()),
+            Visit::Denied("x: not today\\u{a}\\u{1b}[31m".to_owned()),
         ),
         // Other methods never use it up.
         (
             "POST {C}?pomerium_jwt=abc",
             &["Content-Length: 0"],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
-        ("HEAD {C}?pomerium_jwt=abc", &[], Verdict::Nothing),
+        ("HEAD {C}?pomerium_jwt=abc", &[], Visit::Nothing),
         (
             "PUT {C}?pomerium_jwt=abc",
             &["Content-Length: 0"],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
-        ("DELETE {C}?pomerium_jwt=abc", &[], Verdict::Nothing),
-        ("OPTIONS {C}?pomerium_jwt=abc", &[], Verdict::Nothing),
-        ("TRACE {C}?pomerium_jwt=abc", &[], Verdict::Nothing),
+        ("DELETE {C}?pomerium_jwt=abc", &[], Visit::Nothing),
+        ("OPTIONS {C}?pomerium_jwt=abc", &[], Visit::Nothing),
+        ("TRACE {C}?pomerium_jwt=abc", &[], Visit::Nothing),
         (
             "PATCH {C}?pomerium_jwt=abc",
             &["Content-Length: 0"],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
-        ("get {C}?pomerium_jwt=abc", &[], Verdict::Nothing),
+        ("get {C}?pomerium_jwt=abc", &[], Visit::Nothing),
         // Neither does what is no person's visit.
         (
             "GET {C}?pomerium_jwt=abc",
@@ -107,7 +107,7 @@ async fn l5_a7_only_the_one_right_request_is_an_answer() {
                 "Sec-Fetch-Mode: no-cors",
                 "Sec-Fetch-Dest: image",
             ],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET {C}?pomerium_jwt=abc",
@@ -116,7 +116,7 @@ async fn l5_a7_only_the_one_right_request_is_an_answer() {
                 "Sec-Fetch-Mode: navigate",
                 "Sec-Fetch-Dest: iframe",
             ],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET {C}?pomerium_jwt=abc",
@@ -125,7 +125,7 @@ async fn l5_a7_only_the_one_right_request_is_an_answer() {
                 "Sec-Fetch-Mode: cors",
                 "Sec-Fetch-Dest: empty",
             ],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET {C}?pomerium_jwt=abc",
@@ -134,27 +134,27 @@ async fn l5_a7_only_the_one_right_request_is_an_answer() {
                 "Sec-Fetch-Mode: no-cors",
                 "Sec-Fetch-Dest: script",
             ],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET {C}?pomerium_jwt=abc",
             &["Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: object"],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET {C}?pomerium_jwt=abc",
             &["Sec-Fetch-Mode: navigate"],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET {C}?pomerium_jwt=abc",
             &["Sec-Fetch-Dest: document"],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET {C}?pomerium_jwt=abc",
             &["Sec-Fetch-Site: none"],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET {C}?pomerium_jwt=abc",
@@ -163,7 +163,7 @@ async fn l5_a7_only_the_one_right_request_is_an_answer() {
                 "Sec-Fetch-Mode: cors",
                 "Sec-Fetch-Dest: document",
             ],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET {C}?pomerium_jwt=abc",
@@ -172,67 +172,67 @@ async fn l5_a7_only_the_one_right_request_is_an_answer() {
                 "Sec-Fetch-Dest: document",
                 "Sec-Purpose: prefetch",
             ],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET {C}?pomerium_jwt=abc",
             &["Purpose: prefetch"],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         // Paths are taken as they are.
-        ("GET {C}/?pomerium_jwt=abc", &[], Verdict::Nothing),
-        ("GET /{C}?pomerium_jwt=abc", &[], Verdict::Nothing),
-        ("GET {C}x?pomerium_jwt=abc", &[], Verdict::Nothing),
+        ("GET {C}/?pomerium_jwt=abc", &[], Visit::Nothing),
+        ("GET /{C}?pomerium_jwt=abc", &[], Visit::Nothing),
+        ("GET {C}x?pomerium_jwt=abc", &[], Visit::Nothing),
         (
             "GET /q3J8mR5zC0d1Zt7yWc2bVx9kLs4nPf6?pomerium_jwt=abc",
             &[],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET /q3J8mR5zC0d1Zt7yWc2bVx9kLs4nPf6H?pomerium_jwt=abc",
             &[],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         (
             "GET /%713J8mR5zC0d1Zt7yWc2bVx9kLs4nPf6h?pomerium_jwt=abc",
             &[],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
-        ("GET /x/..{C}?pomerium_jwt=abc", &[], Verdict::Nothing),
-        ("GET /?pomerium_jwt=abc", &[], Verdict::Nothing),
-        ("GET /favicon.ico", &[], Verdict::Nothing),
+        ("GET /x/..{C}?pomerium_jwt=abc", &[], Visit::Nothing),
+        ("GET /?pomerium_jwt=abc", &[], Visit::Nothing),
+        ("GET /favicon.ico", &[], Visit::Nothing),
         (
             "GET /.pomerium/callback/?pomerium_jwt=abc",
             &[],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
         // The link and the last page.
-        ("GET /k3v9qzab", &[], Verdict::SignIn),
-        ("GET /k3v9qzab", navigation, Verdict::SignIn),
+        ("GET /k3v9qzab", &[], Visit::SignIn),
+        ("GET /k3v9qzab", navigation, Visit::SignIn),
         (
             "GET /k3v9qzab",
             &["Sec-Fetch-Mode: no-cors", "Sec-Fetch-Dest: image"],
-            Verdict::Nothing,
+            Visit::Nothing,
         ),
-        ("GET /K3v9qzab", &[], Verdict::Nothing),
-        ("POST /k3v9qzab", &["Content-Length: 0"], Verdict::Nothing),
-        ("GET /done", &[], Verdict::Done),
-        ("GET /done/", &[], Verdict::Nothing),
+        ("GET /K3v9qzab", &[], Visit::Nothing),
+        ("POST /k3v9qzab", &["Content-Length: 0"], Visit::Nothing),
+        ("GET /done", &[], Visit::Done),
+        ("GET /done/", &[], Visit::Nothing),
         // Another place is meant.
         (
             "GET http://127.0.0.1:41235{C}?pomerium_jwt=abc",
             &[],
-            Verdict::Misdirected,
+            Visit::Misdirected,
         ),
         (
             "GET http://evil.example.com{C}?pomerium_jwt=abc",
             &[],
-            Verdict::Misdirected,
+            Visit::Misdirected,
         ),
         (
             "GET {C}?pomerium_jwt=abc",
             &["Host: evil.example.com"],
-            Verdict::Misdirected,
+            Visit::Misdirected,
         ),
     ];
     for (line, headers, verdict) in rows {
@@ -262,15 +262,12 @@ async fn a7_only_the_exact_host_is_served() {
         let request = format!("GET {CALLBACK}?pomerium_jwt=abc HTTP/1.1\r\nHost: {host}\r\n\r\n");
         assert_eq!(
             judged(request.as_bytes()).await,
-            Some(Verdict::Misdirected),
+            Some(Visit::Misdirected),
             "{host}"
         );
     }
     let nameless = format!("GET {CALLBACK}?pomerium_jwt=abc HTTP/1.0\r\n\r\n");
-    assert_eq!(
-        judged(nameless.as_bytes()).await,
-        Some(Verdict::Misdirected)
-    );
+    assert_eq!(judged(nameless.as_bytes()).await, Some(Visit::Misdirected));
     let old = format!("GET {CALLBACK}?pomerium_jwt=abc HTTP/1.0\r\nHost: {HOST}\r\n\r\n");
     assert_eq!(judged(old.as_bytes()).await, Some(answer("abc")));
 }
@@ -353,21 +350,21 @@ fn comparing_takes_the_whole_into_account() {
     }
 }
 
-fn answer(token: &str) -> Verdict {
-    Verdict::Answer(Token::parse(token).unwrap())
+fn answer(token: &str) -> Visit {
+    Visit::Answer(Token::parse(token).unwrap())
 }
 
 fn lines(headers: &[&str]) -> String {
     headers.iter().map(|it| format!("{it}\r\n")).collect()
 }
 
-async fn judged(bytes: &[u8]) -> Option<Verdict> {
+async fn judged(bytes: &[u8]) -> Option<Visit> {
     judged_pieces(&[bytes]).await
 }
 
 /// What the real parser and `judge` make of these bytes; `None` if it never comes to a verdict.
-async fn judged_pieces(pieces: &[&[u8]]) -> Option<Verdict> {
-    let door = Door {
+async fn judged_pieces(pieces: &[&[u8]]) -> Option<Visit> {
+    let endpoints = LoginEndpoints {
         host: HOST.to_owned(),
         port: 41_235,
         link: "/k3v9qzab".to_owned(),
@@ -376,7 +373,7 @@ async fn judged_pieces(pieces: &[&[u8]]) -> Option<Verdict> {
     let verdict = Mutex::new(None);
     let (mut client, server) = tokio::io::duplex(64 << 10);
     let speaking = browser::speak(server, async |request| {
-        *verdict.lock().unwrap() = Some(judge(&request, &door));
+        *verdict.lock().unwrap() = Some(classify(&request, &endpoints));
         reply(StatusCode::NOT_FOUND, None, None)
     });
     let asking = async {

@@ -500,8 +500,8 @@ fn names(state: &Path) -> Vec<String> {
     res
 }
 
-fn login(host: &str, token: &str) -> Login {
-    Login {
+fn login(host: &str, token: &str) -> Credential {
+    Credential {
         address: address(host),
         token: Token::parse(token).unwrap(),
         user: Some("alice@example.com".to_owned()),

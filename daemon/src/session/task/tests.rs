@@ -1,15 +1,16 @@
-mod legacy;
+mod handover;
 mod world;
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use control::wire::{ClusterState, LoginRequest, Opener};
+use control::wire::{ClusterState, Code, LoginRequest, Opener};
 use tokio::time::Instant;
 
 use super::{
     super::{
-        LoginOutcome, NoGrant, Patience,
+        LoginOutcome, NoGrant,
         callback::DONE,
+        core::Patience,
         fakes::{path_of, visit},
     },
     *,
@@ -232,11 +233,11 @@ async fn l8_a_late_refusal_does_not_harm_a_newer_token() {
 async fn a_login_that_is_asked_for_anew_leaves_the_last_page_of_the_one_before() {
     let mut world = World::new().await;
     let mut ports = Vec::new();
-    for generation in 1..=running::LINGERING as u64 + 1 {
+    for generation in 1..=attempt::LINGERING as u64 + 1 {
         let open = world.login(Opener::Caller).await;
         let answered = world.answer_at(&open, "one").await;
         assert_eq!(answered.header("location"), Some(DONE));
-        world.session.carried(generation);
+        world.session.accepted(generation);
         world.session.refused(generation).await;
         ports.push(open.port);
     }
@@ -254,7 +255,7 @@ async fn a_login_that_is_asked_for_anew_leaves_the_last_page_of_the_one_before()
 
 #[tokio::test(start_paused = true)]
 async fn whoever_waits_is_told_what_became_of_the_session() {
-    for (gives_way, code, words) in [
+    for (replaced, code, words) in [
         (
             true,
             Code::LoginFailed,
@@ -268,8 +269,8 @@ async fn whoever_waits_is_told_what_became_of_the_session() {
         world
             .wait_for(|it| it.state == ClusterState::LoginRunning)
             .await;
-        if gives_way {
-            world.session.give_way();
+        if replaced {
+            world.session.mark_replaced();
         }
         world.stop.cancel();
         while world.tasks.join_next().await.is_some() {}

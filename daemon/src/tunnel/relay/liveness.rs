@@ -11,40 +11,38 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep, sleep},
-};
+use tokio::time::{Instant, Sleep, sleep};
 
-use crate::system::sockets::{Progress, progress_of};
+use crate::upstream::stream::SendProgress;
 
 /// How long after a write the system is asked, and how often as long as something is unanswered.
 const LOOK: Duration = Duration::from_secs(10);
 /// Something unanswered and nothing acknowledged for so long after it was first seen, which is up to one look later.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Watches one connection from a write on.
-pub(super) struct Silence {
+/// Watches one remote from a write on.
+pub(super) struct Liveness {
     timer: Pin<Box<Sleep>>,
     waits: Waits,
 }
 
-/// What was seen so far.
+/// When the newest unanswered bytes were first seen, and how much was acknowledged then.
 #[derive(Default)]
 struct Waits(Option<(Instant, u64)>);
 
 /// What the newest look showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum Seen {
     /// Nothing waits for an answer: no need to look before the next write.
     Answered,
     /// Something waits, not for too long.
-    Waits,
+    Waiting,
     /// Nobody is there any more.
     Silent,
 }
 
-impl Silence {
+impl Liveness {
+    /// Starts with the first look ahead.
     pub(super) fn new() -> Self {
         Self {
             timer: Box::pin(sleep(LOOK)),
@@ -52,12 +50,17 @@ impl Silence {
         }
     }
 
-    /// Pending while something may be on its way.
-    pub(super) fn poll(&mut self, socket: &TcpStream, cx: &mut Context<'_>) -> Poll<Shown> {
+    /// Pending while something may be on its way. `progress` is asked at each look: `None` where nobody can tell, and
+    /// whatever happened is left to the system.
+    pub(super) fn poll(
+        &mut self,
+        progress: impl Fn() -> Option<SendProgress>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Seen> {
         while self.timer.as_mut().poll(cx).is_ready() {
-            match self.waits.look(progress_of(socket), Instant::now()) {
-                Shown::Waits => self.timer.as_mut().reset(Instant::now() + LOOK),
-                shown => return Poll::Ready(shown),
+            match self.waits.look(progress(), Instant::now()) {
+                Seen::Waiting => self.timer.as_mut().reset(Instant::now() + LOOK),
+                seen => return Poll::Ready(seen),
             }
         }
         Poll::Pending
@@ -65,28 +68,22 @@ impl Silence {
 }
 
 impl Waits {
-    /// `progress`: `None` where the system cannot tell, and whatever happened is left to it.
-    fn look(&mut self, progress: Option<Progress>, now: Instant) -> Shown {
+    fn look(&mut self, progress: Option<SendProgress>, now: Instant) -> Seen {
         let Some(seen) = progress.filter(|it| it.waiting > 0) else {
-            return Shown::Answered;
+            return Seen::Answered;
         };
         match self.0 {
             // The other end has no room, and says so.
-            _ if seen.unanswered == 0 => self.0 = None,
+            _ if seen.in_flight == 0 => self.0 = None,
             Some((since, acknowledged)) if acknowledged == seen.acknowledged => {
                 if now - since >= LIMIT {
-                    return Shown::Silent;
+                    return Seen::Silent;
                 }
             }
             _ => self.0 = Some((now, seen.acknowledged)),
         }
-        Shown::Waits
+        Seen::Waiting
     }
-}
-
-/// Something that was written is still here or on its way, as far as the system can tell.
-pub(super) fn is_sending(socket: &TcpStream) -> bool {
-    progress_of(socket).is_some_and(|it| it.waiting > 0)
 }
 
 #[cfg(test)]
@@ -94,17 +91,15 @@ mod tests {
     use super::*;
 
     /// What is seen each ten seconds: bytes that wait here, segments on their way, bytes acknowledged.
-    fn looks<const N: usize>(seen: [(u32, u32, u64); N]) -> [Shown; N] {
+    fn looks<const N: usize>(seen: [(u32, u32, u64); N]) -> [Seen; N] {
         let mut now = Instant::now();
         let mut waits = Waits::default();
-        seen.map(|(waiting, unanswered, acknowledged)| {
+        seen.map(|(waiting, in_flight, acknowledged)| {
             now += LOOK;
-            let progress = Progress {
+            let progress = SendProgress {
                 waiting,
-                unanswered,
+                in_flight,
                 acknowledged,
-                heard: Duration::ZERO,
-                round_trip: Duration::ZERO,
             };
             waits.look(Some(progress), now)
         })
@@ -112,29 +107,29 @@ mod tests {
 
     #[test]
     fn what_stays_unanswered_over_three_looks_is_silence() {
-        use Shown::{Answered, Silent, Waits};
+        use Seen::{Answered, Silent, Waiting};
         let (still, moved, answered, full) = ((9, 1, 5), (9, 1, 6), (0, 0, 14), (9, 0, 5));
         assert_eq!(looks([answered]), [Answered]);
-        assert_eq!(looks([still; 3]), [Waits, Waits, Silent]);
+        assert_eq!(looks([still; 3]), [Waiting, Waiting, Silent]);
         assert_eq!(
             looks([still, still, moved, moved, answered]),
-            [Waits, Waits, Waits, Waits, Answered],
+            [Waiting, Waiting, Waiting, Waiting, Answered],
             "slow, but it moves"
         );
         assert_eq!(
             looks([full; 9]),
-            [Waits; 9],
+            [Waiting; 9],
             "it takes nothing, and is there"
         );
         assert_eq!(
             looks([full, still, still, still]),
-            [Waits, Waits, Waits, Silent]
+            [Waiting, Waiting, Waiting, Silent]
         );
     }
 
     #[test]
     fn where_the_system_cannot_tell_nothing_is_cut() {
         let mut waits = self::Waits(Some((Instant::now(), 5)));
-        assert_eq!(waits.look(None, Instant::now() + LIMIT), Shown::Answered);
+        assert_eq!(waits.look(None, Instant::now() + LIMIT), Seen::Answered);
     }
 }

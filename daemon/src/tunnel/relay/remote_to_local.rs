@@ -1,5 +1,5 @@
-//! The way from the remote to the local side: reads ahead while the local side is slow, and keeps the remote's end until
-//! all that came before it was written.
+//! The direction from the remote to the local side: reads ahead while the local side is slow, and keeps the remote's end
+//! until all that came before it was written.
 
 use std::{
     pin::Pin,
@@ -10,58 +10,60 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{End, ROUNDS, Shared, budget::Allowance, local::Local, truncation::Doubt};
+use super::{End, ROUNDS, Shared, budget::Share, local::Local, truncation::Truncation};
 use crate::{
     buffer::Queue,
     tunnel::Counters,
-    upstream::record::{RecvError, Remote},
+    upstream::stream::{Stream, StreamEnd},
 };
 
 /// How long something may wait at the remote before it is read ahead: far below the second that Envoy has patience for. A
 /// local side that reads at all mostly does so within it, and the way through memory costs the processor more.
 pub(super) const SOON: Duration = Duration::from_millis(100);
 
-pub(super) struct Down<'a> {
+/// State of this direction.
+pub(super) struct RemoteToLocal<'a> {
     /// Plaintext that the local side has not taken yet.
     queue: Queue,
-    allowance: Allowance<'a>,
-    doubt: Doubt,
+    budget: Share<'a>,
+    truncation: Truncation,
     /// Wakes the relay when it is time to read ahead; may stand on an earlier moment.
     timer: Option<Pin<Box<Sleep>>>,
     /// The remote ended so.
     ended: Option<End>,
 }
 
-impl<'a> Down<'a> {
+impl<'a> RemoteToLocal<'a> {
+    /// Makes the direction, with `first` waiting for the local side already.
     pub(super) fn new(first: Vec<u8>, shared: &'a Shared) -> Self {
         let mut queue = Queue::default();
         queue.push(&first);
-        let mut allowance = Allowance::new(shared);
-        allowance.catch_up(queue.buffers());
+        let mut budget = Share::new(shared);
+        budget.catch_up(queue.buffers());
         Self {
             queue,
-            allowance,
-            doubt: Doubt::default(),
+            budget,
+            truncation: Truncation::default(),
             timer: None,
             ended: None,
         }
     }
 
-    /// Nothing waits for the local side.
+    /// Whether nothing waits for the local side.
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Nothing more comes from the remote.
+    /// Whether nothing more comes from the remote.
     pub(super) fn has_ended(&self) -> bool {
         self.ended.is_some()
     }
 
-    /// Moves what can be moved; true if bytes did.
+    /// Moves what can be moved; true if bytes moved.
     pub(super) fn poll(
         &mut self,
         local: &mut Local,
-        remote: &mut Remote,
+        remote: &mut impl Stream,
         counters: &Counters,
         cx: &mut Context<'_>,
     ) -> Result<bool, End> {
@@ -73,7 +75,7 @@ impl<'a> Down<'a> {
                 match local.poll_drain(&mut self.queue, cx) {
                     Poll::Ready(Ok(n)) => {
                         counters.received.fetch_add(n as u64, Relaxed);
-                        self.allowance.settle(self.queue.buffers());
+                        self.budget.settle(self.queue.buffers());
                         moved = true;
                         continue;
                     }
@@ -98,31 +100,38 @@ impl<'a> Down<'a> {
         Ok(moved)
     }
 
-    /// One read of the remote; pending if it has nothing or may not be read.
-    fn poll_take(&mut self, remote: &mut Remote, blocked: bool, cx: &mut Context<'_>) -> Poll<()> {
-        if blocked && remote.socket.poll_read_ready(cx).is_ready() {
-            let since = self.doubt.left_unread(Instant::now());
+    /// Reads the remote once; pending if it has nothing or may not be read. `blocked`: the local side takes nothing now.
+    fn poll_take(
+        &mut self,
+        remote: &mut impl Stream,
+        blocked: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if blocked && remote.poll_ready(cx).is_ready() {
+            let since = self.truncation.left_unread(Instant::now());
             ready!(self.poll_timer(since + SOON, cx));
-            if !self.allowance.one_more(self.queue.buffers()) {
+            if !self.budget.one_more(self.queue.buffers()) {
                 return Poll::Pending;
             }
         }
         let read = remote.poll_fill(cx, &mut self.queue);
-        self.allowance.settle(self.queue.buffers());
+        self.budget.settle(self.queue.buffers());
         match read {
             Poll::Pending => {
                 self.timer.take_if(|it| it.is_elapsed());
-                if self.doubt.counts() {
-                    self.doubt.caught_up(Instant::now(), || our_room(remote));
+                if self.truncation.is_counting() {
+                    self.truncation
+                        .caught_up(Instant::now(), || remote.receive_room());
                 }
                 return Poll::Pending;
             }
             Poll::Ready(Ok(bytes)) => {
-                if self.doubt.counts() {
-                    self.doubt.took(bytes, Instant::now(), || our_room(remote));
+                if self.truncation.is_counting() {
+                    self.truncation
+                        .took(bytes, Instant::now(), || remote.receive_room());
                 }
             }
-            Poll::Ready(Err(e)) => self.ended = Some(self.meaning(e)),
+            Poll::Ready(Err(e)) => self.ended = Some(self.end(e)),
         }
         Poll::Ready(())
     }
@@ -142,17 +151,11 @@ impl<'a> Down<'a> {
     }
 
     /// What the remote's end means for the local side.
-    fn meaning(&mut self, how: RecvError) -> End {
+    fn end(&mut self, how: StreamEnd) -> End {
         match how {
-            RecvError::Closed if self.doubt.remains(Instant::now()) => End::Doubtful,
-            RecvError::Closed => End::Clean,
-            RecvError::Cut | RecvError::Tls(_) | RecvError::Io(_) => End::Cut(how.to_string()),
+            StreamEnd::Closed if self.truncation.is_possible(Instant::now()) => End::Doubtful,
+            StreamEnd::Closed => End::Clean,
+            StreamEnd::Cut(why) => End::Cut(why.to_string()),
         }
     }
-}
-
-/// The most that our kernel can hold of what the remote sent.
-fn our_room(remote: &Remote) -> usize {
-    let socket = socket2::SockRef::from(remote.socket.socket());
-    socket.recv_buffer_size().unwrap_or(usize::MAX)
 }

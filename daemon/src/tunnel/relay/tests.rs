@@ -1,7 +1,27 @@
-//! A relay between a local client and a rustls server, both over loopback, all on the thread of the test.
+//! A relay between a local client over loopback and a server: behind TLS over loopback, or behind a pipe in memory; all on
+//! the thread of the test.
+
+/// Runs generic tests over each kind of [`Link`].
+macro_rules! over_each_stream {
+    ($($test:ident $(($($option:tt)*))?;)*) => {
+        over_each_stream! { over_tls = Tls; $($test $(($($option)*))?;)* }
+        over_each_stream! { over_memory = Memory; $($test $(($($option)*))?;)* }
+    };
+    ($kind:ident = $link:ident; $($test:ident $(($($option:tt)*))?;)*) => {
+        mod $kind {
+            $(
+                #[tokio::test $(($($option)*))?]
+                async fn $test() {
+                    super::$test::<super::$link>().await;
+                }
+            )*
+        }
+    };
+}
 
 mod ends;
 mod flow;
+mod memory;
 mod property;
 
 use std::{
@@ -24,8 +44,12 @@ use super::{remote_to_local::SOON, *};
 use crate::system::sockets::{self, Progress};
 use crate::{
     buffer::SIZE,
-    upstream::record::testing::{Setup, sockets as pair, tls},
+    upstream::record::{
+        Remote,
+        testing::{Setup, sockets as pair, tls},
+    },
 };
+use memory::{MemoryServer, MemoryStream};
 
 /// Ends that are waited for in vain would take this long.
 const LONG: Duration = Duration::from_secs(60);
@@ -77,13 +101,60 @@ impl Want {
     }
 }
 
+/// A kind of route, and how its server cuts it.
+trait Link {
+    type Stream: Stream + 'static;
+    type Server: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    async fn connect() -> (Self::Stream, Self::Server);
+
+    /// Ends the connection without a word, behind all that was written.
+    fn cut(server: Self::Server);
+}
+
+/// HTTP/1.1's: TLS over a socket.
+struct Tls;
+
+/// Nothing but memory.
+struct Memory;
+
+impl Link for Tls {
+    type Stream = Remote;
+    type Server = TlsStream<TcpStream>;
+
+    async fn connect() -> (Remote, TlsStream<TcpStream>) {
+        tls(&Setup::default()).await
+    }
+
+    fn cut(server: TlsStream<TcpStream>) {
+        drop(server.into_inner());
+    }
+}
+
+impl Link for Memory {
+    type Stream = MemoryStream;
+    type Server = MemoryServer;
+
+    async fn connect() -> (MemoryStream, MemoryServer) {
+        memory::pipe()
+    }
+
+    fn cut(server: MemoryServer) {
+        drop(server);
+    }
+}
+
 impl Rig {
     async fn new(want: Want) -> (Self, TlsStream<TcpStream>) {
-        let (remote, server) = tls(&Setup::default()).await;
+        Self::on::<Tls>(want).await
+    }
+
+    async fn on<L: Link>(want: Want) -> (Self, L::Server) {
+        let (remote, server) = L::connect().await;
         (Self::over(remote, want).await, server)
     }
 
-    async fn over(remote: Remote, want: Want) -> Self {
+    async fn over(remote: impl Stream + 'static, want: Want) -> Self {
         let (app, local) = pair().await;
         if want.narrow {
             let (app, local) = (SockRef::from(&app), SockRef::from(&local));

@@ -11,15 +11,16 @@ use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    failpoints::Failpoints,
+    env::Env,
     session::{
-        Legacy, LoginOutcome, Session, View,
-        fakes::{FakeBrowser, FakeServer, FakeTime, Reply, address, path_of, visit},
+        LoginOutcome, Session,
+        browser::Browser,
+        core::{Handover, View},
+        fakes::{FakeBrowser, FakeServer, FakeTime, Reply, corp, path_of, visit},
         store::Store,
-        task::{House, start},
+        task::{Dependencies, start},
     },
     system::disk::Disk,
-    tunnel::peer::PeerVerdict,
 };
 
 /// A session with everything around it.
@@ -42,7 +43,7 @@ impl World {
             tempfile::tempdir().unwrap(),
             server,
             FakeTime::new(),
-            Legacy::default(),
+            Handover::default(),
         )
         .await
     }
@@ -51,25 +52,32 @@ impl World {
         home: tempfile::TempDir,
         server: Arc<FakeServer>,
         time: Arc<FakeTime>,
-        legacy: Legacy,
+        handover: Handover,
     ) -> Self {
         let browser = Arc::<FakeBrowser>::default();
         let stop = CancellationToken::new();
         let changed = Arc::<Notify>::default();
-        let house = House {
-            cluster: "corp".to_owned(),
-            login_at: vec![address("corp.example.com"), address("other.example.com")],
-            browser: BrowserChoice::Default,
-            clock: time.clock(),
+        let cluster = corp();
+        let source = Browser {
+            cluster: cluster.clone(),
+            server: server.clone(),
+            peer_check: Arc::new(|_, _| true),
             opener: browser.clone(),
-            pomerium: server.clone(),
-            doorman: Arc::new(|_, _| PeerVerdict::Welcome),
+            choice: BrowserChoice::Default,
+        };
+        let with = Dependencies {
+            cluster,
+            source: Arc::new(source),
+            env: Env {
+                clock: time.clock(),
+                login_server: server.clone(),
+                ..Env::real(browser.clone())
+            },
             store: Store::new(state_in(home.path()), Arc::new(Disk)),
-            failpoints: Failpoints::none(),
             changed: changed.clone(),
             stop: stop.clone(),
         };
-        let (session, task) = start(house, legacy);
+        let (session, task) = start(with, handover);
         let mut tasks = JoinSet::new();
         tasks.spawn(task.run());
         // The task has looked around once.
@@ -94,13 +102,13 @@ impl World {
     }
 
     pub(super) async fn restart(self) -> Self {
-        self.restart_with(Legacy::default()).await
+        self.restart_with(Handover::default()).await
     }
 
-    pub(super) async fn restart_with(mut self, legacy: Legacy) -> Self {
+    pub(super) async fn restart_with(mut self, handover: Handover) -> Self {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
-        Self::with(self.home, self.server, self.time, legacy).await
+        Self::with(self.home, self.server, self.time, handover).await
     }
 
     pub(super) fn view(&self) -> View {

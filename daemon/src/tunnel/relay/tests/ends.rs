@@ -8,19 +8,35 @@ use super::*;
 
 /// A relay through which the app read "bye", and the server.
 async fn said_bye(want: Want) -> (Rig, TlsStream<TcpStream>) {
-    let (mut rig, mut server) = Rig::new(want).await;
+    said_bye_on::<Tls>(want).await
+}
+
+async fn said_bye_on<L: Link>(want: Want) -> (Rig, L::Server) {
+    let (mut rig, mut server) = Rig::on::<L>(want).await;
     server.write_all(b"bye").await.unwrap();
     server.flush().await.unwrap();
     assert_eq!(read_some(&mut rig.app, 3).await, b"bye");
     (rig, server)
 }
 
-#[tokio::test]
-async fn a16_t4_an_end_without_close_notify_is_a_reset_behind_all_that_came_before() {
-    let (mut rig, mut server) = Rig::new(Want::default()).await;
+over_each_stream! {
+    a16_t4_an_end_without_close_notify_is_a_reset_behind_all_that_came_before;
+    bytes_that_a_slow_reader_has_not_taken_survive_the_reset;
+    a_reply_that_comes_after_our_end_arrives_whole;
+    an_end_that_came_before_the_tunnel_was_open_is_held_back_too;
+    silence_after_our_end_ends_the_relay_and_each_byte_gives_new_time;
+    a_reset_by_the_local_side_stops_at_once_and_is_passed_on;
+    cancelling_resets_both_sides;
+    a_clean_end_reaches_a_local_side_that_goes_on_writing;
+    a_local_side_that_does_not_end_is_not_waited_for_longer_than_the_linger_time;
+    a_truncated_upload_does_not_look_whole_to_the_server;
+}
+
+async fn a16_t4_an_end_without_close_notify_is_a_reset_behind_all_that_came_before<L: Link>() {
+    let (mut rig, mut server) = Rig::on::<L>(Want::default()).await;
     server.write_all(b"bye").await.unwrap();
     server.flush().await.unwrap();
-    drop(server.into_inner());
+    L::cut(server);
     let seen = read_all(&mut rig.app).await;
     assert_eq!(seen, (b"bye".to_vec(), Err(ConnectionReset)));
     assert!(matches!(rig.end().await, End::Cut(_)));
@@ -51,12 +67,11 @@ async fn garbage_is_a_reset_and_the_server_is_told() {
     assert!(told.to_string().contains("alert"), "{told}");
 }
 
-#[tokio::test]
-async fn bytes_that_a_slow_reader_has_not_taken_survive_the_reset() {
+async fn bytes_that_a_slow_reader_has_not_taken_survive_the_reset<L: Link>() {
     const ALL: usize = 3 << 20;
-    let (mut rig, mut server) = Rig::new(Want::default()).await;
+    let (mut rig, mut server) = Rig::on::<L>(Want::default()).await;
     pour(&mut server, ALL).await;
-    drop(server.into_inner());
+    L::cut(server);
     // All is with the kernels before the first byte is read.
     until(|| rig.counters.received.load(Relaxed) > 1 << 20).await;
     catch(&mut rig.app, ALL).await;
@@ -64,9 +79,8 @@ async fn bytes_that_a_slow_reader_has_not_taken_survive_the_reset() {
     assert!(matches!(rig.end().await, End::Cut(_)));
 }
 
-#[tokio::test]
-async fn a_reply_that_comes_after_our_end_arrives_whole() {
-    let (mut rig, mut server) = Rig::new(Want::default()).await;
+async fn a_reply_that_comes_after_our_end_arrives_whole<L: Link>() {
+    let (mut rig, mut server) = Rig::on::<L>(Want::default()).await;
     rig.app.write_all(b"request").await.unwrap();
     rig.app.shutdown().await.unwrap();
     assert_eq!(read_some(&mut server, 7).await, b"request");
@@ -79,13 +93,12 @@ async fn a_reply_that_comes_after_our_end_arrives_whole() {
     assert!(matches!(rig.end().await, End::Clean));
 }
 
-#[tokio::test]
-async fn an_end_that_came_before_the_tunnel_was_open_is_held_back_too() {
+async fn an_end_that_came_before_the_tunnel_was_open_is_held_back_too<L: Link>() {
     let want = Want {
         local_ended: true,
         ..Want::default()
     };
-    let (mut rig, mut server) = Rig::new(want).await;
+    let (mut rig, mut server) = Rig::on::<L>(want).await;
     server.write_all(b"reply").await.unwrap();
     server.shutdown().await.unwrap();
     assert_eq!(read_all(&mut rig.app).await, (b"reply".to_vec(), Ok(())));
@@ -93,9 +106,8 @@ async fn an_end_that_came_before_the_tunnel_was_open_is_held_back_too() {
     assert!(matches!(rig.end().await, End::Clean));
 }
 
-#[tokio::test]
-async fn silence_after_our_end_ends_the_relay_and_each_byte_gives_new_time() {
-    let (mut rig, mut server) = said_bye(Want::default()).await;
+async fn silence_after_our_end_ends_the_relay_and_each_byte_gives_new_time<L: Link>() {
+    let (mut rig, mut server) = said_bye_on::<L>(Want::default()).await;
     rig.app.shutdown().await.unwrap();
     // The relay has seen it once it was polled for nothing else.
     let polls = rig.polls();
@@ -116,27 +128,24 @@ async fn silence_after_our_end_ends_the_relay_and_each_byte_gives_new_time() {
     assert_eq!(read_all(&mut server).await, (vec![], Ok(())));
 }
 
-#[tokio::test]
-async fn a_reset_by_the_local_side_stops_at_once_and_is_passed_on() {
-    let (mut rig, mut server) = said_bye(Want::default()).await;
+async fn a_reset_by_the_local_side_stops_at_once_and_is_passed_on<L: Link>() {
+    let (mut rig, mut server) = said_bye_on::<L>(Want::default()).await;
     rig.app.set_zero_linger().unwrap();
     drop(std::mem::replace(&mut rig.app, pair().await.0));
     assert!(matches!(rig.end().await, End::LocalGone(_)));
     assert_eq!(read_all(&mut server).await, (vec![], Err(ConnectionReset)));
 }
 
-#[tokio::test]
-async fn cancelling_resets_both_sides() {
-    let (mut rig, mut server) = said_bye(Want::default()).await;
+async fn cancelling_resets_both_sides<L: Link>() {
+    let (mut rig, mut server) = said_bye_on::<L>(Want::default()).await;
     rig.cancel.cancel();
     assert!(matches!(rig.end().await, End::Cancelled));
     assert_eq!(read_all(&mut rig.app).await, (vec![], Err(ConnectionReset)));
     assert_eq!(read_all(&mut server).await, (vec![], Err(ConnectionReset)));
 }
 
-#[tokio::test]
-async fn a_clean_end_reaches_a_local_side_that_goes_on_writing() {
-    let (mut rig, mut server) = Rig::new(Want::default()).await;
+async fn a_clean_end_reaches_a_local_side_that_goes_on_writing<L: Link>() {
+    let (mut rig, mut server) = Rig::on::<L>(Want::default()).await;
     server.write_all(b"enough").await.unwrap();
     server.shutdown().await.unwrap();
     pour(&mut rig.app, 8 << 20).await;
@@ -145,13 +154,12 @@ async fn a_clean_end_reaches_a_local_side_that_goes_on_writing() {
     assert!(matches!(rig.end().await, End::Clean));
 }
 
-#[tokio::test]
-async fn a_local_side_that_does_not_end_is_not_waited_for_longer_than_the_linger_time() {
+async fn a_local_side_that_does_not_end_is_not_waited_for_longer_than_the_linger_time<L: Link>() {
     let want = Want {
         linger: Duration::from_millis(20),
         ..Want::default()
     };
-    let (mut rig, mut server) = Rig::new(want).await;
+    let (mut rig, mut server) = Rig::on::<L>(want).await;
     server.shutdown().await.unwrap();
     assert_eq!(read_all(&mut rig.app).await, (vec![], Ok(())));
     assert!(matches!(rig.end().await, End::Clean));
@@ -207,10 +215,10 @@ async fn without_tls_an_end_behind_a_failed_write_is_a_cut() {
         remote: Remote::plain(near),
         counters: &counters,
         linger: LONG,
-        down: Down::new(Vec::new(), &shared),
-        up: Up::Failed,
-        quiet: None,
-        silence: None,
+        remote_to_local: RemoteToLocal::new(Vec::new(), &shared),
+        local_to_remote: LocalToRemote::Failed,
+        linger_timer: None,
+        liveness: None,
     };
     let Err(end) = poll_fn(|cx| relay.poll(cx)).await;
     assert!(matches!(end, End::Cut(_)), "{end:?}");
@@ -266,9 +274,8 @@ async fn a_close_after_a_short_pause_of_the_reader_is_an_end() {
     assert!(matches!(end, End::Clean), "{end:?}");
 }
 
-#[tokio::test]
-async fn a_truncated_upload_does_not_look_whole_to_the_server() {
-    let (mut rig, mut server) = Rig::new(Want::default()).await;
+async fn a_truncated_upload_does_not_look_whole_to_the_server<L: Link>() {
+    let (mut rig, mut server) = Rig::on::<L>(Want::default()).await;
     rig.app.write_all(b"half").await.unwrap();
     assert_eq!(read_some(&mut server, 4).await, b"half");
     rig.app.set_zero_linger().unwrap();

@@ -14,10 +14,19 @@ use crate::{
     upstream::record::testing::{TLS_1_2, shake},
 };
 
-#[tokio::test]
-async fn sixty_four_mebibytes_arrive_both_ways_at_once() {
+over_each_stream! {
+    sixty_four_mebibytes_arrive_both_ways_at_once;
+    an_idle_relay_owns_no_buffer_and_is_not_polled;
+    what_came_with_the_answer_comes_first;
+    a_flood_in_one_direction_does_not_starve_the_other;
+    a_reply_of_eight_mebibytes_is_taken_although_nobody_reads_it;
+    a_short_pause_of_the_reader_takes_no_memory_and_a_longer_one_does (start_paused = true);
+    without_a_budget_the_server_has_to_wait_and_nothing_is_lost (start_paused = true);
+}
+
+async fn sixty_four_mebibytes_arrive_both_ways_at_once<L: Link>() {
     const ALL: usize = 64 << 20;
-    let (mut rig, mut server) = Rig::new(Want::default()).await;
+    let (mut rig, mut server) = Rig::on::<L>(Want::default()).await;
     {
         let (mut app_in, mut app_out) = rig.app.split();
         let (mut server_in, mut server_out) = tokio::io::split(&mut server);
@@ -62,9 +71,8 @@ async fn carries(remote: Remote, server: &mut (impl AsyncRead + AsyncWrite + Unp
     assert!(matches!(rig.end().await, End::Clean));
 }
 
-#[tokio::test]
-async fn an_idle_relay_owns_no_buffer_and_is_not_polled() {
-    let (mut rig, mut server) = Rig::new(Want::default()).await;
+async fn an_idle_relay_owns_no_buffer_and_is_not_polled<L: Link>() {
+    let (mut rig, mut server) = Rig::on::<L>(Want::default()).await;
     rig.app.write_all(b"ping").await.unwrap();
     assert_eq!(read_some(&mut server, 4).await, b"ping");
     server.write_all(b"pong").await.unwrap();
@@ -89,13 +97,12 @@ async fn an_idle_relay_owns_no_buffer_and_is_not_polled() {
     rig.end().await;
 }
 
-#[tokio::test]
-async fn what_came_with_the_answer_comes_first() {
+async fn what_came_with_the_answer_comes_first<L: Link>() {
     let want = Want {
         first: b"SSH-2.0",
         ..Want::default()
     };
-    let (mut rig, mut server) = Rig::new(want).await;
+    let (mut rig, mut server) = Rig::on::<L>(want).await;
     server.write_all(b"-OpenSSH").await.unwrap();
     server.shutdown().await.unwrap();
     let all = read_all(&mut rig.app).await;
@@ -194,9 +201,8 @@ async fn a_hundred_key_updates_lose_nothing_in_either_direction() {
     rig.end().await;
 }
 
-#[tokio::test]
-async fn a_flood_in_one_direction_does_not_starve_the_other() {
-    let (mut rig, server) = Rig::new(Want::default()).await;
+async fn a_flood_in_one_direction_does_not_starve_the_other<L: Link>() {
+    let (mut rig, server) = Rig::on::<L>(Want::default()).await;
     let (mut server_in, mut server_out) = tokio::io::split(server);
     let (mut app_in, mut app_out) = rig.app.split();
     // Down: it goes on until a byte came up. Up: the same the other way round.
@@ -219,7 +225,7 @@ async fn a_flood_in_one_direction_does_not_starve_the_other() {
     rig.cancel.cancel();
     rig.end().await;
 
-    let (mut rig, server) = Rig::new(Want::default()).await;
+    let (mut rig, server) = Rig::on::<L>(Want::default()).await;
     let (mut server_in, mut server_out) = tokio::io::split(server);
     let (mut app_in, mut app_out) = rig.app.split();
     let flood_up = async {
@@ -243,14 +249,13 @@ async fn a_flood_in_one_direction_does_not_starve_the_other() {
     rig.end().await;
 }
 
-#[tokio::test]
-async fn a_reply_of_eight_mebibytes_is_taken_although_nobody_reads_it() {
+async fn a_reply_of_eight_mebibytes_is_taken_although_nobody_reads_it<L: Link>() {
     const REPLY: usize = 8 << 20;
     let want = Want {
         narrow: true,
         ..Want::default()
     };
-    let (mut rig, mut server) = Rig::new(want).await;
+    let (mut rig, mut server) = Rig::on::<L>(want).await;
     let before = rig.budget();
     pour(&mut server, REPLY).await;
     server.shutdown().await.unwrap();
@@ -265,14 +270,13 @@ async fn a_reply_of_eight_mebibytes_is_taken_although_nobody_reads_it() {
 }
 
 /// What goes through memory costs more: a local side that reads on soon gets everything past it.
-#[tokio::test(start_paused = true)]
-async fn a_short_pause_of_the_reader_takes_no_memory_and_a_longer_one_does() {
+async fn a_short_pause_of_the_reader_takes_no_memory_and_a_longer_one_does<L: Link>() {
     const ALL: usize = 4 << 20;
     let want = Want {
         narrow: true,
         ..Want::default()
     };
-    let (mut rig, mut server) = Rig::new(want).await;
+    let (mut rig, mut server) = Rig::on::<L>(want).await;
     let before = rig.budget();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
@@ -294,15 +298,14 @@ async fn a_short_pause_of_the_reader_takes_no_memory_and_a_longer_one_does() {
     assert_eq!(rig.budget(), before);
 }
 
-#[tokio::test(start_paused = true)]
-async fn without_a_budget_the_server_has_to_wait_and_nothing_is_lost() {
+async fn without_a_budget_the_server_has_to_wait_and_nothing_is_lost<L: Link>() {
     const ALL: usize = 32 << 20;
     let want = Want {
         budget: 2 * SIZE,
         narrow: true,
         ..Want::default()
     };
-    let (mut rig, mut server) = Rig::new(want).await;
+    let (mut rig, mut server) = Rig::on::<L>(want).await;
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         pour(&mut server, ALL).await;

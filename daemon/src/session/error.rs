@@ -1,0 +1,416 @@
+//! Why a login came to nothing.
+
+use std::time::Duration;
+
+use control::wire::{ApiError, Code, Reason};
+use jiff::{SignedDuration, Timestamp};
+
+use super::core::Event;
+use pomd_core::config::Address;
+
+use crate::upstream::refusal::{Refusal, RefusalKind, Step, Unreachable};
+
+/// Why a login came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginError {
+    /// A question to the server had no answer that helps.
+    Server {
+        /// What was asked.
+        question: Question,
+        /// Where.
+        at: Address,
+        /// What happened instead.
+        cause: Cause,
+    },
+    /// None of the cluster's addresses answered in this time.
+    NoAnswer {
+        /// What was asked.
+        question: Question,
+        /// How long.
+        within: Duration,
+    },
+    /// This machine gives the login page no port.
+    CannotListen(String),
+    /// The login was cancelled, or broke.
+    Interrupted,
+    /// Whenever a login was made, its token was refused right away.
+    Overtaken,
+    /// The session's settings changed, and another session runs instead.
+    Replaced,
+    /// pomd stops.
+    Stopping,
+    /// The session's task is gone, which is a fault of pomd's.
+    Broken,
+}
+
+/// What the server is asked for a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Where to sign in.
+    SignInUrl,
+    /// Whether a token is good.
+    IsTokenGood,
+}
+
+/// What came instead of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A step on the way failed.
+    Unreachable(Unreachable),
+    /// The server answered otherwise.
+    Refused(Refusal),
+    /// The server wants a login where none can be.
+    WantsLogin {
+        /// Finds the case in Pomerium's log.
+        request_id: Option<String>,
+    },
+    /// A fault of pomd's, in words.
+    Internal(String),
+}
+
+/// Why there is no grant.
+#[derive(Debug)]
+pub(super) enum Need<'a> {
+    /// The server refused two tokens right after it gave them.
+    RefusedTwice,
+    /// The last attempt failed.
+    Failed {
+        error: &'a LoginError,
+        at: Timestamp,
+        /// How long connections start no other.
+        pause: Option<SignedDuration>,
+    },
+    /// Somebody has to log in.
+    Login {
+        /// Why the login could not be shown.
+        not_shown: Option<&'a str>,
+        /// What the disk did not take.
+        not_written: Option<&'a str>,
+    },
+}
+
+/// A [`LoginError`] in words.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Described {
+    /// What a program may tell by it.
+    pub code: Code,
+    /// The sentence.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+    /// Finds the case in Pomerium's log.
+    pub request_id: Option<String>,
+}
+
+impl LoginError {
+    /// Something spoke at the other end, though not as was hoped.
+    pub(super) fn was_answered(&self) -> bool {
+        match self {
+            Self::Server { cause, .. } => match cause {
+                Cause::Unreachable(it) => it.step == Step::Http && !it.timed_out,
+                Cause::Refused(it) => !matches!(
+                    it.kind,
+                    RefusalKind::ClientCertificate | RefusalKind::DeviceNotEnrolled
+                ),
+                Cause::WantsLogin { .. } => true,
+                Cause::Internal(_) => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// The error in words.
+    pub fn describe(&self, cluster: &str) -> Described {
+        let said = |code, message| Described {
+            code,
+            message,
+            hint: None,
+            request_id: None,
+        };
+        match self {
+            Self::Server {
+                question,
+                at,
+                cause,
+            } => described(&question.words(cluster), at, cause),
+            Self::NoAnswer { question, within } => said(
+                Code::Timeout,
+                format!(
+                    "{}: no answer within {} s",
+                    question.words(cluster),
+                    within.as_secs()
+                ),
+            ),
+            Self::CannotListen(why) => said(
+                Code::Local,
+                format!("cannot listen for the login to {cluster}: {why}"),
+            ),
+            Self::Interrupted => said(
+                Code::LoginFailed,
+                format!("the login to {cluster} was ended meanwhile"),
+            ),
+            Self::Overtaken => said(
+                Code::LoginFailed,
+                format!("the server refuses each login to {cluster} as soon as it is made"),
+            ),
+            Self::Replaced => said(
+                Code::LoginFailed,
+                format!("the settings of {cluster} changed meanwhile; connect again"),
+            ),
+            Self::Stopping => said(Code::Stopping, "pomd is stopping".to_owned()),
+            Self::Broken => said(
+                Code::Internal,
+                format!("the session of {cluster} broke; connect again"),
+            ),
+        }
+    }
+
+    /// The error as the state of a cluster or a connection.
+    pub fn reason(&self, cluster: &str, at: Timestamp) -> Reason {
+        let it = self.describe(cluster);
+        Reason {
+            hint: it.hint,
+            request_id: it.request_id,
+            ..Reason::new(it.code, it.message, at)
+        }
+    }
+
+    /// The error as the answer to a request.
+    pub fn api_error(&self, cluster: &str) -> ApiError {
+        let it = self.describe(cluster);
+        ApiError {
+            code: it.code,
+            message: it.message,
+            hint: it.hint,
+            request_id: it.request_id,
+            facts: Vec::new(),
+            cluster: Some(cluster.to_owned()),
+            holder: None,
+        }
+    }
+}
+
+impl Event {
+    /// Whether the event is worth a warning.
+    pub fn is_trouble(&self) -> bool {
+        match self {
+            Self::LoggedIn { instead_of, .. } => instead_of.is_some(),
+            Self::Forgotten | Self::LoggedOut | Self::BoundDisproved => false,
+            Self::Failed(_) | Self::NotShown(_) | Self::NotWritten(_) => true,
+        }
+    }
+
+    /// The event as a log line.
+    pub fn describe(&self, cluster: &str) -> String {
+        match self {
+            Self::LoggedIn { user, instead_of } => {
+                let user = user.iter().map(|it| format!(" as {it}"));
+                let before = instead_of.iter().map(|it| format!(", before it was {it}"));
+                let told: String = user.chain(before).collect();
+                format!("logged in{told}")
+            }
+            Self::Forgotten => "the token is forgotten; a login is needed".to_owned(),
+            Self::LoggedOut => "logged out".to_owned(),
+            Self::BoundDisproved => {
+                "the server accepts the session past the end that it told".to_owned()
+            }
+            Self::Failed(error) => error.describe(cluster).message,
+            Self::NotShown(why) => format!("the browser did not open: {why}"),
+            Self::NotWritten(trouble) => trouble.clone(),
+        }
+    }
+}
+
+impl Question {
+    fn words(self, cluster: &str) -> String {
+        match self {
+            Self::SignInUrl => format!("cannot start a login to {cluster}"),
+            Self::IsTokenGood => format!("cannot ask {cluster} whether the login is good"),
+        }
+    }
+}
+
+/// Says why there is no grant; `since` is when a login was first needed.
+pub(super) fn reason(cluster: &str, need: &Need<'_>, since: Timestamp) -> Reason {
+    match need {
+        Need::RefusedTwice => {
+            let message =
+                format!("{cluster} refuses the token it just gave. Run: pomctl login {cluster}");
+            Reason::new(Code::LoginFailed, message, since)
+        }
+        Need::Failed { error, at, pause } => {
+            let mut res = error.reason(cluster, *at);
+            let next = pause.map(|it| {
+                let pause = it.as_secs();
+                format!(
+                    "pomd tries again for the next connection after {pause} s; to try now: pomctl login {cluster}"
+                )
+            });
+            res.hint = res.hint.or(next);
+            res
+        }
+        Need::Login {
+            not_shown,
+            not_written,
+        } => Reason {
+            hint: not_shown
+                .map(|why| format!("the browser did not open: {why}"))
+                .or_else(|| not_written.map(str::to_owned)),
+            ..login_needed(cluster, since)
+        },
+    }
+}
+
+/// Says that somebody has to log in.
+pub(super) fn login_needed(cluster: &str, since: Timestamp) -> Reason {
+    let message = format!("{cluster} needs a login. Run: pomctl login {cluster}");
+    Reason::new(Code::LoginNeeded, message, since)
+}
+
+fn described(tried: &str, at: &Address, cause: &Cause) -> Described {
+    match cause {
+        Cause::Unreachable(it) => unreachable(tried, it),
+        Cause::Refused(it) => refused(tried, at, it),
+        Cause::WantsLogin { request_id } => Described {
+            code: Code::LoginFailed,
+            message: format!("{tried}: {at} wants a login first"),
+            hint: None,
+            request_id: request_id.clone(),
+        },
+        Cause::Internal(why) => Described {
+            code: Code::Internal,
+            message: format!("{tried}: {why}"),
+            hint: None,
+            request_id: None,
+        },
+    }
+}
+
+fn unreachable(tried: &str, it: &Unreachable) -> Described {
+    let code = match it.step {
+        Step::Local => Code::Local,
+        Step::ForwardProxy => Code::ForwardProxy,
+        _ if it.timed_out => Code::Timeout,
+        Step::Dns => Code::Dns,
+        Step::Tcp => Code::Tcp,
+        Step::Tls => Code::Tls,
+        Step::Http => Code::Http,
+    };
+    Described {
+        code,
+        message: format!("{tried}: {it}"),
+        hint: it.hint.clone(),
+        request_id: None,
+    }
+}
+
+fn refused(tried: &str, at: &Address, it: &Refusal) -> Described {
+    let (code, hint) = match it.kind {
+        RefusalKind::ClientCertificate => (
+            Code::ClientCertificateRequired,
+            Some("set client_cert and client_key for this cluster".to_owned()),
+        ),
+        RefusalKind::DeviceNotEnrolled => (
+            Code::DeviceNotAllowed,
+            Some(format!("enrol this device: {at}/.pomerium/")),
+        ),
+        RefusalKind::NoSuchRoute => (
+            Code::LoginFailed,
+            Some(format!(
+                "if {at} is not Pomerium's: set url for this cluster"
+            )),
+        ),
+        RefusalKind::UpstreamUnavailable => (Code::UpstreamUnavailable, None),
+        RefusalKind::Forbidden | RefusalKind::WrongProtocol | RefusalKind::Other => {
+            (Code::LoginFailed, None)
+        }
+    };
+    let detail = it
+        .detail
+        .as_ref()
+        .map_or(String::new(), |it| format!(": {it}"));
+    let said = match (it.kind, it.status) {
+        // TLS said it, and there is no status.
+        (RefusalKind::ClientCertificate, 0) => "wants a client certificate".to_owned(),
+        (RefusalKind::ClientCertificate, status) => {
+            format!("wants a client certificate ({status})")
+        }
+        (_, status) => format!("answered {status}{detail}"),
+    };
+    Described {
+        code,
+        message: format!("{tried}: {at} {said}"),
+        hint,
+        request_id: it.request_id.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pomd_core::config::Host;
+
+    #[test]
+    fn each_error_names_the_step_and_what_was_tried() {
+        let at = Address {
+            tls: true,
+            host: Host::Name("corp.example.com".to_owned()),
+            port: 443,
+        };
+        let told = |cause| {
+            let error = LoginError::Server {
+                question: Question::SignInUrl,
+                at: at.clone(),
+                cause,
+            };
+            let it = error.describe("corp");
+            (it.code, it.message)
+        };
+        let step = |step, timed_out| {
+            Cause::Unreachable(Unreachable {
+                step,
+                timed_out,
+                message: "looking up corp.example.com: no such name".to_owned(),
+                hint: None,
+            })
+        };
+        let refusal = |kind, status, detail: Option<&str>| {
+            Cause::Refused(Refusal {
+                kind,
+                status,
+                request_id: None,
+                detail: detail.map(str::to_owned),
+            })
+        };
+        let dns = "cannot start a login to corp: looking up corp.example.com: no such name";
+        assert_eq!(told(step(Step::Dns, false)), (Code::Dns, dns.to_owned()));
+        assert_eq!(told(step(Step::Tcp, true)).0, Code::Timeout);
+        let proxy = told(step(Step::ForwardProxy, true));
+        assert_eq!(proxy.0, Code::ForwardProxy);
+        assert!(
+            proxy.1.contains("corp: forward proxy: looking"),
+            "{}",
+            proxy.1
+        );
+        assert_eq!(
+            told(refusal(RefusalKind::Other, 500, Some("Internal Server Error"))),
+            (
+                Code::LoginFailed,
+                "cannot start a login to corp: https://corp.example.com answered 500: Internal Server Error"
+                    .to_owned()
+            )
+        );
+        for (status, number) in [(495, " (495)"), (0, "")] {
+            let detail = Some("certificate required");
+            assert_eq!(
+                told(refusal(RefusalKind::ClientCertificate, status, detail)),
+                (
+                    Code::ClientCertificateRequired,
+                    format!(
+                        "cannot start a login to corp: https://corp.example.com wants a client certificate{number}"
+                    )
+                )
+            );
+        }
+    }
+}
