@@ -1,8 +1,9 @@
 //! What time it is: a value, so that tests bring their own.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use jiff::{Timestamp, tz::TimeZone};
+use pomd_core::moment::Moment;
 use tokio::time::Instant;
 
 use crate::system::boot_clock;
@@ -13,27 +14,6 @@ pub struct Clock {
     wall: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     moment: Arc<dyn Fn() -> Moment + Send + Sync>,
     origin: Instant,
-}
-
-/// A moment, told by two clocks that part while the machine sleeps. Only differences mean something.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moment {
-    /// Time since the machine was started.
-    pub boot: Duration,
-    /// The same without the time it slept.
-    pub awake: Duration,
-}
-
-/// The two clocks are not read at once: what they part less is no sleep.
-const APART: Duration = Duration::from_secs(1);
-
-impl Moment {
-    /// The machine slept between `earlier` and now. Never so where the system has one clock only.
-    pub fn slept_since(self, earlier: Self) -> bool {
-        let passed = self.boot.saturating_sub(earlier.boot);
-        let awake = self.awake.saturating_sub(earlier.awake);
-        passed.saturating_sub(awake) > APART
-    }
 }
 
 /// A time as a person says it: of a day that is not today the date is told too.

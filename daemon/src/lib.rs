@@ -10,7 +10,7 @@
 //!
 //! | room | what it does | what it must not know |
 //! |---|---|---|
-//! | [`pomd_core`] | every decision that needs no task, socket, file or clock: the configuration | `tokio` and the rest of the machine: the compiler sees to it |
+//! | [`pomd_core`] | every decision that needs no task, socket, file or clock: configuration, refusals, where a token may go, the pool, the guard, the login's request and pages | `tokio` and the rest of the machine: the compiler sees to it |
 //! | [`config_file`], [`load`], [`watch`] | reads the file, and again when it may have changed; keeps a copy of the last good one | what the values are for |
 //! | [`agent`] | owns tunnels, sessions, the last good configuration; shows one status | HTTP, TLS, TOML |
 //! | [`session`] | being logged in to one cluster: machine, login, token and its file | tunnels, the relay |

@@ -12,20 +12,18 @@ use std::fmt;
 
 use control::text::clean;
 use jiff::Timestamp;
-use pomd_core::config::{Address, Authority};
+use pomd_core::{
+    config::{Address, Authority},
+    route::refusal::{self, OpenError, Refusal, RefusalKind, Step, Unreachable},
+    session::token::{Token, User},
+};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use crate::{
-    session::token::{Token, User},
-    upstream::{
-        Answer, OpenError, Upstream,
-        refusal::{self, Refusal, RefusalKind, Step, Unreachable},
-    },
-};
+use crate::upstream::{Answer, Upstream};
 
 /// The most routes that are taken.
 const ROUTES: usize = 10_000;

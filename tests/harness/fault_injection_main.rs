@@ -22,7 +22,7 @@ use control::paths::{PathOverrides, Paths};
 use jiff::Timestamp;
 use pomd::{
     Locks, Options,
-    clock::{Clock, Moment},
+    clock::Clock,
     env::Env,
     failpoints::{Failpoint, Failpoints},
     logging::{self, Sink},
@@ -32,6 +32,7 @@ use pomd::{
     system::disk::{Disk, Folder, Fs, Opened},
     system::service::Service,
 };
+use pomd_core::moment::Moment;
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;

@@ -3,6 +3,16 @@
 //! Everything here is a function of texts, values and the time that is given to it. What reads a file, owns a socket, starts
 //! a task or asks a clock is a driver in the package `pomd`; the manifest of this crate names nothing that could.
 //!
-//! [`config`] makes checked values of the configuration's text, and tells its problems.
+//! | room | what it decides |
+//! |---|---|
+//! | [`config`] | which values the configuration's text means, what is wrong with it, what a new one changes |
+//! | [`guard`] | which bytes of a local connection come from a web page, and are refused |
+//! | [`moment`] | whether the machine slept between two moments |
+//! | [`route`] | what a server's answer means, where a token may go, which connections are kept ready |
+//! | [`session`] | which request brings a token, and what the person in the browser is told |
 
 pub mod config;
+pub mod guard;
+pub mod moment;
+pub mod route;
+pub mod session;

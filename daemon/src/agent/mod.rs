@@ -40,7 +40,10 @@ use std::{
 
 use control::{paths::Paths, wire};
 use jiff::Timestamp;
-use pomd_core::config::{ClusterName, ClusterSpec, Config, TunnelName};
+use pomd_core::{
+    config::{ClusterName, ClusterSpec, Config, TunnelName},
+    moment::Moment,
+};
 use tokio::{
     sync::{Notify, mpsc},
     task::{Id, JoinError, JoinSet},
@@ -50,7 +53,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::error;
 
 use crate::{
-    clock::Moment,
     env::Env,
     session::Session,
     system::{network::Network, service::Heartbeat, socket_activation::InheritedSockets},

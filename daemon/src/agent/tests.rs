@@ -8,17 +8,14 @@ use std::{
 
 use control::wire::{BrowserChoice, Code, TunnelState};
 use futures_util::future::BoxFuture;
+use pomd_core::session::token::{Grant, Token};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::advance};
 
 use super::*;
 use crate::{
     clock::Clock,
-    session::{
-        Open,
-        core::Handover,
-        token::{Grant, Token},
-    },
+    session::{Open, core::Handover},
 };
 
 struct NoBrowser;

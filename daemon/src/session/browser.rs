@@ -20,6 +20,11 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::tz::TimeZone;
+use pomd_core::session::{
+    callback::{self, DONE, LoginEndpoints, Visit},
+    pages::{self, Success},
+    token::Token,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -29,13 +34,10 @@ use tokio::{
 
 use super::{
     Open,
-    callback::{self, DONE, LoginEndpoints, Visit},
     core::{Answer, Welcome},
     error::LoginError,
-    pages::{self, Success},
     server::{LoginServer, LoginTarget, NotGood},
     source::{Attempt, PendingLogin, Source, Started},
-    token::Token,
 };
 use crate::admission::{Admission, Capacity, Slot};
 

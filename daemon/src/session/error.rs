@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use control::wire::{ApiError, Code, Reason};
 use jiff::{SignedDuration, Timestamp};
+use pomd_core::{
+    config::Address,
+    route::refusal::{Refusal, RefusalKind, Step, Unreachable},
+};
 
 use super::core::Event;
-use pomd_core::config::Address;
-
-use crate::upstream::refusal::{Refusal, RefusalKind, Step, Unreachable};
 
 /// Why a login came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,11 @@ use std::{
 use control::wire::BrowserChoice;
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use pomd_core::config::{Address, Config, Host};
+use pomd_core::{
+    config::{Address, Config, Host},
+    route::refusal::{Step, Unreachable},
+    session::token::{Token, User},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -24,14 +28,10 @@ use super::{
     Open,
     error::{Cause, LoginError, Question},
     server::{LoginServer, LoginTarget, NotGood, Vouched},
-    token::{Token, User},
 };
 use crate::{
     clock::Clock,
-    upstream::{
-        Limits, Upstream,
-        refusal::{Step, Unreachable},
-    },
+    upstream::{Limits, Upstream},
 };
 
 /// A server that knows some tokens.

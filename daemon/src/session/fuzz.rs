@@ -5,7 +5,14 @@ use std::{collections::BTreeSet, sync::Arc};
 use control::wire::BrowserChoice;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use pomd_core::config::{Address, Config, Host};
+use pomd_core::{
+    config::{Address, Config, Host},
+    session::{
+        callback::LoginEndpoints,
+        pages,
+        token::{Credential, Token},
+    },
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -15,14 +22,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Open,
     browser::{self, Browser, Job},
-    callback::LoginEndpoints,
     core::Welcome,
     error::LoginError,
-    pages,
     server::{LoginServer, LoginTarget, NotGood, Vouched},
     source::{Attempt, Event, Verdict},
     store::{FILE_MOST, decode, encode},
-    token::{Credential, Token},
 };
 use crate::{
     fuzz,

@@ -13,7 +13,7 @@ use std::{
 
 use control::wire::{self, ApiError, Opener};
 use jiff::Timestamp;
-use pomd_core::config::Address;
+use pomd_core::{config::Address, session::token::Grant};
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot, watch},
     time::Instant,
@@ -26,7 +26,6 @@ use super::{
     error::LoginError,
     server::{LoginServer, LoginTarget, NotGood},
     source::PendingLogin,
-    token::Grant,
 };
 use crate::clock::Clock;
 

@@ -1,12 +1,11 @@
 //! Being logged in to one cluster.
 //!
 //! `core` decides, `task` drives it, `handle` is what others hold. `source` is the seam behind which tokens come from,
-//! `browser` the source that asks a person (with `callback` and `pages`), `server` what is asked of the server. `token`
-//! is the secret, `store` keeps it on disk, `error` says what went wrong. Knows logins, tokens and one cluster. Must not
+//! `browser` the source that asks a person (with `callback` and `pages` of `pomd_core::session`), `server` what is asked of
+//! the server. `store` keeps a token on disk, `error` says what went wrong. Knows logins, tokens and one cluster. Must not
 //! know tunnels, the relay or the configuration's syntax.
 
 mod browser;
-mod callback;
 pub mod core;
 pub mod error;
 #[cfg(test)]
@@ -14,14 +13,10 @@ mod fakes;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod handle;
-#[path = "../../core/src/session/pages.rs"]
-mod pages;
 pub mod server;
 mod source;
 mod store;
 mod task;
-#[path = "../../core/src/session/token.rs"]
-pub mod token;
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -4,17 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-
-use super::{
-    error::{Cause, LoginError, Question},
-    token::{Token, User},
+use pomd_core::{
+    config::{Address, ClusterName},
+    route::refusal::OpenError,
+    session::token::{Token, User},
 };
-use pomd_core::config::{Address, ClusterName};
 
-use crate::{
-    portal,
-    upstream::{OpenError, Upstream},
-};
+use super::error::{Cause, LoginError, Question};
+
+use crate::{portal, upstream::Upstream};
 
 /// How long all addresses of a cluster together may take for one answer.
 const LIMIT: Duration = Duration::from_secs(45);

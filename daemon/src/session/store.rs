@@ -11,14 +11,14 @@ use std::{
 };
 
 use jiff::Timestamp;
-use pomd_core::config::{Address, Host};
+use pomd_core::{
+    config::{Address, Host},
+    session::token::{Credential, Token},
+};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{
-    core::Write,
-    token::{Credential, Token},
-};
+use super::core::Write;
 use crate::system::disk::{self, Folder, Fs, Opened, describe};
 
 /// The folder of the files, inside of the state folder.

@@ -1,51 +1,28 @@
-//! Opening a route for one connection: a grant, the route, and once more after a login. Where a decision needs the
-//! local side it looks at the socket without taking a byte from it.
+//! Opening a route for one connection: a grant, the route, and once more after a login. What has to be known of the
+//! local side is seen at its socket, without taking a byte from it.
 //!
 //! A client that is gone before its route is open gets none, and what it sent goes nowhere (B9).
 
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use pomd_core::{guard::Refusal, route::refusal::OpenError, session::token::Grant};
 use tokio::{io::Interest, time::Instant};
 
 use super::{
-    guard::Refusal,
+    Tunnel,
+    dialect::Dialect,
     guarded::{self, Guarded, Turned},
     local::Local,
 };
 use crate::{
-    session::{NoGrant, core::Patience, token::Grant},
-    upstream::{Early, EarlySource, OpenError},
+    session::{NoGrant, core::Patience},
+    upstream::{Early, Opened},
 };
-
-/// The two things a connection needs of its cluster.
-pub(super) trait Way: Sync {
-    /// An open route.
-    type Opened: Send;
-
-    /// A grant newer than `after`; see `Session::grant`.
-    fn grant(
-        &self,
-        after: Option<u64>,
-        patience: Patience,
-    ) -> impl Future<Output = Result<Grant, NoGrant>> + Send;
-
-    /// The server refused the token of this generation.
-    fn refused(&self, generation: u64) -> impl Future<Output = ()> + Send;
-
-    /// Opens the route; see `Upstream::open`.
-    fn open<R>(
-        &self,
-        grant: &Grant,
-        early: &mut Early<R>,
-    ) -> impl Future<Output = Result<Self::Opened, OpenError>> + Send
-    where
-        R: EarlySource;
-}
 
 /// Why there is no open route.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum AttemptError {
     /// The local side went away.
     Gone,
     /// The browser guard refused what the local side sent.
@@ -60,7 +37,7 @@ pub(super) enum Failure {
     },
 }
 
-impl From<Turned> for Failure {
+impl From<Turned> for AttemptError {
     fn from(turned: Turned) -> Self {
         match turned {
             Turned::Away(refusal) => Self::Refused(refusal),
@@ -83,8 +60,8 @@ pub(super) enum Sign {
 /// What is known of the client.
 #[derive(Clone, Copy)]
 pub(super) struct Client<'a> {
-    /// Refusals are told in ssh's words; an ssh client that closed wants nothing any more.
-    pub(super) ssh: bool,
+    /// The language it speaks.
+    pub(super) dialect: Dialect,
     /// Tells whether some process still has the other end open, if the system can.
     pub(super) is_held: &'a (dyn Fn(&Local) -> Option<bool> + Sync),
     /// Told when the connection begins to wait for a login.
@@ -93,10 +70,6 @@ pub(super) struct Client<'a> {
 
 /// How often a waiting client is looked at; an error is noticed at once.
 const LOOK: Duration = Duration::from_millis(250);
-/// A client that sent what it had, closed in order and left is served if its route opens within this time: it wants no
-/// answer. Later nobody expects any more that something happens.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-
 /// Waits for the first byte, for at most `patience`. Takes nothing.
 pub(super) async fn first_sign(local: &Local, patience: Duration) -> Sign {
     match tokio::time::timeout(patience, local.peek()).await {
@@ -106,14 +79,15 @@ pub(super) async fn first_sign(local: &Local, patience: Duration) -> Sign {
     }
 }
 
-/// Opens the route. While a login is awaited the local bytes stay unread; after a login the kept ones are sent again,
+/// Opens the route of `tunnel`. While a login is awaited the local bytes stay unread; after a login the kept ones are sent again,
 /// once: a fresh token that is refused too ends it.
-pub(super) async fn open<W: Way>(
-    way: &W,
+pub(super) async fn open(
+    tunnel: &Tunnel,
     patience: Patience,
     client: &Client<'_>,
     early: &mut Early<&Guarded>,
-) -> Result<(W::Opened, Grant), Failure> {
+) -> Result<(Opened, Grant), AttemptError> {
+    let session = &tunnel.session;
     let mut after = None;
     let mut watch = Watch {
         socket: early.source,
@@ -122,45 +96,58 @@ pub(super) async fn open<W: Way>(
     };
     loop {
         let sent = !early.kept.is_empty();
-        if early.ended && !sent {
-            return Err(Failure::Gone);
+        if has_left(early) {
+            return Err(AttemptError::Gone);
         }
         let grant = tokio::select! {
             biased;
-            it = way.grant(after, patience) => it.map_err(Failure::NoGrant)?,
+            it = session.grant(after, patience) => it.map_err(AttemptError::NoGrant)?,
             () = async {
                 (client.waits_for_login)();
                 watch.gone(sent).await;
-            } => return Err(Failure::Gone),
+            } => return Err(AttemptError::Gone),
         };
         let begun = Instant::now();
         let opened = tokio::select! {
             biased;
             // Its bytes are being read now: whether it sent any can't be seen at its socket.
-            () = watch.gone(true) => return Err(Failure::Gone),
-            it = way.open(&grant, early) => it,
+            () = watch.gone(true) => return Err(AttemptError::Gone),
+            it = tunnel.upstream.open(&tunnel.spec.route, &grant.token, early) => it,
         };
         let error = match opened {
             Ok(it) => return Ok((it, grant)),
             Err(OpenError::LocalGone(error)) => {
                 let refusal = guarded::refusal(&error).cloned();
-                return Err(refusal.map_or(Failure::Gone, |it| Failure::Refused(Box::new(it))));
+                return Err(
+                    refusal.map_or(AttemptError::Gone, |it| AttemptError::Refused(Box::new(it)))
+                );
             }
             Err(error) => error,
         };
         if matches!(error, OpenError::Unauthenticated { .. }) {
-            way.refused(grant.generation).await;
-            if after.is_none() {
-                after = Some(grant.generation);
-                continue;
-            }
+            session.refused(grant.generation).await;
         }
-        return Err(Failure::NotOpened {
+        if helps_a_newer_token(&error, after) {
+            after = Some(grant.generation);
+            continue;
+        }
+        return Err(AttemptError::NotOpened {
             error,
             grant,
             begun,
         });
     }
+}
+
+/// Whether the client ended its side without having said a word: it wants nothing.
+fn has_left<R>(early: &Early<R>) -> bool {
+    early.ended && early.kept.is_empty()
+}
+
+/// Whether the same is worth another try with a token newer than the one that met `error`, which was newer than that of
+/// generation `after` itself. Only once: a token that was just given and is refused too will not get better.
+fn helps_a_newer_token(error: &OpenError, after: Option<u64>) -> bool {
+    matches!(error, OpenError::Unauthenticated { .. }) && after.is_none()
 }
 
 /// Watches a client while its route is not open yet.
@@ -188,7 +175,8 @@ impl Watch<'_> {
             }
             let closed_at = *self.closed_at.get_or_insert_with(Instant::now);
             let sent = sent || self.socket.has_unread();
-            if !sent || is_gone(self.client.ssh, self.held(), closed_at.elapsed()) {
+            let dialect = self.client.dialect;
+            if !sent || dialect.is_gone(self.held(), closed_at.elapsed()) {
                 return;
             }
         }
@@ -199,96 +187,15 @@ impl Watch<'_> {
     }
 }
 
-/// Whether a client is gone that sent something and ended its side `closed` ago. It is still there if a process is known
-/// to hold its socket: it only closed one direction. A client that left is gone after [`LAST_WORDS`], and ssh at once.
-fn is_gone(ssh: bool, held: Option<bool>, closed: Duration) -> bool {
-    match held {
-        Some(true) => false,
-        Some(false) if ssh => true,
-        Some(false) | None => closed >= LAST_WORDS,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, sync::Mutex};
-
-    use control::wire::{Code, Reason};
-    use jiff::Timestamp;
     use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
+        io::AsyncWriteExt,
         net::{TcpListener, TcpStream},
     };
 
     use super::*;
-    use crate::session::token::Token;
-
-    type Answer = Result<(), OpenError>;
-
-    /// Grants generation 1, 2, ... while they last; `None` waits for ever.
-    #[derive(Default)]
-    struct Fake {
-        grants: u64,
-        denies: bool,
-        answers: Mutex<VecDeque<Answer>>,
-        log: Mutex<Vec<String>>,
-    }
-
-    impl Fake {
-        fn log(&self, line: String) {
-            self.log.lock().unwrap().push(line);
-        }
-    }
-
-    impl Way for Fake {
-        type Opened = ();
-
-        async fn grant(&self, after: Option<u64>, _: Patience) -> Result<Grant, NoGrant> {
-            self.log(format!("grant {after:?}"));
-            if self.denies {
-                let (code, at) = (Code::LoginNeeded, Timestamp::UNIX_EPOCH);
-                let reason = Reason::new(code, "corp needs a login", at);
-                return Err(NoGrant { reason });
-            }
-            let generation = after.unwrap_or(0) + 1;
-            if generation > self.grants {
-                std::future::pending::<()>().await;
-            }
-            Ok(Grant {
-                generation,
-                token: Token::parse("secret").unwrap(),
-                user: None,
-            })
-        }
-
-        async fn refused(&self, generation: u64) {
-            self.log(format!("refused {generation}"));
-        }
-
-        async fn open<R>(&self, grant: &Grant, early: &mut Early<R>) -> Result<(), OpenError>
-        where
-            R: EarlySource,
-        {
-            let mut byte = [0];
-            if early.kept.is_empty() && early.source.read(&mut byte).await.unwrap() == 1 {
-                early.kept.push(byte[0]);
-            }
-            self.log(format!("open {} {:?}", grant.generation, early.kept));
-            self.answers.lock().unwrap().pop_front().unwrap()
-        }
-    }
-
-    fn fake(grants: u64, answers: impl IntoIterator<Item = Answer>) -> Fake {
-        Fake {
-            grants,
-            answers: Mutex::new(answers.into_iter().collect()),
-            ..Fake::default()
-        }
-    }
-
-    fn unauthenticated() -> Answer {
-        Err(OpenError::Unauthenticated { request_id: None })
-    }
+    use pomd_core::route::refusal::{Refusal, RefusalKind};
 
     async fn pair() -> (TcpStream, Local) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -297,27 +204,18 @@ mod tests {
         (client.unwrap(), accepted.unwrap().0.into())
     }
 
-    async fn open_on(fake: &Fake, ssh: bool, source: Local, held: bool) -> Result<(), Failure> {
-        let patience = Patience {
-            unasked: Duration::ZERO,
-            asked: Duration::from_secs(300),
-            client_asks: false,
+    /// Returns once a client is gone that speaks `dialect`; `held`: some process has its socket open.
+    async fn gone(socket: Local, dialect: Dialect, held: bool) {
+        let mut watch = Watch {
+            socket: &socket.into(),
+            client: &Client {
+                dialect,
+                is_held: &|_| Some(held),
+                waits_for_login: &|| {},
+            },
+            closed_at: None,
         };
-        let client = Client {
-            ssh,
-            is_held: &|_| Some(held),
-            waits_for_login: &|| fake.log("waits for a login".to_owned()),
-        };
-        let mut early = Early {
-            source: &source.into(),
-            kept: Vec::new(),
-            ended: false,
-        };
-        let limit = Duration::from_secs(10);
-        tokio::time::timeout(limit, open(fake, patience, &client, &mut early))
-            .await
-            .unwrap()
-            .map(|_| ())
+        watch.gone(false).await;
     }
 
     #[tokio::test]
@@ -341,81 +239,33 @@ mod tests {
         assert_eq!(first_sign(&local, long).await, Sign::Gone);
     }
 
-    #[tokio::test]
-    async fn a_refused_token_is_replaced_and_the_kept_bytes_are_sent_again() {
-        let (mut client, local) = pair().await;
-        client.write_all(b"\x07").await.unwrap();
-        let fake = fake(2, [unauthenticated(), Ok(())]);
-        open_on(&fake, false, local, true).await.unwrap();
-        assert_eq!(
-            *fake.log.lock().unwrap(),
-            [
-                "grant None",
-                "open 1 [7]",
-                "refused 1",
-                "grant Some(1)",
-                "open 2 [7]"
-            ]
-        );
-    }
-
-    #[tokio::test]
-    async fn a_second_refusal_ends_it_without_a_third_login() {
-        let (mut client, local) = pair().await;
-        client.write_all(b"\x07").await.unwrap();
-        let fake = fake(9, [unauthenticated(), unauthenticated()]);
-        let failure = open_on(&fake, false, local, true).await.unwrap_err();
-        let Failure::NotOpened {
-            error: OpenError::Unauthenticated { .. },
-            grant,
-            ..
-        } = failure
-        else {
-            panic!("{failure:?}");
+    #[test]
+    fn a_refused_token_is_replaced_once_and_other_refusals_are_not_repeated() {
+        let unauthenticated = || OpenError::Unauthenticated { request_id: None };
+        let forbidden = || {
+            OpenError::Refused(Refusal {
+                kind: RefusalKind::Forbidden,
+                status: 403,
+                request_id: None,
+                detail: None,
+            })
         };
-        assert_eq!(grant.generation, 2);
-        assert_eq!(fake.log.lock().unwrap().last().unwrap(), "refused 2");
-    }
-
-    #[tokio::test]
-    async fn other_refusals_keep_the_token_and_are_not_repeated() {
-        let (mut client, local) = pair().await;
-        client.write_all(b"\x07").await.unwrap();
-        let refusal = crate::upstream::refusal::Refusal {
-            kind: crate::upstream::refusal::RefusalKind::Forbidden,
-            status: 403,
-            request_id: None,
-            detail: None,
-        };
-        let fake = fake(9, [Err(OpenError::Refused(refusal))]);
-        let failure = open_on(&fake, false, local, true).await.unwrap_err();
-        assert!(matches!(
-            failure,
-            Failure::NotOpened {
-                error: OpenError::Refused(_),
-                ..
-            }
-        ));
-        assert_eq!(*fake.log.lock().unwrap(), ["grant None", "open 1 [7]"]);
-    }
-
-    #[tokio::test]
-    async fn without_a_login_the_reason_is_handed_on() {
-        let (_client, local) = pair().await;
-        let fake = Fake {
-            denies: true,
-            ..Fake::default()
-        };
-        let failure = open_on(&fake, true, local, true).await.unwrap_err();
-        assert!(matches!(failure, Failure::NoGrant(it) if it.reason.code == Code::LoginNeeded));
+        for (error, after, again) in [
+            (unauthenticated(), None, true),
+            (unauthenticated(), Some(1), false),
+            (forbidden(), None, false),
+            (forbidden(), Some(1), false),
+        ] {
+            assert_eq!(helps_a_newer_token(&error, after), again, "{error:?}");
+        }
     }
 
     #[tokio::test]
     async fn a_client_that_leaves_ends_the_wait_for_a_login() {
-        for (case, ssh, bytes, reset) in [
-            ("sent nothing", false, false, false),
-            ("reset after bytes", false, true, true),
-            ("ssh closed after its banner", true, true, false),
+        for (dialect, bytes, reset) in [
+            (Dialect::Raw, false, false),
+            (Dialect::Raw, true, true),
+            (Dialect::Ssh, true, false),
         ] {
             let (mut client, local) = pair().await;
             if bytes {
@@ -425,50 +275,34 @@ mod tests {
                 client.set_zero_linger().unwrap();
             }
             drop(client);
-            let failure = open_on(&fake(0, []), ssh, local, false).await.unwrap_err();
-            assert!(matches!(failure, Failure::Gone), "{case}");
+            let limit = Duration::from_secs(10);
+            let noticed = tokio::time::timeout(limit, gone(local, dialect, false)).await;
+            assert!(noticed.is_ok(), "{dialect:?}, bytes {bytes}, reset {reset}");
         }
     }
 
     #[tokio::test]
     async fn a_client_that_only_ended_its_side_is_waited_for() {
-        for ssh in [true, false] {
+        for dialect in [Dialect::Raw, Dialect::Ssh] {
             let (mut client, local) = pair().await;
             client.write_all(b"x").await.unwrap();
             client.shutdown().await.unwrap();
-            let fake = fake(0, []);
-            let waited = open_on(&fake, ssh, local, true);
             let start = Instant::now();
             // Long enough to be looked at more than once.
-            let limit = tokio::time::timeout(LOOK * 3, waited).await;
-            assert!(limit.is_err(), "gave up after {:?}", start.elapsed());
+            let waited = tokio::time::timeout(LOOK * 3, gone(local, dialect, true)).await;
+            assert!(waited.is_err(), "gave up after {:?}", start.elapsed());
         }
     }
 
-    #[tokio::test]
-    async fn a_client_that_ended_without_a_byte_asks_for_no_second_login() {
-        let (client, local) = pair().await;
-        drop(client);
-        let fake = fake(9, [unauthenticated()]);
-        let mut early = Early {
-            source: &local.into(),
-            kept: Vec::new(),
-            ended: true,
-        };
-        let client = Client {
-            ssh: false,
-            is_held: &|_| None,
-            waits_for_login: &|| {},
-        };
-        let patience = Patience {
-            unasked: Duration::ZERO,
-            asked: Duration::ZERO,
-            client_asks: false,
-        };
-        let failure = open(&fake, patience, &client, &mut early)
-            .await
-            .unwrap_err();
-        assert!(matches!(failure, Failure::Gone));
-        assert!(fake.log.lock().unwrap().is_empty());
+    #[test]
+    fn a_client_that_ended_without_a_byte_asks_for_no_second_login() {
+        for (kept, ended, left) in [("", true, true), ("x", true, false), ("", false, false)] {
+            let early = Early {
+                source: (),
+                kept: kept.into(),
+                ended,
+            };
+            assert_eq!(has_left(&early), left, "{kept:?}, {ended}");
+        }
     }
 }

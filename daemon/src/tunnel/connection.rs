@@ -10,15 +10,16 @@ use std::{
     time::Duration,
 };
 
-use control::{humanize, ssh_refusal, wire};
+use control::{humanize, wire};
+use pomd_core::guard::Refusal;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Caller, Counters, Stage, Tunnel,
     accept::Once,
-    attempt::{self, Client, Failure, Sign, Way, first_sign},
-    guard::Refusal,
+    attempt::{self, AttemptError, Client, Sign, first_sign},
+    dialect::Dialect,
     guarded::Guarded,
     local::{Ends, Local},
     reason,
@@ -26,15 +27,9 @@ use super::{
 };
 use crate::{
     failpoints::Failpoint,
-    session::{NoGrant, core::Patience, token::Grant},
-    upstream::{Early, EarlySource, OpenError, Opened},
+    session::{NoGrant, core::Patience},
+    upstream::{Early, Opened},
 };
-
-/// A client that did nothing for so long is no port scanner: a login may be asked for its sake.
-const STAY: Duration = Duration::from_millis(300);
-/// The same where a login is there already and only a dial is at stake: clients of protocols in which the server speaks
-/// first must not wait noticeably.
-const GLANCE: Duration = Duration::from_millis(20);
 
 /// Carries `local` until it ends. Ends by itself when `tunnel.cut` is cancelled. `caller`: on whose behalf pomd made the
 /// connection to itself.
@@ -100,22 +95,22 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    async fn open(&self, early: &mut Early<&Guarded>) -> Result<Opened, Failure> {
+    async fn open(&self, early: &mut Early<&Guarded>) -> Result<Opened, AttemptError> {
         let tunnel = self.tunnel;
         let logged_in = tunnel.session.view().state == wire::ClusterState::LoggedIn;
-        let stay = if logged_in { GLANCE } else { STAY };
-        match first_sign(early.source, stay).await {
-            Sign::Gone => return Err(Failure::Gone),
+        let dialect = tunnel.dialect();
+        match first_sign(early.source, dialect.first_word(logged_in)).await {
+            Sign::Gone => return Err(AttemptError::Gone),
             Sign::Bytes => poll_fn(|cx| early.source.poll_first(cx)).await?,
             // Who waits for the server to speak first is no browser; what it says later is looked at then.
             Sign::Stayed => {}
         }
         let client = Client {
-            ssh: tunnel.spec.ssh,
+            dialect,
             is_held: &|local| self.is_held(local),
             waits_for_login: &|| self.is_at(Stage::WaitsForLogin),
         };
-        let patience = patience(tunnel.spec.ssh, self.caller.is_some());
+        let patience = patience(dialect, self.caller.is_some());
         let (opened, grant) = attempt::open(tunnel, patience, &client, early).await?;
         tunnel.session.accepted(grant.generation);
         Ok(opened)
@@ -215,23 +210,23 @@ impl Connection<'_> {
         }
     }
 
-    async fn refuse(&self, failure: Failure, local: Local) {
+    async fn refuse(&self, failure: AttemptError, local: Local) {
         let (tunnel, number) = (self.tunnel, self.number);
         let text = match failure {
-            Failure::Gone => {
+            AttemptError::Gone => {
                 tracing::debug!("connection {number}: its client left before it was open");
                 return;
             }
-            Failure::Refused(refusal) => {
+            AttemptError::Refused(refusal) => {
                 self.turn_away(&refusal);
                 let answer = refusal.answer.unwrap_or_default();
                 return local.say_and_close(&answer).await;
             }
-            Failure::NoGrant(NoGrant { reason }) => {
+            AttemptError::NoGrant(NoGrant { reason }) => {
                 self.complain(&reason);
                 reason.message
             }
-            Failure::NotOpened {
+            AttemptError::NotOpened {
                 error,
                 grant,
                 begun,
@@ -251,10 +246,9 @@ impl Connection<'_> {
                 text
             }
         };
-        if tunnel.spec.ssh {
-            refuse_ssh(local, &text).await;
-        } else {
-            local.reset();
+        match tunnel.dialect().refusal(&text) {
+            Some(told) => local.say_and_close(&told).await,
+            None => local.reset(),
         }
     }
 
@@ -287,35 +281,10 @@ impl Connection<'_> {
     }
 }
 
-impl Way for Tunnel {
-    type Opened = Opened;
-
-    async fn grant(&self, after: Option<u64>, patience: Patience) -> Result<Grant, NoGrant> {
-        self.session.grant(after, patience).await
-    }
-
-    async fn refused(&self, generation: u64) {
-        self.session.refused(generation).await;
-    }
-
-    async fn open<R>(&self, grant: &Grant, early: &mut Early<R>) -> Result<Opened, OpenError>
-    where
-        R: EarlySource,
-    {
-        self.upstream
-            .open(&self.spec.route, &grant.token, early)
-            .await
-    }
-}
-
-/// `asks`: the client was told that a login is needed, and asks the person for it.
-fn patience(ssh: bool, asks: bool) -> Patience {
+/// How long a connection waits for a login. `asks`: the client was told that one is needed, and asks the person for it.
+fn patience(dialect: Dialect, asks: bool) -> Patience {
     Patience {
-        unasked: if ssh && !asks {
-            Duration::ZERO
-        } else {
-            Duration::from_secs(30)
-        },
+        unasked: dialect.unasked_login(asks),
         asked: Duration::from_secs(5 * 60),
         client_asks: asks,
     }
@@ -334,11 +303,6 @@ fn notice_vanishing(local: &Local, ends: Ends) -> std::io::Result<()> {
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(15));
     SockRef::from(local).set_tcp_keepalive(&probes)
-}
-
-/// Tells an ssh client why.
-async fn refuse_ssh(local: Local, text: &str) {
-    local.say_and_close(&ssh_refusal::refusal(text)).await;
 }
 
 /// Runs a relay that counts in `own`, and counts the same in `all` as the bytes flow.
@@ -391,12 +355,18 @@ impl Drop for Count<'_> {
 mod tests {
     use std::process::{Command, Stdio};
 
+    use control::ssh_refusal;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
     };
 
     use super::{super::local::DRAIN, *};
+
+    async fn refuse_ssh(local: Local, text: &str) {
+        let told = Dialect::Ssh.refusal(text).unwrap();
+        local.say_and_close(&told).await;
+    }
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

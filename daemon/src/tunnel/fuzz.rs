@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::guard::{Guard, Rules, Why};
-use pomd_core::config::Host;
+use pomd_core::{
+    config::Host,
+    guard::{Guard, Rules, Why},
+};
 
 use crate::fuzz::{Dice, split_first, unpacked};
 

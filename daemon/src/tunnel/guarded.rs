@@ -8,17 +8,17 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use pomd_core::config::{TunnelName, TunnelSpec};
+use pomd_core::{
+    config::{TunnelName, TunnelSpec},
+    guard::{Guard, Passed, Refusal, Rules},
+};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{
-    guard::{Guard, Passed, Refusal, Rules},
-    local::Local,
-};
+use super::local::Local;
 use crate::upstream::EarlySource;
 
 /// How much is read at once to find out what a client speaks.

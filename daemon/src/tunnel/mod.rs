@@ -4,11 +4,9 @@
 //! control protocol's routes.
 //!
 //! `accept` lets in from either kind of socket (`local`), `connection` carries one, `attempt` decides when to try again, `probe` shows that the route works.
-//! `guarded` keeps web pages out, as `guard` decides. Pure: `guard`, `reason`, `words`.
+//! `guarded` keeps web pages out, as `pomd_core::guard` decides. Pure: `reason`, `words`.
 
 pub mod bind;
-#[path = "../../core/src/guard/mod.rs"]
-pub mod guard;
 pub mod local;
 pub mod peer;
 pub mod relay;
@@ -16,6 +14,7 @@ pub mod relay;
 mod accept;
 mod attempt;
 mod connection;
+mod dialect;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod guarded;
@@ -35,6 +34,12 @@ use std::{
 };
 
 use control::wire::{self, Code};
+use pomd_core::{
+    config::{Authority, ClusterSpec, TunnelName, TunnelSpec},
+    guard::Rules,
+    route::refusal::{OpenError, Refusal, RefusalKind},
+    session::token::Grant,
+};
 use tokio::{
     net::TcpStream,
     sync::{Notify, watch},
@@ -43,21 +48,18 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
+use dialect::Dialect;
 use guarded::Guarded;
 use local::{Ends, Local};
 use outcome::Outcome;
-use pomd_core::config::{Authority, ClusterSpec, TunnelName, TunnelSpec};
 
 use crate::{
     env::Env,
     failpoints::Failpoint,
     portal,
-    session::{Session, token::Grant},
+    session::Session,
     system::{errors, limits},
-    upstream::{
-        OpenError, Upstream,
-        refusal::{Refusal, RefusalKind},
-    },
+    upstream::Upstream,
 };
 
 /// One tunnel of the configuration, from the reload that brought it to the one that takes it away. Its connections hold
@@ -78,7 +80,7 @@ pub struct Tunnel {
     /// The same about requests that the browser guard refused.
     guarded: Mutex<accept::Once>,
     /// Whom the browser guard lets in; `None`: everybody.
-    rules: Option<Arc<guard::Rules>>,
+    rules: Option<Arc<Rules>>,
 }
 
 /// What a [`Tunnel`] is made of, and reads as its own.
@@ -270,6 +272,11 @@ impl Tunnel {
         );
         let carried = connection::carry(self.clone(), local, ends, number, caller);
         self.connections.spawn(carried.instrument(span));
+    }
+
+    /// The language that its clients speak.
+    fn dialect(&self) -> Dialect {
+        Dialect::of(self.spec.ssh)
     }
 
     fn clear_outcome(&self) {

@@ -9,6 +9,7 @@ use std::{
 
 use control::wire::{ApiError, Code, Reason};
 use jiff::{Timestamp, tz::TimeZone};
+use pomd_core::{route::refusal::OpenError, session::token::Grant};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     sync::Mutex,
@@ -16,10 +17,7 @@ use tokio::{
 };
 
 use super::{Tunnel, reason};
-use crate::{
-    session::token::Grant,
-    upstream::{Early, EarlySource, OpenError},
-};
+use crate::upstream::{Early, EarlySource};
 
 /// For so long an answer is given again.
 const REST: Duration = Duration::from_secs(5);
@@ -209,7 +207,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::session::token::Token;
+    use pomd_core::session::token::Token;
 
     fn grant(generation: u64) -> Option<Grant> {
         let token = Token::parse("secret").unwrap();

@@ -9,11 +9,9 @@ use control::{
     wire::{self, Code},
 };
 use jiff::{Timestamp, tz::TimeZone};
-use pomd_core::config::{Authority, ClusterName, Route};
-
-use crate::upstream::{
-    OpenError,
-    refusal::{Refusal, RefusalKind, Step, Unreachable},
+use pomd_core::{
+    config::{Authority, ClusterName, Route},
+    route::refusal::{OpenError, Refusal, RefusalKind, Step, Unreachable},
 };
 
 /// What the words speak of besides the error.

@@ -13,8 +13,6 @@ mod local;
 mod remote_to_local;
 #[cfg(test)]
 mod tests;
-#[path = "../../core/src/route/truncation.rs"]
-mod truncation;
 
 use std::{
     future::poll_fn,
@@ -25,12 +23,12 @@ use std::{
     time::Duration,
 };
 
+use pomd_core::guard::Refusal;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Counters,
-    guard::Refusal,
     guarded::{self, Guarded},
 };
 use crate::{buffer::Buffer, upstream::stream::Stream};

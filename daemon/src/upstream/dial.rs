@@ -13,7 +13,10 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use pomd_core::config::{Authority, Host};
+use pomd_core::{
+    config::{Authority, Host},
+    route::refusal::{Step, Unreachable},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -21,10 +24,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    Limits, exhausted,
-    refusal::{Step, Unreachable},
-};
+use super::{Limits, exhausted};
 use crate::failpoints::{Failpoint, Failpoints};
 
 /// How long an address may stay silent before the next one is tried beside it (RFC 8305).

@@ -2,8 +2,10 @@
 
 use std::{io, net::SocketAddr};
 
-use super::refusal::{Step, Unreachable};
-use pomd_core::config::Authority;
+use pomd_core::{
+    config::Authority,
+    route::refusal::{Step, Unreachable},
+};
 
 use crate::system::{errors, limits};
 

@@ -1,6 +1,7 @@
 //! Heads and bodies of answers, in any pieces.
 
-use super::head::{Body, Head, HeadError, HeadReader};
+use pomd_core::route::head::{Body, Head, HeadError, HeadReader};
+
 use crate::fuzz::{Dice, split_first, unpacked};
 
 /// The most that may be held of a head, in bytes.

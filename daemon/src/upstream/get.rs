@@ -13,7 +13,13 @@ use hyper::{
     header::{self, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use pomd_core::config::Address;
+use pomd_core::{
+    config::Address,
+    route::{
+        refusal::{self, OpenError, Step, Unreachable, shown_id},
+        token_policy::Permitted,
+    },
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -23,9 +29,7 @@ use super::{
     Answer,
     dial::{reason, shown},
     h1::{AGENT, Peer},
-    refusal::{self, OpenError, Step, Unreachable, shown_id},
     tls::handshake,
-    token_policy::Permitted,
 };
 
 /// The longest body that is taken.

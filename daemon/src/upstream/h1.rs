@@ -11,7 +11,14 @@ use std::{
 };
 
 use control::text::clean;
-use pomd_core::config::Authority;
+use pomd_core::{
+    config::Authority,
+    route::{
+        head::{Body, Framing, Head, HeadError, HeadReader},
+        refusal::{self, OpenError, Step, Unreachable},
+        token_policy::Permitted,
+    },
+};
 use rustls::ProtocolVersion;
 use tokio::{
     io::ReadBuf,
@@ -23,12 +30,9 @@ use zeroize::Zeroizing;
 use super::{
     Early, EarlySource, Opened,
     dial::{reason, shown},
-    head::{Body, Framing, Head, HeadError, HeadReader},
     pool::{Said, Waited},
     record::{Records, RecvError, Remote},
-    refusal::{self, OpenError, Step, Unreachable},
     tls::{certificate::Identity, handshake},
-    token_policy::Permitted,
 };
 
 /// The most early bytes that are kept, and the most that is queued at once.

@@ -9,18 +9,12 @@ mod exhausted;
 pub(crate) mod fuzz;
 mod get;
 mod h1;
-#[path = "../../core/src/route/head.rs"]
-mod head;
 mod open;
 pub mod pool;
 pub mod proxy;
 pub mod record;
-#[path = "../../core/src/route/refusal.rs"]
-pub mod refusal;
 pub mod stream;
 pub mod tls;
-#[path = "../../core/src/route/token_policy.rs"]
-mod token_policy;
 pub mod transport;
 
 use std::{
@@ -31,24 +25,28 @@ use std::{
     time::Duration,
 };
 
-use pomd_core::config::{Address, Authority, ClusterName, ClusterSpec, Host, Route};
+use pomd_core::{
+    config::{Address, Authority, ClusterName, ClusterSpec, Host, Route},
+    route::{
+        refusal::{OpenError, Step, Unreachable},
+        token_policy::TokenPolicy,
+    },
+    session::token::Token,
+};
 use rustls::ProtocolVersion;
 use tokio::{io::AsyncRead, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, failpoints::Failpoints, session::token::Token};
+use crate::{clock::Clock, failpoints::Failpoints};
 
 use dial::{Dialer, recent::Reached, shown};
 use h1::Peer;
 use pool::{Budget, Spares};
 use proxy::{Environment, Proxies};
 use record::{HandshakeError, Remote};
-pub use refusal::OpenError;
-use refusal::{Step, Unreachable};
 pub use tls::check_files;
 use tls::{Secure, Tls, handshake};
-use token_policy::TokenPolicy;
 use transport::Carrier;
 
 /// How to reach one cluster. Cheap to make: certificates and keys are read when first needed, and again when their

@@ -2,16 +2,18 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use pomd_core::{
+    config::{Address, Authority},
+    route::{refusal::OpenError, token_policy::Permitted},
+};
+
 use super::{
     Early, EarlySource, Opened, Upstream,
     h1::{self, Again, Failure, Peer},
     pool::{Waited, Way},
     record::Remote,
-    refusal::OpenError,
     tls::Secure,
-    token_policy::Permitted,
 };
-use pomd_core::config::{Address, Authority};
 
 /// A handshaken connection on which nothing was said.
 struct Connection {

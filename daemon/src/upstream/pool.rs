@@ -1,12 +1,10 @@
 //! The stock of connections that are ready: past their handshake, and nothing said on them yet.
 //!
 //! A connection that finds one here is open after one round trip. They are made in the background, only where somebody
-//! was answered before and only with TLS; what happens to them while they wait is noticed at once. `policy` decides what is
+//! was answered before and only with TLS; what happens to them while they wait is noticed at once. `pomd_core::route::pool` decides what is
 //! made and what still counts, `idle_state` what the end of a spare means. Must not know what is said on them.
 
 mod idle_state;
-#[path = "../../core/src/route/pool.rs"]
-mod policy;
 
 use std::{
     future::poll_fn,
@@ -16,19 +14,24 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use pomd_core::config::{Address, Authority, Host};
+use pomd_core::{
+    config::{Address, Authority, Host},
+    route::{
+        pool::{Order, Stock},
+        refusal::OpenError,
+    },
+};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{record::Remote, refusal::OpenError, tls::Secure};
+use super::{record::Remote, tls::Secure};
 use crate::{clock::Clock, system::limits};
 
 use idle_state::is_quiet;
 pub(super) use idle_state::{Said, Waited};
-use policy::{Order, Stock};
 
 /// The most spares of all clusters together.
 const MOST: usize = 64;
@@ -155,7 +158,7 @@ impl Spares {
     /// How many there are.
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().count()
     }
 
     /// Keeps the stock until `stop`; `make` dials and shakes hands. Without it there is never anything in stock.

@@ -2,9 +2,12 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
-use pomd_core::config::{
-    Address, Authority, BrowserChoice, ClientIdentity, ClusterName, ClusterSpec, ForwardProxy,
-    Host, HostPattern, Route,
+use pomd_core::{
+    config::{
+        Address, Authority, BrowserChoice, ClientIdentity, ClusterName, ClusterSpec, ForwardProxy,
+        Host, HostPattern, Route,
+    },
+    session::token::Token,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -24,7 +27,6 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{Early, Limits, Upstream};
-use crate::session::token::Token;
 
 /// The host of the cluster under test.
 pub(crate) const HOST: &str = "corp.example.com";

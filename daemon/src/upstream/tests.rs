@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use pomd_core::route::refusal::{Refusal, RefusalKind};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     join,
@@ -20,7 +21,6 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    refusal::{Refusal, RefusalKind},
     testing::{HOST, Lab, corp, early, head, route, token},
     *,
 };

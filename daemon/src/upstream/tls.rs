@@ -17,7 +17,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use pomd_core::config::{ClientIdentity, ClusterSpec, Host};
+use pomd_core::{
+    config::{ClientIdentity, ClusterSpec, Host},
+    route::refusal::{Step, Unreachable},
+};
 use rustls::{
     ClientConfig, Error, InconsistentKeys,
     client::Resumption,
@@ -35,7 +38,6 @@ use certificate::{Anyone, Identity, Telling};
 use super::{
     dial::{reason, shown},
     proxy,
-    refusal::{Step, Unreachable},
 };
 use crate::named_file::{self, Kind, ReadError};
 

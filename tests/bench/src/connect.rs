@@ -1,4 +1,9 @@
-//! CPU that one connection takes from its start to its end, beside a client by hand and a plain TCP relay.
+//! CPU that one connection takes from its start to its end, beside a bare TLS handshake, a client by hand and a plain TCP
+//! relay.
+//!
+//! The bare handshake is tokio-rustls with the suites and the kind of verifier that pomd has: the platform's, which finds the
+//! gateway's authority beside the system's own. It is full each time, while pomd resumes its sessions where the server lets
+//! it.
 
 use std::time::Duration;
 
@@ -7,9 +12,12 @@ use integration::deployment::Deployment;
 use crate::{
     Size, lab,
     measure::{cpu, median},
-    play::{Relay, connects_by_hand},
-    table::Table,
+    play::{self, Relay, Sample},
+    table::{Table, verdict},
 };
+
+/// How many times a bare handshake.
+const MOST: f64 = 1.3;
 
 /// Measures with few and with many tunnels, the three of them in turn.
 pub(crate) async fn run(size: Size) -> Vec<Table> {
@@ -18,35 +26,48 @@ pub(crate) async fn run(size: Size) -> Vec<Table> {
     let title = format!(
         "connect: CPU per connection with one byte each way, ms ({rounds} rounds of {connects})"
     );
-    let head = ["", "pomd", "by hand", "ratio", "plain relay", "ratio"];
+    let head = [
+        "",
+        "pomd",
+        "bare handshake",
+        "by hand",
+        "ratio",
+        "plain relay",
+        "ratio",
+        "pomd / handshake",
+        "target",
+    ];
     let mut table = Table::new(title, &head);
     for tunnels in size.pick([1, 2], [5, 500], [5, 500]) {
-        let [ours, by_hand, plain] = measure(&deployment, tunnels, rounds, connects).await;
+        let [ours, bare, by_hand, plain] = measure(&deployment, tunnels, rounds, connects).await;
         table.row([
             format!("{tunnels} tunnels"),
             format!("{ours:.2}"),
+            format!("{bare:.2}"),
             format!("{by_hand:.2}"),
             ratio(ours, by_hand),
             format!("{plain:.2}"),
             ratio(ours, plain),
+            ratio(ours, bare),
+            verdict(ours / bare, MOST),
         ]);
     }
     vec![table]
 }
 
-/// Milliseconds: pomd, by hand, a plain relay.
+/// Milliseconds: pomd, a bare handshake, by hand, a plain relay.
 async fn measure(
     deployment: &Deployment,
     tunnels: usize,
     rounds: usize,
     connects: usize,
-) -> [f64; 3] {
+) -> [f64; 4] {
     let pomd = lab::pomd(deployment, deployment.address(), tunnels).await;
     let tunnel = pomd.address(lab::TUNNEL).await;
     let relay = Relay::start(deployment.address()).await;
     let front = lab::front(deployment, relay.address());
     let token = lab::token(deployment);
-    let mut took = [const { Vec::new() }; 3];
+    let mut took = [const { Vec::new() }; 4];
     let each = |cpu: Duration| cpu.as_secs_f64() * 1000.0 / connects as f64;
     // The first one reads certificates and the like.
     drop(lab::open(tunnel).await);
@@ -56,13 +77,18 @@ async fn measure(
             drop(lab::open(tunnel).await);
         }
         took[0].push(each(cpu(pomd.pid()) - before));
-        took[1].push(each(connects_by_hand(deployment, connects).await));
+        took[1].push(each(
+            play::connects(deployment, Sample::Handshake, connects).await,
+        ));
+        took[2].push(each(
+            play::connects(deployment, Sample::ByHand, connects).await,
+        ));
         let before = cpu(relay.pid());
         for _ in 0..connects {
             let mut tunnel = front.open(lab::ROUTE, &token, b"").await;
             lab::first_byte(&mut tunnel.tls).await;
         }
-        took[2].push(each(cpu(relay.pid()) - before));
+        took[3].push(each(cpu(relay.pid()) - before));
     }
     took.map(|it| median(&it))
 }

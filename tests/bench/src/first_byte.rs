@@ -14,10 +14,14 @@ use crate::{
 
 const WARM: f64 = 1.1;
 const COLD: f64 = 3.2;
+const COLD_BURST: f64 = 3.6;
+const WARM_BURST: f64 = 1.2;
 /// Nothing moves for so long: a pomd that just started has read the roots of trust by then.
 const QUIET: Duration = Duration::from_millis(500);
-/// Connections at once, more than there are spares: the slowest of them waits for a dial.
-const AT_ONCE: usize = 4;
+/// Connections at once, more than are warm before any burst: the slowest of them waits for a dial.
+const FEW: usize = 4;
+/// As many as an IDE or a database pool opens at once.
+const BURST: usize = 10;
 
 /// What one run measured, each round's round trips.
 #[derive(Default)]
@@ -26,6 +30,8 @@ struct Rounds {
     first: Vec<f64>,
     cold: Vec<f64>,
     warm: Vec<f64>,
+    cold_burst: Vec<f64>,
+    warm_burst: Vec<f64>,
 }
 
 /// Measures at two distances.
@@ -58,7 +64,12 @@ async fn measure(round_trip: Duration, rounds: usize) -> Rounds {
         pomd.restart().await;
         res.first.push(trips(open(&pomd, &wire, 1).await));
         res.warm.push(trips(open(&pomd, &wire, 1).await));
-        res.cold.push(trips(open(&pomd, &wire, AT_ONCE).await));
+        res.cold.push(trips(open(&pomd, &wire, FEW).await));
+
+        pomd.restart().await;
+        open(&pomd, &wire, 1).await;
+        res.cold_burst.push(trips(open(&pomd, &wire, BURST).await));
+        res.warm_burst.push(trips(open(&pomd, &wire, BURST).await));
     }
     res
 }
@@ -92,7 +103,10 @@ fn table(round_trip: Duration, rounds: &Rounds) -> Table {
     row("by hand, TCP + TLS + CONNECT", &rounds.by_hand, None);
     row("pomd, its first connection", &rounds.first, None);
     row("pomd, the next one", &rounds.warm, Some(WARM));
-    let slowest = format!("pomd, the slowest of {AT_ONCE} at once");
-    row(&slowest, &rounds.cold, Some(COLD));
+    let slowest = |of: usize| format!("pomd, the slowest of {of} at once");
+    row(&slowest(FEW), &rounds.cold, Some(COLD));
+    row(&slowest(BURST), &rounds.cold_burst, Some(COLD_BURST));
+    let again = slowest(BURST) + ", again";
+    row(&again, &rounds.warm_burst, Some(WARM_BURST));
     table
 }

@@ -21,7 +21,7 @@ use crate::{
 /// KiB for one connection.
 const MOST: f64 = 10.0;
 /// Of the memory before the connections, once they are gone.
-const MOST_LEFT: f64 = 1.2;
+const MOST_LEFT: f64 = 1.5;
 /// Connections that are opened, or carry, at once.
 const AT_ONCE: usize = 64;
 /// What the clients say when they did what they were told.
@@ -56,7 +56,7 @@ pub(crate) async fn run(size: Size) -> Vec<Table> {
         "target",
     ];
     let mut table = Table::new(title, &head);
-    for connections in size.pick(&[20][..], &[100, 2000, 9000], &[100, 2000, 9000]) {
+    for connections in size.pick(&[20][..], &[1000, 9000], &[100, 1000, 9000]) {
         let Held {
             before,
             open,

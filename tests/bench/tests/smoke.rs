@@ -38,7 +38,7 @@ macro_rules! smoke {
 }
 
 smoke! {
-    first_byte_runs "first-byte" ["by hand, TCP + TLS + CONNECT", "pomd, its first connection", "pomd, the next one", "pomd, the slowest of 4 at once"];
+    first_byte_runs "first-byte" ["by hand, TCP + TLS + CONNECT", "pomd, its first connection", "pomd, the next one", "pomd, the slowest of 4 at once", "pomd, the slowest of 10 at once", "pomd, the slowest of 10 at once, again"];
     relay_runs "relay" ["down", "up"];
     memory_runs "memory" ["20"];
     idle_runs "idle" ["1 tunnels", "5 tunnels", "1 tunnels, one just used"];

@@ -5,7 +5,7 @@ use super::{
     line::{Line, is_token},
     refusal::Why,
 };
-use pomd_core::config::Host;
+use crate::config::Host;
 
 /// What one tunnel lets in.
 #[derive(Clone, Debug)]

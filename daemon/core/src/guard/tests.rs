@@ -2,7 +2,7 @@
 
 mod bodies;
 
-use pomd_core::config::Host;
+use crate::config::Host;
 use proptest::prelude::*;
 
 use super::*;

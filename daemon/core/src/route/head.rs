@@ -17,7 +17,7 @@ const BEGINNING: &[u8] = b"HTTP/1.";
 
 /// Takes pieces until a final head is whole.
 #[derive(Debug, Default)]
-pub(super) struct HeadReader {
+pub struct HeadReader {
     held: Vec<u8>,
     /// No head ends before here.
     looked: usize,
@@ -28,38 +28,48 @@ pub(super) struct HeadReader {
 
 /// A final head.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) status: u16,
-    pub(super) request_id: Option<String>,
-    pub(super) framing: Framing,
-    /// What came behind it.
-    pub(super) rest: Vec<u8>,
+pub struct Head {
+    /// The status, never an interim one.
+    pub status: u16,
+    /// Pomerium's `x-request-id`, fit to be shown.
+    pub request_id: Option<String>,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// The bytes that came behind the head.
+    pub rest: Vec<u8>,
 }
 
 /// Where the body of an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub enum Framing {
+    /// After this many bytes.
     Length(u64),
+    /// With the last chunk.
     Chunked,
+    /// With the connection.
     Close,
 }
 
 /// Why there will be no head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum HeadError {
+pub enum HeadError {
+    /// The bytes do not begin as HTTP/1.
     #[error("not an HTTP answer")]
     NotHttp,
+    /// The heads are longer than anybody's.
     #[error("the head of the answer is longer than 128 KiB")]
     TooLong,
+    /// Interim answers without an end.
     #[error("more than 100 interim answers")]
     TooManyInterim,
+    /// A line that is no header.
     #[error("the head of the answer is broken ({0})")]
     Broken(httparse::Error),
 }
 
 impl HeadReader {
     /// Takes the next piece; the head once it is whole. Not to be called again after that, or after an error.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Option<Head>, HeadError> {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Option<Head>, HeadError> {
         let mut pieces = bytes.chunks(16 << 10);
         for piece in &mut pieces {
             self.held.extend_from_slice(piece);
@@ -72,12 +82,12 @@ impl HeadReader {
     }
 
     /// What was not understood yet.
-    pub(super) fn held(&self) -> &[u8] {
+    pub fn held(&self) -> &[u8] {
         &self.held
     }
 
     /// Not a byte came.
-    pub(super) fn is_untouched(&self) -> bool {
+    pub fn is_untouched(&self) -> bool {
         self.spent == 0 && self.held.is_empty()
     }
 
@@ -196,7 +206,7 @@ fn framing(status: u16, headers: &[httparse::Header<'_>]) -> Framing {
 
 /// Takes pieces of a body until it is whole, or longer than 64 KiB.
 #[derive(Debug)]
-pub(super) struct Body {
+pub struct Body {
     framing: Framing,
     /// Not decoded yet; only a chunked body waits here.
     raw: Vec<u8>,
@@ -207,7 +217,8 @@ pub(super) struct Body {
 }
 
 impl Body {
-    pub(super) fn new(framing: Framing) -> Self {
+    /// Returns a body of which nothing came yet.
+    pub fn new(framing: Framing) -> Self {
         Self {
             framing,
             raw: Vec::new(),
@@ -218,16 +229,17 @@ impl Body {
     }
 
     /// It is whole, or nothing more of it is wanted.
-    pub(super) fn ended(&self) -> bool {
+    pub fn ended(&self) -> bool {
         self.ended
     }
 
     /// What came of it.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.whole
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    /// Takes the next piece.
+    pub fn push(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(16 << 10) {
             if self.ended {
                 return;

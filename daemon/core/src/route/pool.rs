@@ -4,10 +4,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::clock::Moment;
+use crate::moment::Moment;
 
 /// How many are kept for each way.
-pub(super) const EACH: usize = 2;
+pub const EACH: usize = 2;
 /// For how many ways: those that were used last.
 const WAYS: usize = 8;
 /// How long a way is wanted after its last use.
@@ -22,7 +22,7 @@ const REST_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// The stock of one cluster: spares `S` for ways `W`, with `H` to say how one is made.
 #[derive(Debug)]
-pub(super) struct Stock<W, H, S> {
+pub struct Stock<W, H, S> {
     shelves: BTreeMap<W, Shelf<H, S>>,
     /// Grows when all orders are void.
     turn: u64,
@@ -47,9 +47,11 @@ struct Waiting<S> {
 
 /// One that is to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Order<W, H> {
-    pub(super) way: W,
-    pub(super) how: H,
+pub struct Order<W, H> {
+    /// The way it is for.
+    pub way: W,
+    /// How it is made.
+    pub how: H,
     begun: Moment,
     turn: u64,
 }
@@ -65,7 +67,7 @@ impl<W, H, S> Default for Stock<W, H, S> {
 
 impl<W: Ord + Clone, H: Clone, S> Stock<W, H, S> {
     /// Somebody was answered on this way.
-    pub(super) fn used(&mut self, way: W, how: H, now: Moment) {
+    pub fn used(&mut self, way: W, how: H, now: Moment) {
         let shelf = self.shelves.entry(way).or_insert_with(|| Shelf {
             how,
             used: now,
@@ -78,14 +80,14 @@ impl<W: Ord + Clone, H: Clone, S> Stock<W, H, S> {
     }
 
     /// The newest for this way, if there is one that may be used.
-    pub(super) fn take(&mut self, way: &W, now: Moment) -> Option<S> {
+    pub fn take(&mut self, way: &W, now: Moment) -> Option<S> {
         let shelf = self.shelves.get_mut(way)?;
         shelf.spares.retain(|it| is_fit(it.begun, now));
         Some(shelf.spares.pop()?.spare)
     }
 
     /// One that was taken was alive: this way works.
-    pub(super) fn worked(&mut self, way: &W) {
+    pub fn worked(&mut self, way: &W) {
         if let Some(shelf) = self.shelves.get_mut(way) {
             shelf.failures = 0;
             shelf.rests_until = Duration::ZERO;
@@ -94,7 +96,7 @@ impl<W: Ord + Clone, H: Clone, S> Stock<W, H, S> {
 
     /// Takes out what no longer counts, and says what is to be made, at most `most`. Each order is answered by [`Stock::made`],
     /// [`Stock::failed`] or [`Stock::left`], unless its turn is over.
-    pub(super) fn orders(&mut self, now: Moment, most: usize) -> Vec<Order<W, H>> {
+    pub fn orders(&mut self, now: Moment, most: usize) -> Vec<Order<W, H>> {
         let wanted = self.wanted(now);
         self.shelves.retain(|way, _| wanted.contains(way));
         let turn = self.turn;
@@ -123,7 +125,7 @@ impl<W: Ord + Clone, H: Clone, S> Stock<W, H, S> {
     }
 
     /// Puts in what was ordered; takes an older one out where there would be too many.
-    pub(super) fn made(&mut self, order: &Order<W, H>, spare: S) {
+    pub fn made(&mut self, order: &Order<W, H>, spare: S) {
         let begun = order.begun;
         if let Some(shelf) = self.answered(order) {
             shelf.spares.push(Waiting { begun, spare });
@@ -134,23 +136,19 @@ impl<W: Ord + Clone, H: Clone, S> Stock<W, H, S> {
     }
 
     /// It could not be made.
-    pub(super) fn failed(&mut self, order: &Order<W, H>, now: Moment) {
+    pub fn failed(&mut self, order: &Order<W, H>, now: Moment) {
         if let Some(shelf) = self.answered(order) {
             shelf.rest(now);
         }
     }
 
     /// It is not to be made now; that is nobody's fault.
-    pub(super) fn left(&mut self, order: &Order<W, H>) {
+    pub fn left(&mut self, order: &Order<W, H>) {
         self.answered(order);
     }
 
     /// Takes out those that ended while they waited; says how many.
-    pub(super) fn remove_ended(
-        &mut self,
-        now: Moment,
-        mut ended: impl FnMut(&mut S) -> bool,
-    ) -> usize {
+    pub fn remove_ended(&mut self, now: Moment, mut ended: impl FnMut(&mut S) -> bool) -> usize {
         let mut res = 0;
         for shelf in self.shelves.values_mut() {
             let before = shelf.spares.len();
@@ -165,7 +163,7 @@ impl<W: Ord + Clone, H: Clone, S> Stock<W, H, S> {
     }
 
     /// Takes out all spares; the ways stay wanted, and nothing that failed before counts any more.
-    pub(super) fn discard(&mut self) {
+    pub fn discard(&mut self) {
         self.turn += 1;
         for shelf in self.shelves.values_mut() {
             shelf.spares.clear();
@@ -176,31 +174,30 @@ impl<W: Ord + Clone, H: Clone, S> Stock<W, H, S> {
     }
 
     /// Takes out the spares of one way: what happened to one of them may have happened to all.
-    pub(super) fn discard_way(&mut self, way: &W) {
+    pub fn discard_way(&mut self, way: &W) {
         if let Some(shelf) = self.shelves.get_mut(way) {
             shelf.spares.clear();
         }
     }
 
     /// Forgets everything.
-    pub(super) fn forget(&mut self) {
+    pub fn forget(&mut self) {
         self.turn += 1;
         self.shelves.clear();
     }
 
     /// Orders of another turn are void.
-    pub(super) fn turn(&self) -> u64 {
+    pub fn turn(&self) -> u64 {
         self.turn
     }
 
     /// Nothing is wanted, and nothing is there.
-    pub(super) fn is_idle(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.shelves.is_empty()
     }
 
     /// How many are in stock.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.shelves.values().map(|it| it.spares.len()).sum()
     }
 
@@ -308,7 +305,7 @@ mod tests {
         for seconds in [2, 30, 8 * 3600] {
             let mut stock = full("a", 0);
             assert_eq!(stock.take(&"a", slept(seconds)), None, "{seconds} s");
-            assert_eq!(stock.len(), 0);
+            assert_eq!(stock.count(), 0);
         }
     }
 
@@ -318,16 +315,16 @@ mod tests {
         assert_eq!(stock.orders(at(209), 99), []);
         let orders = stock.orders(at(210), 99);
         assert_eq!(orders.len(), 2);
-        assert_eq!(stock.len(), 2, "the old ones serve meanwhile");
+        assert_eq!(stock.count(), 2, "the old ones serve meanwhile");
         stock.made(&orders[0], 3);
-        assert_eq!(stock.len(), 2);
+        assert_eq!(stock.count(), 2);
         stock.made(&orders[1], 4);
         let rest = [stock.take(&"a", at(211)), stock.take(&"a", at(211))];
         assert_eq!(rest, [Some(4), Some(3)]);
         let mut stock = full("a", 0);
         stock.orders(at(599), 99);
         assert_eq!(stock.orders(at(600), 99), []);
-        assert_eq!(stock.len(), 0);
+        assert_eq!(stock.count(), 0);
         assert!(stock.shelves.is_empty());
     }
 
@@ -361,7 +358,7 @@ mod tests {
         let mut stock = full("a", 0);
         assert_eq!(stock.remove_ended(at(1), |it| *it == 1), 1);
         assert_eq!(stock.orders(at(5), 99), []);
-        assert_eq!(stock.len(), 1, "the other one serves on");
+        assert_eq!(stock.count(), 1, "the other one serves on");
         assert_eq!(stock.orders(at(6), 99).len(), 1);
         let mut stock = full("a", 0);
         stock.remove_ended(at(1), |_| true);
@@ -381,9 +378,9 @@ mod tests {
         let turn = stock.turn();
         stock.discard();
         assert_ne!(stock.turn(), turn);
-        assert_eq!(stock.len(), 0);
+        assert_eq!(stock.count(), 0);
         stock.made(&old[0], 9);
-        assert_eq!(stock.len(), 0, "it was begun before");
+        assert_eq!(stock.count(), 0, "it was begun before");
         assert_eq!(stock.orders(at(0), 99).len(), 2, "the way is wanted still");
         stock.forget();
         assert_eq!(stock.orders(at(0), 99), []);
@@ -401,9 +398,9 @@ mod tests {
             for order in stock.orders(at(now), 99) {
                 stock.made(&order, 1);
             }
-            assert!(stock.len() <= EACH * WAYS);
+            assert!(stock.count() <= EACH * WAYS);
         }
-        assert_eq!(stock.len(), EACH * WAYS);
+        assert_eq!(stock.count(), EACH * WAYS);
         assert_eq!(stock.take(&"l", at(20)), None);
         assert_eq!(stock.take(&"m", at(20)), Some(1));
     }
@@ -474,14 +471,14 @@ mod tests {
                 // An order takes seconds; one that is as old as a way that nobody wants any more is none.
                 let is_real = |it: &Order<usize, ()>| now.boot.saturating_sub(it.begun.boot) < WANTED;
                 let of_this_turn = open.iter().filter(|it| it.0.turn == stock.turn() && is_real(&it.0)).count();
-                prop_assert!(stock.len() <= EACH * WAYS);
+                prop_assert!(stock.count() <= EACH * WAYS);
                 prop_assert!(of_this_turn <= EACH * 12);
                 for shelf in stock.shelves.values() {
                     prop_assert!(shelf.spares.len() <= EACH && shelf.ordered <= EACH);
                 }
             }
             stock.orders(now, 99);
-            prop_assert!(stock.len() <= EACH * WAYS);
+            prop_assert!(stock.count() <= EACH * WAYS);
         }
     }
 }

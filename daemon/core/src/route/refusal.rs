@@ -116,7 +116,7 @@ pub fn from(status: u16, request_id: Option<&str>, body: &[u8]) -> OpenError {
 }
 
 /// TLS itself refused for want of a (good) client certificate.
-pub(super) fn certificate_wanted(detail: &str) -> OpenError {
+pub fn certificate_wanted(detail: &str) -> OpenError {
     OpenError::Refused(Refusal {
         kind: RefusalKind::ClientCertificate,
         status: 0,
@@ -126,13 +126,13 @@ pub(super) fn certificate_wanted(detail: &str) -> OpenError {
 }
 
 /// A request id, fit to be shown.
-pub(super) fn shown_id(id: &str) -> String {
+pub fn shown_id(id: &str) -> String {
     clean(id, 100)
 }
 
 impl Unreachable {
     /// A step that failed; `message` may hold text from outside.
-    pub(crate) fn new(step: Step, message: &str) -> Self {
+    pub fn new(step: Step, message: &str) -> Self {
         Self {
             step,
             timed_out: false,
@@ -142,13 +142,13 @@ impl Unreachable {
     }
 
     /// The same, because its time was over.
-    pub(crate) fn timed_out(mut self) -> Self {
+    pub fn timed_out(mut self) -> Self {
         self.timed_out = true;
         self
     }
 
     /// The same, with what to do about it.
-    pub(crate) fn hint(mut self, hint: &str) -> Self {
+    pub fn hint(mut self, hint: &str) -> Self {
         self.hint = Some(clean(hint, 400));
         self
     }

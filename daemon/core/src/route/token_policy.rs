@@ -9,59 +9,61 @@ use std::{
 };
 
 use super::refusal::{Step, Unreachable};
-use pomd_core::config::{Address, ClusterName, ClusterSpec};
-
-use crate::session::token::Token;
+use crate::{
+    config::{Address, ClusterName, ClusterSpec},
+    session::token::Token,
+};
 
 /// Where the token of one cluster may go.
 #[derive(Debug)]
-pub(super) struct TokenPolicy {
+pub struct TokenPolicy {
     cluster: ClusterName,
     spec: ClusterSpec,
-    /// Where a person would change this cluster's settings.
-    place: String,
+    /// The section of the configuration that holds the cluster's settings, as messages name it.
+    config_section: String,
     /// Grows while the cluster lives: a tunnel may be added that names another.
     ports: RwLock<BTreeSet<u16>>,
 }
 
 /// A token and an address that it may be sent to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Permitted<'a> {
+pub struct Permitted<'a> {
     token: &'a Token,
     address: &'a Address,
 }
 
 impl<'a> Permitted<'a> {
     /// The token's text, for a request over a connection to [`Permitted::address`].
-    pub(super) fn reveal(&self) -> &'a str {
+    pub fn reveal(&self) -> &'a str {
         self.token.reveal()
     }
 
     /// Where it may be sent.
-    pub(super) fn address(&self) -> &'a Address {
+    pub fn address(&self) -> &'a Address {
         self.address
     }
 }
 
 impl TokenPolicy {
-    pub(super) fn new(cluster: ClusterName, spec: ClusterSpec, place: String) -> Self {
+    /// Returns the policy of a cluster; `config_section` is where a person changes its settings.
+    pub fn new(cluster: ClusterName, spec: ClusterSpec, config_section: String) -> Self {
         Self {
             cluster,
-            place,
+            config_section,
             ports: RwLock::new(spec.ports.clone()),
             spec,
         }
     }
 
     /// Tunnels that were added name these ports.
-    pub(super) fn allow_ports(&self, ports: &BTreeSet<u16>) {
+    pub fn allow_ports(&self, ports: &BTreeSet<u16>) {
         let mut own = self.ports.write().unwrap_or_else(PoisonError::into_inner);
         own.extend(ports);
     }
 
     /// The token may go to `address`: its host is one of the cluster's; there is TLS, unless the cluster itself has none;
     /// and its port is named by the cluster or by a tunnel of it, or `connect` says where to dial in any case.
-    pub(super) fn permit<'a>(
+    pub fn permit<'a>(
         &self,
         token: &'a Token,
         address: &'a Address,
@@ -70,7 +72,7 @@ impl TokenPolicy {
         let cluster = &self.cluster;
         if !self.spec.allows(host) && !self.spec.login_at.iter().any(|it| it.host == *host) {
             let message = format!("the login of {cluster} is not for {host}: nothing was sent");
-            let hint = format!("if it is, add it to hosts in {}", self.place);
+            let hint = format!("if it is, add it to hosts in {}", self.config_section);
             return Err(Unreachable::new(Step::Http, &message).hint(&hint));
         }
         if !tls && !self.spec.is_plain() {
@@ -79,7 +81,7 @@ impl TokenPolicy {
             );
             let hint = format!(
                 "write the route with https; where nothing of {cluster} has TLS, say so with url = \"http://…\" in {}",
-                self.place
+                self.config_section
             );
             return Err(Unreachable::new(Step::Http, &message).hint(&hint));
         }
@@ -90,7 +92,7 @@ impl TokenPolicy {
             );
             let hint = format!(
                 "if it is, say so in {}: url with that port, or connect = \"HOST:{port}\"; or write a tunnel whose route names it",
-                self.place
+                self.config_section
             );
             return Err(Unreachable::new(Step::Http, &message).hint(&hint));
         }
@@ -101,7 +103,7 @@ impl TokenPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pomd_core::config::Config;
+    use crate::config::Config;
 
     fn policy(cluster: &str) -> TokenPolicy {
         let config = Config::parse(cluster, std::path::Path::new("/")).unwrap();

@@ -8,9 +8,7 @@
 //! After such a wait a truncation is ruled out once more came than the kernels of both ends can have held meanwhile: whatever
 //! came beyond that, the remote wrote after the wait, so it had not given up.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A remote that waits for longer than this may give up; a tenth of a second less than it does.
 const PATIENCE: Duration = Duration::from_millis(900);
@@ -23,7 +21,7 @@ const THEIRS: usize = 16 << 20;
 
 /// What is remembered of one remote's waits. Told of each read while [`Self::is_counting`].
 #[derive(Default)]
-pub(super) struct Truncation {
+pub struct Truncation {
     /// More was there than we took, since then; and what we took since.
     behind: Option<(Instant, usize)>,
     /// The newest wait that was too long.
@@ -40,17 +38,17 @@ struct Waited {
 
 impl Truncation {
     /// Notes that the remote has something that is left unread; returns since when that is so.
-    pub(super) fn left_unread(&mut self, now: Instant) -> Instant {
+    pub fn left_unread(&mut self, now: Instant) -> Instant {
         self.behind.get_or_insert((now, 0)).0
     }
 
     /// Whether something was left unread, lately or for too long before: [`Self::took`] wants to know of each read.
-    pub(super) fn is_counting(&self) -> bool {
+    pub fn is_counting(&self) -> bool {
         self.behind.is_some() || self.waited.is_some()
     }
 
     /// Notes that `bytes` were taken. `ours` tells what our kernel may hold; it is asked after a wait only.
-    pub(super) fn took(&mut self, bytes: usize, now: Instant, ours: impl FnOnce() -> usize) {
+    pub fn took(&mut self, bytes: usize, now: Instant, ours: impl FnOnce() -> usize) {
         self.waited
             .take_if(|it| it.held < bytes || now - it.over >= MEMORY);
         if let Some(waited) = &mut self.waited {
@@ -66,13 +64,13 @@ impl Truncation {
     }
 
     /// Notes that all there was has been taken.
-    pub(super) fn caught_up(&mut self, now: Instant, ours: impl FnOnce() -> usize) {
+    pub fn caught_up(&mut self, now: Instant, ours: impl FnOnce() -> usize) {
         self.look(now, ours);
         self.behind = None;
     }
 
     /// Whether an end that is read now may hide a loss.
-    pub(super) fn is_possible(&mut self, now: Instant) -> bool {
+    pub fn is_possible(&mut self, now: Instant) -> bool {
         self.look(now, || usize::MAX);
         self.waited
             .as_ref()

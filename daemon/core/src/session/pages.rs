@@ -6,29 +6,30 @@
 use jiff::{Timestamp, tz::TimeZone};
 
 /// The only style there is; the policy of every reply allows exactly this one, by its hash.
-pub(super) const STYLE: &str = "\
+pub const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--link:#0550ae}\
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ec;--paper:#16191d;--link:#79b8ff}}\
 body{margin:0;padding:12vh 1.5rem 2rem;background:var(--paper);color:var(--ink);font:1.125rem/1.5 system-ui,sans-serif}\
 main{max-width:34rem;margin:0 auto}h1{font-size:1.6rem;line-height:1.25;margin:0 0 1rem;overflow-wrap:anywhere}p{margin:0 0 .75rem;overflow-wrap:anywhere}\
 a{color:var(--link)}code{font-family:ui-monospace,monospace}";
 /// `STYLE`'s hash as the policy wants it; a test computes it anew.
-pub(super) const STYLE_HASH: &str = "sha256-Lcodn00RKHbOFUy9ZfFLiEldj4HryjbLRv9sOr7bAQM=";
+pub const STYLE_HASH: &str = "sha256-Lcodn00RKHbOFUy9ZfFLiEldj4HryjbLRv9sOr7bAQM=";
 
 /// What became of a login that was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Success {
+pub struct Success {
     /// Who is logged in.
-    pub(super) user: Option<String>,
+    pub user: Option<String>,
     /// Until when, in the person's words.
-    pub(super) until: Option<String>,
+    pub until: Option<String>,
     /// How many connections waited for it.
-    pub(super) waiting: u64,
+    pub waiting: u64,
     /// Who was logged in before, if that was somebody else.
-    pub(super) instead_of: Option<String>,
+    pub instead_of: Option<String>,
 }
 
-pub(super) fn success(cluster: &str, it: &Success) -> String {
+/// The page of a login that succeeded.
+pub fn success(cluster: &str, it: &Success) -> String {
     let who = it.user.as_deref().map(|it| format!("as {it}"));
     let until = it.until.as_deref().map(|it| format!("until {it}"));
     let facts: Vec<_> = who.into_iter().chain(until).collect();
@@ -52,38 +53,41 @@ pub(super) fn success(cluster: &str, it: &Success) -> String {
     page(&format!("You are logged in to {cluster}"), &paragraphs)
 }
 
-pub(super) fn finished(cluster: &str) -> String {
+/// The page of a link whose login has succeeded before.
+pub fn finished(cluster: &str) -> String {
     let text = format!("You are logged in to {cluster}. You can close this tab.");
     page("This login is finished", &[escape(&text)])
 }
 
-pub(super) fn ended(cluster: &str) -> String {
+/// The page of a link whose login is over without success.
+pub fn ended(cluster: &str) -> String {
     let text = "Nothing was changed. Start again:".to_owned() + &command("login", cluster);
     page("This login has ended", &[text])
 }
 
-/// `why` is what the server said.
-pub(super) fn denied(why: &str, again: &str) -> String {
+/// The page of a login that the server refused; `why` is what it said, `again` the path to try again.
+pub fn denied(why: &str, again: &str) -> String {
     page(
         "The login did not succeed",
         &[escape(why), try_again(again)],
     )
 }
 
-pub(super) fn unusable(cluster: &str) -> String {
+/// The page for an answer without a token that could be one.
+pub fn unusable(cluster: &str) -> String {
     let text = "It belongs to another login, or was changed on the way. Start again:".to_owned()
         + &command("login", cluster);
     page("That answer can't be used", &[text])
 }
 
-/// A step towards the server failed; the login is still open.
-pub(super) fn unreachable(why: &str, again: &str) -> String {
+/// The page of a login that is still open although a step towards the server failed.
+pub fn unreachable(why: &str, again: &str) -> String {
     let heading = "The login can't go on yet";
     page(heading, &[escape(why), try_again(again)])
 }
 
 /// `until` as people say it: the time alone today, with the day within a week.
-pub(super) fn moment(until: Timestamp, now: Timestamp, zone: TimeZone) -> String {
+pub fn moment(until: Timestamp, now: Timestamp, zone: TimeZone) -> String {
     let then = until.to_zoned(zone.clone());
     let today = now.to_zoned(zone).date();
     let days = (then.date() - today).get_days();
@@ -133,19 +137,15 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::digest;
     use base64::{Engine, prelude::BASE64_STANDARD};
-    use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 
     use super::*;
 
     #[test]
     fn the_policy_allows_the_style_that_is_sent() {
-        let sha256 = TLS13_AES_128_GCM_SHA256
-            .tls13()
-            .unwrap()
-            .common
-            .hash_provider;
-        let hash = BASE64_STANDARD.encode(sha256.hash(STYLE.as_bytes()));
+        let hash = digest::digest(&digest::SHA256, STYLE.as_bytes());
+        let hash = BASE64_STANDARD.encode(hash);
         assert_eq!(STYLE_HASH, format!("sha256-{hash}"));
     }
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use crate::config::Address;
 use jiff::Timestamp;
-use pomd_core::config::Address;
 use zeroize::Zeroizing;
 
 /// A token: sent to its cluster's hosts, stored in its file, shown nowhere.

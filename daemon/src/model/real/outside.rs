@@ -14,18 +14,21 @@ use std::{
 use control::wire::{BrowserChoice, Reason};
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use pomd_core::config::Address;
+use pomd_core::{
+    config::Address,
+    moment::Moment,
+    session::token::{Token, User},
+};
 use tokio::{sync::Notify, time::Instant};
 use zeroize::Zeroizing;
 
 use crate::{
-    clock::{Clock, Moment},
+    clock::Clock,
     model::history::{HOSTS, Mood},
     session::{
         Open,
         error::{LoginError, Question},
         server::{LoginServer, LoginTarget, NotGood, Vouched},
-        token::{Token, User},
     },
     system::disk::{Disk, Folder, Fs, Opened},
 };

@@ -1,3 +1,5 @@
+mod requests;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::{

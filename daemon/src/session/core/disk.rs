@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use pomd_core::{config::Address, session::token::Credential};
 
 use super::{TICK, after};
-use pomd_core::config::Address;
-
-use crate::session::token::Credential;
 
 /// Changes to the saved logins, to be made in the order of the fields: a purge comes before a login that was made after
 /// it, and also where that cannot be saved.

@@ -1,14 +1,14 @@
 //! What a [`Core`](super::Core) is told and what it decides, as values.
 
 use jiff::Timestamp;
+use pomd_core::{
+    config::Address,
+    session::token::{Grant, Token, User},
+};
 
 use super::Write;
-use pomd_core::config::Address;
 
-use crate::session::{
-    error::LoginError,
-    token::{Grant, Token, User},
-};
+use crate::session::error::LoginError;
 
 /// A person's request, by the number that the driver gave it.
 pub type Asker = u64;

@@ -13,6 +13,10 @@ mod view;
 mod wait;
 
 use jiff::{SignedDuration, Timestamp};
+use pomd_core::{
+    config::Address,
+    session::token::{Credential, Grant},
+};
 
 pub use disk::Write;
 pub use messages::{Answer, Asker, Effect, Event, Handover, Input, Reply, WaitPolicy, Welcome};
@@ -23,11 +27,7 @@ use self::{
     attempts::{Attempts, Step},
     disk::Disk,
 };
-use super::{
-    error::LoginError,
-    token::{Credential, Grant},
-};
-use pomd_core::config::Address;
+use super::error::LoginError;
 
 /// The longest pause of a driver while time matters ([`Core::rest`]): sleep is noticed by it, and what could not be
 /// written is tried again as often.

@@ -1,11 +1,11 @@
 mod histories;
 
 use control::wire::ClusterState;
+use pomd_core::{config::Host, session::token::Token};
 
 use super::*;
-use pomd_core::config::Host;
 
-use crate::session::{error::Question, token::Token};
+use crate::session::error::Question;
 
 #[test]
 fn a_thousand_demands_make_one_prompt() {

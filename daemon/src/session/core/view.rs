@@ -2,14 +2,11 @@
 
 use control::wire::{ClusterState, Code, Reason};
 use jiff::Timestamp;
+use pomd_core::{config::Address, session::token::Grant};
 
 use super::{Core, Handover, WaitPolicy};
-use pomd_core::config::Address;
 
-use crate::session::{
-    error::{self, Need},
-    token::Grant,
-};
+use crate::session::error::{self, Need};
 
 /// What everybody may know of a session. Holds no link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,7 +149,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::token::Token;
+    use pomd_core::session::token::Token;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()

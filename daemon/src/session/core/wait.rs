@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use pomd_core::session::token::Grant;
+
 use super::{WaitPolicy, WaiterView};
-use crate::session::token::Grant;
 
 /// How long a connection is ready to wait.
 #[derive(Clone, Copy, Debug)]

@@ -4,12 +4,12 @@ mod world;
 use std::sync::atomic::Ordering::SeqCst;
 
 use control::wire::{ClusterState, Code, LoginRequest, Opener};
+use pomd_core::session::callback::DONE;
 use tokio::time::Instant;
 
 use super::{
     super::{
         LoginOutcome, NoGrant,
-        callback::DONE,
         core::Patience,
         fakes::{path_of, visit},
     },

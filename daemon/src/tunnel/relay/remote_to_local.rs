@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use pomd_core::route::truncation::Truncation;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{End, ROUNDS, Shared, budget::Share, local::Local, truncation::Truncation};
+use super::{End, ROUNDS, Shared, budget::Share, local::Local};
 use crate::{
     buffer::Queue,
     tunnel::Counters,
@@ -108,8 +109,8 @@ impl<'a> RemoteToLocal<'a> {
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         if blocked && remote.poll_ready(cx).is_ready() {
-            let since = self.truncation.left_unread(Instant::now());
-            ready!(self.poll_timer(since + SOON, cx));
+            let since = self.truncation.left_unread(Instant::now().into_std());
+            ready!(self.poll_timer((since + SOON).into(), cx));
             if !self.budget.one_more(self.queue.buffers()) {
                 return Poll::Pending;
             }
@@ -121,14 +122,14 @@ impl<'a> RemoteToLocal<'a> {
                 self.timer.take_if(|it| it.is_elapsed());
                 if self.truncation.is_counting() {
                     self.truncation
-                        .caught_up(Instant::now(), || remote.receive_room());
+                        .caught_up(Instant::now().into_std(), || remote.receive_room());
                 }
                 return Poll::Pending;
             }
             Poll::Ready(Ok(bytes)) => {
                 if self.truncation.is_counting() {
                     self.truncation
-                        .took(bytes, Instant::now(), || remote.receive_room());
+                        .took(bytes, Instant::now().into_std(), || remote.receive_room());
                 }
             }
             Poll::Ready(Err(e)) => self.ended = Some(self.end(e)),
@@ -153,7 +154,9 @@ impl<'a> RemoteToLocal<'a> {
     /// What the remote's end means for the local side.
     fn end(&mut self, how: StreamEnd) -> End {
         match how {
-            StreamEnd::Closed if self.truncation.is_possible(Instant::now()) => End::Doubtful,
+            StreamEnd::Closed if self.truncation.is_possible(Instant::now().into_std()) => {
+                End::Doubtful
+            }
             StreamEnd::Closed => End::Clean,
             StreamEnd::Cut(why) => End::Cut(why.to_string()),
         }

@@ -3,13 +3,13 @@
 use std::{io, time::Duration};
 
 use control::text::clean;
-use pomd_core::config::{Authority, ProxyAddress, ProxyKind};
+use pomd_core::{
+    config::{Authority, ProxyAddress, ProxyKind},
+    route::refusal::{Step, Unreachable},
+};
 
 use super::{
-    super::{
-        dial::{reason, shown},
-        refusal::{Step, Unreachable},
-    },
+    super::dial::{reason, shown},
     http::Answer,
 };
 

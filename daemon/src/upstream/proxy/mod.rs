@@ -16,14 +16,16 @@ use std::{
     sync::Arc,
 };
 
-use pomd_core::config::{Address, Authority, ClusterSpec, ForwardProxy, ProxyAddress, ProxyKind};
+use pomd_core::{
+    config::{Address, Authority, ClusterSpec, ForwardProxy, ProxyAddress, ProxyKind},
+    route::refusal::{OpenError, Step, Unreachable},
+};
 use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     Limits,
     dial::{Dialer, reason, shown},
-    refusal::{OpenError, Step, Unreachable},
     tls::{self, Tls, handshake},
     transport::Carrier,
 };

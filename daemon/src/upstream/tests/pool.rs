@@ -2,13 +2,14 @@
 
 use std::sync::Mutex;
 
+use pomd_core::moment::Moment;
 use tokio::{net::TcpStream, task::JoinSet, time::Instant};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    clock::{Clock, Moment},
+    clock::Clock,
     upstream::pool::{Budget, Said, Spares},
 };
 

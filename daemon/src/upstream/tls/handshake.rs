@@ -2,14 +2,11 @@
 
 use std::io;
 
+use pomd_core::route::refusal::{self, OpenError, Step, Unreachable};
 use rustls::{AlertDescription, Error, InvalidMessage};
 
 use super::{
-    super::{
-        dial::reason,
-        record::HandshakeError,
-        refusal::{self, OpenError, Step, Unreachable},
-    },
+    super::{dial::reason, record::HandshakeError},
     certificate::{self, Identity},
 };
 

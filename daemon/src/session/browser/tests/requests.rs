@@ -1,8 +1,15 @@
+//! The bytes of a browser, through the real parser, to what the callback decides of them.
+
 use std::sync::Mutex;
 
+use http::StatusCode;
+use pomd_core::session::{
+    callback::{LoginEndpoints, Visit, classify, reply},
+    token::Token,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{super::browser, *};
+use crate::session::browser;
 
 const HOST: &str = "127.0.0.1:41235";
 const CALLBACK: &str = "/q3J8mR5zC0d1Zt7yWc2bVx9kLs4nPf6h";
@@ -312,41 +319,6 @@ async fn a7_a_request_means_the_same_in_pieces() {
             Some(answer("abc")),
             "{at}"
         );
-    }
-}
-
-#[test]
-fn a8_every_reply_has_exactly_the_headers_that_keep_it_to_itself() {
-    let page = reply(StatusCode::OK, None, Some("x".to_owned()));
-    let mut headers: Vec<_> = page
-        .headers()
-        .iter()
-        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
-        .collect();
-    headers.sort();
-    assert_eq!(
-        headers,
-        [
-            "cache-control: no-store".to_owned(),
-            format!(
-                "content-security-policy: default-src 'none'; style-src '{STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-            ),
-            "content-type: text/html; charset=utf-8".to_owned(),
-            "cross-origin-opener-policy: same-origin".to_owned(),
-            "cross-origin-resource-policy: same-origin".to_owned(),
-            "referrer-policy: no-referrer".to_owned(),
-            "x-content-type-options: nosniff".to_owned(),
-        ]
-    );
-    let empty = reply(StatusCode::NOT_FOUND, None, None);
-    assert_eq!(empty.headers().len(), 6);
-}
-
-#[test]
-fn comparing_takes_the_whole_into_account() {
-    assert!(is_same("/abc", "/abc"));
-    for other in ["", "/ab", "/abcd", "/abd", "xabc"] {
-        assert!(!is_same(other, "/abc"), "{other}");
     }
 }
 

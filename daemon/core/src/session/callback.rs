@@ -12,23 +12,24 @@ use http_body_util::Full;
 use super::{pages::STYLE_HASH, token::Token};
 
 /// Where the page is that shows the end of a login without the token in its address.
-pub(super) const DONE: &str = "/done";
+pub const DONE: &str = "/done";
 
 /// The addresses that one login answers to.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct LoginEndpoints {
+pub struct LoginEndpoints {
     /// `127.0.0.1:PORT`, or `[::1]:PORT` on a machine without the other.
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub host: String,
+    /// The port alone.
+    pub port: u16,
     /// `/ID`: short, for people; every visit mints a sign-in URL.
-    pub(super) link: String,
+    pub link: String,
     /// A path that nobody can guess, where the sign-in comes back to.
-    pub(super) callback: String,
+    pub callback: String,
 }
 
 /// What to make of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Visit {
+pub enum Visit {
     /// It was not meant for this place: 421.
     Misdirected,
     /// 404, and no word about what there is.
@@ -47,18 +48,18 @@ pub(super) enum Visit {
 
 impl LoginEndpoints {
     /// What a person is shown.
-    pub(super) fn link_url(&self) -> String {
+    pub fn link_url(&self) -> String {
         format!("http://{}{}", self.host, self.link)
     }
 
     /// What the server sends the browser back to.
-    pub(super) fn redirect_url(&self) -> String {
+    pub fn redirect_url(&self) -> String {
         format!("http://{}{}", self.host, self.callback)
     }
 }
 
 /// Classifies a request by its head. Whatever is not exactly right never uses the login up.
-pub(super) fn classify<B>(request: &Request<B>, endpoints: &LoginEndpoints) -> Visit {
+pub fn classify<B>(request: &Request<B>, endpoints: &LoginEndpoints) -> Visit {
     if !is_for(request, endpoints) {
         return Visit::Misdirected;
     }
@@ -81,7 +82,7 @@ pub(super) fn classify<B>(request: &Request<B>, endpoints: &LoginEndpoints) -> V
 }
 
 /// A reply with the headers that all replies have. A page comes with its type, a `location` as a redirect.
-pub(super) fn reply(
+pub fn reply(
     status: StatusCode,
     location: Option<HeaderValue>,
     page: Option<String>,
@@ -175,4 +176,41 @@ fn is_same(given: &str, secret: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a8_every_reply_has_exactly_the_headers_that_keep_it_to_itself() {
+        let page = reply(StatusCode::OK, None, Some("x".to_owned()));
+        let mut headers: Vec<_> = page
+            .headers()
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        headers.sort();
+        assert_eq!(
+            headers,
+            [
+                "cache-control: no-store".to_owned(),
+                format!(
+                    "content-security-policy: default-src 'none'; style-src '{STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+                ),
+                "content-type: text/html; charset=utf-8".to_owned(),
+                "cross-origin-opener-policy: same-origin".to_owned(),
+                "cross-origin-resource-policy: same-origin".to_owned(),
+                "referrer-policy: no-referrer".to_owned(),
+                "x-content-type-options: nosniff".to_owned(),
+            ]
+        );
+        let empty = reply(StatusCode::NOT_FOUND, None, None);
+        assert_eq!(empty.headers().len(), 6);
+    }
+
+    #[test]
+    fn comparing_takes_the_whole_into_account() {
+        assert!(is_same("/abc", "/abc"));
+        for other in ["", "/ab", "/abcd", "/abd", "xabc"] {
+            assert!(!is_same(other, "/abc"), "{other}");
+        }
+    }
+}
