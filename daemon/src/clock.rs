@@ -81,6 +81,8 @@ impl fmt::Debug for Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn moment(boot: u64, awake: u64) -> Moment {
