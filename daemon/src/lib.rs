@@ -25,9 +25,6 @@
 //! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | what they are for |
 //! | [`surroundings`] | the environment of this moment | what it is for |
 //! | [`system`], [`lock`], [`logging`], [`opener`], [`clock`], [`failpoints`], [`buffer`] | one fact of the machine each | everything else |
-//!
-//! Only for tests and the fuzzer there are `fuzz`, which feeds rooms with bytes that nobody thought of, and `model`, which
-//! lives through histories: with what decides alone, and with the agent and its sessions before servers that it makes up.
 
 pub mod admission;
 pub mod agent;
@@ -37,13 +34,9 @@ pub mod clock;
 pub mod config_file;
 pub mod env;
 pub mod failpoints;
-#[cfg(any(test, feature = "fuzzing"))]
-mod fuzz;
 pub mod load;
 pub mod lock;
 pub mod logging;
-#[cfg(any(test, feature = "fuzzing"))]
-mod model;
 pub mod named_file;
 pub mod opener;
 pub mod portal;
@@ -55,10 +48,6 @@ pub mod system;
 pub mod tunnel;
 pub mod upstream;
 pub mod watch;
-
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
-pub use fuzz::feed;
 
 use std::{fs::File, io, path::PathBuf, sync::Arc, time::Duration};
 

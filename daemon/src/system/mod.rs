@@ -13,8 +13,6 @@ pub mod exec;
 pub mod file_id;
 pub mod file_stamp;
 pub mod file_trust;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
 pub mod handover;
 pub mod home;
 pub mod journal;
@@ -36,5 +34,4 @@ pub mod users;
 
 #[cfg(target_os = "linux")]
 pub mod proc_net;
-#[cfg(any(target_os = "linux", test, feature = "fuzzing"))]
 pub mod sock_diag;

@@ -22,9 +22,8 @@ use pomd_core::{
 use tokio::{sync::Notify, time::Instant};
 use zeroize::Zeroizing;
 
-use crate::{
+use pomd::{
     clock::Clock,
-    model::history::{HOSTS, Mood},
     session::{
         Open,
         error::{LoginError, Question},
@@ -32,6 +31,8 @@ use crate::{
     },
     system::disk::{Disk, Folder, Fs, Opened},
 };
+
+use crate::history::{HOSTS, Mood};
 
 /// How long a server may take to mint.
 const MINT: Duration = Duration::from_secs(45);
