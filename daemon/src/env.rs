@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use crate::{
     clock::Clock,
-    disk::{Disk, Fs},
     failpoints::Failpoints,
     opener::LinkOpener,
     session::server::{LoginServer, Pomerium},
     surroundings::Surroundings,
+    system::disk::{Disk, Fs},
     upstream::proxy::Environment,
 };
 

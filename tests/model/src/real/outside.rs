@@ -24,9 +24,9 @@ use zeroize::Zeroizing;
 
 use pomd::{
     clock::Clock,
-    disk::{Disk, Folder, Fs, Opened},
     opener::LinkOpener,
     session::server::{LoginServer, LoginTarget, NotGood, Vouched},
+    system::disk::{Disk, Folder, Fs, Opened},
 };
 use pomd_core::session::error::{LoginError, Question};
 
