@@ -80,8 +80,8 @@ impl Restart {
         }))
     }
 
-    #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) fn to(program: PathBuf) -> Self {
+    /// Restarts into the program at this path.
+    pub fn to(program: PathBuf) -> Self {
         Self::of(Called::Path(program))
     }
 

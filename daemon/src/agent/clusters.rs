@@ -165,9 +165,9 @@ impl Agent {
     }
 }
 
-/// Only what tunnels add may differ, as when one is added: the order of login addresses, of which the first is still one
-/// of them, and ports.
-pub(crate) fn is_same(old: &ClusterSpec, new: &ClusterSpec) -> bool {
+/// Tells whether both settings need the same session. Only what tunnels add may differ, as when one is added: the order
+/// of login addresses, of which the first is still one of them, and ports.
+pub fn is_same(old: &ClusterSpec, new: &ClusterSpec) -> bool {
     let still_there = old
         .login_at
         .first()

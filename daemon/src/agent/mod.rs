@@ -59,8 +59,7 @@ use crate::{
     tunnel::{Tunnel, bind::Listener, peer::Owners, relay},
     upstream::{Upstream, pool::Budget, proxy::Shown},
 };
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use clusters::is_same;
+pub use clusters::is_same;
 pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded, Refused, refusal};
 use ports::Ports;
 use publish::Showing;

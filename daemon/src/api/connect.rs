@@ -35,7 +35,7 @@ use crate::tunnel::{Caller, Stage, Tunnel};
 const PAIR: Duration = Duration::from_secs(10);
 
 /// A client that was told 101: what it sends from now on goes through `tunnel`.
-pub(super) struct Upgraded {
+pub struct Upgraded {
     pub(super) client: OnUpgrade,
     pub(super) tunnel: Arc<Tunnel>,
     /// What comes from the route goes to it in frames.

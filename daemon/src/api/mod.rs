@@ -6,8 +6,6 @@
 mod answer;
 mod body;
 mod connect;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
 mod guard;
 mod hang_up;
 mod query;
@@ -22,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use connect::Upgraded;
+pub use connect::Upgraded;
 use control::{holder::Phase, socket::socket};
 use hang_up::{Ahead, Endless};
 use reserve::Reserve;
@@ -51,7 +49,7 @@ use crate::{
 
 /// How many clients may be connected at once. Whoever says nothing gives way to those who come, and whoever follows
 /// something takes no place of theirs.
-const CLIENTS: Most = Most {
+pub const CLIENTS: Most = Most {
     silent: 64,
     served: 192,
     following: 64,
@@ -173,7 +171,7 @@ fn bind_again(path: &Path) -> Option<Channel> {
 }
 
 /// Answers one client's requests; what is returned goes on with raw bytes.
-async fn serve_client(
+pub async fn serve_client(
     api: Arc<Api>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     place: Place,

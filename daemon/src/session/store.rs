@@ -26,7 +26,7 @@ const FOLDER: &str = "tokens";
 /// Counts changes after which an older pomd cannot read the file.
 const VERSION: u32 = 1;
 /// The largest file that is read.
-pub(super) const FILE_MOST: usize = 64 << 10;
+pub const FILE_MOST: usize = 64 << 10;
 /// Longer names are cut and told apart by a hash; the system takes 255 bytes, and we put words around ours.
 const STEM_MOST: usize = 180;
 
@@ -176,7 +176,11 @@ impl Store {
     }
 }
 
-pub(super) fn encode(login: &Credential) -> io::Result<Zeroizing<Vec<u8>>> {
+/// Returns the text of the file that keeps this login.
+///
+/// # Errors
+/// The login cannot be written as JSON.
+pub fn encode(login: &Credential) -> io::Result<Zeroizing<Vec<u8>>> {
     let record = Record {
         version: VERSION,
         address: login.address.to_string().into(),
@@ -192,7 +196,11 @@ pub(super) fn encode(login: &Credential) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(res)
 }
 
-pub(super) fn decode(bytes: &[u8], address: &Address) -> Result<Credential, String> {
+/// Reads the text of a file that keeps a login at `address`.
+///
+/// # Errors
+/// It holds none; why, in words that quote nothing of it.
+pub fn decode(bytes: &[u8], address: &Address) -> Result<Credential, String> {
     if bytes.len() > FILE_MOST {
         return Err("it is too large".to_owned());
     }

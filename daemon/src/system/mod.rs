@@ -5,8 +5,6 @@ pub mod control_listener;
 pub mod cpu;
 pub mod errors;
 pub mod file_stamp;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
 pub mod handover;
 pub mod limits;
 pub mod network;
@@ -22,5 +20,4 @@ pub mod users;
 
 #[cfg(target_os = "linux")]
 pub mod proc_net;
-#[cfg(any(target_os = "linux", test, feature = "fuzzing"))]
 pub mod sock_diag;

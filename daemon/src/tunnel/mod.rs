@@ -15,8 +15,6 @@ mod accept;
 mod attempt;
 mod connection;
 mod dialect;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
 mod guarded;
 mod holder;
 mod outcome;

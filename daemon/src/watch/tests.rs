@@ -443,18 +443,16 @@ async fn c7_after_any_steps_in_any_order_the_newest_content_is_known() {
         symlink("real", dir.join("link")).unwrap();
     })
     .await;
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = fastrand::Rng::with_seed(0);
     let mut steps = Vec::new();
     let mut read = fs::read_to_string(&it.path).ok();
     for n in 0..40 {
         let dir = it.dir.path();
         let text = n.to_string();
-        for _ in 0..=seed % 3 {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            steps.push(seed % 9);
-            match seed % 9 {
+        for _ in 0..=random.u8(..3) {
+            let step = random.u8(..9);
+            steps.push(step);
+            match step {
                 // Where the folder is gone, there is nothing to write into.
                 0 => drop(fs::write(&it.path, &text)),
                 1 => {

@@ -15,7 +15,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::outside::{Mortal, Outside};
-use crate::{
+use pomd::{
     agent::{Agent, AgentHandle, Loaded, Setup},
     env::Env,
     system::service::Pulse,

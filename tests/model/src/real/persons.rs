@@ -11,7 +11,7 @@ use tokio::{
 use url::Url;
 
 use super::outside::{Heard, Outside};
-use crate::session::Session;
+use pomd::session::Session;
 
 /// How often whoever visits a page on this machine lets others go on before it is clear that no answer comes.
 const TURNS: usize = 400;

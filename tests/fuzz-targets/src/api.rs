@@ -13,13 +13,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, CLIENTS, serve_client};
-use crate::{
+use model::in_virtual_time;
+use pomd::{
     admission::Admission,
     agent::{Agent, Loaded, Setup},
+    api::{Api, CLIENTS, serve_client},
     clock::Clock,
     env::Env,
-    fuzz,
     load::Loader,
     lock::Marker,
     logging::Recent,
@@ -38,13 +38,13 @@ const PATIENCE: Duration = Duration::from_secs(100);
 
 /// What one client sends: answers that are whole, at most one for each line that could begin a request, then a close; and
 /// the next client is served as if nothing had been.
-pub(crate) fn api(bytes: &[u8]) {
+pub(super) fn api(bytes: &[u8]) {
     thread_local! {
         static STATE: TempDir = tempfile::tempdir().expect("a folder");
     }
     let bytes = &bytes[..bytes.len().min(MOST)];
     let state = STATE.with(|it| it.path().to_owned());
-    fuzz::in_virtual_time(async {
+    in_virtual_time(async {
         let house = House::open(&state).await;
         let answers = statuses(&house.ask(bytes).await);
         let lines = bytes.split(|it| *it == b'\n').count();

@@ -22,16 +22,17 @@ use pomd_core::{
 use tokio::{sync::Notify, time::Instant};
 use zeroize::Zeroizing;
 
-use crate::{
+use pomd::{
     clock::Clock,
     disk::{Disk, Folder, Fs, Opened},
-    model::history::{HOSTS, Mood},
     session::{
         Open,
         error::{LoginError, Question},
         server::{LoginServer, LoginTarget, NotGood, Vouched},
     },
 };
+
+use crate::history::{HOSTS, Mood};
 
 /// How long a server may take to mint.
 const MINT: Duration = Duration::from_secs(45);

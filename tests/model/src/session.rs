@@ -13,7 +13,7 @@ use pomd_core::{
     session::token::{Credential, Grant, Token, User},
 };
 
-use crate::session::{
+use pomd::session::{
     core::{Answer, Core, Effect, Event, Handover, Input, Look, Patience, Wait, WaitPolicy, Write},
     error::{LoginError, Question},
 };

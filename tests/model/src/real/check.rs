@@ -198,7 +198,7 @@ impl World {
     }
 
     /// What must be so after everything that happens.
-    pub(super) async fn judge(&mut self) {
+    pub(super) async fn check(&mut self) {
         let status = self.life.agent.status().await;
         let status = status.expect("pomd tells how it is");
         let shown = status.clusters.iter().map(|it| it.name.as_str());

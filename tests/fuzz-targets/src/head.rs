@@ -1,8 +1,9 @@
 //! Heads and bodies of answers, in any pieces.
 
+use fastrand::Rng;
 use pomd_core::route::head::{Body, Head, HeadError, HeadReader};
 
-use crate::fuzz::{Dice, split_first, unpacked};
+use crate::random::{cut, split_first, unpacked};
 
 /// The most that may be held of a head, in bytes.
 const HELD_MOST: usize = 256 << 10;
@@ -16,13 +17,13 @@ const LINES: usize = 1024;
 
 /// A seed for the cuts, then an answer: pieces make no difference, little is held, what comes behind the head is exact,
 /// and httparse agrees.
-pub(crate) fn h1_head(bytes: &[u8]) {
+pub(super) fn h1_head(bytes: &[u8]) {
     let (seed, packed) = split_first(bytes);
     let bytes = &unpacked(packed, ANSWER_MOST[usize::from(!seed.is_multiple_of(16))]);
     let whole = read(&[bytes]);
-    let mut dice = Dice::new(seed.into());
+    let mut random = Rng::with_seed(seed.into());
     for _ in 0..2 {
-        assert_eq!(read(&dice.cut(bytes)), whole, "in pieces");
+        assert_eq!(read(&cut(&mut random, bytes)), whole, "in pieces");
     }
     if bytes.len() <= BY_ONE_MOST {
         assert_eq!(
@@ -48,7 +49,7 @@ pub(crate) fn h1_head(bytes: &[u8]) {
         (res.bytes().to_vec(), res.ended())
     };
     assert_eq!(
-        body(&dice.cut(&head.rest)),
+        body(&cut(&mut random, &head.rest)),
         body(&[&head.rest]),
         "a body in pieces"
     );

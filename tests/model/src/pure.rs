@@ -6,12 +6,12 @@ use jiff::{SignedDuration, Timestamp};
 use pomd_core::config::{Address, BrowserChoice, ClusterName, Config, Start, TunnelName, changes};
 
 use super::{
-    Told,
+    TICK, Told,
     history::{Action, File, HOSTS, History, Mood},
     oracle::{Cause, Oracle},
     session::{Now, Seen, Session},
 };
-use crate::{
+use pomd::{
     agent,
     session::core::{Handover, Patience, Write},
 };
@@ -20,8 +20,6 @@ use crate::{
 const MINT: Duration = Duration::from_secs(45);
 /// Not looked in for so long is slept.
 const SLEPT: i64 = 120;
-/// The driver looks in at least so often while time matters.
-const TICK: Duration = Duration::from_secs(30);
 const IP: &str = "127.0.0.1";
 
 /// Lives through `history`; panics where a promise is broken.
@@ -30,7 +28,7 @@ pub(crate) fn live(history: &History) {
     for (number, action) in history.actions.iter().enumerate() {
         let _told = Told(number, action);
         world.meet(*action);
-        world.judge();
+        world.check();
     }
 }
 
@@ -531,7 +529,7 @@ impl World {
     }
 
     /// What must be so after everything that happens.
-    fn judge(&mut self) {
+    fn check(&mut self) {
         let World {
             sessions,
             oracle,

@@ -7,7 +7,7 @@ use pomd_core::config::{Change, Changes, ClusterName, Config, Start, TunnelName,
 use tokio::runtime::Handle;
 
 use super::{Known, World, life::Life};
-use crate::{agent, tunnel::Tunnel};
+use pomd::{agent, tunnel::Tunnel};
 
 /// What is known of a session when another takes its place.
 struct Ended {
@@ -203,7 +203,7 @@ impl World {
         drop(self.outside.heard());
         self.life.apply(&self.config).await;
         self.begin().await;
-        self.judge().await;
+        self.check().await;
         self.life.end().await;
         self.programs.die().await;
         let left = Handle::current().metrics().num_alive_tasks();

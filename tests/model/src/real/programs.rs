@@ -10,7 +10,9 @@ use tokio::{
 };
 
 use super::outside::{Heard, Outside};
-use crate::{model::history::Mood, session::core::Patience, tunnel::Tunnel};
+use pomd::{session::core::Patience, tunnel::Tunnel};
+
+use crate::history::Mood;
 
 /// One that waits, or whose route is open.
 pub(super) struct Program {

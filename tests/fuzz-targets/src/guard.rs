@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use fastrand::Rng;
 use pomd_core::{
     config::Host,
     guard::{Guard, Rules, Why},
 };
 
-use crate::fuzz::{Dice, split_first, unpacked};
+use crate::random::{cut, split_first, unpacked};
 
 /// The most bytes that are tried: more than the guard holds, for one seed in sixteen.
 const MOST: [usize; 2] = [96 << 10, 4 << 10];
@@ -26,13 +27,13 @@ struct Heard {
 
 /// A seed for the cuts, then what a client says: pieces make no difference, what goes on is what was said, little is held,
 /// and what is no request is not held at all.
-pub(crate) fn guard(bytes: &[u8]) {
+pub(super) fn guard(bytes: &[u8]) {
     let (seed, packed) = split_first(bytes);
     let bytes = &unpacked(packed, MOST[usize::from(!seed.is_multiple_of(16))]);
     let whole = hear(&[bytes]);
-    let mut dice = Dice::new(seed.into());
+    let mut random = Rng::with_seed(seed.into());
     for _ in 0..2 {
-        agrees(&hear(&dice.cut(bytes)), &whole, "in pieces");
+        agrees(&hear(&cut(&mut random, bytes)), &whole, "in pieces");
     }
     if bytes.len() <= BY_ONE_MOST {
         agrees(

@@ -2,9 +2,9 @@
 //! virtual; programs, persons, servers, clocks and the disk are played.
 //!
 //! `outside` is what pomd lives on, `life` one pomd, `programs` and `persons` who comes to it; `reload` is another
-//! configuration, a death and an end; `judge` looks at what came of it.
+//! configuration, a death and an end; `check` looks at what came of it.
 
-mod judge;
+mod check;
 mod life;
 mod outside;
 mod persons;
@@ -25,14 +25,15 @@ use pomd_core::config::{Address, ClusterName, Config, TunnelName, TunnelSpec};
 use tempfile::TempDir;
 
 use super::{
-    Told,
+    TICK, Told,
     history::{Action, File, History},
+    in_virtual_time,
     oracle::{Cause, Oracle},
 };
-use crate::{
-    agent::{Broken, Loaded, tick},
-    fuzz::in_virtual_time,
+use pomd::{
+    agent::{Broken, Loaded},
     session::Session,
+    tunnel::Tunnel,
 };
 
 use life::Life;
@@ -52,7 +53,7 @@ pub(crate) fn live(history: &History) {
         for (number, action) in history.actions.iter().enumerate() {
             let _told = Told(number, action);
             world.meet(*action).await;
-            world.judge().await;
+            world.check().await;
         }
         world.end().await;
     });
@@ -235,7 +236,7 @@ impl World {
     }
 
     /// The tunnel that leads there, as a connection without a port gets it.
-    async fn handed_out(&self, spec: &TunnelSpec) -> Arc<crate::tunnel::Tunnel> {
+    async fn handed_out(&self, spec: &TunnelSpec) -> Arc<Tunnel> {
         let route = spec.route.authority.to_string();
         let tunnel = self.life.agent.connect(route, spec.ssh).await;
         tunnel.expect("a tunnel to a route of the configuration")
@@ -344,7 +345,7 @@ impl World {
     async fn pass(&mut self, most: Duration) {
         tokio::time::sleep(most).await;
         self.see().await;
-        if most >= tick::LONGEST {
+        if most >= TICK {
             self.nobody_waited_through_a_sleep();
         }
     }

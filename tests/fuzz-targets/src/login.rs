@@ -5,6 +5,20 @@ use std::{collections::BTreeSet, sync::Arc};
 use control::wire::BrowserChoice;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use model::in_virtual_time;
+use percent_encoding::percent_decode_str;
+use pomd::{
+    session::{
+        Open,
+        browser::{self, Browser, Job},
+        core::Welcome,
+        error::LoginError,
+        server::{LoginServer, LoginTarget, NotGood, Vouched},
+        source::{Attempt, Event, Verdict},
+        store::{FILE_MOST, decode, encode},
+    },
+    upstream::{Limits, Upstream},
+};
 use pomd_core::{
     config::{Address, Config, Host},
     session::{
@@ -19,19 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Open,
-    browser::{self, Browser, Job},
-    core::Welcome,
-    error::LoginError,
-    server::{LoginServer, LoginTarget, NotGood, Vouched},
-    source::{Attempt, Event, Verdict},
-    store::{FILE_MOST, decode, encode},
-};
-use crate::{
-    fuzz,
-    upstream::{Limits, Upstream},
-};
+use crate::random::unpacked;
 
 const HOST: &str = "127.0.0.1:41235";
 const LINK: &str = "/k7m2pq9x";
@@ -42,8 +44,8 @@ const TOKEN_MOST: usize = 16_384;
 
 /// A token is what its rule says and prints nothing; a file of one is read as it was written, or for a reason that
 /// quotes nothing of it.
-pub(crate) fn token(bytes: &[u8]) {
-    let bytes = &fuzz::unpacked(bytes, FILE_MOST + 1)[..];
+pub(super) fn token(bytes: &[u8]) {
+    let bytes = &unpacked(bytes, FILE_MOST + 1)[..];
     let address = address();
     if let Ok(text) = std::str::from_utf8(bytes) {
         let token = Token::parse(text);
@@ -96,9 +98,9 @@ fn address() -> Address {
 
 /// The bytes of one visit to the login page: a token is taken from the one request that is exactly right (A7), and no
 /// reply holds anything of a request.
-pub(crate) fn callback(bytes: &[u8]) {
+pub(super) fn callback(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(REQUEST_MOST)];
-    let (taken, reply) = fuzz::in_virtual_time(visit(bytes));
+    let (taken, reply) = in_virtual_time(visit(bytes));
     let expected = right_token(bytes);
     if let Some(taken) = &taken {
         assert_eq!(Some(taken), expected.as_ref(), "a token of a wrong request");
@@ -158,7 +160,7 @@ fn known() -> Known {
         format!("GET /{} HTTP/1.1\r\n{host}\r\n", "x".repeat(90_000)),
         format!("GET / HTTP/1.1\r\nx: {}\r\n", "x".repeat(90_000)),
     ] {
-        let (_, reply) = fuzz::in_virtual_time(visit(request.as_bytes()));
+        let (_, reply) = in_virtual_time(visit(request.as_bytes()));
         let (head, body) = reply.split_once("\r\n\r\n").expect("a whole reply");
         // HTTP/1.0 is answered in its own version, and told that the connection stays if it asked for that.
         lines.extend(head.lines().map(str::to_owned));
@@ -338,20 +340,8 @@ fn right_token(bytes: &[u8]) -> Option<String> {
     (is_right && is_only && fits).then_some(token)
 }
 
-/// A form's word without its encoding.
+/// Returns a form's word without its encoding.
 fn decoded(text: &str) -> String {
-    let mut res = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|it| {
-            let digit = |it: u8| char::from(it).to_digit(16);
-            u8::try_from(digit(it[0])? * 16 + digit(it[1])?).ok()
-        });
-        (rest, _) = match (first, hex) {
-            (b'%', Some(byte)) => (&tail[2..], res.push(byte)),
-            (b'+', _) => (tail, res.push(b' ')),
-            (other, _) => (tail, res.push(other)),
-        };
-    }
-    String::from_utf8_lossy(&res).into_owned()
+    let spaced = text.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::sock_diag;
-use crate::fuzz::split_first;
+use pomd::system::sock_diag;
+
+use crate::random::split_first;
 
 const SEQUENCE: u32 = 7;
 /// The header of a message, and the row of a socket behind it.
@@ -12,7 +13,7 @@ const TYPE_SOCKET: u16 = 20;
 
 /// Which connection is asked for, then what the kernel answers: a uid comes from a message that names both ends of that
 /// very connection, or not at all.
-pub(crate) fn sock_diag(bytes: &[u8]) {
+pub(super) fn sock_diag(bytes: &[u8]) {
     let (asked, datagram) = split_first(bytes);
     let [local, remote] = match asked % 3 {
         0 => ["127.0.0.1:40000", "127.0.0.1:2202"],
