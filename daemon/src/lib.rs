@@ -22,11 +22,10 @@
 //! | [`admission`] | who keeps a place where places are few | `agent`, `api`, `load`, `session`, `tunnel`, `upstream` |
 //! | [`service_notify`] | tells a service manager how things stand, and that the agent lives | `api`, `load`, `session`, `tunnel`, `upstream` |
 //! | [`restart`] | runs the program that is installed now in this one's place, and hands locks and listeners over | `agent`, `api`, `load`, `session`, `tunnel`, `upstream` |
-//! | [`file_trust`] | judges who may change a file and the folders and links on the way to it | `agent`, `api`, `load`, `session`, `tunnel`, `upstream` |
 //! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | `agent`, `api`, `load`, `session`, `tunnel`, `upstream`, `rustls` |
 //! | [`surroundings`] | the environment of this moment | `agent`, `api`, `load`, `session`, `tunnel` |
 //! | [`opener`] | shows a link to the person | `agent`, `api`, `load`, `portal`, `tunnel`, `upstream` |
-//! | [`system`], [`disk`], [`lock`], [`logging`], [`clock`], [`failpoints`], [`buffer`] | one fact of the machine each | `agent`, `api`, `load`, `session`, `tunnel`, `upstream`, `portal` |
+//! | [`system`], [`lock`], [`logging`], [`clock`], [`failpoints`], [`buffer`] | one fact of the machine each | `agent`, `api`, `load`, `session`, `tunnel`, `upstream`, `portal` |
 //!
 //! A test reads the last column: rooms and crates whose names no `use` of the room may hold.
 
