@@ -19,6 +19,7 @@ mod guarded;
 mod holder;
 mod outcome;
 mod probe;
+#[path = "../../core/src/words/open.rs"]
 mod reason;
 
 use std::{
