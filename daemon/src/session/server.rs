@@ -11,7 +11,7 @@ use pomd_core::{
 };
 
 use crate::{portal, upstream::Upstream};
-use pomd_core::session::error::{LoginError, Question};
+use pomd_core::session::error::{Cause, LoginError, Question};
 
 /// How long all addresses of a cluster together may take for one answer.
 const LIMIT: Duration = Duration::from_secs(45);
@@ -147,7 +147,7 @@ impl LoginTarget {
                         first = Some(LoginError::Server {
                             question,
                             at: at.clone(),
-                            cause: error.into(),
+                            cause: Cause::new(error, || self.upstream.section()),
                         });
                     }
                     Err(_) => {}

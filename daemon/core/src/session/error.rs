@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::{
     config::Address,
-    route::refusal::{OpenError, Refusal, RefusalKind, Step, Unreachable},
+    route::{
+        error::{Step, StepError},
+        refusal::{OpenError, Refusal, RefusalKind},
+    },
 };
 
 /// Why a login came to nothing.
@@ -53,7 +56,12 @@ pub enum Question {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// A step on the way failed.
-    Unreachable(Unreachable),
+    Unreachable {
+        /// Which step, and why.
+        error: Box<StepError>,
+        /// Where the settings of the cluster are.
+        section: String,
+    },
     /// The server answered otherwise.
     Refused(Refusal),
     /// The server wants a login where none can be.
@@ -70,7 +78,9 @@ impl LoginError {
     pub fn was_answered(&self) -> bool {
         match self {
             Self::Server { cause, .. } => match cause {
-                Cause::Unreachable(it) => it.step == Step::Http && !it.timed_out,
+                Cause::Unreachable { error, .. } => {
+                    error.step() == Step::Http && !error.timed_out()
+                }
                 Cause::Refused(it) => !matches!(
                     it.kind,
                     RefusalKind::ClientCertificate | RefusalKind::DeviceNotEnrolled
@@ -83,10 +93,14 @@ impl LoginError {
     }
 }
 
-impl From<OpenError> for Cause {
-    fn from(error: OpenError) -> Self {
+impl Cause {
+    /// Returns what came instead of an answer; `section` is where the settings of the cluster are.
+    pub fn new(error: OpenError, section: impl FnOnce() -> String) -> Self {
         match error {
-            OpenError::Unreachable(it) => Self::Unreachable(it),
+            OpenError::Unreachable(error) => Self::Unreachable {
+                error,
+                section: section(),
+            },
             OpenError::Refused(it) => Self::Refused(it),
             OpenError::Unauthenticated { request_id } => Self::WantsLogin { request_id },
             OpenError::LocalGone(error) => Self::Internal(error.to_string()),

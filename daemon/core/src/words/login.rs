@@ -5,11 +5,12 @@ use jiff::Timestamp;
 
 use crate::{
     config::Address,
-    route::refusal::{Refusal, RefusalKind, Step, Unreachable},
+    route::refusal::{Refusal, RefusalKind},
     session::{
         Event, Need,
         error::{Cause, LoginError, Question},
     },
+    words::step,
 };
 
 /// A [`LoginError`] in words.
@@ -162,7 +163,12 @@ pub fn login_needed(cluster: &str, since: Timestamp) -> Reason {
 
 fn described(tried: &str, at: &Address, cause: &Cause) -> Described {
     match cause {
-        Cause::Unreachable(it) => unreachable(tried, it),
+        Cause::Unreachable { error, section } => Described {
+            code: step::code(error),
+            message: format!("{tried}: {error}"),
+            hint: step::advice(error, section),
+            request_id: None,
+        },
         Cause::Refused(it) => refused(tried, at, it),
         Cause::WantsLogin { request_id } => Described {
             code: Code::LoginFailed,
@@ -176,24 +182,6 @@ fn described(tried: &str, at: &Address, cause: &Cause) -> Described {
             hint: None,
             request_id: None,
         },
-    }
-}
-
-fn unreachable(tried: &str, it: &Unreachable) -> Described {
-    let code = match it.step {
-        Step::Local => Code::Local,
-        Step::ForwardProxy => Code::ForwardProxy,
-        _ if it.timed_out => Code::Timeout,
-        Step::Dns => Code::Dns,
-        Step::Tcp => Code::Tcp,
-        Step::Tls => Code::Tls,
-        Step::Http => Code::Http,
-    };
-    Described {
-        code,
-        message: format!("{tried}: {it}"),
-        hint: it.hint.clone(),
-        request_id: None,
     }
 }
 
@@ -241,7 +229,12 @@ fn refused(tried: &str, at: &Address, it: &Refusal) -> Described {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Host;
+    use std::time::Duration;
+
+    use crate::{
+        config::Host,
+        route::error::{DialError, StepError, Target},
+    };
 
     #[test]
     fn each_error_names_the_step_and_what_was_tried() {
@@ -259,13 +252,9 @@ mod tests {
             let it = error.describe("corp");
             (it.code, it.message)
         };
-        let step = |step, timed_out| {
-            Cause::Unreachable(Unreachable {
-                step,
-                timed_out,
-                message: "looking up corp.example.com: no such name".to_owned(),
-                hint: None,
-            })
+        let failed = |error: DialError| Cause::Unreachable {
+            error: Box::new(StepError::new(Target::Server(at.clone()), error)),
+            section: "[cluster.corp]".to_owned(),
         };
         let refusal = |kind, status, detail: Option<&str>| {
             Cause::Refused(Refusal {
@@ -275,16 +264,13 @@ mod tests {
                 detail: detail.map(str::to_owned),
             })
         };
-        let dns = "cannot start a login to corp: looking up corp.example.com: no such name";
-        assert_eq!(told(step(Step::Dns, false)), (Code::Dns, dns.to_owned()));
-        assert_eq!(told(step(Step::Tcp, true)).0, Code::Timeout);
-        let proxy = told(step(Step::ForwardProxy, true));
-        assert_eq!(proxy.0, Code::ForwardProxy);
-        assert!(
-            proxy.1.contains("corp: forward proxy: looking"),
-            "{}",
-            proxy.1
+        let dns = "cannot start a login to corp: no such name: corp.example.com";
+        assert_eq!(
+            told(failed(DialError::NoSuchName)),
+            (Code::Dns, dns.to_owned())
         );
+        let late = DialError::LookupTimedOut(Duration::from_secs(5));
+        assert_eq!(told(failed(late)).0, Code::Timeout);
         assert_eq!(
             told(refusal(RefusalKind::Other, 500, Some("Internal Server Error"))),
             (
