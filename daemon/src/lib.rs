@@ -19,13 +19,14 @@
 //! | [`tunnel`] | one listener's connections: who connects, keep web pages out, open, relay, refuse | the file, other tunnels |
 //! | [`api`] | the control socket: requests into commands | how anything works |
 //! | [`env`] | the seams to the machine and the people around it, one value cloned into every room | what rooms do with them |
-//! | [`admission`] | who keeps a place where places are few | what anybody asks |
+//! | [`admission`], [`accept_backoff`] | who keeps a place where places are few, and what follows a failed accept | what anybody asks |
 //! | [`service_notify`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`restart`] | runs the program that is installed now in this one's place, and hands locks and listeners over | what ends before |
 //! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | what they are for |
 //! | [`surroundings`] | the environment of this moment | what it is for |
 //! | [`system`], [`lock`], [`logging`], [`opener`], [`clock`], [`failpoints`], [`buffer`] | one fact of the machine each | everything else |
 
+pub mod accept_backoff;
 pub mod admission;
 pub mod agent;
 pub mod api;
