@@ -39,7 +39,7 @@ use super::{
     server::{LoginServer, LoginTarget, NotGood},
     source::{Attempt, PendingLogin, Source, Started},
 };
-use crate::admission::{Admission, Most, Place};
+use crate::admission::{Admission, Capacity, Slot};
 
 /// How long pages can be read after the login is over.
 const LINGER: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ const VISIT_LIMIT: Duration = Duration::from_secs(120);
 /// nothing.
 const HEAD_MOST: usize = 64 << 10;
 /// How many visits there may be at once; those that say nothing give way.
-const VISITS: Most = Most {
+const VISITS: Capacity = Capacity {
     silent: 16,
     served: 48,
     following: 0,
@@ -234,16 +234,16 @@ fn turn_away(job: &Job, stream: TcpStream, theirs: SocketAddr, count: u64) {
     }
 }
 
-async fn visit(job: Arc<Job>, stream: TcpStream, place: Place) {
+async fn visit(job: Arc<Job>, stream: TcpStream, slot: Slot) {
     let speaking = speak(stream, async |request| {
-        if !place.is_served() {
+        if !slot.is_served() {
             return callback::reply(StatusCode::REQUEST_TIMEOUT, None, None);
         }
         respond(&job, &request).await
     });
     tokio::select! {
         biased;
-        () = place.given_away() => {}
+        () = slot.evicted() => {}
         () = speaking => {}
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::core::Write;
-use crate::disk::{self, Folder, Fs, Opened, words};
+use crate::system::disk::{self, Folder, Fs, Opened, describe};
 
 /// The folder of the files, inside of the state folder.
 const FOLDER: &str = "tokens";
@@ -41,10 +41,10 @@ pub(super) struct Store {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WriteError {
     /// The login is saved only in memory.
-    #[error("cannot save the login: {}", words(.0))]
+    #[error("cannot save the login: {}", describe(.0))]
     Save(io::Error),
     /// A login is saved that should not be.
-    #[error("cannot remove the saved login: {}", words(.0))]
+    #[error("cannot remove the saved login: {}", describe(.0))]
     Remove(io::Error),
 }
 
@@ -73,7 +73,10 @@ impl Store {
             Ok(folder) => folder,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                tracing::warn!("cannot open the folder of saved logins: {}", words(&error));
+                tracing::warn!(
+                    "cannot open the folder of saved logins: {}",
+                    describe(&error)
+                );
                 return None;
             }
         };
@@ -146,7 +149,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
                 // It may be whole: it stays where it is.
-                tracing::warn!("cannot read the saved login {name}: {}", words(&error));
+                tracing::warn!("cannot read the saved login {name}: {}", describe(&error));
                 return None;
             }
         };
@@ -157,7 +160,7 @@ impl Store {
             }
             Err(error) => tracing::warn!(
                 "the saved login {name} is unusable: {why}; it cannot be set aside: {}",
-                words(&error)
+                describe(&error)
             ),
         }
         None

@@ -340,8 +340,8 @@ async fn r4_reading_the_file_and_noise_beside_the_way_tell_nothing_and_wake_nobo
     symlink("dotfiles", dir.path().join("config")).unwrap();
     folder_with(dir.path().join("dotfiles/conf"), "0");
     let path = dir.path().join("config/conf/c.toml");
-    let mut eyes = Eyes::new(eyes::make);
-    eyes.look(&path).unwrap();
+    let mut watcher = PathWatcher::new(path_watch::make);
+    watcher.look(&path).unwrap();
     for place in ["", "dotfiles", "dotfiles/conf"] {
         let place = dir.path().join(place);
         for n in 0..3 {
@@ -354,11 +354,11 @@ async fn r4_reading_the_file_and_noise_beside_the_way_tell_nothing_and_wake_nobo
         }
     }
     fs::read_to_string(&path).unwrap();
-    assert!(timeout(QUIET, eyes.happened()).await.is_err());
-    assert_eq!(eyes.heard(), 0, "events that were told and passed over");
+    assert!(timeout(QUIET, watcher.happened()).await.is_err());
+    assert_eq!(watcher.heard(), 0, "events that were told and passed over");
     write(&path, "1");
-    timeout(LIMIT, eyes.happened()).await.unwrap();
-    assert!(eyes.heard() > 0);
+    timeout(LIMIT, watcher.happened()).await.unwrap();
+    assert!(watcher.heard() > 0);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use pomd::{
     logging::Recent,
     restart::Restart,
     session::Open,
-    system::service::{Pulse, Service},
+    system::service::{Heartbeat, Service},
 };
 
 /// Nothing listens at port 1, and nothing is asked of any other machine.
@@ -88,8 +88,8 @@ impl House {
             lost: Arc::default(),
             log: None,
             warnings: Vec::new(),
-            handed: Arc::default(),
-            pulse: Pulse::for_watchdog(None),
+            inherited: Arc::default(),
+            heartbeat: Heartbeat::for_watchdog(None),
         });
         let (loader, reloads, _) = Loader::new(
             &place,
@@ -115,7 +115,7 @@ impl House {
             lost: Arc::default(),
             stop: CancellationToken::new(),
             restart: Restart::to(state.join("no-such-program")),
-            handed: Arc::default(),
+            inherited: Arc::default(),
             marker: Marker::default(),
             in_background: true,
         });
@@ -138,8 +138,8 @@ impl House {
             }
             heard
         };
-        let place = Admission::new(CLIENTS).enter();
-        let (upgraded, heard) = tokio::join!(serve_client(self.api.clone(), server, place), asking);
+        let slot = Admission::new(CLIENTS).enter();
+        let (upgraded, heard) = tokio::join!(serve_client(self.api.clone(), server, slot), asking);
         assert!(upgraded.is_none(), "a route was handed out without a login");
         heard
     }

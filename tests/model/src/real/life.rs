@@ -18,7 +18,7 @@ use super::outside::{Mortal, Outside};
 use pomd::{
     agent::{Agent, AgentHandle, Loaded, Setup},
     env::Env,
-    system::service::Pulse,
+    system::service::Heartbeat,
 };
 
 /// How long pomd may take to end when nothing holds it up.
@@ -52,8 +52,8 @@ impl Life {
             lost: Arc::default(),
             log: None,
             warnings: Vec::new(),
-            handed: Arc::default(),
-            pulse: Pulse::for_watchdog(None),
+            inherited: Arc::default(),
+            heartbeat: Heartbeat::for_watchdog(None),
         });
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();

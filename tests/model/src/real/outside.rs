@@ -24,12 +24,12 @@ use zeroize::Zeroizing;
 
 use pomd::{
     clock::Clock,
-    disk::{Disk, Folder, Fs, Opened},
     session::{
         Open,
         error::{LoginError, Question},
         server::{LoginServer, LoginTarget, NotGood, Vouched},
     },
+    system::disk::{Disk, Folder, Fs, Opened},
 };
 
 use crate::history::{HOSTS, Mood};

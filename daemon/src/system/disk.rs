@@ -82,7 +82,7 @@ pub fn clear_half_written(fs: &dyn Fs, folder: &Folder, names: &[String]) {
 }
 
 /// An error of the disk in few words.
-pub fn words(error: &io::Error) -> String {
+pub fn describe(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "no space left".to_owned(),
         io::ErrorKind::ReadOnlyFilesystem => "the disk is read-only".to_owned(),

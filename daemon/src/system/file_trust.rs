@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config_file::shown;
+use super::{home::shown, users};
 
 /// An open file, and what was found on the way to it.
 #[derive(Debug)]
@@ -119,10 +119,7 @@ pub fn shell_word(path: &Path) -> String {
 }
 
 fn us() -> u32 {
-    #[cfg(unix)]
-    return rustix::process::geteuid().as_raw();
-    #[cfg(not(unix))]
-    return 0;
+    users::own_uid().unwrap_or_default()
 }
 
 #[cfg(unix)]
@@ -342,8 +339,7 @@ mod platform {
     }
 }
 
-#[cfg(unix)]
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::{
         fs,

@@ -12,32 +12,35 @@ use notify::{
 };
 use tokio::sync::Notify;
 
+use crate::system::file_id::FileId;
+
 use super::{
     MOST_WALKS,
-    path::{Id, Kind, Way, walk},
+    path::{Kind, LookupPath, resolve},
 };
 
 /// How to come by a watcher that tells events to this.
-pub(super) type Make =
+pub type Make =
     fn(Box<dyn FnMut(notify::Result<Event>) + Send>) -> notify::Result<RecommendedWatcher>;
 
 /// The usual way.
-pub(super) fn make(
+pub fn make(
     handler: Box<dyn FnMut(notify::Result<Event>) + Send>,
 ) -> notify::Result<RecommendedWatcher> {
     notify::recommended_watcher(handler)
 }
 
 /// The watches on one way.
-pub(super) struct Eyes {
+pub struct PathWatcher {
     happened: Arc<Notify>,
     watcher: Option<RecommendedWatcher>,
-    watched: BTreeMap<PathBuf, Option<Id>>,
+    watched: BTreeMap<PathBuf, Option<FileId>>,
     make: Make,
 }
 
-impl Eyes {
-    pub(super) fn new(make: Make) -> Self {
+impl PathWatcher {
+    /// Returns a watcher that watches nothing yet.
+    pub fn new(make: Make) -> Self {
         Self {
             happened: Arc::new(Notify::new()),
             watcher: None,
@@ -48,11 +51,11 @@ impl Eyes {
 
     /// Walks the way and watches every folder on it for its entries, until the way is the same after as before. An error means that
     /// changes may go unnoticed.
-    pub(super) fn look(&mut self, path: &Path) -> Result<(), String> {
-        let mut way = walk(path);
+    pub fn look(&mut self, path: &Path) -> Result<(), String> {
+        let mut way = resolve(path);
         for _ in 0..MOST_WALKS {
             let res = self.follow(&way);
-            let after = walk(path);
+            let after = resolve(path);
             if after == way {
                 return res.map_err(|it| control::text::clean(&it.to_string(), 200));
             }
@@ -63,7 +66,7 @@ impl Eyes {
         res.map_err(|it| control::text::clean(&it.to_string(), 200))
     }
 
-    fn follow(&mut self, way: &Way) -> notify::Result<()> {
+    fn follow(&mut self, way: &LookupPath) -> notify::Result<()> {
         let watcher = match &mut self.watcher {
             Some(it) => it,
             none => {
@@ -75,8 +78,9 @@ impl Eyes {
                 }))?)
             }
         };
-        let gone =
-            |name: &PathBuf, id: &Option<Id>| way.get(name).is_none_or(|folder| folder.id != *id);
+        let gone = |name: &PathBuf, id: &Option<FileId>| {
+            way.get(name).is_none_or(|folder| folder.id != *id)
+        };
         let old: Vec<PathBuf> = self
             .watched
             .iter()
@@ -105,7 +109,7 @@ impl Eyes {
     }
 
     /// Returns once something happened that may be about the file. Cancel-safe.
-    pub(super) async fn happened(&mut self) {
+    pub async fn happened(&mut self) {
         self.happened.notified().await;
     }
 }

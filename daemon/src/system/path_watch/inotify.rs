@@ -3,7 +3,7 @@
 //! Each folder, symlink and file of the way tells by itself that it was moved, removed or replaced, so no folder is
 //! asked for its entries: the kernel wakes us for nothing that is read or written beside the way. Only where something
 //! is missing the folder that would hold it is asked what comes. What is mounted over the way is told by the list of
-//! mounts; file systems that other machines write to do not tell at all, which [`Eyes::look`] says.
+//! mounts; file systems that other machines write to do not tell at all, which [`PathWatcher::look`] says.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     MOST_WALKS,
-    path::{Kind, Spot, Way, walk},
+    path::{Kind, LookupPath, PathNode, resolve},
 };
 
 /// What is watched is no longer where it was.
@@ -41,15 +41,15 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 const READ: usize = 4096;
 
 /// How to come by an inotify.
-pub(super) type Make = fn() -> io::Result<Inotify>;
+pub type Make = fn() -> io::Result<Inotify>;
 
 /// The usual way.
-pub(super) fn make() -> io::Result<Inotify> {
+pub fn make() -> io::Result<Inotify> {
     Inotify::init()
 }
 
 /// The watches on one way.
-pub(super) struct Eyes {
+pub struct PathWatcher {
     make: Make,
     events: Option<EventStream<Vec<u8>>>,
     /// Readable as urgent once something was mounted or unmounted; `None` where the system does not tell.
@@ -61,10 +61,11 @@ pub(super) struct Eyes {
 }
 
 /// What is watched, however often the way leads through it.
-type Watched = BTreeMap<WatchDescriptor, Vec<Spot>>;
+type Watched = BTreeMap<WatchDescriptor, Vec<PathNode>>;
 
-impl Eyes {
-    pub(super) fn new(make: Make) -> Self {
+impl PathWatcher {
+    /// Returns a watcher that watches nothing yet.
+    pub fn new(make: Make) -> Self {
         Self {
             make,
             events: None,
@@ -76,20 +77,20 @@ impl Eyes {
     }
 
     #[cfg(test)]
-    pub(super) fn heard(&self) -> usize {
+    pub(crate) fn heard(&self) -> usize {
         self.heard
     }
 
     /// Walks the way and watches everything on it, until the way is the same after as before. An error means that
     /// changes may go unnoticed.
-    pub(super) fn look(&mut self, path: &Path) -> Result<(), String> {
+    pub fn look(&mut self, path: &Path) -> Result<(), String> {
         if self.mounts.is_none() {
             self.mounts = watch_mounts().ok();
         }
-        let mut way = walk(path);
+        let mut way = resolve(path);
         for _ in 0..MOST_WALKS {
             let res = self.follow(&way);
-            let after = walk(path);
+            let after = resolve(path);
             if after == way {
                 res.map_err(|it| explain(&it))?;
                 return way
@@ -104,7 +105,7 @@ impl Eyes {
         self.follow(&way).map_err(|it| explain(&it))
     }
 
-    fn follow(&mut self, way: &Way) -> io::Result<()> {
+    fn follow(&mut self, way: &LookupPath) -> io::Result<()> {
         let mut watches = match &self.events {
             Some(it) => it.watches(),
             None => {
@@ -136,7 +137,7 @@ impl Eyes {
     }
 
     /// Returns once something happened that may be about the file. Cancel-safe.
-    pub(super) async fn happened(&mut self) {
+    pub async fn happened(&mut self) {
         let mounts = mounts_changed(&self.mounts);
         let Some(events) = &mut self.events else {
             return mounts.await;
@@ -179,7 +180,7 @@ fn watch_mounts() -> io::Result<AsyncFd<File>> {
     AsyncFd::with_interest(File::open(MOUNTS)?, Interest::PRIORITY)
 }
 
-fn mask(spot: &Spot) -> WatchMask {
+fn mask(spot: &PathNode) -> WatchMask {
     let mut res = SELF;
     match spot.kind {
         Kind::Folder => res |= WatchMask::ONLYDIR,

@@ -8,17 +8,19 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use crate::system::file_id::{self, FileId};
+
 /// As many symlinks as Linux follows.
 const MOST_LINKS: usize = 40;
 
 /// The folders, symlinks and the file on the way, each by its own path: no symlink is in it but at its end.
-pub(super) type Way = BTreeMap<PathBuf, Spot>;
+pub(super) type LookupPath = BTreeMap<PathBuf, PathNode>;
 
 /// Something on the way that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Spot {
+pub(super) struct PathNode {
     /// Which one it is: another may take its name.
-    pub(super) id: Option<Id>,
+    pub(super) id: Option<FileId>,
     pub(super) kind: Kind,
     /// The entry of this folder that the way needs and that is missing, or is no file.
     pub(super) awaited: BTreeSet<OsString>,
@@ -37,12 +39,9 @@ pub(super) enum Kind {
     File,
 }
 
-/// Tells a thing from another one of the same name.
-pub(super) type Id = (u64, u64);
-
 /// Everything that the system looks at when it opens `path`.
-pub(super) fn walk(path: &Path) -> Way {
-    let mut way = Way::new();
+pub(super) fn resolve(path: &Path) -> LookupPath {
+    let mut way = LookupPath::new();
     let mut here = PathBuf::new();
     let mut links = 0;
     let mut steps: VecDeque<Step> = path.components().filter_map(Step::of).collect();
@@ -71,11 +70,11 @@ pub(super) fn walk(path: &Path) -> Way {
                 for step in target.components().rev().filter_map(Step::of) {
                     steps.push_front(step);
                 }
-                way.insert(next, Spot::new(id, Kind::Link(target)));
+                way.insert(next, PathNode::new(id, Kind::Link(target)));
             }
             Ok((Found::Folder, _)) if !steps.is_empty() => here = next,
             Ok((Found::File, id)) if steps.is_empty() => {
-                way.insert(next, Spot::new(id, Kind::File));
+                way.insert(next, PathNode::new(id, Kind::File));
                 break;
             }
             // As far as the way goes yet, or what stands in it.
@@ -93,13 +92,13 @@ pub(super) fn walk(path: &Path) -> Way {
     way
 }
 
-fn folder<'a>(way: &'a mut Way, path: &Path) -> &'a mut Spot {
-    let new = || Spot::new(id_of(path), Kind::Folder);
+fn folder<'a>(way: &'a mut LookupPath, path: &Path) -> &'a mut PathNode {
+    let new = || PathNode::new(id_of(path), Kind::Folder);
     way.entry(path.to_owned()).or_insert_with(new)
 }
 
-impl Spot {
-    fn new(id: Option<Id>, kind: Kind) -> Self {
+impl PathNode {
+    fn new(id: Option<FileId>, kind: Kind) -> Self {
         Self {
             id,
             kind,
@@ -143,7 +142,7 @@ enum Found {
     Other,
 }
 
-fn look(path: &Path) -> io::Result<(Found, Option<Id>)> {
+fn look(path: &Path) -> io::Result<(Found, Option<FileId>)> {
     let metadata = fs::symlink_metadata(path)?;
     let found = if metadata.is_symlink() {
         Found::Link(fs::read_link(path)?)
@@ -154,29 +153,14 @@ fn look(path: &Path) -> io::Result<(Found, Option<Id>)> {
     } else {
         Found::Other
     };
-    Ok((found, id(&metadata)))
+    Ok((found, file_id::of(&metadata)))
 }
 
-fn id_of(folder: &Path) -> Option<Id> {
-    fs::metadata(folder).ok().as_ref().and_then(id)
+fn id_of(folder: &Path) -> Option<FileId> {
+    fs::metadata(folder).ok().as_ref().and_then(file_id::of)
 }
 
-#[cfg(unix)]
-fn id(metadata: &fs::Metadata) -> Option<Id> {
-    use std::os::unix::fs::MetadataExt;
-    Some((metadata.dev(), metadata.ino()))
-}
-
-/// Windows keeps a watched folder from being replaced; the time it was made stands in for a number.
-#[cfg(not(unix))]
-fn id(metadata: &fs::Metadata) -> Option<Id> {
-    let made = metadata.created().ok()?;
-    let age = made.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some((age.as_secs(), u64::from(age.subsec_nanos())))
-}
-
-#[cfg(unix)]
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::os::unix::fs::symlink;
 
@@ -187,7 +171,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         symlink("b", dir.path().join("a")).unwrap();
         symlink("a", dir.path().join("b")).unwrap();
-        let way = walk(&dir.path().join("a/c.toml"));
+        let way = resolve(&dir.path().join("a/c.toml"));
         assert_eq!(way[&dir.path().join("b")].kind, Kind::Link("a".into()));
     }
 
@@ -197,7 +181,7 @@ mod tests {
         fs::create_dir_all(dir.path().join("x/y")).unwrap();
         fs::create_dir(dir.path().join("x/z")).unwrap();
         symlink("x/y", dir.path().join("link")).unwrap();
-        let way = walk(&dir.path().join("link/../z/c.toml"));
+        let way = resolve(&dir.path().join("link/../z/c.toml"));
         assert!(way[&dir.path().join("x/z")].last);
         assert!(!way.contains_key(&dir.path().join("z")));
     }
@@ -208,12 +192,12 @@ mod tests {
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
         symlink("a/b", dir.path().join("link")).unwrap();
         fs::write(dir.path().join("a/b/c.toml"), "").unwrap();
-        let way = walk(&dir.path().join("link/c.toml"));
-        let asks = |it: &Spot| !it.awaited.is_empty() || !it.held.is_empty();
+        let way = resolve(&dir.path().join("link/c.toml"));
+        let asks = |it: &PathNode| !it.awaited.is_empty() || !it.held.is_empty();
         assert!(!way.values().any(asks), "{way:?}");
         assert_eq!(way[&dir.path().join("a/b/c.toml")].kind, Kind::File);
         fs::remove_file(dir.path().join("a/b/c.toml")).unwrap();
-        let way = walk(&dir.path().join("link/c.toml"));
+        let way = resolve(&dir.path().join("link/c.toml"));
         let asking: Vec<_> = way.iter().filter(|it| asks(it.1)).collect();
         assert_eq!(asking.len(), 2, "{way:?}");
         assert!(
