@@ -6,7 +6,7 @@ use control::{
 };
 use pomd_core::config::{Listen, TunnelName};
 
-use crate::agent::AgentError;
+use crate::{agent::AgentError, tunnel::ProbeError};
 
 /// The most characters of a name that a client said.
 const NAME_MOST: usize = 80;
@@ -65,6 +65,24 @@ pub(super) fn of_agent(error: AgentError) -> Refused {
             reason,
         } => cannot_listen(&tunnel, &listen, *reason),
         AgentError::ConfigBroken { report } => api_error(Code::ConfigBroken, report),
+    })
+}
+
+/// Says why a route did not open.
+pub(super) fn not_probed(error: ProbeError) -> Refused {
+    let ProbeError {
+        reason,
+        facts,
+        cluster,
+    } = error;
+    Box::new(ApiError {
+        code: reason.code,
+        message: reason.message,
+        hint: reason.hint,
+        request_id: reason.request_id,
+        facts,
+        cluster: Some(cluster.to_string()),
+        holder: None,
     })
 }
 

@@ -19,7 +19,7 @@ use super::{
     answer::{self, Body, cluster_of},
     body::body,
     connect::Upgraded,
-    error::{Refused, api_error, of_agent, removed, stopping},
+    error::{Refused, api_error, not_probed, of_agent, removed, stopping},
     guard,
     query::{decode, parameter},
 };
@@ -205,7 +205,7 @@ impl Route {
 
 async fn up(api: &Api, name: String) -> Result<wire::UpAnswer, Refused> {
     let tunnel = api.agent.up(name).await.map_err(of_agent)?;
-    let took = tunnel.prove().await?;
+    let took = tunnel.probe().await.map_err(not_probed)?;
     let status = api.agent.status().await.map_err(of_agent)?;
     let shown = status
         .tunnels
@@ -296,10 +296,10 @@ async fn connect(
         answer => answer.map_err(of_agent)?,
     };
     if ssh {
-        tunnel.has_grant()?;
+        tunnel.has_grant().map_err(|it| not_probed(*it))?;
     } else {
         // What held a moment ago is no word on this connection: raw bytes could not tell that it was refused.
-        tunnel.prove_anew().await?;
+        tunnel.probe_anew().await.map_err(not_probed)?;
     }
     let client = hyper::upgrade::on(request);
     upgrades
