@@ -13,7 +13,7 @@
 //! | [`pomd_core`] | every decision that needs no task, socket, file or clock: configuration, refusals, where a token may go, the pool, the guard, the login's request and pages | `tokio`, `rustls`, `hyper`, `socket2`, `notify` |
 //! | [`config_file`], [`load`], [`watch`] | reads the file, and again when it may have changed; keeps a copy of the last good one | `api`, `portal`, `session`, `tunnel` |
 //! | [`agent`] | owns tunnels, sessions, the last good configuration; shows one status | `api`, `load`, `hyper`, `http`, `rustls`, `toml` |
-//! | [`session`] | being logged in to one cluster: machine, login, token and its file | `agent`, `api`, `load`, `tunnel` |
+//! | [`session`] | being logged in to one cluster: drives the core, asks the person, keeps the token's file | `agent`, `api`, `load`, `tunnel` |
 //! | [`upstream`] | one route through Pomerium: dial, forward proxy, TLS, connections kept ready, CONNECT, refusals | `agent`, `api`, `load`, `portal`, `session`, `tunnel` |
 //! | [`portal`] | what a cluster says of the user | `agent`, `api`, `load`, `session`, `tunnel` |
 //! | [`tunnel`] | one listener's connections: who connects, keep web pages out, open, relay, refuse | `agent`, `api`, `config_file`, `load`, `hyper`, `toml` |

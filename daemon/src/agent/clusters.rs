@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use pomd_core::config::{ClusterName, ClusterSpec, Config, TunnelName};
+use pomd_core::{
+    config::{ClusterName, ClusterSpec, Config, TunnelName},
+    session::Handover,
+};
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -16,7 +19,6 @@ use crate::{
     tunnel::peer::PeerVerdict,
     upstream::{Limits, Upstream},
 };
-use pomd_core::session::Handover;
 
 /// How long a session that is replaced may take to close its login and to write what it holds.
 const LAST_WRITE: Duration = Duration::from_secs(2);

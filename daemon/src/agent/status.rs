@@ -4,14 +4,16 @@ use std::{path::Path, sync::atomic::Ordering::Relaxed};
 
 use control::wire::{self, Code, TunnelState};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
-use pomd_core::config::{ClusterName, Listen, Route};
+use pomd_core::{
+    config::{ClusterName, Listen, Route},
+    session::View,
+};
 
 use super::{Agent, Cluster, ManagedTunnel, Setup};
 use crate::{
     system::socket_activation::Socket,
     tunnel::{Counters, Tunnel, bind},
 };
-use pomd_core::session::View;
 
 /// How long a tunnel shows that its last connection failed.
 const ERROR_SHOWN: SignedDuration = SignedDuration::from_hours(1);

@@ -8,13 +8,15 @@ use std::{
 
 use control::wire::{BrowserChoice, Code, TunnelState};
 use futures_util::future::BoxFuture;
-use pomd_core::session::token::{Grant, Token};
+use pomd_core::session::{
+    Handover,
+    token::{Grant, Token},
+};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::advance};
 
 use super::*;
 use crate::{clock::Clock, opener::LinkOpener};
-use pomd_core::session::Handover;
 
 struct NoBrowser;
 

@@ -21,7 +21,9 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::tz::TimeZone;
 use pomd_core::session::{
+    Answer, Welcome,
     callback::{self, DONE, LoginEndpoints, Visit},
+    error::LoginError,
     pages::{self, Success},
     token::Token,
 };
@@ -40,7 +42,6 @@ use crate::{
     admission::{Admission, Capacity, Slot},
     opener::LinkOpener,
 };
-use pomd_core::session::{Answer, Welcome, error::LoginError};
 
 /// How long pages can be read after the login is over.
 const LINGER: Duration = Duration::from_secs(30);

@@ -17,7 +17,10 @@ use jiff::{SignedDuration, Timestamp};
 use pomd_core::{
     config::{Address, Config, Host},
     route::error::{DialError, StepError, Target},
-    session::token::{Token, User},
+    session::{
+        error::{Cause, LoginError, Question},
+        token::{Token, User},
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -30,7 +33,6 @@ use crate::{
     opener::LinkOpener,
     upstream::{Limits, Upstream},
 };
-use pomd_core::session::error::{Cause, LoginError, Question};
 
 /// A server that knows some tokens.
 #[derive(Default)]

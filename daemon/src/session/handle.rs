@@ -13,7 +13,13 @@ use std::{
 
 use control::wire::{self, Opener};
 use jiff::Timestamp;
-use pomd_core::{config::Address, session::token::Grant};
+use pomd_core::{
+    config::Address,
+    session::{
+        Handover, Look, Patience, View, Wait, WaiterView, error::LoginError, is_no_bound,
+        token::Grant,
+    },
+};
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot, watch},
     time::Instant,
@@ -26,9 +32,6 @@ use super::{
     source::PendingLogin,
 };
 use crate::clock::Clock;
-use pomd_core::session::{
-    Handover, Look, Patience, View, Wait, WaiterView, error::LoginError, is_no_bound,
-};
 
 /// How often a login may be overtaken by others before the person is told to try again.
 const TRIES: usize = 3;

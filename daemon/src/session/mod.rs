@@ -1,9 +1,8 @@
 //! Being logged in to one cluster.
 //!
-//! `core` decides, `task` drives it, `handle` is what others hold. `source` is the seam behind which tokens come from,
-//! `browser` the source that asks a person (with `callback` and `pages` of `pomd_core::session`), `server` what is asked of
-//! the server. `store` keeps a token on disk, `error` says what went wrong. Knows logins, tokens and one cluster. Must not
-//! know tunnels, the relay or the configuration's syntax.
+//! `pomd_core::session` decides, `task` drives it, `handle` is what others hold. `source` is the seam behind which tokens
+//! come from, `browser` the source that asks a person, `server` what is asked of the server; `store` keeps a token on disk.
+//! Knows logins, tokens and one cluster. Must not know tunnels, the relay or the configuration's syntax.
 
 pub mod browser;
 #[cfg(test)]
@@ -17,14 +16,16 @@ mod task;
 use std::{path::PathBuf, sync::Arc};
 
 use control::wire;
-use pomd_core::config::{ClusterName, ClusterSpec};
+use pomd_core::{
+    config::{ClusterName, ClusterSpec},
+    session::Handover,
+};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{env::Env, upstream::Upstream};
 pub use browser::PeerCheck;
 pub use handle::Session;
-use pomd_core::session::Handover;
 
 use browser::Browser;
 use server::LoginTarget;

@@ -7,11 +7,13 @@ use jiff::Timestamp;
 use pomd_core::{
     config::{Address, ClusterName},
     route::refusal::OpenError,
-    session::token::{Token, User},
+    session::{
+        error::{Cause, LoginError, Question},
+        token::{Token, User},
+    },
 };
 
 use crate::{portal, upstream::Upstream};
-use pomd_core::session::error::{Cause, LoginError, Question};
 
 /// How long all addresses of a cluster together may take for one answer.
 const LIMIT: Duration = Duration::from_secs(45);

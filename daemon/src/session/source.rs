@@ -9,13 +9,12 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
-
 use pomd_core::session::{
     Answer, Welcome,
     error::{LoginError, Question},
 };
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 /// How long a source may take until it has a token, or awaits a person.
 pub(super) const START_WITHIN: Duration = Duration::from_secs(60);

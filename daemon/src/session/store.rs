@@ -13,13 +13,15 @@ use std::{
 use jiff::Timestamp;
 use pomd_core::{
     config::{Address, Host},
-    session::token::{Credential, Token},
+    session::{
+        Write,
+        token::{Credential, Token},
+    },
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::system::disk::{self, Folder, Fs, Opened, describe};
-use pomd_core::session::Write;
 
 /// The folder of the files, inside of the state folder.
 const FOLDER: &str = "tokens";

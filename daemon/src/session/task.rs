@@ -17,6 +17,9 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use pomd_core::session::{
+    self, Asker, Core, Effect, Handover, Input, Reply, View, WaiterView, Write,
+};
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot, watch},
     task::{Id, JoinError, JoinSet},
@@ -30,9 +33,6 @@ use super::{
     store::Store,
 };
 use crate::{env::Env, failpoints::Failpoint};
-use pomd_core::session::{
-    self, Asker, Core, Effect, Handover, Input, Reply, View, WaiterView, Write,
-};
 
 use attempt::Running;
 

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use pomd_core::config::{Address, BrowserChoice, ClusterName, Config, Start, TunnelName, changes};
+use pomd_core::{
+    config::{Address, BrowserChoice, ClusterName, Config, Start, TunnelName, changes},
+    session::{Handover, Patience, Write},
+};
 
 use super::{
     TICK, Told,
@@ -12,7 +15,6 @@ use super::{
     session::{Now, Seen, Session},
 };
 use pomd::agent;
-use pomd_core::session::{Handover, Patience, Write};
 
 /// How long a server may take to mint.
 const MINT: Duration = Duration::from_secs(45);

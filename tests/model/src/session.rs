@@ -264,7 +264,11 @@ impl Session {
 
     /// What came of what was to be written.
     pub(crate) fn written(&mut self, result: Result<(), String>, now: Now) {
+        let (failed, before) = (result.is_err(), self.seen.len());
         self.feed(Input::Written(result), now);
+        let mut seen = self.seen.iter().skip(before);
+        let again = seen.any(|it| matches!(it, Seen::Write(_)));
+        assert!(!(failed && again), "a write that failed is tried at once");
     }
 
     /// Calls the core if it is time to.

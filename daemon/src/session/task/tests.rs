@@ -4,7 +4,7 @@ mod world;
 use std::sync::atomic::Ordering::SeqCst;
 
 use control::wire::{ClusterState, Code, LoginRequest, Opener};
-use pomd_core::session::callback::DONE;
+use pomd_core::session::{Patience, callback::DONE, error::LoginError};
 use tokio::time::Instant;
 
 use super::{
@@ -14,7 +14,6 @@ use super::{
     },
     *,
 };
-use pomd_core::session::{Patience, error::LoginError};
 use world::World;
 
 const NEEDS_LOGIN: &str = "corp needs a login. Run: pomctl login corp";

@@ -17,7 +17,10 @@ use jiff::{SignedDuration, Timestamp};
 use pomd_core::{
     config::Address,
     moment::Moment,
-    session::token::{Token, User},
+    session::{
+        error::{LoginError, Question},
+        token::{Token, User},
+    },
 };
 use tokio::{sync::Notify, time::Instant};
 use zeroize::Zeroizing;
@@ -28,7 +31,6 @@ use pomd::{
     session::server::{LoginServer, LoginTarget, NotGood, Vouched},
     system::disk::{Disk, Folder, Fs, Opened},
 };
-use pomd_core::session::error::{LoginError, Question};
 
 use crate::history::{HOSTS, Mood};
 

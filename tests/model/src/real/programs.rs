@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use pomd_core::config::ClusterName;
+use pomd_core::{config::ClusterName, session::Patience};
 use tokio::{
     task::{AbortHandle, JoinSet},
     time::Instant,
@@ -11,7 +11,6 @@ use tokio::{
 
 use super::outside::{Heard, Outside};
 use pomd::tunnel::Tunnel;
-use pomd_core::session::Patience;
 
 use crate::history::Mood;
 

@@ -50,11 +50,10 @@ impl Disk {
         self.retry_at = None;
     }
 
-    /// A login was made at `address`, which leaves no other of the cluster's `addresses` saved.
-    pub(super) fn keep(&mut self, addresses: &[Address], address: &Address) {
+    /// A login was made, which leaves no other of the cluster's `addresses` saved.
+    pub(super) fn keep(&mut self, addresses: &[Address]) {
         self.save();
         self.remove.extend(addresses.iter().cloned());
-        self.remove.remove(address);
     }
 
     /// The login of `address` is gone.
@@ -75,6 +74,7 @@ impl Disk {
         now: Timestamp,
     ) -> Option<Write> {
         self.save &= credential.is_some();
+        // The login that is held stays, whatever was to be forgotten before it was made.
         if let Some(it) = credential {
             self.remove.remove(&it.address);
         }

@@ -395,7 +395,7 @@ impl Core {
             until,
         });
         self.remember_user();
-        self.disk.keep(&self.addresses, &self.address);
+        self.disk.keep(&self.addresses);
         for asker in self.askers.drain(..) {
             effects.push(Effect::Reply(asker, Reply::Granted));
         }

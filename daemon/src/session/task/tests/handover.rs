@@ -1,11 +1,13 @@
 //! A session that takes the place of another.
 
 use control::wire::{ClusterState, Opener};
-use pomd_core::session::token::{Grant, Token};
+use pomd_core::session::{
+    Handover,
+    token::{Grant, Token},
+};
 
 use super::{SSH, world::World};
 use crate::session::fakes::address;
-use pomd_core::session::Handover;
 
 #[tokio::test(start_paused = true)]
 async fn what_was_inherited_wins_over_the_file_and_is_saved() {

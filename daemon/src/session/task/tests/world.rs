@@ -7,6 +7,7 @@ use std::{
 };
 
 use control::wire::{BrowserChoice, LoginRequest, OpenLogin, Opener};
+use pomd_core::session::{Handover, View};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,6 @@ use crate::{
     },
     system::disk::Disk,
 };
-use pomd_core::session::{Handover, View};
 
 /// A session with everything around it.
 pub(super) struct World {

@@ -234,7 +234,10 @@ impl World {
                 }
                 Effect::Write(write) => {
                     let result = self.write(write);
+                    let failed = result.is_err();
                     let effects = self.core.on_input(Input::Written(result), at(self.now));
+                    let again = effects.iter().any(|it| matches!(it, Effect::Write(_)));
+                    prop_assert!(!(failed && again), "a write that failed is tried at once");
                     self.obey(effects, None)?;
                 }
                 Effect::Disconnect => prop_assert!(matches!(cause, Some(Input::Logout))),
