@@ -42,7 +42,7 @@ use crate::{clock::Clock, failpoints::Failpoints};
 
 use dial::{Dialer, recent::Reached, shown};
 use h1::Peer;
-use pool::{Budget, Spares};
+use pool::{Budget, Pool};
 use proxy::{Environment, Proxies};
 use record::{HandshakeError, Remote};
 pub use tls::check_files;
@@ -64,7 +64,7 @@ pub struct Upstream {
     proxies: Proxies,
     tls: Tls,
     /// `None`: each connection is made when it is asked for.
-    spares: Option<Spares>,
+    pool: Option<Pool>,
     /// A server of this cluster refused with early bytes what it accepted without: they wait for its answer.
     guarded: AtomicBool,
 }
@@ -158,7 +158,7 @@ impl Upstream {
             spec: cluster,
             limits,
             place,
-            spares: None,
+            pool: None,
             guarded: AtomicBool::new(false),
         }
     }
@@ -176,8 +176,8 @@ impl Upstream {
     }
 
     /// Connections that are ready may be kept, within `budget`.
-    pub fn with_spares(mut self, budget: Budget, clock: Clock) -> Self {
-        self.spares = Some(Spares::new(budget, clock));
+    pub fn with_pool(mut self, budget: Budget, clock: Clock) -> Self {
+        self.pool = Some(Pool::new(budget, clock));
         self
     }
 
@@ -187,26 +187,26 @@ impl Upstream {
     }
 
     /// Keeps connections ready until `stop`, where somebody was answered lately. Looks at the time when told to, by
-    /// [`Upstream::look_at_spares`], and has no timer of its own.
-    pub async fn keep_spares(&self, stop: CancellationToken) {
-        match &self.spares {
+    /// [`Upstream::refresh_pool`], and has no timer of its own.
+    pub async fn run_pool(&self, stop: CancellationToken) {
+        match &self.pool {
             // Apart, as its size would be that of every future around it.
-            Some(it) => Box::pin(it.keep(stop, |at| async move { self.fresh(&at).await })).await,
+            Some(it) => Box::pin(it.run(stop, |at| async move { self.fresh(&at).await })).await,
             None => stop.cancelled().await,
         }
     }
 
     /// To be called each half minute: ready connections that are too old go, and others are made.
-    pub fn look_at_spares(&self) {
-        if let Some(it) = &self.spares {
-            it.look();
+    pub fn refresh_pool(&self) {
+        if let Some(it) = &self.pool {
+            it.refresh();
         }
     }
 
     /// The network is another one, or the machine slept: none of the ready connections is worth trying.
-    pub fn discard_spares(&self) {
-        if let Some(it) = &self.spares {
-            it.discard();
+    pub fn invalidate_pool(&self) {
+        if let Some(it) = &self.pool {
+            it.invalidate_all();
         }
     }
 
@@ -216,9 +216,9 @@ impl Upstream {
     }
 
     /// Nobody is logged in any more: no connection is kept ready until one is used again.
-    pub fn forget_spares(&self) {
-        if let Some(it) = &self.spares {
-            it.forget();
+    pub fn clear_pool(&self) {
+        if let Some(it) = &self.pool {
+            it.clear();
         }
     }
 
@@ -246,11 +246,11 @@ impl Upstream {
             opened,
             Ok(_) | Err(OpenError::Refused(_) | OpenError::Unauthenticated { .. })
         );
-        if let Some(spares) = &self.spares
+        if let Some(pool) = &self.pool
             && answered
             && route.address.tls
         {
-            spares.used(self.way(&route.address), &route.address);
+            pool.note_use(&self.key(&route.address));
         }
         opened
     }
@@ -272,7 +272,8 @@ impl Upstream {
             name: &name,
             identity: None,
             limit: self.limits.get,
-            waited: None,
+            idle_state: None,
+            borrowed: false,
             reach: self.limits.tcp,
         };
         if !address.tls {
