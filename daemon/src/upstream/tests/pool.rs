@@ -155,6 +155,64 @@ async fn a_route_is_opened_on_a_connection_that_is_ready_and_another_is_made() {
     ready.nobody_connects().await;
 }
 
+/// Another route of the cluster, with a name of its own.
+fn other_route() -> Route {
+    let name = Host::Name("db.corp.example.com".to_owned());
+    Route {
+        authority: Authority {
+            host: name.clone(),
+            port: 5432,
+        },
+        address: Address {
+            host: name,
+            ..corp()
+        },
+    }
+}
+
+#[tokio::test]
+async fn one_of_another_name_serves_only_if_its_server_proved_both_names() {
+    for (names, serves) in [
+        (&[HOST, "*.corp.example.com"][..], true),
+        (&[HOST][..], false),
+    ] {
+        let mut ready = Ready::empty(Lab::new().await, Budget::new(9));
+        ready.server = ready.lab.server_for(names, |_| {});
+        opens(&ready.lab, &ready.upstream, &ready.server).await;
+        let _waiting = ready.refill().await;
+        let key = ready.upstream.key(&other_route().address);
+        assert_eq!(ready.pool().take(&key).is_some(), serves, "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_route_that_another_names_server_does_not_know_is_asked_for_by_its_own_name() {
+    let mut ready = Ready::empty(Lab::new().await, Budget::new(1));
+    let names = [HOST, "*.corp.example.com"];
+    ready.server = ready.lab.server_for(&names, |_| {});
+    opens(&ready.lab, &ready.upstream, &ready.server).await;
+    let mut waiting = ready.accept().await;
+    ready.until(1).await;
+    let mut early = super::early(Says(b"hello"));
+    let (route, token) = (other_route(), token());
+    let (opened, next) = join!(ready.upstream.open(&route, &token, &mut early), async {
+        head(&mut waiting).await;
+        let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 1\r\n\r\nx";
+        waiting.write_all(answer).await.unwrap();
+        waiting.flush().await.unwrap();
+        let mut fresh = ready.accept().await;
+        serve(&mut fresh, b"hello").await;
+        ready.accept().await
+    });
+    opened.unwrap();
+    // From now on each name has connections of its own.
+    ready.until(1).await;
+    let key = |address: &Address| ready.upstream.key(address);
+    assert!(ready.pool().take(&key(&corp())).is_none());
+    assert!(ready.pool().take(&key(&route.address)).is_some());
+    drop(next);
+}
+
 #[tokio::test]
 async fn n7_one_that_ended_is_dropped_at_once_and_the_next_is_not_asked_for_at_once() {
     let (ready, [mut first, second]) = Ready::new().await;
