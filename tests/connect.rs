@@ -1,6 +1,6 @@
 //! `pomctl connect`: a whole domain reached without a port for each host, by a real ssh's ProxyCommand.
 
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use control::wire::ClusterState;
 use gateway::{End, Upstream};
@@ -154,16 +154,7 @@ async fn a_cut_is_told_apart_from_an_end() {
     let deployment =
         Deployment::gateway(|it| it.domain("corp.test").route(route, says_and_stays)).await;
     let pomd = deployment.logged_in(&[]).await;
-    let mut command = pomd.setup().command(&binary("pomctl"));
-    command.args(["connect", route]);
-    let mut command = tokio::process::Command::from(command);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut child = pomd.pomctl_connect(&[route]);
     let mut got = [0; 10];
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut got).await.unwrap();

@@ -1,7 +1,7 @@
 //! Editing is live: only what changed is touched, and connections live on whatever happens to their tunnel.
 
 mod broken;
-mod doors;
+mod listeners;
 mod ways;
 
 use std::{fs, path::Path};

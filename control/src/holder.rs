@@ -124,7 +124,7 @@ pub fn is_held(folder: &Path) -> bool {
 }
 
 /// When the text in the lock file of `folder` was written.
-pub fn told_at(folder: &Path) -> Option<SystemTime> {
+pub fn written_at(folder: &Path) -> Option<SystemTime> {
     open(folder).ok()?.metadata().ok()?.modified().ok()
 }
 

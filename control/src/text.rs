@@ -1,4 +1,4 @@
-//! Text from sanitise, made safe to show. The one function for every terminal, log and status.
+//! Text from outside, made safe to show. The one function for every terminal, log and status.
 
 use std::{fmt::Write, path::Path};
 

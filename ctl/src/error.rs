@@ -23,6 +23,9 @@ pub(crate) enum Exit {
     Interrupted,
 }
 
+/// The exit code of a command that Ctrl-C ended, as shells have it.
+pub(crate) const INTERRUPTED: u8 = 130;
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
@@ -31,7 +34,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::NotRunning => 3,
             Exit::LoginNeeded => 4,
-            Exit::Interrupted => 130,
+            Exit::Interrupted => INTERRUPTED,
         })
     }
 }
@@ -68,7 +71,7 @@ pub(crate) struct Report {
     pub(crate) login: Option<CarriedLogin>,
 }
 
-/// What a person needs who glyphs in on another machine.
+/// What a person needs who signs in on another machine.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct CarriedLogin {
     pub(crate) cluster: String,

@@ -5,7 +5,7 @@
 //! - [`args`] what may be typed, [`commands`] one file for each of them;
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
 //! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`browser`] decides who shows it to them;
-//! - [`waiting`] shows that something takes time;
+//! - [`interrupt`] ends a command on Ctrl-C, whatever it is stuck in; [`waiting`] shows that something takes time;
 //! - [`render`] pure: answers → pages of text; [`sanitise`] makes text of others safe to show;
 //! - [`error`] every way in which a command can end badly, and its exit code.
 
@@ -14,7 +14,7 @@ mod browser;
 mod commands;
 mod context;
 mod error;
-mod log_file;
+mod interrupt;
 mod process_end;
 mod render;
 mod sanitise;
@@ -23,7 +23,7 @@ mod sign_in;
 mod start;
 mod waiting;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use control::{client::Client, paths::Paths};
 
@@ -64,17 +64,21 @@ fn run(cli: Cli, screen: Screen) -> Result<Exit, CliError> {
         may_start: cli.globals.may_start(),
         screen,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|it| CliError::failed(format!("the runtime does not start: {it}")))?;
+    let no_runtime = |it: io::Error| CliError::failed(format!("the runtime does not start: {it}"));
+    let runtime = runtime().map_err(no_runtime)?;
+    let interrupted = interrupt::watch().map_err(no_runtime)?;
     let result = runtime.block_on(async {
         tokio::select! {
             result = commands::run(&context, command) => result,
-            Ok(()) = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
+            Ok(()) = interrupted => Err(CliError::Interrupted),
         }
     });
     // An opener of links that hangs must not keep us.
     runtime.shutdown_background();
     result
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build()
 }

@@ -28,7 +28,7 @@ const NOTE: &str = " (Ctrl-C stops waiting; the login stays open)";
 
 /// How a login is wanted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wish {
+pub(crate) struct LoginOptions {
     /// The address is printed, whatever browsers there are.
     pub(crate) no_browser: bool,
     /// A tab is opened even if a login is open already: somebody asked for it by name.
@@ -42,9 +42,9 @@ pub(crate) async fn sign_in(
     cx: &Context,
     cluster: &str,
     events: &mut Lines<Status>,
-    wish: Wish,
+    options: LoginOptions,
 ) -> Result<Cluster, CliError> {
-    let planned = |choice: &BrowserChoice| browser::plan(wish.no_browser, choice);
+    let planned = |choice: &BrowserChoice| browser::plan(options.no_browser, choice);
     let mut mint = matches!(planned(&BrowserChoice::Default), Plan::Print(_));
     let (cluster_now, login, choice) = ask(cx, cluster, mint).await?;
     let Some(mut login) = login else {
@@ -55,8 +55,12 @@ pub(crate) async fn sign_in(
     let mut plan = planned(&choice);
     if let Plan::Open(candidates) = &plan {
         mint = false;
-        if let Err(error) = open(cx, &name, &login, candidates, wish).await {
-            let who = if wish.in_passing { "pomctl: no" } else { "No" };
+        if let Err(error) = open(cx, &name, &login, candidates, options).await {
+            let who = if options.in_passing {
+                "pomctl: no"
+            } else {
+                "No"
+            };
             cx.screen
                 .say(&format!("{who} browser could be opened: {error}"));
             plan = Plan::Print(None);
@@ -70,14 +74,14 @@ pub(crate) async fn sign_in(
                 (_, Some(login), _) => login,
             };
         }
-        show(cx, &name, &login, reason, wish)?;
+        show(cx, &name, &login, reason, options)?;
     }
     let ended = Wait {
         cx,
         cluster: &name,
         expires_at: login.expires_at,
         mint,
-        in_passing: wish.in_passing,
+        in_passing: options.in_passing,
     }
     .until_done(events)
     .await;
@@ -104,19 +108,19 @@ async fn open(
     cluster: &str,
     login: &OpenLogin,
     candidates: &[Candidate],
-    wish: Wish,
+    options: LoginOptions,
 ) -> Result<(), String> {
     let link = &login.link;
     let tell = |what: &str| {
         let link = paint(Role::Link, link);
-        cx.screen.say(&if wish.in_passing {
+        cx.screen.say(&if options.in_passing {
             format!("pomctl: {cluster} needs a login; {what} {link}")
         } else {
             format!("Logging in to {cluster}: {what}\n{link}")
         });
     };
-    if !login.fresh && !wish.anew {
-        let what = if wish.in_passing { "one" } else { "a login" };
+    if !login.fresh && !options.anew {
+        let what = if options.in_passing { "one" } else { "a login" };
         tell(&format!("{what} is open already, at"));
         return Ok(());
     }
@@ -140,12 +144,12 @@ fn show(
     cluster: &str,
     login: &OpenLogin,
     reason: Option<&'static str>,
-    wish: Wish,
+    options: LoginOptions,
 ) -> Result<(), CliError> {
     let url = login.sign_in_url.as_ref().unwrap_or(&login.link);
     let port = login.port;
     let ssh = format!("ssh -N -L {port}:127.0.0.1:{port} {}", host_name());
-    if cx.screen.json() && !wish.in_passing {
+    if cx.screen.json() && !options.in_passing {
         let mut report = login_needed(cluster);
         report.hint = Some("the login stays open for whoever opens its sign_in_url".to_owned());
         report.login = Some(CarriedLogin {
@@ -158,7 +162,7 @@ fn show(
         return Err(CliError::told(report));
     }
     let head = match reason {
-        _ if wish.in_passing => {
+        _ if options.in_passing => {
             let why = reason.map_or_else(String::new, |it| format!(" ({it})"));
             format!(
                 "pomctl: {cluster} needs a login, and there is no browser here{why}. Open this where you have one:"
@@ -174,7 +178,7 @@ fn show(
         paint(Role::Command, &ssh),
     );
     // In passing, standard output is another program's, and standard input says nothing of who sits there.
-    if wish.in_passing || cx.screen.is_asked_by_a_person() {
+    if options.in_passing || cx.screen.is_asked_by_a_person() {
         cx.screen.say(&text);
         return Ok(());
     }
@@ -195,7 +199,7 @@ struct Wait<'a> {
     expires_at: jiff::Timestamp,
     /// The person was given a sign-in URL, which must be renewed.
     mint: bool,
-    /// See [`Wish::in_passing`].
+    /// See [`LoginOptions::in_passing`].
     in_passing: bool,
 }
 

@@ -11,6 +11,8 @@ mod basics;
 mod fake;
 mod foreign;
 mod hostile;
+#[cfg(target_os = "linux")]
+mod interrupt;
 mod login;
 mod pages;
 mod runner;

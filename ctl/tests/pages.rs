@@ -448,9 +448,10 @@ fn g21_logs_of_a_pomd_that_has_ended_come_from_its_file() {
     let time = at.strftime("%H:%M:%S");
     let line = |rest: &str| format!("{date}T{time}.123456Z {rest}\n");
     let text = [
-        line(" INFO ready"),
-        line(" WARN connection{tunnel=ssh-prod cluster=corp connection=1}: \u{1b}[31m403"),
-        line(" INFO connection{tunnel=ssh cluster=corp connection=2}: open"),
+        line(" INFO [pomd] ready"),
+        line(" WARN [pomd::tunnel tunnel=ssh-prod cluster=corp connection=1 status=403] \u{1b}[31mrefused"),
+        line(" INFO [pomd::tunnel tunnel=ssh cluster=corp connection=2] open"),
+        "older INFO connection{tunnel=ssh-prod}: open\n".to_owned(),
         "thread 'main' panicked, and ssh knows why\n".to_owned(),
     ]
     .concat();
@@ -460,8 +461,9 @@ fn g21_logs_of_a_pomd_that_has_ended_come_from_its_file() {
         str![[r#"
 $ pomctl logs  # exit 0
 HH:MM:SS info            ready
-HH:MM:SS warn  ssh-prod  connection 1: /u{1b}[31m403
+HH:MM:SS warn  ssh-prod  connection 1: /u{1b}[31mrefused status=403
 HH:MM:SS info  ssh       connection 2: open
+older INFO connection{tunnel=ssh-prod}: open
 thread 'main' panicked, and ssh knows why
 | Reading ~/.local/state/pomd/pomd.log (pomd is not running)
 
@@ -473,7 +475,7 @@ thread 'main' panicked, and ssh knows why
             .replace(&date, "YYYY-MM-DD"),
         str![[r#"
 $ pomctl logs ssh --json  # exit 0
-{"at":"YYYY-MM-DDTHH:MM:SS.123456Z","level":"info","tunnel":"ssh","cluster":"corp","connection":2,"message":"open"}
+{"at":"YYYY-MM-DDTHH:MM:SS.123456Z","level":"info","tunnel":"ssh","cluster":"corp","connection":2,"message":"open","target":"pomd::tunnel"}
 {"at":null,"cluster":null,"connection":null,"level":null,"message":"thread 'main' panicked, and ssh knows why","tunnel":null}
 | Reading ~/.local/state/pomd/pomd.log (pomd is not running)
 

@@ -1,6 +1,6 @@
 //! Who keeps a place where places are few (A31): clients that say nothing give way to those that ask something.
 //!
-//! Each client has a [`Place`], by which it says what it is about. A client that is served is never sent away; of those
+//! Each client has a [`Slot`], by which it says what it is about. A client that is served is never sent away; of those
 //! that have said nothing yet, and of those that follow something without an end, the oldest goes when there are too
 //! many. Knows no sockets, and not what anybody asks.
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How many of each kind may be there at once.
 #[derive(Clone, Copy, Debug)]
-pub struct Most {
+pub struct Capacity {
     /// Clients that have not said a whole request.
     pub silent: usize,
     /// Clients that are served. While there are so many, nobody comes in.
@@ -30,7 +30,7 @@ pub struct Admission {
 
 impl Admission {
     /// All places are free.
-    pub fn new(most: Most) -> Self {
+    pub fn new(most: Capacity) -> Self {
         let table = Table {
             most,
             now: 0,
@@ -48,12 +48,12 @@ impl Admission {
     }
 
     /// A client came in, and has said nothing yet.
-    pub fn enter(&self) -> Place {
+    pub fn enter(&self) -> Slot {
         let leave = CancellationToken::new();
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let id = table.enter(leave.clone());
         drop(table);
-        Place {
+        Slot {
             table: self.table.clone(),
             id,
             leave,
@@ -63,15 +63,15 @@ impl Admission {
 
 /// One client's place, which is free again when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Slot {
     table: Arc<Mutex<Table>>,
     id: u64,
     leave: CancellationToken,
 }
 
-impl Place {
+impl Slot {
     /// Returns once the client has to give way.
-    pub async fn given_away(&self) {
+    pub async fn evicted(&self) {
         self.leave.cancelled().await;
     }
 
@@ -97,7 +97,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.clients.remove(&self.id);
@@ -122,7 +122,7 @@ struct Client {
 /// Every client that has a place and was not told to leave it.
 #[derive(Debug)]
 struct Table {
-    most: Most,
+    most: Capacity,
     now: u64,
     clients: BTreeMap<u64, Client>,
 }
@@ -180,13 +180,13 @@ mod tests {
 
     use super::*;
 
-    const MOST: Most = Most {
+    const MOST: Capacity = Capacity {
         silent: 2,
         served: 3,
         following: 2,
     };
 
-    fn left(places: &[&Place]) -> Vec<bool> {
+    fn left(places: &[&Slot]) -> Vec<bool> {
         places.iter().map(|it| it.leave.is_cancelled()).collect()
     }
 
@@ -218,7 +218,7 @@ mod tests {
                 place
             })
             .collect();
-        let all: Vec<&Place> = all.iter().collect();
+        let all: Vec<&Slot> = all.iter().collect();
         assert_eq!(left(&all), [true, true, true, false, false]);
     }
 
@@ -244,7 +244,7 @@ mod tests {
             steps in prop::collection::vec((0_usize..8, 0_usize..5), 0..100),
         ) {
             let admission = Admission::new(MOST);
-            let mut all: Vec<Option<(Place, Kind)>> = Vec::new();
+            let mut all: Vec<Option<(Slot, Kind)>> = Vec::new();
             for (which, what) in steps {
                 let was_full = admission.is_full();
                 let at = which % all.len().max(1);

@@ -41,9 +41,8 @@ pub(crate) struct Args {
     #[arg(long, hide = true)]
     pub(crate) takes_handover: bool,
     /// Whoever started it waits there for word: how --daemonize goes on in a new process
-    #[cfg(windows)]
     #[arg(long, hide = true, requires = "in_background")]
-    pub(crate) verdict_to_stdout: bool,
+    pub(crate) report_to_stdout: bool,
     #[command(subcommand)]
     pub(crate) action: Option<Action>,
 }

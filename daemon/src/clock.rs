@@ -1,10 +1,12 @@
 //! What time it is: a value, so that tests bring their own.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use jiff::{Timestamp, tz::TimeZone};
 use pomd_core::moment::Moment;
 use tokio::time::Instant;
+
+use crate::system::boot_clock;
 
 /// The wall clock, and one that counts on while the machine sleeps.
 #[derive(Clone)]
@@ -41,7 +43,7 @@ impl Clock {
         Self {
             wall: Arc::new(now),
             moment: Arc::new(move || Moment {
-                boot: boot(origin),
+                boot: boot_clock::since_boot().unwrap_or_else(|| origin.elapsed()),
                 awake: origin.elapsed(),
             }),
             origin,
@@ -71,22 +73,6 @@ impl Clock {
     }
 }
 
-/// A clock that counts on in sleep. Windows' only monotonic clock does so itself; where there is none, it is the other.
-fn boot(origin: Instant) -> Duration {
-    #[cfg(any(target_os = "linux", target_vendor = "apple"))]
-    {
-        #[cfg(target_os = "linux")]
-        let clock = rustix::time::ClockId::Boottime;
-        // This one counts on, unlike the one of the same name elsewhere.
-        #[cfg(target_vendor = "apple")]
-        let clock = rustix::time::ClockId::Monotonic;
-        let now = rustix::time::clock_gettime(clock);
-        Duration::try_from(now).unwrap_or_else(|_| origin.elapsed())
-    }
-    #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
-    origin.elapsed()
-}
-
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Clock")
@@ -95,6 +81,8 @@ impl fmt::Debug for Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn moment(boot: u64, awake: u64) -> Moment {

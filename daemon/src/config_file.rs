@@ -10,7 +10,10 @@ use std::{
 
 use pomd_core::config::MOST_BYTES;
 
-use crate::file_trust::{self, Opened};
+use crate::system::{
+    file_trust::{self, Opened},
+    home::shown,
+};
 
 /// What was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,25 +89,7 @@ pub fn read(path: &Path) -> Result<Text, FileError> {
     Ok(Text { bytes, warnings })
 }
 
-/// A path as a person knows it: `~` for the home folder.
-pub fn shown(path: &Path) -> String {
-    let home = std::env::var_os(if cfg!(windows) { "USERPROFILE" } else { "HOME" });
-    shown_from(path, home.as_deref().map(Path::new))
-}
-
-fn shown_from(path: &Path, home: Option<&Path>) -> String {
-    let below = home
-        .filter(|it| it.is_absolute() && it.parent().is_some())
-        .and_then(|it| path.strip_prefix(it).ok());
-    let text = match below {
-        Some(below) => Path::new("~").join(below).display().to_string(),
-        None => path.display().to_string(),
-    };
-    control::text::clean(&text, 200)
-}
-
-#[cfg(unix)]
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::{
         fs,
@@ -239,25 +224,5 @@ mod tests {
         let folder = place();
         chown(folder.dir.path(), Some(65_534), None).unwrap();
         assert!(refusal(&folder.file).starts_with("the folder "));
-    }
-
-    #[test]
-    fn a_path_below_home_is_shown_with_a_tilde() {
-        let home = Some(Path::new("/home/alice"));
-        for (path, expected) in [
-            (
-                "/home/alice/.config/pomd/pomd.toml",
-                "~/.config/pomd/pomd.toml",
-            ),
-            ("/home/alicent/pomd.toml", "/home/alicent/pomd.toml"),
-            ("/etc/pomd.toml", "/etc/pomd.toml"),
-            ("/tmp/a\nb", r"/tmp/a\u{a}b"),
-        ] {
-            assert_eq!(shown_from(Path::new(path), home), expected);
-        }
-        assert_eq!(
-            shown_from(Path::new("/etc/x"), Some(Path::new("/"))),
-            "/etc/x"
-        );
     }
 }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use crate::{
     clock::Clock,
-    disk::{Disk, Fs},
     failpoints::Failpoints,
     session::{
         Open,
         server::{LoginServer, Pomerium},
     },
     surroundings::Surroundings,
+    system::disk::{Disk, Fs},
     upstream::proxy::Environment,
 };
 

@@ -22,13 +22,9 @@
 //! | [`admission`] | who keeps a place where places are few | what anybody asks |
 //! | [`service_notify`] | tells a service manager how things stand, and that the agent lives | how it is told |
 //! | [`restart`] | runs the program that is installed now in this one's place, and hands locks and listeners over | what ends before |
-//! | [`file_trust`] | judges who may change a file and the folders and links on the way to it | what is in it |
 //! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | what they are for |
 //! | [`surroundings`] | the environment of this moment | what it is for |
-//! | [`system`], [`disk`], [`lock`], [`logging`], [`opener`], [`clock`], [`failpoints`], [`buffer`] | one fact of the machine each | everything else |
-//!
-//! Only for tests and the fuzzer there are `fuzz`, which feeds rooms with bytes that nobody thought of, and `model`, which
-//! lives through histories: with what decides alone, and with the agent and its sessions before servers that it makes up.
+//! | [`system`], [`lock`], [`logging`], [`opener`], [`clock`], [`failpoints`], [`buffer`] | one fact of the machine each | everything else |
 
 pub mod admission;
 pub mod agent;
@@ -36,17 +32,11 @@ pub mod api;
 pub mod buffer;
 pub mod clock;
 pub mod config_file;
-pub mod disk;
 pub mod env;
 pub mod failpoints;
-pub mod file_trust;
-#[cfg(any(test, feature = "fuzzing"))]
-mod fuzz;
 pub mod load;
 pub mod lock;
 pub mod logging;
-#[cfg(any(test, feature = "fuzzing"))]
-mod model;
 pub mod named_file;
 pub mod opener;
 pub mod portal;
@@ -58,10 +48,6 @@ pub mod system;
 pub mod tunnel;
 pub mod upstream;
 pub mod watch;
-
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
-pub use fuzz::feed;
 
 use std::{fs::File, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -82,11 +68,11 @@ use crate::{
     lock::{Lock, LockError, Marker},
     logging::Recent,
     restart::Restart,
-    service_notify::Manager,
+    service_notify::ServiceNotifier,
     system::{
-        control_listener::Channel,
-        service::{Pulse, Service},
-        socket_activation::{Handed, Socket},
+        control_listener::ControlListener,
+        service::{Heartbeat, Service},
+        socket_activation::{InheritedSockets, Socket},
     },
 };
 
@@ -105,7 +91,7 @@ pub struct Options {
     /// Standing warnings.
     pub warnings: Vec<String>,
     /// Sockets that a service manager bound for us.
-    pub handed: Arc<Handed>,
+    pub inherited: Arc<InheritedSockets>,
     /// Who started us and wants to hear how we do.
     pub service: Service,
     /// How to become pomd anew.
@@ -197,21 +183,21 @@ pub async fn run(
     let marker = Marker::new(locks.all(), facts);
     marker.mark(Phase::Running);
     let socket_path = options.place.socket.clone();
-    let socket = Channel::bind_or_inherit(socket_path.clone(), options.control);
+    let socket = ControlListener::bind_or_inherit(socket_path.clone(), options.control);
     let socket = socket.map_err(|error| RunError::Socket {
         path: socket_path,
         error,
     })?;
     let lost = Arc::new(Notify::new());
-    let pulse = Pulse::for_watchdog(options.service.watchdog());
+    let heartbeat = Heartbeat::for_watchdog(options.service.watchdog());
     let (agent, handle) = Agent::new(agent::Setup {
         place: options.place.clone(),
         env: options.env.clone(),
         lost: lost.clone(),
         log: options.log,
         warnings: options.warnings.into_iter().chain(refused).collect(),
-        handed: options.handed.clone(),
-        pulse: pulse.clone(),
+        inherited: options.inherited.clone(),
+        heartbeat: heartbeat.clone(),
     });
     let (mut loader, reloads, watch) = Loader::new(
         &options.place,
@@ -220,10 +206,10 @@ pub async fn run(
         options.look,
         options.service.clone(),
     );
-    let manager = Manager {
+    let notifier = ServiceNotifier {
         service: options.service,
         agent: handle.clone(),
-        pulse,
+        heartbeat,
         clock: options.env.clock.clone(),
         restart: options.restart.clone(),
     };
@@ -236,7 +222,7 @@ pub async fn run(
         lost,
         stop: stop.clone(),
         restart: options.restart.clone(),
-        handed: options.handed.clone(),
+        inherited: options.inherited.clone(),
         marker: marker.clone(),
         in_background: options.in_background,
     });
@@ -244,12 +230,12 @@ pub async fn run(
     let mut core = JoinSet::new();
     let agent = core.spawn(agent.run(stop.clone())).id();
     loader.start().await;
-    for place in options.handed.close_inherited() {
+    for place in options.inherited.close_inherited() {
         info!("no tunnel listens on {place} any more");
     }
     core.spawn(api::serve(api, socket));
-    manager.ready().await;
-    core.spawn(manager.run(stop.clone()));
+    notifier.ready().await;
+    core.spawn(notifier.run(stop.clone()));
     core.spawn(loader.run(stop.clone()));
     let Env {
         surroundings,
@@ -286,7 +272,7 @@ pub async fn run(
         stop.cancel();
     }
     info!("pomd has ended");
-    if !options.restart.is_asked() {
+    if !options.restart.is_requested() {
         marker.mark(Phase::Ended);
     }
     result

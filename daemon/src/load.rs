@@ -19,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{AgentHandle, Broken, Loaded, Refused, refusal},
-    config_file::{self, FileError, shown},
+    config_file::{self, FileError},
     env::Env,
+    system::home::shown,
     system::{
         file_stamp::FileStamp,
-        service::{Service, Word},
+        service::{Notification, Service},
     },
     watch::{QUIET, Watch},
 };
@@ -154,7 +155,7 @@ impl Loader {
     pub async fn start(&mut self) {
         let kept = self.last_good.load().await;
         let seen = read(self.path.clone()).await;
-        let loaded = judge(&seen.content, &self.path, kept.is_some(), Vec::new());
+        let loaded = evaluate(&seen.content, &self.path, kept.is_some(), Vec::new());
         if let (Loaded::Broken(_), Some(kept)) = (loaded, kept) {
             self.fall_back(kept).await;
         }
@@ -276,14 +277,14 @@ impl Loader {
     }
 
     async fn apply_and_tell(&mut self, now: Seen) -> Result<wire::ReloadAnswer, Refused> {
-        self.service.say(Word::Reloading).await;
+        self.service.notify(Notification::Reloading).await;
         let answer = self.apply(now).await;
-        self.service.say(Word::Running).await;
+        self.service.notify(Notification::Running).await;
         answer
     }
 
     async fn apply(&mut self, now: Seen) -> Result<wire::ReloadAnswer, Refused> {
-        let loaded = judge(
+        let loaded = evaluate(
             &now.content,
             &self.path,
             self.had_text,
@@ -311,7 +312,7 @@ impl Loader {
 /// Reads and judges the file once: an absent file is an empty configuration.
 pub async fn load_once(path: &Path) -> Loaded {
     let seen = read(path.to_owned()).await;
-    judge(&seen.content, path, false, seen.warnings)
+    evaluate(&seen.content, path, false, seen.warnings)
 }
 
 async fn read(path: PathBuf) -> Seen {
@@ -352,7 +353,7 @@ fn parse(text: &[u8], path: &Path) -> Result<(Config, Vec<String>), config::Prob
     Ok((config, warnings.standing()))
 }
 
-fn judge(content: &Content, path: &Path, had_text: bool, warnings: Vec<String>) -> Loaded {
+fn evaluate(content: &Content, path: &Path, had_text: bool, warnings: Vec<String>) -> Loaded {
     let shown = shown(path);
     match content {
         Content::Absent if had_text => missed(&format!("{shown} is gone")),

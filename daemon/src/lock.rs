@@ -1,7 +1,7 @@
 //! One pomd for one state folder and one socket: a lock of the kernel's, which a crash cannot leave behind.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -12,9 +12,8 @@ use std::{
 use control::holder::{Facts, Holder, LOCK_FILE, Phase};
 
 use crate::{
-    disk,
     failpoints::{Failpoint, Failpoints},
-    system::private_folder,
+    system::{disk, file_id, plain_file, private_folder},
 };
 
 /// How long a holder that has only just started may take to say who it is.
@@ -110,7 +109,9 @@ impl Lock {
         };
         let opened = open(&path).map_err(io)?;
         // Only the description that was locked is the lock: the same file opened anew is not.
-        let ours = inherited.iter().position(|it| is_same(it, &opened));
+        let ours = inherited
+            .iter()
+            .position(|it| file_id::is_same(it, &opened));
         let file = ours.map_or(opened, |at| inherited.swap_remove(at));
         let start = Instant::now();
         let refused = loop {
@@ -134,7 +135,7 @@ impl Lock {
                     break Some(format!(
                         "{} cannot be locked ({}): nothing keeps a second pomd from writing there",
                         folder.display(),
-                        disk::words(&error)
+                        disk::describe(&error)
                     ));
                 }
             }
@@ -213,32 +214,13 @@ impl Marker {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
+    let mut options = plain_file::private();
     options.create(true).truncate(false).read(true).write(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        options.mode(0o600).custom_flags(flags.bits().cast_signed());
-    }
     let file = options.open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
     Ok(file)
-}
-
-#[cfg(unix)]
-fn is_same(one: &File, other: &File) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |it: &File| it.metadata().map(|it| (it.dev(), it.ino())).ok();
-    id(one).is_some() && id(one) == id(other)
-}
-
-/// Nothing is handed on there.
-#[cfg(not(unix))]
-fn is_same(_: &File, _: &File) -> bool {
-    false
 }
 
 #[cfg(test)]
@@ -371,9 +353,9 @@ mod tests {
         let mut inherited = vec![other, lock.hand_on().unwrap().1];
         marker(&lock).mark(Phase::Restarting);
         drop(lock);
-        let heir = Lock::take(&folder, &Failpoints::none(), &mut inherited).unwrap();
+        let successor = Lock::take(&folder, &Failpoints::none(), &mut inherited).unwrap();
         assert_eq!(inherited.len(), 1, "what is another file's is left");
-        marker(&heir).mark(Phase::Running);
+        marker(&successor).mark(Phase::Running);
         assert!(take(&folder).is_err());
     }
 

@@ -2,7 +2,7 @@
 //! as long as there is one.
 
 mod args;
-mod daemon;
+mod daemonize;
 mod signals;
 mod takeover;
 mod terminal;
@@ -15,18 +15,18 @@ use control::{paths::Paths, wire::LogLine};
 use pomd::{
     Locks, Options, RunError,
     clock::Clock,
-    disk::Disk,
     env::Env,
     load::{self, Checked},
     logging::{self, Sink},
     opener,
     restart::Restart,
-    surroundings::Surroundings,
+    surroundings::{EnvironmentChanges, Surroundings},
+    system::disk::Disk,
     system::{
         self,
         handover::Handover,
         service::Service,
-        socket_activation::{self, Handed, Socket},
+        socket_activation::{self, InheritedSockets, Socket},
     },
     upstream::proxy::Environment,
 };
@@ -92,7 +92,7 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
         Ok(place) => place,
         Err(error) => return fail(USAGE, &error),
     };
-    let shown = pomd::config_file::shown(&place.config);
+    let shown = system::home::shown(&place.config);
     let missing =
         std::fs::metadata(&place.config).is_err_and(|it| it.kind() == std::io::ErrorKind::NotFound);
     if missing && named {
@@ -122,7 +122,7 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
                 ));
             }
             let s = |count: usize| if count == 1 { "" } else { "s" };
-            let verdict = match warnings {
+            let rating = match warnings {
                 0 => "good".to_owned(),
                 _ => format!("usable, {warnings} warning{}", s(warnings)),
             };
@@ -130,7 +130,7 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
                 terminal::say(&format!("{FIRST_TUNNEL}\n"));
             }
             let s = s(tunnels);
-            terminal::answer(&format!("{shown} is {verdict}: {tunnels} tunnel{s}\n"))
+            terminal::answer(&format!("{shown} is {rating}: {tunnels} tunnel{s}\n"))
         }
         Checked::Broken(broken) => {
             let count = broken.count;
@@ -146,17 +146,17 @@ fn check(args: &Args, file: Option<std::path::PathBuf>) -> ExitCode {
 
 fn start(args: &Args) -> ExitCode {
     // First of all: what is opened before could be taken for a descriptor that is missing.
-    let handed = Handed::take();
+    let inherited = InheritedSockets::take();
     let handover = Handover::take();
-    let mut verdict = match daemon::verdict_owed(args) {
-        Ok(verdict) => verdict,
+    let mut report = match daemonize::report_owed(args) {
+        Ok(report) => report,
         Err(error) => return fail(FAILED, &error),
     };
-    match begin(args, handed, handover.unwrap_or_default(), &mut verdict) {
+    match begin(args, inherited, handover.unwrap_or_default(), &mut report) {
         Ok(code) => code,
-        Err((code, error)) => match verdict {
-            Some(verdict) => {
-                verdict.failed(&format!("{error:#}"));
+        Err((code, error)) => match report {
+            Some(report) => {
+                report.failed(&format!("{error:#}"));
                 ExitCode::from(code)
             }
             None => fail(code, &format!("{error:#}")),
@@ -164,27 +164,27 @@ fn start(args: &Args) -> ExitCode {
     }
 }
 
-/// Everything from the first look at the place to the end; a fork makes a `verdict` owed.
+/// Everything from the first look at the place to the end; a fork makes a `report` owed.
 fn begin(
     args: &Args,
-    handed: Handed,
+    inherited: InheritedSockets,
     handover: Handover,
-    verdict: &mut Option<daemon::Verdict>,
+    report: &mut Option<daemonize::StartReport>,
 ) -> Result<ExitCode, (u8, anyhow::Error)> {
     let place = Paths::find(args.wishes(None)).map_err(|it| (USAGE, it.into()))?;
     let filter = logging::filter(&args.log).map_err(|it| (USAGE, it.into()))?;
     let restart = Restart::as_started().map_err(|it| (FAILED, it.into()))?;
     let in_background = args.daemonize || args.in_background;
-    let inherited = handover.locks.into_iter().map(|it| it.1);
-    let taken = takeover::take(&place, !in_background, &mut inherited.collect());
+    let held = handover.locks.into_iter().map(|it| it.1);
+    let taken = takeover::take(&place, !in_background, &mut held.collect());
     let takeover::Taken { mut locks, words } = taken.map_err(|it| (FAILED, it.into()))?;
     let again = args::again(&place, &args.log, in_background);
     if args.daemonize {
-        match daemon::detach(locks, &again).map_err(|it| (FAILED, it.into()))? {
-            daemon::Side::Parent(code) => return Ok(code),
-            daemon::Side::Child(passed_on, owed) => {
+        match daemonize::detach(locks, &again).map_err(|it| (FAILED, it.into()))? {
+            daemonize::Side::Parent(code) => return Ok(code),
+            daemonize::Side::Child(passed_on, owed) => {
                 locks = passed_on;
-                *verdict = Some(owed);
+                *report = Some(owed);
             }
         }
     }
@@ -195,13 +195,13 @@ fn begin(
         locks,
         in_background,
         restart,
-        handed: Arc::new(handed.with_inherited(handover.tunnels)),
+        inherited: Arc::new(inherited.with_inherited(handover.tunnels)),
         control: handover.control,
         log: handover.log,
         warning: handover.warning,
         words,
     };
-    let ended = run(start, verdict.as_ref());
+    let ended = run(start, report.as_ref());
     ended.map(|()| ExitCode::SUCCESS).map_err(|it| (FAILED, it))
 }
 
@@ -213,7 +213,7 @@ struct Start {
     /// There is no terminal and no service manager: the log goes to a file.
     in_background: bool,
     restart: Restart,
-    handed: Arc<Handed>,
+    inherited: Arc<InheritedSockets>,
     /// The control socket and the log lines of the life before this one, and what went wrong between the two.
     control: Option<Socket>,
     log: Vec<LogLine>,
@@ -224,8 +224,8 @@ struct Start {
     again: Vec<OsString>,
 }
 
-/// Returns when pomd has ended; does not return if it goes on anew.
-fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
+/// Returns when pomd has ended; does not return if it restarts.
+fn run(start: Start, report: Option<&daemonize::StartReport>) -> anyhow::Result<()> {
     let log_file = start.place.log_file();
     let control_socket = start.place.socket.clone();
     let journal = logging::journal_command();
@@ -254,10 +254,10 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
     for warning in proxies.warnings() {
         tracing::warn!("{warning}");
     }
-    for problem in start.handed.problems() {
+    for problem in start.inherited.problems() {
         tracing::warn!("{problem}");
     }
-    let problems = start.handed.problems().iter().cloned();
+    let problems = start.inherited.problems().iter().cloned();
     let options = Options {
         log,
         place: start.place,
@@ -266,11 +266,11 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
             clock,
             surroundings: surroundings.clone(),
             proxies: Arc::new(proxies),
-            ..Env::real(Arc::new(opener::SystemBrowser::new(surroundings)))
+            ..Env::real(Arc::new(opener::SystemBrowser::new(surroundings.clone())))
         },
         look: Arc::new(Notify::new()),
         warnings: problems.chain(start.warning).collect(),
-        handed: start.handed.clone(),
+        inherited: start.inherited.clone(),
         service: if start.in_background {
             Service::none()
         } else {
@@ -280,16 +280,21 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         in_background: start.in_background,
         control: start.control,
     };
-    let goes_on = runtime.block_on(live(options, &start.locks, verdict));
+    let restarts = runtime.block_on(live(options, &start.locks, report));
+    let environment = match restarts {
+        Ok(true) => runtime.block_on(surroundings.changes()),
+        _ => EnvironmentChanges::new(),
+    };
     // Blocking work may hang on a network disk: it does not keep the process.
     runtime.shutdown_background();
-    let mut kept = start.handed.kept();
-    if !goes_on? {
+    let mut kept = start.inherited.kept();
+    if !restarts? {
         kept.iter().for_each(Socket::remove_file);
         return Ok(());
     }
-    let is_control =
-        |it: &mut Socket| it.address == socket_activation::Place::Unix(control_socket.clone());
+    let is_control = |it: &mut Socket| {
+        it.address == socket_activation::ListenAddress::Unix(control_socket.clone())
+    };
     let control = kept.extract_if(.., is_control).next();
     let handover = Handover {
         locks: start.locks.hand_on()?,
@@ -298,7 +303,9 @@ fn run(start: Start, verdict: Option<&daemon::Verdict>) -> anyhow::Result<()> {
         log: recent.all(),
         warning: None,
     };
-    let error = start.restart.go_on(&start.again, &start.handed, handover);
+    let error = start
+        .restart
+        .re_exec(&start.again, &environment, &start.inherited, handover);
     tracing::error!("cannot restart: {error}");
     anyhow::bail!("cannot restart: {error}");
 }
@@ -321,11 +328,11 @@ fn runtime() -> std::io::Result<(Runtime, Clock)> {
 async fn live(
     options: Options,
     locks: &Locks,
-    verdict: Option<&daemon::Verdict>,
+    report: Option<&daemonize::StartReport>,
 ) -> Result<bool, RunError> {
     let ready = || {
-        if let Some(verdict) = verdict {
-            verdict.listening();
+        if let Some(report) = report {
+            report.listening();
         }
     };
     let stop = CancellationToken::new();
@@ -336,7 +343,7 @@ async fn live(
     let ended = tokio::select! {
         result = &mut run => {
             result?;
-            if !restart.is_asked() {
+            if !restart.is_requested() {
                 return Ok(false);
             }
             // A signal that came meanwhile would be lost with this life.
@@ -347,7 +354,7 @@ async fn live(
     };
     Ok(match ended {
         signals::Ended::AtOnce => false,
-        signals::Ended::OutOfTime => restart.is_asked(),
+        signals::Ended::OutOfTime => restart.is_requested(),
     })
 }
 

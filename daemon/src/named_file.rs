@@ -13,7 +13,10 @@ use std::{
 
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::file_trust::{self, Opened};
+use crate::system::{
+    file_trust::{self, Opened},
+    plain_file,
+};
 
 /// Whose eyes a file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +66,10 @@ pub fn read(path: &Path, kind: Kind, most: u64) -> Result<Contents, ReadError> {
         Kind::Secret => "it says who you are",
     };
     let warnings = file_trust::settle(&findings, harm).map_err(ReadError::Distrusted)?;
-    if kind == Kind::Secret && platform::is_open(&file, &metadata) {
+    if kind == Kind::Secret && plain_file::is_open_to_others(&file, &metadata) {
         return Err(ReadError::Distrusted(format!(
             "others can read it{}: chmod 600 {}",
-            platform::mode(&metadata),
+            plain_file::mode(&metadata),
             file_trust::shell_word(path)
         )));
     }
@@ -118,43 +121,7 @@ fn plain(mut bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(text.into_bytes())
 }
 
-#[cfg(unix)]
-mod platform {
-    use std::{
-        fs::{File, Metadata},
-        os::unix::fs::MetadataExt,
-    };
-
-    use rustix::fs::{StatVfsMountFlags, fstatvfs};
-
-    pub(super) fn mode(metadata: &Metadata) -> String {
-        format!(" (mode {:04o})", metadata.mode() & 0o7777)
-    }
-
-    /// Secrets that are mounted into a container come with any mode; they can only be read there.
-    pub(super) fn is_open(file: &File, metadata: &Metadata) -> bool {
-        let mounted =
-            || fstatvfs(file).is_ok_and(|it| it.f_flag.contains(StatVfsMountFlags::RDONLY));
-        metadata.mode() & 0o077 != 0 && !mounted()
-    }
-}
-
-#[cfg(not(unix))]
-mod platform {
-    use std::fs::{File, Metadata};
-
-    pub(super) fn mode(_: &Metadata) -> String {
-        String::new()
-    }
-
-    /// Who may read there is a matter of access lists, which keep a profile's folders to their owner.
-    pub(super) fn is_open(_: &File, _: &Metadata) -> bool {
-        false
-    }
-}
-
-#[cfg(unix)]
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 

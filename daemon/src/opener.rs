@@ -21,7 +21,7 @@ use crate::{
     session::Open,
     surroundings::{Now, Surroundings},
     system::{
-        limits,
+        default_browser, exec, limits,
         user_manager::{self, Variables},
     },
 };
@@ -86,7 +86,7 @@ impl Open for SystemBrowser {
             for candidate in found {
                 let opened = match candidate {
                     Candidate::Program(program) => run(&program, &link, &now).await,
-                    Candidate::Interface => interface::open(&link).await,
+                    Candidate::Interface => default_browser::open(&link, WATCHED).await,
                 };
                 match opened {
                     Ok(()) => return Ok(()),
@@ -215,8 +215,7 @@ fn command(words: &[String], variables: &Variables) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     // Ctrl-C for a pomd in a terminal is not meant for the browser.
-    #[cfg(unix)]
-    res.process_group(0);
+    exec::own_process_group(&mut res);
     res
 }
 
@@ -224,28 +223,6 @@ fn ending(status: ExitStatus) -> String {
     match status.code() {
         Some(code) => format!("ended with exit code {code}"),
         None => format!("was ended by a {status}"),
-    }
-}
-
-/// macOS and Windows: the system's own interface, which starts no child of ours.
-#[cfg(any(target_os = "macos", windows))]
-mod interface {
-    pub(super) async fn open(link: &str) -> Result<(), String> {
-        let link = link.to_owned();
-        let opened = tokio::task::spawn_blocking(move || webbrowser::open(&link));
-        match tokio::time::timeout(super::WATCHED, opened).await {
-            Ok(Ok(opened)) => opened.map_err(|it| it.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Ok(()),
-        }
-    }
-}
-
-#[cfg(not(any(target_os = "macos", windows)))]
-mod interface {
-    #[expect(clippy::unused_async, reason = "other systems have such an interface")]
-    pub(super) async fn open(_: &str) -> Result<(), String> {
-        Err("this system opens links by programs only".to_owned())
     }
 }
 

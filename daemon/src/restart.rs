@@ -1,8 +1,8 @@
-//! Becoming pomd anew: the same process goes on as the program that is installed now.
+//! Restart: the same process runs the program that is installed now, by a re-exec.
 //!
-//! Its id stays, so whoever started it (a service manager, a terminal) notices nothing but an orderly end of all
+//! The process id stays, so whoever started it (a service manager, a terminal) notices nothing but an orderly end of all
 //! connections. The program is the one that the name by which pomd was called leads to at that moment: a link that points to
-//! another release meanwhile, or another folder of `PATH`, is followed anew.
+//! another release meanwhile, or another folder of `PATH`, is followed.
 
 use std::{
     env,
@@ -20,14 +20,17 @@ use std::{
 use control::text::clean;
 use tokio::process::Command;
 
-use crate::system::{handover::Handover, socket_activation::Handed};
+use crate::{
+    surroundings::EnvironmentChanges,
+    system::{exec, file_id, handover::Handover, socket_activation::InheritedSockets},
+};
 
 /// How long the program may take to say its version.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Asks a program whether it takes what [`Handover`] gives: one of an older release refuses the option.
 pub const TAKES_HANDOVER: &str = "--takes-handover";
 
-/// The way to become pomd anew. Clones know of each other.
+/// The restart of this process, requested or not. Clones know of each other.
 #[derive(Clone, Debug)]
 pub struct Restart {
     called: Called,
@@ -54,7 +57,6 @@ impl Called {
         }
     }
 
-    #[cfg(unix)]
     fn as_argument(&self) -> &OsStr {
         match self {
             Self::Name(name) => name,
@@ -72,7 +74,7 @@ impl Restart {
         let said = said.filter(|it| {
             let program = it.program().ok();
             let ours = ours.as_ref().ok();
-            program.is_some_and(|it| ours.is_none_or(|ours| is_same_file(&it, ours)))
+            program.is_some_and(|it| ours.is_none_or(|ours| file_id::is_same_path(&it, ours)))
         });
         Ok(Self::of(match said {
             Some(called) => called,
@@ -80,8 +82,8 @@ impl Restart {
         }))
     }
 
-    #[cfg(any(test, feature = "fuzzing"))]
-    pub(crate) fn to(program: PathBuf) -> Self {
+    /// Restarts into the program at this path.
+    pub fn to(program: PathBuf) -> Self {
         Self::of(Called::Path(program))
     }
 
@@ -95,7 +97,7 @@ impl Restart {
 
     /// Whether the program that would be run is one, before anything is ended for it; its version.
     pub async fn check(&self) -> Result<String, String> {
-        if cfg!(not(unix)) {
+        if !exec::IS_POSSIBLE {
             return Err("pomd cannot restart itself on this system: stop it and start it".into());
         }
         let program = self.called.program()?;
@@ -110,42 +112,46 @@ impl Restart {
         Ok(version)
     }
 
-    /// After the orderly end, go on anew.
-    pub fn ask(&self) {
+    /// Makes the orderly end be followed by a restart.
+    pub fn request(&self) {
         self.asked.store(true, SeqCst);
     }
 
-    /// Somebody asked for it.
-    pub fn is_asked(&self) -> bool {
+    /// Whether somebody requested a restart.
+    pub fn is_requested(&self) -> bool {
         self.asked.load(SeqCst)
     }
 
-    /// Goes on as the program with these arguments, or, if it cannot be run after all, as the one that runs now; returns
-    /// only why neither was possible. A release that takes no handover finds everything free and takes it again; only what
+    /// Runs the program with these arguments in the place of this process, or, if it cannot be run after all, the one that
+    /// runs now; returns only why neither was possible. `environment` is what changed since this process was started. A release that takes no handover finds everything free and takes it again; only what
     /// a service manager handed over, which nobody could take again, goes on to every release.
-    #[cfg(unix)]
-    pub fn go_on(
+    pub fn re_exec(
         &self,
         arguments: &[OsString],
-        handed: &Handed,
+        environment: &EnvironmentChanges,
+        inherited: &InheritedSockets,
         mut handover: Handover,
     ) -> io::Error {
-        let become_it = |program: &Path, handover: Option<&Handover>| {
-            use std::os::unix::process::CommandExt;
-
-            let mut heir = std::process::Command::new(program);
-            heir.args(arguments).arg0(self.called.as_argument());
-            Handover::give_nothing(&mut heir);
-            let given = handover.map_or(Ok(()), |it| it.give(&mut heir));
-            match given.and_then(|()| handed.pass_on(&mut heir)) {
-                Ok(()) => heir.exec(),
+        let replace_by = |program: &Path, handover: Option<&Handover>| {
+            let mut successor = std::process::Command::new(program);
+            successor.args(arguments);
+            for (name, value) in environment {
+                match value {
+                    Some(value) => successor.env(name, value),
+                    None => successor.env_remove(name),
+                };
+            }
+            Handover::give_nothing(&mut successor);
+            let given = handover.map_or(Ok(()), |it| it.give(&mut successor));
+            match given.and_then(|()| inherited.pass_on(&mut successor)) {
+                Ok(()) => exec::replace(&mut successor, self.called.as_argument()),
                 Err(error) => error,
             }
         };
         let hands_over = self.hands_over.load(SeqCst);
         let error = match self.called.program() {
             Ok(program) => {
-                let error = become_it(&program, hands_over.then_some(&handover));
+                let error = replace_by(&program, hands_over.then_some(&handover));
                 format!("{}: {error}", program.display())
             }
             Err(error) => error,
@@ -154,13 +160,7 @@ impl Restart {
             format!("pomd was restarted as the release that ran before: cannot run {error}");
         tracing::error!("{warning}");
         handover.warning = Some(warning);
-        become_it(&running_program(), Some(&handover))
-    }
-
-    /// There is no such thing here.
-    #[cfg(not(unix))]
-    pub fn go_on(&self, _: &[OsString], _: &Handed, _: Handover) -> io::Error {
-        io::ErrorKind::Unsupported.into()
+        replace_by(&exec::running_program(), Some(&handover))
     }
 }
 
@@ -210,30 +210,7 @@ fn without_deleted(program: PathBuf) -> PathBuf {
     text.map(PathBuf::from).unwrap_or(program)
 }
 
-#[cfg(unix)]
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |it: &Path| std::fs::metadata(it).map(|it| (it.dev(), it.ino())).ok();
-    id(one).is_some() && id(one) == id(other)
-}
-
-#[cfg(not(unix))]
-fn is_same_file(_: &Path, _: &Path) -> bool {
-    true
-}
-
-/// The program that this process runs, also where its file is gone.
-#[cfg(unix)]
-fn running_program() -> PathBuf {
-    let link = Path::new("/proc/self/exe");
-    if link.exists() {
-        return link.to_owned();
-    }
-    env::current_exe().unwrap_or_else(|_| link.to_owned())
-}
-
-#[cfg(test)]
-#[cfg(unix)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Tells the service manager how pomd does: a line for people whenever it changes, and that the agent lives.
 //!
-//! Knows snapshots and the agent's pulse. Must not know how a manager is told, or how anything works.
+//! Knows snapshots and the agent's heartbeat. Must not know how a manager is told, or how anything works.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::{
     agent::AgentHandle,
     clock::{Clock, time_of_day},
     restart::Restart,
-    system::service::{Pulse, Service, Word},
+    system::service::{Heartbeat, Notification, Service},
 };
 
 /// How many clusters are told by name.
@@ -24,20 +24,20 @@ const CLUSTERS: usize = 3;
 const PROBLEM: usize = 120;
 
 /// What telling needs.
-pub struct Manager {
+pub struct ServiceNotifier {
     /// Who is told.
     pub service: Service,
     /// Who knows how things stand.
     pub agent: AgentHandle,
     /// Its sign of life.
-    pub pulse: Pulse,
+    pub heartbeat: Heartbeat,
     /// What time it is.
     pub clock: Clock,
     /// Whether pomd goes on anew after it ended.
     pub restart: Restart,
 }
 
-impl Manager {
+impl ServiceNotifier {
     /// Says that pomd is ready, and how things stand.
     pub async fn ready(&self) {
         if !self.service.is_there() {
@@ -47,7 +47,7 @@ impl Manager {
             Ok(status) => self.line(&status),
             Err(_) => String::new(),
         };
-        self.service.say(Word::Ready(line)).await;
+        self.service.notify(Notification::Ready(line)).await;
     }
 
     /// Tells what changes until `stop`, and then that pomd ends; of one that goes on anew, only that it reloads: a manager
@@ -55,12 +55,12 @@ impl Manager {
     pub async fn run(self, stop: CancellationToken) {
         self.follow(&stop).await;
         stop.cancelled().await;
-        let last = if self.restart.is_asked() {
-            Word::Reloading
+        let last = if self.restart.is_requested() {
+            Notification::Reloading
         } else {
-            Word::Stopping
+            Notification::Stopping
         };
-        self.service.say(last).await;
+        self.service.notify(last).await;
     }
 
     async fn follow(&self, stop: &CancellationToken) {
@@ -76,11 +76,11 @@ impl Manager {
             let line = self.line(&snapshots.borrow_and_update());
             if told.as_ref() != Some(&line) {
                 told = Some(line.clone());
-                self.service.say(Word::Status(line)).await;
+                self.service.notify(Notification::Status(line)).await;
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.pulse.beaten() => self.service.say(Word::Alive).await,
+                () = self.heartbeat.beaten() => self.service.notify(Notification::Alive).await,
                 changed = snapshots.changed() => {
                     if changed.is_err() {
                         return;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pomd::system::signals::{Signal, Signals};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -16,7 +17,7 @@ pub(crate) enum Ended {
 
 /// Obeys signals until pomd should end at once: at a second signal, or when ending in order takes too long.
 pub(crate) async fn obey(stop: CancellationToken, look: Arc<Notify>) -> Ended {
-    let mut signals = match platform::Signals::new() {
+    let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
             warn!("cannot take signals: {error}; stop pomd by pomctl stop");
@@ -48,79 +49,4 @@ pub(crate) async fn obey(stop: CancellationToken, look: Arc<Notify>) -> Ended {
 async fn out_of_time(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(pomd::STOP).await;
-}
-
-enum Signal {
-    Stop,
-    #[cfg_attr(
-        windows,
-        expect(
-            dead_code,
-            reason = "there is no such signal; `pomctl reload` asks for the same"
-        )
-    )]
-    Look,
-}
-
-#[cfg(unix)]
-mod platform {
-    use std::io;
-
-    use tokio::signal::unix::{self, SignalKind, signal};
-
-    use super::Signal;
-
-    pub(super) struct Signals {
-        terminate: unix::Signal,
-        interrupt: unix::Signal,
-        hangup: unix::Signal,
-    }
-
-    impl Signals {
-        pub(super) fn new() -> io::Result<Self> {
-            Ok(Self {
-                terminate: signal(SignalKind::terminate())?,
-                interrupt: signal(SignalKind::interrupt())?,
-                hangup: signal(SignalKind::hangup())?,
-            })
-        }
-
-        pub(super) async fn next(&mut self) -> Signal {
-            tokio::select! {
-                _ = self.terminate.recv() => Signal::Stop,
-                _ = self.interrupt.recv() => Signal::Stop,
-                _ = self.hangup.recv() => Signal::Look,
-            }
-        }
-    }
-}
-
-#[cfg(windows)]
-mod platform {
-    use std::io;
-
-    use tokio::signal::windows;
-
-    use super::Signal;
-
-    pub(super) struct Signals {
-        interrupt: windows::CtrlC,
-        close: windows::CtrlClose,
-    }
-
-    impl Signals {
-        pub(super) fn new() -> io::Result<Self> {
-            Ok(Self {
-                interrupt: windows::ctrl_c()?,
-                close: windows::ctrl_close()?,
-            })
-        }
-
-        pub(super) async fn next(&mut self) -> Signal {
-            tokio::select! {
-                _ = self.interrupt.recv() => Signal::Stop,
-                _ = self.close.recv() => Signal::Stop,
-            }
-        }
-    }
 }

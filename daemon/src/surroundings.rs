@@ -3,7 +3,7 @@
 //! A service that starts before anybody logs in knows no display, and one that runs for weeks knows an old one. So what
 //! it inherited from its manager at the start is what the manager has now; what was set for it alone stays.
 
-use std::{env, ffi::OsString, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, env, ffi::OsString, sync::Arc, time::Duration};
 
 use tokio::{sync::OnceCell, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,13 @@ const PATH: &str = "PATH";
 /// How long a reload waits for the manager.
 const LIMIT: Duration = Duration::from_secs(6);
 
-/// Where this process lives. Clones are the same place.
+/// How long a restart waits for the manager.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Variables with their new values; `None`: removed.
+pub type EnvironmentChanges = BTreeMap<String, Option<String>>;
+
+/// The environment of this process and of its service manager. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Surroundings(Arc<Inner>);
 
@@ -106,6 +112,18 @@ impl Surroundings {
         }
     }
 
+    /// Returns what the manager changed in the environment since this process was started: the successor of a restart
+    /// begins with it, or would take what it inherits for its own. Nothing where the manager does not answer soon.
+    pub async fn changes(&self) -> EnvironmentChanges {
+        if !self.can_change() {
+            return EnvironmentChanges::new();
+        }
+        match timeout(SOON, self.now()).await {
+            Ok(now) => changes(self.at_start(), &now.variables),
+            Err(_) => EnvironmentChanges::new(),
+        }
+    }
+
     /// Reads what the environment says of forward proxies now; all that wait for it get it.
     pub async fn look_at_proxies(&self, proxies: &Environment) {
         if self.can_change()
@@ -143,6 +161,14 @@ fn merge(own: &Variables, first: &Variables, now: &Variables) -> Variables {
         res.insert(PATH.to_owned(), extended);
     }
     res
+}
+
+/// What has to be done to `own` to make it `now`.
+fn changes(own: &Variables, now: &Variables) -> EnvironmentChanges {
+    let set = now.iter().filter(|it| own.get(it.0) != Some(it.1));
+    let set = set.map(|(name, value)| (name.clone(), Some(value.clone())));
+    let removed = own.keys().filter(|it| !now.contains_key(*it));
+    set.chain(removed.map(|it| (it.clone(), None))).collect()
 }
 
 /// The manager's `PATH` of `now` with the folders that the unit put to the one of `first`; `None` if it has `own` that
@@ -241,6 +267,28 @@ mod tests {
             merge(&path("/own"), &path("/bin"), &path("/opt")),
             path("/own")
         );
+    }
+
+    #[test]
+    fn l12_after_a_restart_what_the_manager_changed_before_still_follows_the_manager() {
+        let own = vars(&[("DISPLAY", ":0"), ("LANG", "C"), ("BROWSER", "mine")]);
+        let first = vars(&[("DISPLAY", ":0"), ("LANG", "C"), ("BROWSER", "theirs")]);
+        let second = vars(&[("DISPLAY", ":1"), ("BROWSER", "theirs")]);
+        let changes = changes(&own, &merge(&own, &first, &second));
+        let expected = [("DISPLAY", Some(":1")), ("LANG", None)];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
+        assert_eq!(changes, EnvironmentChanges::from(expected));
+        // The successor is started with these.
+        let mut own = own;
+        for (name, value) in changes {
+            match value {
+                Some(value) => own.insert(name, value),
+                None => own.remove(&name),
+            };
+        }
+        let third = vars(&[("DISPLAY", ":2"), ("LANG", "de"), ("BROWSER", "other")]);
+        let want = vars(&[("DISPLAY", ":2"), ("LANG", "de"), ("BROWSER", "mine")]);
+        assert_eq!(merge(&own, &second, &third), want);
     }
 
     #[tokio::test]

@@ -4,14 +4,6 @@
 //! watched, and the way is walked anew after each change, when the mounts change, and with each reload that somebody asks
 //! for. Knows paths and folders; must not know what stands in the file. Whoever is told compares the content.
 
-#[cfg(target_os = "linux")]
-#[path = "watch/inotify.rs"]
-mod eyes;
-#[cfg(not(target_os = "linux"))]
-#[path = "watch/notified.rs"]
-mod eyes;
-mod path;
-
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use eyes::{Eyes, Make};
+use crate::system::path_watch::{self, Make, PathWatcher};
 
 /// How long nothing must have happened: an editor is done with its renames by then.
 pub const QUIET: Duration = Duration::from_millis(200);
@@ -32,8 +24,6 @@ pub const QUIET: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often to look where the system does not tell.
 const LOOK: Duration = Duration::from_secs(5);
-/// How often the way may change under our eyes before we go on with what we have.
-const MOST_WALKS: usize = 8;
 
 /// The watch's side of what it and the reader of the file tell each other.
 #[derive(Debug)]
@@ -54,17 +44,17 @@ pub struct Watch {
 /// cannot tell of changes it tells every 5 s.
 pub async fn watch(path: PathBuf, with: Watch, stop: CancellationToken) {
     let path = std::path::absolute(&path).unwrap_or(path);
-    watch_with(path, with, stop, eyes::make).await;
+    watch_with(path, with, stop, path_watch::make).await;
 }
 
 async fn watch_with(path: PathBuf, mut with: Watch, stop: CancellationToken, make: Make) {
-    let mut eyes = Eyes::new(make);
+    let mut watcher = PathWatcher::new(make);
     loop {
         let target = path.clone();
         // Folders may be far away.
         let looked = tokio::task::spawn_blocking(move || {
-            let res = eyes.look(&target);
-            (eyes, res)
+            let res = watcher.look(&target);
+            (watcher, res)
         });
         let res = tokio::select! {
             it = looked => it,
@@ -72,11 +62,11 @@ async fn watch_with(path: PathBuf, mut with: Watch, stop: CancellationToken, mak
         };
         let res = match res {
             Ok((back, res)) => {
-                eyes = back;
+                watcher = back;
                 res
             }
             Err(panic) => {
-                eyes = Eyes::new(make);
+                watcher = PathWatcher::new(make);
                 Err(panic.to_string())
             }
         };
@@ -85,7 +75,7 @@ async fn watch_with(path: PathBuf, mut with: Watch, stop: CancellationToken, mak
         with.changed.notify_one();
         let unreadable = *with.unreadable.borrow_and_update();
         tokio::select! {
-            () = settled(&mut eyes) => {}
+            () = settled(&mut watcher) => {}
             () = with.walk.notified() => {}
             Ok(()) = with.unreadable.changed() => {}
             () = sleep(LOOK), if blind || unreadable => {}
@@ -117,14 +107,13 @@ fn tell(path: &Path, trouble: &Sender<Option<String>>, looked: Result<(), String
 }
 
 /// Waits until something happened, and then until nothing more does.
-async fn settled(eyes: &mut Eyes) {
-    eyes.happened().await;
+async fn settled(watcher: &mut PathWatcher) {
+    watcher.happened().await;
     let end = Instant::now() + PATIENCE;
-    let quiet = async { while timeout(QUIET, eyes.happened()).await.is_ok() {} };
+    let quiet = async { while timeout(QUIET, watcher.happened()).await.is_ok() {} };
     // Whether it became quiet or patience ended: it is told.
     let _ = timeout_at(end, quiet).await;
 }
 
-#[cfg(target_os = "linux")]
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests;

@@ -3,7 +3,7 @@
 mod chromium;
 
 use std::{
-    process::{Command, Stdio},
+    process::Command,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -11,7 +11,6 @@ use std::{
 use control::wire::TunnelState;
 use gateway::Upstream;
 use integration::{
-    binary,
     deployment::{Deployment, tunnel},
     eventually,
     pomd::{self, Pomd},
@@ -393,16 +392,7 @@ async fn a6_sockets_and_programs_that_no_page_reaches_are_not_guarded() {
         .unwrap();
     assert_eq!(heard, REFUSED[0].as_bytes());
 
-    let mut command = pomd.setup().command(&binary::binary("pomctl"));
-    command
-        .args(["connect", ECHO])
-        .env("POMD_NO_START", "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    let child = tokio::process::Command::from(command)
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = child.unwrap();
+    let mut child = pomd.pomctl_connect(&[ECHO]);
     let (mut to, mut from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     to.write_all(REFUSED[0].as_bytes()).await.unwrap();
     heard.fill(0);

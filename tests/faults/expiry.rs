@@ -63,16 +63,7 @@ async fn l13_a_connection_that_finds_its_session_over_says_so_and_goes_on_after_
         let deployment = deployment().await;
         let pomd = deployment.logged_in(&TUNNELS).await;
         deployment.gateway.end_all_sessions();
-        let mut command = Command::from(pomd.setup().command(&binary("pomctl")));
-        let mut child = command
-            .arg("connect")
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let mut child = pomd.pomctl_connect(arguments);
         let early = b"SSH-2.0-said before the login\r\n";
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(early).await.unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use control::wire::Code;
 use gateway::{
-    Certificate, Door,
+    Certificate, PortBehaviour,
     forward_proxy::{ForwardProxy, Play},
 };
 use integration::{
@@ -81,7 +81,8 @@ async fn n8_a_login_page_in_the_way_is_told_and_never_opened(who: Who) {
     let issuer = "issued by \"A CA that nobody trusts\"";
     let reason = scenario.refuses(Code::Tls, issuer).await;
     assert!(reason.hint.unwrap().contains("is a login page"));
-    way.gateway.door(Door::Says(portal.into()));
+    way.gateway
+        .port_behaviour(PortBehaviour::Says(portal.into()));
     let reason = scenario.refuses(Code::Tls, "(HTTP answered)").await;
     assert!(
         reason

@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use gateway::{Door, Script, Upstream};
+use gateway::{PortBehaviour, Script, Upstream};
 use integration::{
     PATIENCE,
     binary::binary,
@@ -94,8 +94,8 @@ async fn f12_a20_a21_no_secret_is_in_logs_arguments_environments_panics_status_o
         heard += &answer(pomd.setup(), "POST /v1/tunnels/ssh/up").await;
         deployment.gateway.forgive();
     }
-    for door in [Door::PlainHttp, Door::Hangs] {
-        deployment.gateway.door(door);
+    for port_behaviour in [PortBehaviour::PlainHttp, PortBehaviour::Hangs] {
+        deployment.gateway.port_behaviour(port_behaviour);
         heard += &ssh_is_told(pomd.address("ssh").await).await;
         deployment.gateway.forgive();
     }

@@ -1,13 +1,9 @@
 //! F8: one fault after the other, drawn by chance, for as long as one likes, while the clocks run away: nobody is asked for
 //! a login, and no tunnel fails for good.
 
-use std::{
-    env,
-    hash::{BuildHasher, RandomState},
-    time::Duration,
-};
+use std::{env, time::Duration};
 
-use gateway::{ANY, Certificate, Door, End, Script};
+use gateway::{ANY, Certificate, End, PortBehaviour, Script};
 use integration::{
     client::read_all,
     deployment::Who,
@@ -24,14 +20,6 @@ use tokio::{
 const CLOCKS: u32 = 60;
 /// Gives a run's seed again.
 const SEED: &str = "POMD_TEST_SEED";
-
-/// A number that the one before decides.
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
 
 /// What may go wrong.
 #[derive(Clone, Copy, Debug)]
@@ -94,8 +82,8 @@ impl Fault {
             Self::NotHttp => gateway.script(ANY, Script::bytes("220 mail.test ESMTP\r\n")),
             Self::HangsUp(how) => gateway.script(ANY, Script::hang_up(how)),
             Self::Certificate(it) => gateway.show(it).unwrap(),
-            Self::NoTls => gateway.door(Door::PlainHttp),
-            Self::HandshakeHangs => gateway.door(Door::Silent),
+            Self::NoTls => gateway.port_behaviour(PortBehaviour::PlainHttp),
+            Self::HandshakeHangs => gateway.port_behaviour(PortBehaviour::Silent),
             Self::ServiceEnds => echo.end_all(),
         }
     }
@@ -155,10 +143,8 @@ impl Drop for Story {
 /// A fault each `pace`, for `long`.
 async fn soak(long: Duration, pace: Duration) {
     let given = env::var(SEED).ok().and_then(|it| it.parse().ok());
-    let seed: u64 = given
-        .unwrap_or_else(|| RandomState::new().hash_one(0))
-        .max(1);
-    let mut random = seed;
+    let seed: u64 = given.unwrap_or_else(|| fastrand::u64(..));
+    let mut random = fastrand::Rng::with_seed(seed);
     let mut story = Story {
         seed,
         faults: Vec::new(),
@@ -166,8 +152,8 @@ async fn soak(long: Duration, pace: Duration) {
     let scenario = Scenario::at_pace(Who::Gateway, CLOCKS).await;
     let end = Instant::now() + long;
     while Instant::now() < end {
-        let fault = FAULTS[(next(&mut random) % FAULTS.len() as u64) as usize];
-        let lasts = pace / 2 * (next(&mut random) % 100) as u32 / 100;
+        let fault = FAULTS[random.usize(..FAULTS.len())];
+        let lasts = pace / 2 * random.u32(..100) / 100;
         story.faults.push((fault, lasts));
         let next_one = sleep(pace);
         fault.begin(&scenario).await;

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use control::wire::Code;
-use gateway::{Certificate, Door, End, Script, Stats};
+use gateway::{Certificate, End, PortBehaviour, Script, Stats};
 use integration::{
     bystander::echoes,
     client::{Ending, pattern, read_all},
@@ -56,23 +56,26 @@ async fn t3_what_speaks_no_tls_is_told_by_what_it_said() {
     let scenario = Scenario::new(Who::Gateway).await;
     // A fatal alert, handshake_failure.
     let alert = b"\x15\x03\x03\x00\x02\x02\x28".to_vec();
-    for (door, words) in [
-        (Door::PlainHttp, "does not speak TLS (HTTP answered)"),
+    for (port_behaviour, words) in [
         (
-            Door::Says(b"SSH-2.0-OpenSSH_9.9\r\n".to_vec()),
+            PortBehaviour::PlainHttp,
+            "does not speak TLS (HTTP answered)",
+        ),
+        (
+            PortBehaviour::Says(b"SSH-2.0-OpenSSH_9.9\r\n".to_vec()),
             "does not speak TLS (SSH answered)",
         ),
         (
-            Door::Says(b"\0\x01\x02 garbage".to_vec()),
+            PortBehaviour::Says(b"\0\x01\x02 garbage".to_vec()),
             "does not speak TLS",
         ),
-        (Door::Says(alert), "refused TLS: "),
+        (PortBehaviour::Says(alert), "refused TLS: "),
         (
-            Door::Hangs,
+            PortBehaviour::Hangs,
             "closed the connection during the TLS handshake",
         ),
     ] {
-        scenario.deployment.gateway.door(door);
+        scenario.deployment.gateway.port_behaviour(port_behaviour);
         let reason = scenario.refuses(Code::Tls, words).await;
         scenario.tells_ssh(&reason).await;
         scenario.deployment.gateway.forgive();

@@ -125,14 +125,10 @@ async fn read_on(stream: &mut (impl AsyncRead + Unpin), got: &mut Vec<u8>) -> En
 
 /// `n` bytes that differ from their neighbours.
 pub fn pattern(n: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_u32;
-    let step = |_| {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()[1]
-    };
-    (0..n).map(step).collect()
+    let mut random = fastrand::Rng::with_seed(0);
+    let mut res = vec![0; n];
+    random.fill(&mut res);
+    res
 }
 
 /// Reads an answer's head.

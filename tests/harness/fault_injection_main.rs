@@ -23,13 +23,13 @@ use jiff::Timestamp;
 use pomd::{
     Locks, Options,
     clock::Clock,
-    disk::{Disk, Folder, Fs, Opened},
     env::Env,
     failpoints::{Failpoint, Failpoints},
     logging::{self, Sink},
     opener::SystemBrowser,
     restart::Restart,
     surroundings::Surroundings,
+    system::disk::{Disk, Folder, Fs, Opened},
     system::service::Service,
 };
 use pomd_core::moment::Moment;
@@ -83,7 +83,7 @@ fn run(faults: Arc<FaultPlan>) -> Result<(), String> {
         },
         look: Arc::default(),
         warnings: Vec::new(),
-        handed: Arc::default(),
+        inherited: Arc::default(),
         service: Service::none(),
         restart: Restart::as_started().map_err(|it| words(&it))?,
         in_background: false,

@@ -162,6 +162,22 @@ impl Pomd {
         run(command, POMCTL_TIME).await
     }
 
+    /// Starts `pomctl connect` with these arguments, its three streams piped.
+    pub fn pomctl_connect(&self, arguments: &[&str]) -> tokio::process::Child {
+        let mut command = self.setup.command(&binary("pomctl"));
+        command
+            .arg("connect")
+            .args(arguments)
+            .env("POMD_NO_START", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = tokio::process::Command::from(command)
+            .kill_on_drop(true)
+            .spawn();
+        child.unwrap_or_else(|error| panic!("pomctl: {error}"))
+    }
+
     /// SIGKILL, then the same start again.
     pub async fn kill_and_restart(&mut self) {
         self.process.signal(Signal::KILL);

@@ -107,7 +107,7 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
-    door: Mutex<Option<JoinSet<()>>>,
+    accepting: Mutex<Option<JoinSet<()>>>,
     shared: Arc<Shared>,
 }
 
@@ -143,7 +143,7 @@ impl Relay {
         let address = listener.local_addr();
         let res = Self {
             address: address.unwrap_or_else(|error| panic!("a listener: {error}")),
-            door: Mutex::default(),
+            accepting: Mutex::default(),
             shared: Arc::new(Shared {
                 to: Mutex::new(to),
                 ways: watch::Sender::new(Ways::both(Way::PLAIN)),
@@ -201,9 +201,9 @@ impl Relay {
 
     /// Closes the port: new connections are refused, open ones live on.
     pub async fn close(&self) {
-        let door = lock(&self.door).take();
-        if let Some(mut door) = door {
-            door.shutdown().await;
+        let accepting = lock(&self.accepting).take();
+        if let Some(mut accepting) = accepting {
+            accepting.shutdown().await;
         }
     }
 
@@ -228,9 +228,9 @@ impl Relay {
     }
 
     fn serve(&self, listener: TcpListener) {
-        let mut door = JoinSet::new();
+        let mut accepting = JoinSet::new();
         let shared = self.shared.clone();
-        door.spawn(async move {
+        accepting.spawn(async move {
             loop {
                 // A client that left again is none.
                 let Ok((near, _)) = listener.accept().await else {
@@ -247,7 +247,7 @@ impl Relay {
                 connections.spawn(connection(near, ways, ends, open));
             }
         });
-        *lock(&self.door) = Some(door);
+        *lock(&self.accepting) = Some(accepting);
     }
 }
 

@@ -41,12 +41,12 @@ pub(super) enum Asked {
 
 /// What the holder of the place says, and since when.
 #[derive(PartialEq, Eq)]
-struct Standing {
+struct LockState {
     phase: Option<Phase>,
-    told_at: Option<SystemTime>,
+    written_at: Option<SystemTime>,
 }
 
-impl Standing {
+impl LockState {
     fn is_ending(&self) -> bool {
         matches!(
             self.phase,
@@ -124,14 +124,14 @@ impl Client {
     }
 
     /// A pomd that restarts has the place and is not there for a moment.
-    fn restarts(&self, place: &Standing) -> bool {
+    fn restarts(&self, place: &LockState) -> bool {
         let folder = self.lock_folder();
         place.phase == Some(Phase::Restarting) && folder.is_some_and(holder::is_held)
     }
 
     /// Whether the holder says something else than `before`, now or soon: the end of its connections and what it says of
     /// its own end come one after the other.
-    async fn moves_on_from(&self, before: &Standing) -> bool {
+    async fn moves_on_from(&self, before: &LockState) -> bool {
         let deadline = Instant::now() + WORD;
         while *before == self.place() {
             if Instant::now() >= deadline {
@@ -142,11 +142,11 @@ impl Client {
         true
     }
 
-    fn place(&self) -> Standing {
+    fn place(&self) -> LockState {
         let folder = self.lock_folder();
-        Standing {
+        LockState {
             phase: folder.and_then(Holder::read).map(|it| it.phase()),
-            told_at: folder.and_then(holder::told_at),
+            written_at: folder.and_then(holder::written_at),
         }
     }
 

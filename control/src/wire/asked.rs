@@ -64,7 +64,7 @@ pub struct OpenLogin {
     pub link: String,
     /// The loopback port it is on, for `ssh -L`.
     pub port: u16,
-    /// The host where the person glyphs in, as the server named it.
+    /// The host where the person signs in, as the server named it.
     pub sign_in_host: Option<String>,
     /// A freshly minted sign-in URL, good for 5 minutes, if the request asked for it.
     pub sign_in_url: Option<String>,

@@ -23,7 +23,7 @@ use crate::{
     render::session::with_hint,
     sanitise,
     screen::Screen,
-    sign_in::{Wish, sign_in},
+    sign_in::{LoginOptions, sign_in},
     start,
 };
 
@@ -161,12 +161,12 @@ fn words(report: &Report) -> String {
 /// Makes the login visible: the connection itself can show nothing.
 async fn log_in(cx: &Context, cluster: &str) -> Result<(), CliError> {
     let (mut events, status) = subscribe(cx).await?;
-    let wish = Wish {
+    let options = LoginOptions {
         no_browser: false,
         anew: false,
         in_passing: true,
     };
-    let login = sign_in(cx, cluster, &mut events, wish);
+    let login = sign_in(cx, cluster, &mut events, options);
     if cx.screen.progress_is_watched() {
         let cluster = login.await?;
         if let Some(hint) = one_login_for_both(&status, &cluster.name) {

@@ -12,7 +12,7 @@ use crate::{
     error::{CliError, Exit},
     render::{View, session},
     sanitise,
-    sign_in::{Wish, sign_in},
+    sign_in::{LoginOptions, sign_in},
     start,
 };
 
@@ -20,7 +20,7 @@ pub(crate) async fn run(cx: &Context, args: &LoginArgs) -> Result<Exit, CliError
     start::ensure(cx).await?;
     let (mut events, status) = subscribe(cx).await?;
     let names = chosen(&status, args.cluster.as_deref(), &cx.screen.view())?;
-    let wish = Wish {
+    let options = LoginOptions {
         no_browser: args.no_browser,
         anew: true,
         in_passing: false,
@@ -28,7 +28,7 @@ pub(crate) async fn run(cx: &Context, args: &LoginArgs) -> Result<Exit, CliError
     let mut clusters = Vec::new();
     let mut hinted = false;
     for name in names {
-        let cluster = sign_in(cx, &name, &mut events, wish).await?;
+        let cluster = sign_in(cx, &name, &mut events, options).await?;
         if !cx.screen.json() {
             let line = session::logged_in_to(&cluster, &cx.screen.view());
             cx.screen.answer(&format!("{line}."))?;

@@ -9,6 +9,7 @@ use std::{
 use control::{
     client::News,
     holder::Holder,
+    log_line::NoLogLine,
     wire::{LogLine, Status},
 };
 use serde_json::json;
@@ -18,7 +19,6 @@ use crate::{
     args::LogsArgs,
     context::Context,
     error::{CliError, Exit},
-    log_file,
     render::{
         View,
         paint::{Role, paint},
@@ -144,7 +144,8 @@ fn from_file(cx: &Context, args: &LogsArgs) -> Result<Exit, CliError> {
     let lines = tail(&mut file).map_err(|it| unreadable(cx, &path, &it))?;
     let lines: Vec<_> = lines
         .into_iter()
-        .map(|it| it.parse().ok().or_else(|| log_file::parse(&it)).ok_or(it))
+        // What is no line of this form, as in files of older releases, is shown as it stands.
+        .map(|it| it.parse().map_err(|NoLogLine| it))
         .filter(|it| args.name.as_deref().is_none_or(|name| is_about(it, name)))
         .collect();
     let widest = widest(lines.iter().flatten().filter_map(about));

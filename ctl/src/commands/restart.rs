@@ -37,12 +37,17 @@ pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, CliErr
         Ok(answer) => answer,
     };
     cx.screen.goes_on("pomd goes on restarting");
-    let heir = waiting::shown(&cx.screen, "restarting pomd", heir(cx, events, answer.pid)).await?;
-    for warning in &heir.pomd.warnings {
+    let successor = waiting::shown(
+        &cx.screen,
+        "restarting pomd",
+        successor(cx, events, answer.pid),
+    )
+    .await?;
+    for warning in &successor.pomd.warnings {
         cx.screen.warn(&sanitise::line(warning));
     }
     // What was installed when it was asked need not be what runs now.
-    answer.version.clone_from(&heir.pomd.version);
+    answer.version.clone_from(&successor.pomd.version);
     if cx.screen.json() {
         cx.screen.answer_json(&answer)?;
         return Ok(Exit::Done);
@@ -51,7 +56,7 @@ pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, CliErr
     let version = sanitise::line(&answer.version);
     cx.screen.answer(&format!(
         "Restarted pomd {version} (pid {}).{ended}",
-        heir.pomd.pid
+        successor.pomd.pid
     ))?;
     Ok(Exit::Done)
 }
@@ -99,7 +104,7 @@ async fn agrees(cx: &Context, open: u64) -> Result<bool, CliError> {
 }
 
 /// The pomd of the new life, once it answers. `events` are those of the old one: they end with it.
-async fn heir(cx: &Context, mut events: Lines<Status>, pid: u32) -> Result<Status, CliError> {
+async fn successor(cx: &Context, mut events: Lines<Status>, pid: u32) -> Result<Status, CliError> {
     let deadline = Instant::now() + LIMIT;
     let ended = async { while let Ok(Some(_)) = events.next().await {} };
     if tokio::time::timeout_at(deadline, ended).await.is_err() {

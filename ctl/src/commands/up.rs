@@ -20,7 +20,7 @@ use crate::{
         report, session, tunnel,
     },
     sanitise,
-    sign_in::{Wish, sign_in},
+    sign_in::{LoginOptions, sign_in},
     start, waiting,
 };
 
@@ -34,15 +34,15 @@ pub(crate) async fn run(cx: &Context, args: &UpArgs) -> Result<Exit, CliError> {
     let (mut events, status) = subscribe(cx).await?;
     let names = chosen(cx, args, &status).await?;
     warn_of_a_broken_file(cx, &status);
-    let wish = Wish {
+    let options = LoginOptions {
         no_browser: args.no_browser,
         anew: false,
         in_passing: false,
     };
     match names.as_slice() {
         [] => none(cx, &status),
-        [name] => one(cx, name, &status, &mut events, wish).await,
-        names => several(cx, names, &status, &mut events, wish).await,
+        [name] => one(cx, name, &status, &mut events, options).await,
+        names => several(cx, names, &status, &mut events, options).await,
     }
 }
 
@@ -96,14 +96,14 @@ async fn one(
     name: &str,
     status: &Status,
     events: &mut Lines<Status>,
-    wish: Wish,
+    options: LoginOptions,
 ) -> Result<Exit, CliError> {
     let shown = sanitise::name(name);
     cx.screen.goes_on(&format!("{shown} stays up"));
     let opening = format!("opening {shown}");
     let mut proof = waiting::shown(&cx.screen, &opening, cx.client.up(name)).await;
     if let Some(cluster) = cluster_to_log_in_to(&proof) {
-        let cluster = sign_in(cx, &cluster, events, wish).await?;
+        let cluster = sign_in(cx, &cluster, events, options).await?;
         let line = session::logged_in(&cluster, &cx.screen.view());
         cx.screen.say(&format!("{line}."));
         if let Some(hint) = one_login_for_both(status, &cluster.name) {
@@ -130,7 +130,7 @@ async fn several(
     names: &[String],
     status: &Status,
     events: &mut Lines<Status>,
-    wish: Wish,
+    options: LoginOptions,
 ) -> Result<Exit, CliError> {
     cx.screen.goes_on("the tunnels stay up");
     let mut hinted = false;
@@ -142,7 +142,7 @@ async fn several(
     clusters.sort();
     clusters.dedup();
     for cluster in clusters {
-        match sign_in(cx, &cluster, events, wish).await {
+        match sign_in(cx, &cluster, events, options).await {
             Ok(now) => {
                 let line = session::logged_in_to(&now, &cx.screen.view());
                 cx.screen.say(&format!("{line}."));

@@ -50,7 +50,7 @@ impl View<'_> {
         if self.checked == Some(path) {
             return "pomd check".to_owned();
         }
-        // A shell finds the home folder only sanitise of quotes.
+        // A shell finds the home folder only outside of quotes.
         let short = self.path(path);
         match short.strip_prefix("~/") {
             Some(below) if shell_word(below) == below => format!("pomd check {short}"),

@@ -51,8 +51,8 @@ impl Agent {
             )
         })?;
         let tunnel = Arc::new(tunnel);
-        self.passing.retain(is_used);
-        self.passing.push(tunnel.clone());
+        self.ad_hoc.retain(is_used);
+        self.ad_hoc.push(tunnel.clone());
         Ok(tunnel)
     }
 }

@@ -12,7 +12,7 @@ use pomd_core::config::{
 };
 use tracing::{debug, info, warn};
 
-use super::{Agent, Broken, Door, Loaded, Refused, refusal};
+use super::{Agent, Broken, Loaded, ManagedTunnel, Refused, refusal};
 use crate::{
     clock::time_of_day,
     tunnel::{Parts, Tunnel, peer::Owners},
@@ -99,8 +99,8 @@ impl Agent {
         for (name, change) in &changes.tunnels {
             if !matches!(change, Change::Added(_)) {
                 self.close(name).await;
-                let door = self.tunnels.get(name);
-                before.extend(door.map(|it| (name, it.tunnel.clone())));
+                let managed = self.tunnels.get(name);
+                before.extend(managed.map(|it| (name, it.tunnel.clone())));
                 leaving.extend(self.take_leave(name));
             }
         }
@@ -127,8 +127,8 @@ impl Agent {
             // Another route begins to count anew.
             let before = before.get(name).filter(|it| it.spec.route == spec.route);
             self.open(name, wanted, before.map(|it| &**it));
-            if let (Some(_), Some(door)) = (kept, self.tunnels.get_mut(name)) {
-                door.overridden = true;
+            if let (Some(_), Some(managed)) = (kept, self.tunnels.get_mut(name)) {
+                managed.overridden = true;
             }
         }
         let answer = answer(&changes, &replaced, &new, leaving);
@@ -148,14 +148,14 @@ impl Agent {
             .collect()
     }
 
-    /// The tunnel is gone from the doors; its connections live on.
+    /// The tunnel is gone from the tunnels; its connections live on.
     fn take_leave(&mut self, name: &TunnelName) -> Option<wire::Leaving> {
-        let door = self.tunnels.remove(name)?;
-        let connections = door.tunnel.connections.len() as u64;
+        let managed = self.tunnels.remove(name)?;
+        let connections = managed.tunnel.connections.len() as u64;
         if connections == 0 {
             return None;
         }
-        self.leaving.push(door.tunnel);
+        self.leaving.push(managed.tunnel);
         Some(wire::Leaving {
             name: name.to_string(),
             connections,
@@ -178,13 +178,13 @@ impl Agent {
     /// on.
     pub(super) async fn rebuild_tunnel(&mut self, name: &TunnelName) -> Option<wire::Leaving> {
         self.close(name).await;
-        let door = self.tunnels.get(name)?;
-        let (wanted, overridden) = (door.wanted, door.overridden);
-        let before = door.tunnel.clone();
+        let managed = self.tunnels.get(name)?;
+        let (wanted, overridden) = (managed.wanted, managed.overridden);
+        let before = managed.tunnel.clone();
         let leaving = self.take_leave(name);
         self.open(name, wanted, Some(&before));
-        if let Some(door) = self.tunnels.get_mut(name) {
-            door.overridden = overridden;
+        if let Some(managed) = self.tunnels.get_mut(name) {
+            managed.overridden = overridden;
         }
         leaving
     }
@@ -197,11 +197,11 @@ impl Agent {
         let Some(tunnel) = self.make_tunnel(name, spec, before) else {
             return;
         };
-        let door = Door {
+        let managed = ManagedTunnel {
             wanted,
-            ..self.door(Arc::new(tunnel))
+            ..self.managed(Arc::new(tunnel))
         };
-        self.tunnels.insert(name.clone(), door);
+        self.tunnels.insert(name.clone(), managed);
         if wanted {
             self.listen(name);
         }

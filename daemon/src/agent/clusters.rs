@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use super::{Agent, Cluster, RESTART, status};
 use crate::{
     session::{self, Session, core::Handover},
-    tunnel::peer::Verdict,
+    tunnel::peer::PeerVerdict,
     upstream::{Limits, Upstream},
 };
 
@@ -79,8 +79,8 @@ impl Agent {
         };
         let cluster = self.start_cluster(name, &old.spec, old.session.handover());
         self.clusters.insert(name.clone(), cluster);
-        let doors = self.tunnels.values().map(|it| &it.tunnel);
-        let of_cluster = doors.filter(|it| it.spec.cluster == *name);
+        let tunnels = self.tunnels.values().map(|it| &it.tunnel);
+        let of_cluster = tunnels.filter(|it| it.spec.cluster == *name);
         let names: Vec<TunnelName> = of_cluster.map(|it| it.name.clone()).collect();
         for tunnel in &names {
             self.rebuild_tunnel(tunnel).await;
@@ -105,7 +105,9 @@ impl Agent {
     /// Tells who may use a login page: the user that pomd runs for.
     fn login_peer_check(&self) -> session::PeerCheck {
         let owners = self.owners.clone();
-        Arc::new(move |socket, theirs| owners.judge_login(socket, theirs) == Verdict::Welcome)
+        Arc::new(move |socket, theirs| {
+            owners.check_login_peer(socket, theirs) == PeerVerdict::Welcome
+        })
     }
 
     pub(super) fn start_cluster(
@@ -165,9 +167,9 @@ impl Agent {
     }
 }
 
-/// Only what tunnels add may differ, as when one is added: the order of login addresses, of which the first is still one
-/// of them, and ports.
-pub(crate) fn is_same(old: &ClusterSpec, new: &ClusterSpec) -> bool {
+/// Tells whether both settings need the same session. Only what tunnels add may differ, as when one is added: the order
+/// of login addresses, of which the first is still one of them, and ports.
+pub fn is_same(old: &ClusterSpec, new: &ClusterSpec) -> bool {
     let still_there = old
         .login_at
         .first()

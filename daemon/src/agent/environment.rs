@@ -13,7 +13,7 @@ impl Agent {
         self.look_at_loopback().await;
         if self.is_elsewhere() {
             info!("the network has changed");
-            self.look_again();
+            self.on_environment_changed();
             self.look();
         }
     }
@@ -29,12 +29,12 @@ impl Agent {
                 None => info!(cluster = %name, "goes through no forward proxy"),
             }
         }
-        self.look_again();
+        self.on_environment_changed();
         self.look();
     }
 
     /// Each half minute: what nobody tells is looked for, and ready connections are renewed.
-    pub(super) async fn keep_up(&mut self) {
+    pub(super) async fn check_environment(&mut self) {
         self.look_at_loopback().await;
         let now = self.setup.env.clock.moment();
         let slept = now.slept_since(std::mem::replace(&mut self.awake_at, now));
@@ -45,7 +45,7 @@ impl Agent {
             info!("the network has changed");
         }
         if slept || elsewhere {
-            self.look_again();
+            self.on_environment_changed();
         }
         for cluster in self.clusters.values() {
             cluster.upstream.refresh_pool();
@@ -57,7 +57,7 @@ impl Agent {
 
     /// The wall clock was set, and with that a session is over, or is there again.
     fn is_bound_passed_unseen(&self) -> bool {
-        let Some(shown) = self.showing.shown() else {
+        let Some(shown) = self.publisher.shown() else {
             return false;
         };
         shown.clusters.iter().any(|shown| {
@@ -72,15 +72,15 @@ impl Agent {
         self.network.look(reached)
     }
 
-    fn look_again(&mut self) {
+    fn on_environment_changed(&mut self) {
         for cluster in self.clusters.values() {
             cluster.upstream.invalidate_pool();
             cluster.session.on_environment_changed();
         }
-        for door in self.tunnels.values() {
-            door.tunnel.look_again();
+        for managed in self.tunnels.values() {
+            managed.tunnel.look_again();
         }
         // An address that was missing may be there now.
-        self.try_doors_again();
+        self.retry_listeners();
     }
 }

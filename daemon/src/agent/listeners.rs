@@ -1,4 +1,4 @@
-//! The doors: which tunnels listen, and what persons say about that.
+//! The listeners: which tunnels listen, and what persons say about that.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -11,10 +11,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-use super::{Agent, Door, Listening, RETRY, Refused, refusal, status};
-use crate::tunnel::{
-    self, Tunnel,
-    bind::{self, Bound, Known, Listener},
+use super::{Agent, Listening, ManagedTunnel, RETRY, Refused, refusal, status};
+use crate::{
+    system::control_listener,
+    tunnel::{
+        self, Tunnel,
+        bind::{self, Bound, Known, Listener},
+    },
 };
 
 /// How often a port is chosen that somebody takes in the same moment.
@@ -24,14 +27,14 @@ impl Agent {
     /// Listens, until told otherwise or restarted.
     pub(super) fn up(&mut self, name: &str) -> Result<Arc<Tunnel>, Refused> {
         let name = self.tunnel_name(name)?;
-        let Some(door) = self.tunnels.get_mut(&name) else {
+        let Some(managed) = self.tunnels.get_mut(&name) else {
             return Err(no_such_tunnel(name.as_str()));
         };
-        door.wanted = true;
-        door.overridden = true;
-        door.tunnel.outcome.clear();
-        let tunnel = door.tunnel.clone();
-        if door.listening.is_none() {
+        managed.wanted = true;
+        managed.overridden = true;
+        managed.tunnel.outcome.clear();
+        let tunnel = managed.tunnel.clone();
+        if managed.listening.is_none() {
             self.listen(&name);
         }
         self.look();
@@ -56,34 +59,34 @@ impl Agent {
             return self.down_already(name, &left, now);
         };
         self.close(&name).await;
-        let Some(door) = self.tunnels.get_mut(&name) else {
+        let Some(managed) = self.tunnels.get_mut(&name) else {
             return Err(no_such_tunnel(name.as_str()));
         };
-        door.wanted = false;
-        door.overridden = true;
-        door.obstacle = None;
-        door.retry_at = None;
+        managed.wanted = false;
+        managed.overridden = true;
+        managed.obstacle = None;
+        managed.retry_at = None;
         if now {
-            let renewed = Arc::new(door.tunnel.renewed());
-            let ending = std::mem::replace(&mut door.tunnel, renewed);
+            let renewed = Arc::new(managed.tunnel.renewed());
+            let ending = std::mem::replace(&mut managed.tunnel, renewed);
             ending.cut.cancel();
         }
-        let counters = &door.tunnel.counters;
+        let counters = &managed.tunnel.counters;
         let still_open = counters.open.load(Relaxed) + counters.waiting.load(Relaxed);
         match still_open {
             0 => info!(tunnel = %name, "down"),
             1 => info!(tunnel = %name, "down; 1 connection stays open"),
             more => info!(tunnel = %name, "down; {more} connections stay open"),
         }
-        let tunnel = status::tunnel(door, self.setup.env.clock.now());
+        let tunnel = status::tunnel(managed, self.setup.env.clock.now());
         self.look();
         Ok(wire::DownAnswer { tunnel, still_open })
     }
 
     /// The connections of the tunnel of that name, also of those of its name that are leaving.
     pub(super) fn connections_of(&self, name: &str) -> Vec<TaskTracker> {
-        let doors = self.tunnels.values().map(|it| &it.tunnel);
-        doors
+        let tunnels = self.tunnels.values().map(|it| &it.tunnel);
+        tunnels
             .chain(&self.leaving)
             .filter(|it| it.name.as_str() == name)
             .map(|it| it.connections.clone())
@@ -99,7 +102,7 @@ impl Agent {
     ) -> Result<wire::DownAnswer, Refused> {
         let last = left.last().ok_or_else(|| no_such_tunnel(name))?;
         let open: usize = left.iter().map(|it| it.connections.len()).sum();
-        let tunnel = status::tunnel(&self.door(last.clone()), self.setup.env.clock.now());
+        let tunnel = status::tunnel(&self.managed(last.clone()), self.setup.env.clock.now());
         self.look();
         Ok(wire::DownAnswer {
             tunnel,
@@ -107,9 +110,9 @@ impl Agent {
         })
     }
 
-    /// A door that nobody has opened yet.
-    pub(super) fn door(&self, tunnel: Arc<Tunnel>) -> Door {
-        Door {
+    /// Returns the tunnel as one that does not listen yet.
+    pub(super) fn managed(&self, tunnel: Arc<Tunnel>) -> ManagedTunnel {
+        ManagedTunnel {
             addresses: self.addresses(&tunnel.spec.listen, self.ports.get(&tunnel.name)),
             tunnel,
             wanted: false,
@@ -122,7 +125,7 @@ impl Agent {
 
     /// A service manager bound a socket for it.
     fn is_handed(&self, name: &TunnelName, listen: &Listen) -> bool {
-        let mut sockets = self.setup.handed.sockets().iter();
+        let mut sockets = self.setup.inherited.sockets().iter();
         sockets.any(|it| bind::is_for(it, name.as_str(), listen, &self.setup.place.socket))
     }
 
@@ -136,43 +139,43 @@ impl Agent {
             .ok_or_else(|| no_such_tunnel(name))
     }
 
-    /// Binds the tunnel's addresses and starts to accept; if that fails, the door says why and it is tried again.
+    /// Binds the tunnel's addresses and starts to accept; if that fails, the tunnel says why and it is tried again.
     pub(super) fn listen(&mut self, name: &TunnelName) {
-        let Some(door) = self.tunnels.get(name) else {
+        let Some(managed) = self.tunnels.get(name) else {
             return;
         };
-        let listen = door.tunnel.spec.listen.clone();
-        let before = door.obstacle.as_ref().and_then(|it| it.holder.clone());
+        let listen = managed.tunnel.spec.listen.clone();
+        let before = managed.obstacle.as_ref().and_then(|it| it.holder.clone());
         let (chosen, bound) = self.bind(name, &listen, before.as_ref());
         let addresses = self.addresses(&listen, chosen);
-        let Some(door) = self.tunnels.get_mut(name) else {
+        let Some(managed) = self.tunnels.get_mut(name) else {
             return;
         };
-        door.addresses = addresses;
+        managed.addresses = addresses;
         match bound {
             Ok(bound) => {
-                if door.obstacle.take().is_some() {
+                if managed.obstacle.take().is_some() {
                     info!(tunnel = %name, "listens at last");
                 }
-                door.retry_at = None;
-                door.addresses = bound.addresses;
+                managed.retry_at = None;
+                managed.addresses = bound.addresses;
                 let stop = CancellationToken::new();
-                let accept = tunnel::serve(door.tunnel.clone(), bound.listeners, stop.clone());
+                let accept = tunnel::serve(managed.tunnel.clone(), bound.listeners, stop.clone());
                 let task = self.listeners.spawn(accept).id();
                 self.listener_names.insert(task, name.clone());
-                door.listening = Some(Listening {
+                managed.listening = Some(Listening {
                     task,
                     stop,
                     left_out: bound.left_out,
                 });
             }
             Err(reason) => {
-                let known = door.obstacle.as_ref();
+                let known = managed.obstacle.as_ref();
                 if known.is_none_or(|it| it.message != reason.message) {
                     warn!(tunnel = %name, reason = %reason.code, "cannot listen: {}", reason.message);
-                    door.obstacle = Some(reason);
+                    managed.obstacle = Some(reason);
                 }
-                door.retry_at = Some(Instant::now() + RETRY);
+                managed.retry_at = Some(Instant::now() + RETRY);
             }
         }
     }
@@ -188,7 +191,7 @@ impl Agent {
         let clock = &self.setup.env.clock;
         let known = |chosen| Known {
             name: name.as_str(),
-            handed: &self.setup.handed,
+            inherited: &self.setup.inherited,
             chosen,
             control: &self.setup.place.socket,
             before,
@@ -211,10 +214,10 @@ impl Agent {
     }
 
     /// Tunnels that cannot listen are tried again now.
-    pub(super) fn try_doors_again(&mut self) {
+    pub(super) fn retry_listeners(&mut self) {
         let now = Instant::now();
-        let doors = self.tunnels.values_mut();
-        for at in doors.filter_map(|it| it.retry_at.as_mut()) {
+        let tunnels = self.tunnels.values_mut();
+        for at in tunnels.filter_map(|it| it.retry_at.as_mut()) {
             *at = (*at).min(now);
         }
     }
@@ -239,17 +242,18 @@ impl Agent {
 
     /// Sockets whose files a cleaner or a logout took away are made again: those of tunnels here, the control socket by
     /// whoever answers on it (Q3).
-    #[cfg(unix)]
     pub(super) async fn look_after_files(&mut self) {
-        if !is_there(&self.setup.place.socket) {
+        if !control_listener::is_there(&self.setup.place.socket) {
             self.setup.lost.notify_one();
         }
-        let doors = self.tunnels.iter();
-        let lost = doors.filter(|(name, door)| match &door.tunnel.spec.listen {
+        let tunnels = self.tunnels.iter();
+        let lost = tunnels.filter(|(name, managed)| match &managed.tunnel.spec.listen {
             it @ Listen::Unix(socket) => {
-                door.listening.is_some()
+                managed.listening.is_some()
                     && !self.is_handed(name, it)
-                    && !is_there(&self.setup.place.socket.with_file_name(socket.as_str()))
+                    && !control_listener::is_there(
+                        &self.setup.place.socket.with_file_name(socket.as_str()),
+                    )
             }
             _ => false,
         });
@@ -260,10 +264,6 @@ impl Agent {
             self.listen(name);
         }
     }
-
-    #[cfg(not(unix))]
-    #[expect(clippy::unused_async, reason = "as on other systems")]
-    pub(super) async fn look_after_files(&mut self) {}
 
     pub(super) fn on_listener_ended(
         &mut self,
@@ -281,26 +281,21 @@ impl Agent {
         let Some(name) = self.listener_names.remove(&id) else {
             return;
         };
-        let Some(door) = self.tunnels.get_mut(&name) else {
+        let Some(managed) = self.tunnels.get_mut(&name) else {
             return;
         };
-        if door.listening.as_ref().is_none_or(|it| it.task != id) {
+        if managed.listening.as_ref().is_none_or(|it| it.task != id) {
             return;
         }
         // It was not told to end: its socket broke, or it panicked. Try again soon.
-        door.listening = None;
+        managed.listening = None;
         if let Some(reason) = reason {
             error!(tunnel = %name, "listener ended: {}", reason.message);
-            door.obstacle = Some(reason);
+            managed.obstacle = Some(reason);
         }
-        door.retry_at = Some(Instant::now() + RETRY);
-        self.showing.changed(Instant::now());
+        managed.retry_at = Some(Instant::now() + RETRY);
+        self.publisher.changed(Instant::now());
     }
-}
-
-#[cfg(unix)]
-fn is_there(file: &std::path::Path) -> bool {
-    std::fs::symlink_metadata(file).is_ok()
 }
 
 fn no_such_tunnel(name: &str) -> Refused {

@@ -31,14 +31,14 @@ impl Agent {
     pub(super) async fn look_at_loopback(&mut self) {
         let missing = missing(&self.missing);
         let is_back = |it: IpAddr| !missing.contains(&it);
-        let doors = self.tunnels.iter().filter(|(_, door)| {
-            let listening = door.listening.as_ref();
+        let tunnels = self.tunnels.iter().filter(|(_, managed)| {
+            let listening = managed.listening.as_ref();
             listening.and_then(|it| it.left_out).is_some_and(is_back)
         });
-        let doors: Vec<TunnelName> = doors.map(|it| it.0.clone()).collect();
+        let tunnels: Vec<TunnelName> = tunnels.map(|it| it.0.clone()).collect();
         let changed = missing != self.missing;
         self.missing = missing;
-        for name in &doors {
+        for name in &tunnels {
             self.close(name).await;
             self.listen(name);
         }
@@ -47,17 +47,17 @@ impl Agent {
                 Some(it) => warn!("{it}"),
                 None => info!("127.0.0.1 and ::1 are both there again"),
             }
-            self.try_doors_again();
+            self.retry_listeners();
         }
-        if changed || !doors.is_empty() {
+        if changed || !tunnels.is_empty() {
             self.look();
         }
     }
 
     /// What a person must know of addresses that are missing, if tunnels are on them.
     pub(super) fn nowhere(&self) -> Option<String> {
-        let mut doors = self.tunnels.values();
-        let concerned = doors.any(|it| it.wanted && it.tunnel.spec.listen.is_on_both_families());
+        let mut tunnels = self.tunnels.values();
+        let concerned = tunnels.any(|it| it.wanted && it.tunnel.spec.listen.is_on_both_families());
         words(&self.missing).filter(|_| concerned)
     }
 }

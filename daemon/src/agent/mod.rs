@@ -5,9 +5,9 @@
 //! because its address is bound until then, and of a session that is replaced, because it may be writing a token. Knows
 //! who is up and who is in which cluster. Must not know HTTP, TLS or the configuration's syntax.
 //!
-//! `doors` are the listeners, `clusters` the sessions, `apply` goes over to another configuration, `passing` is for
-//! connections without a port, `again` for another network and for sleep, `loopback` for addresses that the machine
-//! lacks; `status` says what there is, `showing` when it is shown.
+//! `listeners` opens and closes tunnels, `clusters` the sessions, `apply` goes over to another configuration, `ad_hoc` is for
+//! connections without a port, `environment` for another network and for sleep, `loopback` for addresses that the machine
+//! lacks; `status` says what there is, `publish` when it is shown, `tick` when housekeeping is due.
 //!
 //! Long because its state, its loop and its end are read together.
 
@@ -55,16 +55,15 @@ use tracing::error;
 use crate::{
     env::Env,
     session::Session,
-    system::{network::Network, service::Pulse, socket_activation::Handed},
+    system::{network::Network, service::Heartbeat, socket_activation::InheritedSockets},
     tunnel::{Tunnel, bind::Listener, peer::Owners, relay},
     upstream::{Upstream, pool::Budget, proxy::Shown},
 };
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use clusters::is_same;
+pub use clusters::is_same;
 pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded, Refused, refusal};
 use ports::Ports;
-use publish::Showing;
-use tick::Beat;
+use publish::Publisher;
+use tick::TickSchedule;
 
 /// How often a busy address is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -91,9 +90,9 @@ pub struct Setup {
     /// Standing warnings that hold for the life of the process.
     pub warnings: Vec<String>,
     /// Sockets that a service manager bound for us.
-    pub handed: Arc<Handed>,
+    pub inherited: Arc<InheritedSockets>,
     /// Beats while the agent does not hang.
-    pub pulse: Pulse,
+    pub heartbeat: Heartbeat,
 }
 
 /// The owner of all state. See the module.
@@ -109,12 +108,12 @@ pub struct Agent {
     reader_warnings: Vec<String>,
     /// What the settings ask for and cannot be had.
     settings_warnings: Vec<String>,
-    tunnels: BTreeMap<TunnelName, Door>,
+    tunnels: BTreeMap<TunnelName, ManagedTunnel>,
     clusters: BTreeMap<ClusterName, Cluster>,
     /// Tunnels that were removed or changed while they had connections.
     leaving: Vec<Arc<Tunnel>>,
     /// Tunnels without a port, while somebody uses them.
-    passing: Vec<Arc<Tunnel>>,
+    ad_hoc: Vec<Arc<Tunnel>>,
     ports: Ports,
     owners: Arc<Owners>,
     relay: Arc<relay::Shared>,
@@ -128,19 +127,19 @@ pub struct Agent {
     sessions: JoinSet<()>,
     session_names: HashMap<Id, ClusterName>,
     inbox: mpsc::Receiver<Command>,
-    showing: Showing,
+    publisher: Publisher,
     network: Network,
     /// The loopback addresses that lead nowhere, as of the last look.
     missing: Vec<IpAddr>,
     /// The last look at the clocks that part in sleep.
     awake_at: Moment,
     /// When wall-clock deadlines are read anew and a watchdog hears that the agent lives.
-    beat: Beat,
+    schedule: TickSchedule,
     housekeeping_at: Instant,
 }
 
 /// One tunnel and whether it listens.
-struct Door {
+struct ManagedTunnel {
     tunnel: Arc<Tunnel>,
     /// It should listen.
     wanted: bool,
@@ -196,7 +195,7 @@ impl Agent {
         let now = setup.env.clock.now();
         let config = Config::default();
         let (owners, _) = Owners::new(&config.settings.allow_users);
-        let beat = Beat::new(setup.env.clock.origin(), setup.pulse.every());
+        let schedule = TickSchedule::new(setup.env.clock.origin(), setup.heartbeat.every());
         let agent = Self {
             started_at: now,
             loaded_at: now,
@@ -207,7 +206,7 @@ impl Agent {
             tunnels: BTreeMap::new(),
             clusters: BTreeMap::new(),
             leaving: Vec::new(),
-            passing: Vec::new(),
+            ad_hoc: Vec::new(),
             ports: Ports::load(&setup.place.state, setup.env.fs.clone()),
             owners: Arc::new(owners),
             relay: Arc::new(shared_by_relays(config.settings.read_ahead)),
@@ -219,12 +218,12 @@ impl Agent {
             sessions: JoinSet::new(),
             session_names: HashMap::new(),
             inbox,
-            showing: Showing::new(status::empty(&setup, now), Instant::now()),
+            publisher: Publisher::new(status::empty(&setup, now), Instant::now()),
             network: Network::new(),
             missing: loopback::missing(&[]),
             awake_at: setup.env.clock.moment(),
-            beat,
-            housekeeping_at: beat.after(Instant::now()),
+            schedule,
+            housekeeping_at: schedule.after(Instant::now()),
             config,
             setup,
         };
@@ -241,7 +240,7 @@ impl Agent {
                 Some(ended) = self.listeners.join_next_with_id() => Event::ListenerEnded(ended),
                 Some(ended) = self.sessions.join_next_with_id() => Event::SessionEnded(ended),
                 Some(command) = self.inbox.recv() => Event::Command(command),
-                () = self.changed.notified(), if self.showing.wants_news() => Event::Changed,
+                () = self.changed.notified(), if self.publisher.wants_news() => Event::Changed,
                 () = self.network.news() => Event::Network,
                 () = self.setup.env.proxies.changed() => Event::Proxies,
                 () = tokio::time::sleep_until(wake) => Event::Tick,
@@ -250,7 +249,7 @@ impl Agent {
                 Event::Command(command) => self.on_command(command).await,
                 Event::ListenerEnded(ended) => self.on_listener_ended(ended),
                 Event::SessionEnded(ended) => self.on_session_ended(ended),
-                Event::Changed => self.showing.changed(Instant::now()),
+                Event::Changed => self.publisher.changed(Instant::now()),
                 Event::Network => self.on_network().await,
                 Event::Proxies => self.on_proxies(),
                 Event::Tick => self.on_tick().await,
@@ -267,7 +266,7 @@ impl Agent {
             }
             Command::Watch { reply } => {
                 let present = self.build_status();
-                let _ = reply.send(self.showing.watch(present, Instant::now()));
+                let _ = reply.send(self.publisher.watch(present, Instant::now()));
             }
             Command::Up { tunnel, reply } => {
                 let _ = reply.send(self.up(&tunnel));
@@ -323,8 +322,8 @@ impl Agent {
     async fn on_tick(&mut self) {
         let now = Instant::now();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let doors = self.tunnels.iter().filter(|it| is_due(it.1.retry_at));
-        let retries: Vec<TunnelName> = doors.map(|it| it.0.clone()).collect();
+        let tunnels = self.tunnels.iter().filter(|it| is_due(it.1.retry_at));
+        let retries: Vec<TunnelName> = tunnels.map(|it| it.0.clone()).collect();
         for name in &retries {
             self.listen(name);
         }
@@ -334,12 +333,12 @@ impl Agent {
             self.restart_cluster(name).await;
         }
         if self.housekeeping_at <= now {
-            self.housekeeping_at = self.beat.after(now);
-            self.setup.pulse.beat();
+            self.housekeeping_at = self.schedule.after(now);
+            self.setup.heartbeat.beat();
             self.ports.retry();
             self.leaving.retain(|it| !it.connections.is_empty());
-            self.passing.retain(ad_hoc::is_used);
-            self.keep_up().await;
+            self.ad_hoc.retain(ad_hoc::is_used);
+            self.check_environment().await;
             self.look_after_files().await;
         }
         self.look();
@@ -350,15 +349,15 @@ impl Agent {
         let restarts = self.clusters.values().filter_map(|it| it.restart_at);
         retries
             .chain(restarts)
-            .chain(self.showing.due())
+            .chain(self.publisher.due())
             .fold(self.housekeeping_at, Instant::min)
     }
 
     /// Shows what changed to those who watch.
     fn look(&mut self) {
-        if self.showing.is_watched() {
+        if self.publisher.is_watched() {
             let present = self.build_status();
-            self.showing.look(present, Instant::now());
+            self.publisher.look(present, Instant::now());
         }
     }
 
@@ -366,22 +365,22 @@ impl Agent {
         // Whoever asks from now on, or has asked already, hears that pomd is stopping.
         self.inbox.close();
         while self.inbox.try_recv().is_ok() {}
-        for door in self.tunnels.values() {
-            if let Some(listening) = &door.listening {
+        for managed in self.tunnels.values() {
+            if let Some(listening) = &managed.listening {
                 listening.stop.cancel();
             }
-            door.tunnel.cut.cancel();
+            managed.tunnel.cut.cancel();
         }
-        for tunnel in self.leaving.iter().chain(&self.passing) {
+        for tunnel in self.leaving.iter().chain(&self.ad_hoc) {
             tunnel.cut.cancel();
         }
         for cluster in self.clusters.values() {
             cluster.stop.cancel();
         }
-        let doors = self.tunnels.into_values().map(|it| it.tunnel);
-        let trackers: Vec<TaskTracker> = doors
+        let tunnels = self.tunnels.into_values().map(|it| it.tunnel);
+        let trackers: Vec<TaskTracker> = tunnels
             .chain(self.leaving)
-            .chain(self.passing)
+            .chain(self.ad_hoc)
             .map(|it| {
                 it.connections.close();
                 it.connections.clone()
@@ -390,10 +389,10 @@ impl Agent {
         let all_ended = async {
             while let Some(ended) = self.listeners.join_next().await {
                 if let Ok(Ok(listeners)) = ended
-                    && self.setup.handed.keeps()
+                    && self.setup.inherited.keeps()
                 {
                     let kept = listeners.into_iter().map(Listener::hand_on);
-                    kept.flatten().for_each(|it| self.setup.handed.keep(it));
+                    kept.flatten().for_each(|it| self.setup.inherited.keep(it));
                 }
             }
             for tracker in &trackers {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::{
-    disk::{self, Folder, Fs, Opened, words},
+    system::disk::{self, Folder, Fs, Opened, describe},
     tunnel::bind,
 };
 
@@ -46,7 +46,7 @@ impl Ports {
             Err(error) => {
                 warn!(
                     "cannot open the folder of the chosen ports: {}",
-                    words(&error)
+                    describe(&error)
                 );
                 BTreeMap::new()
             }
@@ -102,7 +102,7 @@ impl Ports {
 
     fn write(&mut self) {
         let trouble = self.try_write().err();
-        let trouble = trouble.map(|it| format!("cannot save the chosen ports: {}", words(&it)));
+        let trouble = trouble.map(|it| format!("cannot save the chosen ports: {}", describe(&it)));
         if let Some(trouble) = trouble
             .as_ref()
             .filter(|it| self.unsaved.as_ref() != Some(*it))
@@ -129,14 +129,14 @@ fn load(fs: &dyn Fs, folder: &Folder) -> BTreeMap<String, u16> {
         Ok(Ok(kept)) => return kept,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return BTreeMap::new(),
         Ok(Err(why)) => why,
-        Err(error) => words(&error),
+        Err(error) => describe(&error),
     };
     // Also where the disk only fails to read it now: the next choice would overwrite it.
     match fs.rename(folder, NAME, ASIDE) {
         Ok(()) => warn!("cannot read the chosen ports, set aside as {ASIDE}: {why}"),
         Err(error) => warn!(
             "cannot read the chosen ports: {why}; {NAME} cannot be set aside: {}",
-            words(&error)
+            describe(&error)
         ),
     }
     BTreeMap::new()
@@ -164,7 +164,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::disk::Disk;
+    use crate::system::disk::Disk;
 
     #[test]
     fn a_kept_port_is_there_after_a_restart() {

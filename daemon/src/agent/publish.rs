@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const COUNTERS: Duration = Duration::from_secs(1);
 
 /// The newest snapshot, and when the next one is due.
-pub(super) struct Showing {
+pub(super) struct Publisher {
     snapshots: watch::Sender<Arc<Status>>,
     shown_at: Instant,
     looked_at: Instant,
@@ -27,7 +27,7 @@ pub(super) struct Showing {
     count_at: Option<Instant>,
 }
 
-impl Showing {
+impl Publisher {
     pub(super) fn new(first: Status, now: Instant) -> Self {
         Self {
             snapshots: watch::Sender::new(Arc::new(first)),
@@ -123,58 +123,58 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn counters_wait_for_their_second_and_the_newest_is_shown() {
         let start = Instant::now();
-        let mut showing = Showing::new(sample(), start);
-        let mut seen = showing.watch(sample(), start);
+        let mut publisher = Publisher::new(sample(), start);
+        let mut seen = publisher.watch(sample(), start);
         for n in 1..=9 {
             let now = start + n * LOOK;
-            showing.changed(now);
-            assert!(!showing.wants_news());
-            showing.look(counted(n.into()), now);
+            publisher.changed(now);
+            assert!(!publisher.wants_news());
+            publisher.look(counted(n.into()), now);
             assert!(!seen.has_changed().unwrap(), "{n}");
-            assert_eq!(showing.due(), Some(start + COUNTERS));
+            assert_eq!(publisher.due(), Some(start + COUNTERS));
         }
-        showing.look(counted(10), start + COUNTERS);
+        publisher.look(counted(10), start + COUNTERS);
         assert_eq!(seen.borrow_and_update().tunnels[0].bytes.received, 10);
-        assert_eq!(showing.due(), None);
+        assert_eq!(publisher.due(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_change_does_not_wait_for_the_second_of_the_counters() {
         let start = Instant::now();
-        let mut showing = Showing::new(sample(), start);
-        let mut seen = showing.watch(sample(), start);
-        showing.changed(start + 200 * MS);
-        assert_eq!(showing.due(), Some(start + 220 * MS));
-        showing.look(counted(1), start + 220 * MS);
-        assert!(showing.wants_news(), "counters wait, news are welcome");
-        showing.changed(start + 230 * MS);
-        assert_eq!(showing.due(), Some(start + 320 * MS));
-        showing.look(broken(), start + 320 * MS);
+        let mut publisher = Publisher::new(sample(), start);
+        let mut seen = publisher.watch(sample(), start);
+        publisher.changed(start + 200 * MS);
+        assert_eq!(publisher.due(), Some(start + 220 * MS));
+        publisher.look(counted(1), start + 220 * MS);
+        assert!(publisher.wants_news(), "counters wait, news are welcome");
+        publisher.changed(start + 230 * MS);
+        assert_eq!(publisher.due(), Some(start + 320 * MS));
+        publisher.look(broken(), start + 320 * MS);
         assert!(!seen.borrow_and_update().healthy);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_moved_back_is_not_shown_and_not_looked_at_again() {
         let start = Instant::now();
-        let mut showing = Showing::new(sample(), start);
-        let seen = showing.watch(sample(), start);
-        showing.look(counted(1), start + 10 * MS);
-        showing.look(sample(), start + 20 * MS);
-        assert_eq!(showing.due(), None);
+        let mut publisher = Publisher::new(sample(), start);
+        let seen = publisher.watch(sample(), start);
+        publisher.look(counted(1), start + 10 * MS);
+        publisher.look(sample(), start + 20 * MS);
+        assert_eq!(publisher.due(), None);
         assert!(!seen.has_changed().unwrap());
     }
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_due_while_nobody_watches_and_the_first_sight_is_fresh() {
         let start = Instant::now();
-        let mut showing = Showing::new(sample(), start);
-        assert!(!showing.wants_news());
-        showing.changed(start);
-        assert_eq!(showing.due(), None);
-        let seen = showing.watch(counted(7), start);
+        let mut publisher = Publisher::new(sample(), start);
+        assert!(!publisher.wants_news());
+        publisher.changed(start);
+        assert_eq!(publisher.due(), None);
+        let seen = publisher.watch(counted(7), start);
         assert_eq!(seen.borrow().tunnels[0].bytes.received, 7);
         drop(seen);
-        showing.changed(start);
-        assert_eq!(showing.due(), None);
+        publisher.changed(start);
+        assert_eq!(publisher.due(), None);
     }
 }

@@ -6,7 +6,7 @@ use control::wire::{self, Code, TunnelState};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use pomd_core::config::{ClusterName, Listen, Route};
 
-use super::{Agent, Cluster, Door, Setup, refusal};
+use super::{Agent, Cluster, ManagedTunnel, Setup, refusal};
 use crate::{
     session,
     system::socket_activation::Socket,
@@ -78,12 +78,12 @@ impl Agent {
                 res.push(insecure(name));
             }
         }
-        for door in self.tunnels.values() {
-            if door.tunnel.spec.listen.is_exposed() {
+        for managed in self.tunnels.values() {
+            if managed.tunnel.spec.listen.is_exposed() {
                 res.push(format!(
                     "{} is open to your network: whoever reaches {} uses it as you",
-                    door.tunnel.name,
-                    door.addresses.join(", ")
+                    managed.tunnel.name,
+                    managed.addresses.join(", ")
                 ));
             }
         }
@@ -100,15 +100,15 @@ impl Agent {
 
     /// Sockets that were handed over and are no tunnel's. They are kept: the next configuration may have one for them.
     fn handed_for_nobody(&self) -> impl Iterator<Item = String> {
-        let handed = self.setup.handed.sockets().iter();
+        let inherited = self.setup.inherited.sockets().iter();
         let is_used = |socket: &Socket| {
-            let mut doors = self.tunnels.values().map(|it| &it.tunnel);
-            doors.any(|it| {
+            let mut tunnels = self.tunnels.values().map(|it| &it.tunnel);
+            tunnels.any(|it| {
                 let (name, listen) = (it.name.as_str(), &it.spec.listen);
                 bind::is_for(socket, name, listen, &self.setup.place.socket)
             })
         };
-        handed.filter(move |it| !is_used(it)).map(|it| {
+        inherited.filter(move |it| !is_used(it)).map(|it| {
             format!(
                 "{} was handed over to pomd by {}, and no tunnel listens exactly there",
                 it.address, it.name
@@ -118,10 +118,10 @@ impl Agent {
 }
 
 /// One tunnel as it stands.
-pub(super) fn tunnel(door: &Door, now: Timestamp) -> wire::Tunnel {
-    let tunnel = &*door.tunnel;
+pub(super) fn tunnel(managed: &ManagedTunnel, now: Timestamp) -> wire::Tunnel {
+    let tunnel = &*managed.tunnel;
     let spec = &tunnel.spec;
-    let (state, reason) = state(door, now);
+    let (state, reason) = state(managed, now);
     let last = tunnel.counters.last_connection_at.load(Relaxed);
     wire::Tunnel {
         name: tunnel.name.to_string(),
@@ -133,7 +133,7 @@ pub(super) fn tunnel(door: &Door, now: Timestamp) -> wire::Tunnel {
         route: spec.route.authority.to_string(),
         server: server(&spec.route),
         tried: Some(tunnel.outcome.is_tried()),
-        listen: door.addresses.clone(),
+        listen: managed.addresses.clone(),
         ssh: spec.ssh,
         exposed: spec.expose && spec.listen.is_exposed(),
         reason,
@@ -192,22 +192,22 @@ fn empty_with(
 
 /// What a tunnel does now, and what is wrong with that. Listening comes before the login, the login before the last
 /// connection.
-fn state(door: &Door, now: Timestamp) -> (TunnelState, Option<wire::Reason>) {
-    if !door.wanted {
+fn state(managed: &ManagedTunnel, now: Timestamp) -> (TunnelState, Option<wire::Reason>) {
+    if !managed.wanted {
         return (TunnelState::Down, None);
     }
-    if let Some(obstacle) = &door.obstacle {
+    if let Some(obstacle) = &managed.obstacle {
         return (TunnelState::Busy, Some(obstacle.clone()));
     }
-    let view = door.tunnel.session.view();
+    let view = managed.tunnel.session.view();
     if view.state != wire::ClusterState::LoggedIn {
-        let waiting = door.tunnel.counters.waiting.load(Relaxed);
+        let waiting = managed.tunnel.counters.waiting.load(Relaxed);
         return (
             TunnelState::Login,
-            login_reason(&door.tunnel, &view, waiting, now),
+            login_reason(&managed.tunnel, &view, waiting, now),
         );
     }
-    let outcome = door.tunnel.outcome.trouble();
+    let outcome = managed.tunnel.outcome.trouble();
     match outcome
         .filter(|it| it.code != Code::LoginNeeded && now.duration_since(it.at) < ERROR_SHOWN)
     {

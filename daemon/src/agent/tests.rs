@@ -68,9 +68,9 @@ impl World {
             },
             log: None,
             lost: Arc::default(),
-            handed: Arc::default(),
+            inherited: Arc::default(),
             warnings: Vec::new(),
-            pulse: Pulse::for_watchdog(Some(Duration::from_secs(30))),
+            heartbeat: Heartbeat::for_watchdog(Some(Duration::from_secs(30))),
         });
         let mut res = Self {
             agent,
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    fn door(&mut self, name: &str) -> &mut Door {
+    fn managed(&mut self, name: &str) -> &mut ManagedTunnel {
         let name = TunnelName::parse(name).unwrap();
         self.agent.tunnels.get_mut(&name).unwrap()
     }
@@ -207,7 +207,7 @@ async fn listening_comes_before_the_login_and_the_login_before_the_last_failure(
     let at = world.agent.setup.env.clock.now();
     let failed = wire::Reason::new(Code::Forbidden, "no", at);
     let fail = |world: &mut World| {
-        let outcome = &world.door("db").tunnel.outcome;
+        let outcome = &world.managed("db").tunnel.outcome;
         outcome.failed(Instant::now(), failed.clone());
     };
     fail(&mut world);
@@ -252,7 +252,7 @@ async fn a_session_that_ends_by_itself_is_started_again_and_not_in_a_loop() {
     // The tunnel goes by the new session.
     let session = world.cluster("db.test").session.clone();
     assert_eq!(session.logout().await.map(|it| it.generation), Some(1));
-    assert!(world.door("db").tunnel.session.view().grant.is_none());
+    assert!(world.managed("db").tunnel.session.view().grant.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,12 +284,12 @@ async fn a_session_is_kept_when_only_more_tunnels_come_to_its_cluster() {
     };
     let mut world = World::new(&config(&["m"])).await;
     let task = world.cluster("corp").task;
-    let listening = world.door("m").listening.as_ref().map(|it| it.task);
+    let listening = world.managed("m").listening.as_ref().map(|it| it.task);
     // Before and behind the one whose address is the login's.
     let answer = world.apply(&config(&["a", "m", "z"])).await;
     assert_eq!((answer.added.len(), answer.unchanged), (2, 1));
     assert_eq!(world.cluster("corp").task, task);
-    let still = world.door("m").listening.as_ref().map(|it| it.task);
+    let still = world.managed("m").listening.as_ref().map(|it| it.task);
     assert_eq!(still, listening);
     // Without it the login would be made elsewhere.
     let answer = world.apply(&config(&["a", "z"])).await;
@@ -323,7 +323,7 @@ async fn what_persons_said_holds_until_the_start_of_a_tunnel_is_said_anew() {
 async fn a_tunnel_counts_on_through_settings_and_its_cluster() {
     let file = tunnel("db", "db.corp.test", 0);
     let mut world = World::new(&file).await;
-    let counters = &world.door("db").tunnel.counters;
+    let counters = &world.managed("db").tunnel.counters;
     counters.open.store(1, Relaxed);
     counters.total.store(7, Relaxed);
     counters.received.store(1 << 20, Relaxed);
@@ -343,9 +343,9 @@ async fn a_tunnel_counts_on_through_settings_and_its_cluster() {
 async fn an_idle_connection_wakes_nobody_though_somebody_watches() {
     let mut world = World::new(&tunnel("db", "db.test", 0)).await;
     let present = world.agent.build_status();
-    let _watcher = world.agent.showing.watch(present, Instant::now());
-    world.door("db").tunnel.counters.open.store(1, Relaxed);
-    world.agent.showing.changed(Instant::now());
+    let _watcher = world.agent.publisher.watch(present, Instant::now());
+    world.managed("db").tunnel.counters.open.store(1, Relaxed);
+    world.agent.publisher.changed(Instant::now());
     advance(Duration::from_secs(5)).await;
     world.agent.on_tick().await;
     assert_eq!(world.agent.next_wake(), world.agent.housekeeping_at);
@@ -404,20 +404,20 @@ async fn whoever_asks_an_agent_that_stops_is_answered() {
 async fn a_pulse_beats_while_the_agent_runs_and_not_while_it_hangs() {
     let world = World::new("").await;
     let World { agent, .. } = world;
-    let pulse = agent.setup.pulse.clone();
+    let heartbeat = agent.setup.heartbeat.clone();
     let stop = CancellationToken::new();
     let patience = Duration::from_secs(30);
-    let beaten = || tokio::time::timeout(patience, pulse.beaten());
+    let beaten = || tokio::time::timeout(patience, heartbeat.beaten());
     {
         // An agent that is not polled hangs.
         let _hangs = agent.run(stop.clone());
         assert!(beaten().await.is_err(), "it beats by itself");
     }
     let World { agent, .. } = World::new("").await;
-    let pulse = agent.setup.pulse.clone();
+    let heartbeat = agent.setup.heartbeat.clone();
     let beats = async {
         for _ in 0..9 {
-            let beaten = tokio::time::timeout(patience, pulse.beaten());
+            let beaten = tokio::time::timeout(patience, heartbeat.beaten());
             beaten.await.expect("three in each time of patience");
         }
         stop.cancel();
@@ -439,13 +439,18 @@ async fn k1_after_a_sleep_what_failed_before_is_forgotten_and_no_login_is_asked_
         holder: None,
     };
     let show = |world: &mut World, code| {
-        let outcome = &world.door("db").tunnel.outcome;
+        let outcome = &world.managed("db").tunnel.outcome;
         outcome.failed(Instant::now(), failed(code));
     };
     let later = async |world: &mut World| {
         advance(tick::LONGEST).await;
         world.agent.on_tick().await;
-        world.door("db").tunnel.outcome.trouble().map(|it| it.code)
+        world
+            .managed("db")
+            .tunnel
+            .outcome
+            .trouble()
+            .map(|it| it.code)
     };
     show(&mut world, Code::Tcp);
     assert_eq!(later(&mut world).await, Some(Code::Tcp), "a while awake");

@@ -13,13 +13,13 @@ pub(crate) const LONGEST: Duration = Duration::from_millis(1 << 15);
 
 /// Moments that come regularly since `origin`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Beat {
+pub(super) struct TickSchedule {
     origin: Instant,
     period: Duration,
 }
 
-impl Beat {
-    /// Often enough for whoever must hear a beat `within` some time. `origin`: just before the runtime was made.
+impl TickSchedule {
+    /// Often enough for whoever must hear a schedule `within` some time. `origin`: just before the runtime was made.
     pub(super) fn new(origin: Instant, within: Option<Duration>) -> Self {
         let within = within.unwrap_or(LONGEST).min(LONGEST).as_millis().max(1);
         let period = 1 << within.ilog2();
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn beats_lie_where_a_coarse_slot_begins_and_none_is_made_up_for() {
         let origin = Instant::now();
-        let beat = Beat::new(origin, None);
+        let schedule = TickSchedule::new(origin, None);
         for (now, due) in [
             (0, 32_768),
             (1, 32_768),
@@ -57,7 +57,11 @@ mod tests {
             // Late by hours.
             (100_000_001, 100_007_936),
         ] {
-            assert_eq!(beat.after(origin + now * MS), origin + due * MS, "{now}");
+            assert_eq!(
+                schedule.after(origin + now * MS),
+                origin + due * MS,
+                "{now}"
+            );
         }
     }
 
@@ -65,8 +69,8 @@ mod tests {
     fn a_watchdog_hears_in_time() {
         let origin = Instant::now();
         for (within, period) in [(33_000, 32_768), (30_000, 16_384), (500, 256), (1, 1)] {
-            let beat = Beat::new(origin, Some(within * MS));
-            assert_eq!(beat.after(origin), origin + period * MS, "{within}");
+            let schedule = TickSchedule::new(origin, Some(within * MS));
+            assert_eq!(schedule.after(origin), origin + period * MS, "{within}");
         }
     }
 }

@@ -28,14 +28,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::hang_up::Ahead;
+use super::hang_up::HangUpWatch;
 use crate::tunnel::{Caller, Stage, Tunnel};
 
 /// How long the two ends of a pair may take to find each other: others may fill the queue meanwhile.
 const PAIR: Duration = Duration::from_secs(10);
 
 /// A client that was told 101: what it sends from now on goes through `tunnel`.
-pub(super) struct Upgraded {
+pub struct Upgraded {
     pub(super) client: OnUpgrade,
     pub(super) tunnel: Arc<Tunnel>,
     /// What comes from the route goes to it in frames.
@@ -141,7 +141,7 @@ impl Notes {
 /// The socket below an upgraded connection, and what the client sent behind its request.
 fn unwrap(client: hyper::upgrade::Upgraded) -> io::Result<(Vec<u8>, Socket)> {
     let parts = client
-        .downcast::<TokioIo<Ahead<Socket>>>()
+        .downcast::<TokioIo<HangUpWatch<Socket>>>()
         .map_err(|_| io::Error::other("it is not a control socket"))?;
     let (socket, kept) = parts.io.into_inner().into_parts();
     Ok(([parts.read_buf.as_ref(), &kept].concat(), socket))

@@ -30,13 +30,13 @@ impl Endless {
 }
 
 /// A socket, and what was read of it that nobody has taken yet.
-pub(super) struct Ahead<S> {
+pub(super) struct HangUpWatch<S> {
     socket: S,
     endless: Endless,
     kept: BytesMut,
 }
 
-impl<S: AsyncRead + Unpin> Ahead<S> {
+impl<S: AsyncRead + Unpin> HangUpWatch<S> {
     pub(super) fn new(socket: S, endless: Endless) -> Self {
         let kept = BytesMut::new();
         Self {
@@ -71,7 +71,7 @@ impl<S: AsyncRead + Unpin> Ahead<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for HangUpWatch<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -88,7 +88,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
 }
 
 /// hyper flushes each time it is woken, with or without bytes to send: that is when is read ahead.
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HangUpWatch<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -132,7 +132,7 @@ mod tests {
     async fn what_was_read_ahead_is_not_lost_and_an_end_is_an_error_of_the_next_flush() {
         let (mut theirs, ours) = tokio::io::duplex(64);
         let endless = Endless::default();
-        let mut ahead = Ahead::new(ours, endless.clone());
+        let mut ahead = HangUpWatch::new(ours, endless.clone());
         theirs.write_all(b"one two").await.unwrap();
         ahead.flush().await.unwrap();
         assert!(
@@ -156,7 +156,7 @@ mod tests {
         let (mut theirs, ours) = tokio::io::duplex(4 * HEAD);
         let endless = Endless::default();
         endless.set(true);
-        let mut ahead = Ahead::new(ours, endless);
+        let mut ahead = HangUpWatch::new(ours, endless);
         theirs.write_all(&[b'x'; 3 * HEAD]).await.unwrap();
         assert!(ahead.flush().await.is_err());
         assert!(ahead.kept.len() < 2 * HEAD, "{}", ahead.kept.len());

@@ -6,12 +6,9 @@
 mod answer;
 mod body;
 mod connect;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
 mod guard;
 mod hang_up;
 mod query;
-mod reserve;
 mod routes;
 
 use std::{
@@ -22,10 +19,9 @@ use std::{
     time::Duration,
 };
 
-use connect::Upgraded;
+pub use connect::Upgraded;
 use control::{holder::Phase, socket::socket};
-use hang_up::{Ahead, Endless};
-use reserve::Reserve;
+use hang_up::{Endless, HangUpWatch};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -39,19 +35,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::{
-    admission::{Admission, Most, Place},
+    admission::{Admission, Capacity, Slot},
     agent::AgentHandle,
     env::Env,
     load::Reloads,
     lock::Marker,
     logging::Recent,
     restart::Restart,
-    system::{control_listener::Channel, errors, socket_activation::Handed},
+    system::{
+        control_listener::ControlListener, descriptor_reserve::Reserve, errors,
+        socket_activation::InheritedSockets,
+    },
 };
 
 /// How many clients may be connected at once. Whoever says nothing gives way to those who come, and whoever follows
 /// something takes no place of theirs.
-const CLIENTS: Most = Most {
+pub const CLIENTS: Capacity = Capacity {
     silent: 64,
     served: 192,
     following: 64,
@@ -64,6 +63,9 @@ const HEAD: usize = 16 << 10;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long to wait after a failed accept: it is for lack of descriptors, and they come back.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+
+/// As many clients are answered where there are no descriptors left.
+const RESERVE: usize = 4;
 
 /// What requests are answered from.
 pub struct Api {
@@ -84,7 +86,7 @@ pub struct Api {
     /// Lets it go on anew after that.
     pub restart: Restart,
     /// Keeps the listeners for that.
-    pub handed: Arc<Handed>,
+    pub inherited: Arc<InheritedSockets>,
     /// Says in the lock files that pomd ends.
     pub marker: Marker,
     /// It gives way to a pomd in the foreground.
@@ -92,11 +94,11 @@ pub struct Api {
 }
 
 /// Answers clients until `api.stop`, then lets answers under way end.
-pub async fn serve(api: Arc<Api>, bound: Channel) {
+pub async fn serve(api: Arc<Api>, bound: ControlListener) {
     let mut bound = Some(bound);
     let mut clients = JoinSet::new();
     let admission = Admission::new(CLIENTS);
-    let mut reserve = Reserve::new();
+    let mut reserve = Reserve::new(RESERVE);
     // Clients that were handed a route: they may stay for days, and do not count among those that ask.
     let mut carried = JoinSet::new();
     loop {
@@ -138,10 +140,10 @@ pub async fn serve(api: Arc<Api>, bound: Channel) {
         }
     }
     // Before the socket is gone: who does not find it looks at the locks.
-    if api.handed.keeps() {
+    if api.inherited.keeps() {
         api.marker.mark(Phase::Restarting);
-        let kept = bound.and_then(Channel::hand_on);
-        kept.into_iter().for_each(|it| api.handed.keep(it));
+        let kept = bound.and_then(ControlListener::hand_on);
+        kept.into_iter().for_each(|it| api.inherited.keep(it));
     } else {
         api.marker.mark(Phase::Ending);
         drop(bound);
@@ -151,15 +153,15 @@ pub async fn serve(api: Arc<Api>, bound: Channel) {
 }
 
 /// The next client; nobody comes to a socket that is not there.
-async fn accept(bound: Option<&Channel>) -> io::Result<Option<Stream>> {
+async fn accept(bound: Option<&ControlListener>) -> io::Result<Option<Stream>> {
     match bound {
         Some(it) => it.accept().await,
         None => std::future::pending().await,
     }
 }
 
-fn bind_again(path: &Path) -> Option<Channel> {
-    match Channel::bind_again(path) {
+fn bind_again(path: &Path) -> Option<ControlListener> {
+    match ControlListener::bind_again(path) {
         Ok(it) => {
             warn!("{} was gone; it is there again", path.display());
             Some(it)
@@ -173,27 +175,27 @@ fn bind_again(path: &Path) -> Option<Channel> {
 }
 
 /// Answers one client's requests; what is returned goes on with raw bytes.
-async fn serve_client(
+pub async fn serve_client(
     api: Arc<Api>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    place: Place,
+    slot: Slot,
 ) -> Option<Upgraded> {
-    let place = Arc::new(place);
+    let slot = Arc::new(slot);
     let stop = api.stop.clone();
     let (upgrades, mut upgraded) = mpsc::channel(1);
     let endless = Endless::default();
-    let stream = Ahead::new(stream, endless.clone());
-    let its_place = place.clone();
+    let stream = HangUpWatch::new(stream, endless.clone());
+    let its_slot = slot.clone();
     let service = service_fn(move |request| {
         let (api, upgrades, endless) = (api.clone(), upgrades.clone(), endless.clone());
-        let place = its_place.clone();
+        let slot = its_slot.clone();
         async move {
-            let answer = routes::answer(&api, request, &upgrades, &place).await;
+            let answer = routes::answer(&api, request, &upgrades, &slot).await;
             endless.set(answer::is_endless(&answer));
             if answer::is_endless(&answer) {
-                place.follows();
+                slot.follows();
             } else {
-                place.is_answered();
+                slot.is_answered();
             }
             Ok::<_, Infallible>(answer)
         }
@@ -207,7 +209,7 @@ async fn serve_client(
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Ok(ended),
-        () = place.given_away() => {
+        () = slot.evicted() => {
             debug!("a client of the control socket that said nothing made room for others");
             return None;
         }

@@ -23,7 +23,7 @@ use super::{
     query::{decode, parameter},
 };
 use crate::{
-    admission::Place,
+    admission::Slot,
     agent::{Refused, refusal},
     failpoints::Failpoint,
     logging::RecentReader,
@@ -36,11 +36,11 @@ pub(super) async fn answer(
     api: &Api,
     request: Request<Incoming>,
     upgrades: &mpsc::Sender<Upgraded>,
-    place: &Place,
+    slot: &Slot,
 ) -> Response<Body> {
     tokio::select! {
         biased;
-        answer = answer_whatever(api, request, upgrades, place) => answer,
+        answer = answer_whatever(api, request, upgrades, slot) => answer,
         () = api.stop.cancelled() => {
             answer::refused(&refusal(Code::Stopping, "pomd is stopping"))
         }
@@ -51,7 +51,7 @@ async fn answer_whatever(
     api: &Api,
     mut request: Request<Incoming>,
     upgrades: &mpsc::Sender<Upgraded>,
-    place: &Place,
+    slot: &Slot,
 ) -> Response<Body> {
     if let Err(error) = api.env.failpoints.check(Failpoint::Request) {
         let error = refusal(Code::Internal, error.to_string());
@@ -83,7 +83,7 @@ async fn answer_whatever(
         );
     }
     let query = request.uri().query().unwrap_or_default().to_owned();
-    if route == Route::Connect && place.is_served() {
+    if route == Route::Connect && slot.is_served() {
         let answer = connect(api, &query, &mut request, upgrades).await;
         return answer.unwrap_or_else(|error| answer::refused(&error));
     }
@@ -93,7 +93,7 @@ async fn answer_whatever(
             return answer::error(status, &refusal(Code::BadRequest, message));
         }
     };
-    if !place.is_served() {
+    if !slot.is_served() {
         let error = refusal(
             Code::BadRequest,
             "others needed the place before all was said",
@@ -361,8 +361,8 @@ async fn restart(api: &Api, force: bool) -> Result<wire::RestartAnswer, Refused>
         return Err(Box::new(refusal(Code::Stopping, "pomd is stopping")));
     }
     tracing::info!("asked to restart as pomd {version}");
-    api.restart.ask();
-    api.handed.begin_to_keep();
+    api.restart.request();
+    api.inherited.begin_to_keep();
     api.stop.cancel();
     Ok(wire::RestartAnswer {
         pid: status.pomd.pid,

@@ -6,11 +6,11 @@ use control::paths::Paths;
 use jiff::Timestamp;
 use pomd_core::config::{self, Config, Machine};
 
-use super::{Content, LastGood, judge, read};
+use super::{Content, LastGood, evaluate, read};
 use crate::{
     agent::{Broken, Loaded},
-    config_file::shown,
-    disk::Fs,
+    system::disk::Fs,
+    system::home::shown,
     system::users,
     upstream,
 };
@@ -37,7 +37,7 @@ pub async fn check(place: &Paths, fs: Arc<dyn Fs>, machine: &Machine, now: Times
     let had_text = LastGood::new(place, fs).is_there().await;
     let seen = read(place.config.clone()).await;
     let path = &place.config;
-    let config = match judge(&seen.content, path, had_text, Vec::new()) {
+    let config = match evaluate(&seen.content, path, had_text, Vec::new()) {
         Loaded::Broken(broken) => return Checked::Broken(broken),
         Loaded::Good(config, _) => config,
     };

@@ -17,7 +17,7 @@ use pomd_core::config::MOST_BYTES;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use crate::disk::{self, Fs, Opened, words};
+use crate::system::disk::{self, Fs, Opened, describe};
 
 const NAME: &str = "last-good.json";
 const ASIDE: &str = "last-good.json.broken";
@@ -142,7 +142,7 @@ impl LastGood {
                     self.unsaved = None;
                     continue;
                 }
-                Ok(Ok(Err(error))) => words(&error),
+                Ok(Ok(Err(error))) => describe(&error),
                 Ok(Err(panic)) => panic.to_string(),
                 Err(_) => {
                     self.writing = Some((what, writing));
@@ -196,7 +196,7 @@ impl OnDisk {
             Ok(Ok(kept)) => return Ok(kept),
             Ok(Err(why)) => why,
             // It may be whole: it stays where it is.
-            Err(error) => return Err(words(&error)),
+            Err(error) => return Err(describe(&error)),
         };
         let aside = self
             .fs
@@ -204,7 +204,7 @@ impl OnDisk {
             .and_then(|folder| self.fs.rename(&folder, NAME, ASIDE));
         Err(match aside {
             Ok(()) => format!("{why}; it is set aside as {ASIDE}"),
-            Err(error) => format!("{why}; it cannot be set aside: {}", words(&error)),
+            Err(error) => format!("{why}; it cannot be set aside: {}", describe(&error)),
         })
     }
 
@@ -267,7 +267,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::disk::Disk;
+    use crate::system::disk::Disk;
 
     fn place(folder: &Path, config: &str) -> Paths {
         Paths {

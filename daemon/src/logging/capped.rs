@@ -1,11 +1,13 @@
 //! A log file that never grows without end: when it is full it becomes `NAME.1`, and a new one is begun.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
+
+use crate::system::plain_file;
 
 /// How large one file may grow; two are kept.
 const MOST: u64 = 4 << 20;
@@ -60,15 +62,9 @@ impl CappedFile {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
+    // What a link leads to is not ours to append to.
+    let mut options = plain_file::private();
     options.create(true).append(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        // What a link leads to is not ours to append to.
-        let flags = rustix::fs::OFlags::NOFOLLOW;
-        options.mode(0o600).custom_flags(flags.bits().cast_signed());
-    }
     options.open(path)
 }
 

@@ -5,8 +5,6 @@
 //! way to be formatted.
 
 mod capped;
-#[cfg(target_os = "linux")]
-mod journal;
 mod lines;
 mod recent;
 
@@ -19,6 +17,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use crate::system::journal;
 use capped::CappedFile;
 use lines::Lines;
 pub use recent::{Recent, RecentReader};
@@ -79,10 +78,7 @@ pub fn filter(text: &str) -> Result<EnvFilter, LoggingError> {
 
 /// The command that shows this process's log, if its stderr leads to a journal. Then [`Sink::Journal`] is the right one.
 pub fn journal_command() -> Option<String> {
-    #[cfg(target_os = "linux")]
-    return journal::command();
-    #[cfg(not(target_os = "linux"))]
-    None
+    journal::command()
 }
 
 /// Starts logging for the whole process. Call once.
@@ -130,9 +126,5 @@ fn to_journal<S>() -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    #[cfg(target_os = "linux")]
-    if let Ok(layer) = journal::layer() {
-        return layer.boxed();
-    }
-    to_stderr()
+    journal::layer().unwrap_or_else(to_stderr)
 }

@@ -39,7 +39,7 @@ use super::{
     server::{LoginServer, LoginTarget, NotGood},
     source::{Attempt, PendingLogin, Source, Started},
 };
-use crate::admission::{Admission, Most, Place};
+use crate::admission::{Admission, Capacity, Slot};
 
 /// How long pages can be read after the login is over.
 const LINGER: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ const VISIT_LIMIT: Duration = Duration::from_secs(120);
 /// nothing.
 const HEAD_MOST: usize = 64 << 10;
 /// How many visits there may be at once; those that say nothing give way.
-const VISITS: Most = Most {
+const VISITS: Capacity = Capacity {
     silent: 16,
     served: 48,
     following: 0,
@@ -66,19 +66,27 @@ pub type PeerCheck = Arc<dyn Fn(&TcpStream, SocketAddr) -> bool + Send + Sync>;
 
 /// Logins in the person's browser.
 #[derive(Clone)]
-pub(super) struct Browser {
-    pub(super) cluster: Arc<LoginTarget>,
-    pub(super) server: Arc<dyn LoginServer>,
-    pub(super) peer_check: PeerCheck,
-    pub(super) opener: Arc<dyn Open>,
-    pub(super) choice: BrowserChoice,
+pub struct Browser {
+    /// What a login is made for.
+    pub cluster: Arc<LoginTarget>,
+    /// Asked for sign-in URLs, and whether a token is good.
+    pub server: Arc<dyn LoginServer>,
+    /// Decides who may use the login page.
+    pub peer_check: PeerCheck,
+    /// Shows links.
+    pub opener: Arc<dyn Open>,
+    /// The browser that the configuration names.
+    pub choice: BrowserChoice,
 }
 
 /// One login.
-pub(super) struct Job {
-    pub(super) browser: Browser,
-    pub(super) attempt: Attempt,
-    pub(super) endpoints: LoginEndpoints,
+pub struct Job {
+    /// The source that it is of.
+    pub browser: Browser,
+    /// The attempt that it serves.
+    pub attempt: Attempt,
+    /// Where it is reached.
+    pub endpoints: LoginEndpoints,
 }
 
 impl Source for Browser {
@@ -125,7 +133,7 @@ impl Source for Browser {
 }
 
 /// Speaks the server's side of HTTP on one connection.
-pub(super) async fn speak<F>(
+pub async fn speak<F>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     answer: impl Fn(Request<Incoming>) -> F,
 ) where
@@ -226,16 +234,16 @@ fn turn_away(job: &Job, stream: TcpStream, theirs: SocketAddr, count: u64) {
     }
 }
 
-async fn visit(job: Arc<Job>, stream: TcpStream, place: Place) {
+async fn visit(job: Arc<Job>, stream: TcpStream, slot: Slot) {
     let speaking = speak(stream, async |request| {
-        if !place.is_served() {
+        if !slot.is_served() {
             return callback::reply(StatusCode::REQUEST_TIMEOUT, None, None);
         }
         respond(&job, &request).await
     });
     tokio::select! {
         biased;
-        () = place.given_away() => {}
+        () = slot.evicted() => {}
         () = speaking => {}
     }
 }
@@ -247,7 +255,7 @@ impl Job {
 }
 
 /// Answers one request of a browser.
-pub(super) async fn respond<B>(job: &Job, request: &Request<B>) -> Response<Full<Bytes>> {
+pub async fn respond<B>(job: &Job, request: &Request<B>) -> Response<Full<Bytes>> {
     let (cluster, endpoints) = (job.cluster(), &job.endpoints);
     match (
         callback::classify(request, endpoints),

@@ -5,17 +5,15 @@
 //! the server. `store` keeps a token on disk, `error` says what went wrong. Knows logins, tokens and one cluster. Must not
 //! know tunnels, the relay or the configuration's syntax.
 
-mod browser;
+pub mod browser;
 pub mod core;
 pub mod error;
 #[cfg(test)]
 mod fakes;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
 mod handle;
 pub mod server;
-mod source;
-mod store;
+pub mod source;
+pub mod store;
 mod task;
 
 use std::{path::PathBuf, sync::Arc};

@@ -44,28 +44,32 @@ pub(super) enum Started {
 
 /// A login that waits for the person.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PendingLogin {
+pub struct PendingLogin {
     /// Opens it in a browser of this machine.
-    pub(super) link: String,
-    pub(super) port: u16,
+    pub link: String,
+    /// The loopback port that the link leads to.
+    pub port: u16,
     /// What a sign-in URL is minted for.
-    pub(super) redirect: String,
+    pub redirect: String,
     /// One that was minted a moment ago.
-    pub(super) sign_in_url: String,
+    pub sign_in_url: String,
 }
 
 /// One attempt, as its source holds it.
 #[derive(Clone)]
-pub(super) struct Attempt {
-    pub(super) id: u64,
-    pub(super) events: mpsc::Sender<Event>,
-    pub(super) verdict: Verdict,
+pub struct Attempt {
+    /// The number of the attempt.
+    pub id: u64,
+    /// Told what happens to it.
+    pub events: mpsc::Sender<Event>,
+    /// Whether and how it is over.
+    pub verdict: Verdict,
     /// Ends it at once.
-    pub(super) stop: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 /// What happened to an attempt.
-pub(super) enum Event {
+pub enum Event {
     /// It awaits a person.
     Opened(u64, PendingLogin),
     /// It has no token, and awaits nobody.
@@ -116,14 +120,14 @@ impl Attempt {
 
 /// Whether and how an attempt is over: decided once, by the session's task.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Verdict {
+pub struct Verdict {
     result: Arc<OnceLock<Option<Welcome>>>,
     decided: CancellationToken,
 }
 
 impl Verdict {
-    /// `None`: it ended without an answer.
-    pub(super) fn decide(&self, result: Option<Welcome>) {
+    /// Decides how the attempt is over; `None`: it ended without an answer.
+    pub fn decide(&self, result: Option<Welcome>) {
         let _ = self.result.set(result);
         self.decided.cancel();
     }

@@ -19,14 +19,14 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::core::Write;
-use crate::disk::{self, Folder, Fs, Opened, words};
+use crate::system::disk::{self, Folder, Fs, Opened, describe};
 
 /// The folder of the files, inside of the state folder.
 const FOLDER: &str = "tokens";
 /// Counts changes after which an older pomd cannot read the file.
 const VERSION: u32 = 1;
 /// The largest file that is read.
-pub(super) const FILE_MOST: usize = 64 << 10;
+pub const FILE_MOST: usize = 64 << 10;
 /// Longer names are cut and told apart by a hash; the system takes 255 bytes, and we put words around ours.
 const STEM_MOST: usize = 180;
 
@@ -41,10 +41,10 @@ pub(super) struct Store {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WriteError {
     /// The login is saved only in memory.
-    #[error("cannot save the login: {}", words(.0))]
+    #[error("cannot save the login: {}", describe(.0))]
     Save(io::Error),
     /// A login is saved that should not be.
-    #[error("cannot remove the saved login: {}", words(.0))]
+    #[error("cannot remove the saved login: {}", describe(.0))]
     Remove(io::Error),
 }
 
@@ -73,7 +73,10 @@ impl Store {
             Ok(folder) => folder,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                tracing::warn!("cannot open the folder of saved logins: {}", words(&error));
+                tracing::warn!(
+                    "cannot open the folder of saved logins: {}",
+                    describe(&error)
+                );
                 return None;
             }
         };
@@ -146,7 +149,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
                 // It may be whole: it stays where it is.
-                tracing::warn!("cannot read the saved login {name}: {}", words(&error));
+                tracing::warn!("cannot read the saved login {name}: {}", describe(&error));
                 return None;
             }
         };
@@ -157,7 +160,7 @@ impl Store {
             }
             Err(error) => tracing::warn!(
                 "the saved login {name} is unusable: {why}; it cannot be set aside: {}",
-                words(&error)
+                describe(&error)
             ),
         }
         None
@@ -176,7 +179,11 @@ impl Store {
     }
 }
 
-pub(super) fn encode(login: &Credential) -> io::Result<Zeroizing<Vec<u8>>> {
+/// Returns the text of the file that keeps this login.
+///
+/// # Errors
+/// The login cannot be written as JSON.
+pub fn encode(login: &Credential) -> io::Result<Zeroizing<Vec<u8>>> {
     let record = Record {
         version: VERSION,
         address: login.address.to_string().into(),
@@ -192,7 +199,11 @@ pub(super) fn encode(login: &Credential) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(res)
 }
 
-pub(super) fn decode(bytes: &[u8], address: &Address) -> Result<Credential, String> {
+/// Reads the text of a file that keeps a login at `address`.
+///
+/// # Errors
+/// It holds none; why, in words that quote nothing of it.
+pub fn decode(bytes: &[u8], address: &Address) -> Result<Credential, String> {
     if bytes.len() > FILE_MOST {
         return Err("it is too large".to_owned());
     }

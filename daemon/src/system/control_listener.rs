@@ -12,17 +12,17 @@ use interprocess::local_socket::{
 
 use super::{
     private_folder,
-    socket_activation::{Place, Socket},
+    socket_activation::{ListenAddress, Socket},
 };
 
 /// A control channel that is ours; what it leaves in the file system is removed when this is dropped.
-pub struct Channel {
+pub struct ControlListener {
     listener: Listener,
     #[cfg_attr(windows, expect(dead_code, reason = "there is nothing to remove"))]
     rest: imp::Rest,
 }
 
-impl Channel {
+impl ControlListener {
     /// Listens at `path`. A file that is there already is a dead daemon's: the caller holds the lock beside it, and
     /// where there can be none, nobody listens.
     pub fn bind(path: PathBuf) -> io::Result<Self> {
@@ -39,7 +39,7 @@ impl Channel {
     /// Goes on listening on what an earlier life of this process bound at `path`; anew where that is nothing, or somebody
     /// else's file lies there now.
     pub fn bind_or_inherit(path: PathBuf, inherited: Option<Socket>) -> io::Result<Self> {
-        let inherited = inherited.filter(|it| it.address == Place::Unix(path.clone()));
+        let inherited = inherited.filter(|it| it.address == ListenAddress::Unix(path.clone()));
         match inherited.and_then(|it| imp::inherited(it.listener)) {
             Some(listener) if path.exists() => Ok(Self {
                 listener,
@@ -67,6 +67,11 @@ impl Channel {
         let stream = self.listener.accept().await?;
         Ok(imp::is_owner(&stream).then_some(stream))
     }
+}
+
+/// Whether something lies at `path` in the file system. A named pipe is always there while somebody listens.
+pub fn is_there(path: &Path) -> bool {
+    cfg!(windows) || std::fs::symlink_metadata(path).is_ok()
 }
 
 #[cfg(unix)]
@@ -102,14 +107,14 @@ mod imp {
         Some(Listener::UdSocket(listener))
     }
 
-    pub(super) fn hand_on(channel: Channel) -> Option<Socket> {
-        let Channel { listener, mut rest } = channel;
+    pub(super) fn hand_on(channel: ControlListener) -> Option<Socket> {
+        let ControlListener { listener, mut rest } = channel;
         let Listener::UdSocket(listener) = listener;
         let descriptor = OwnedFd::try_from(listener).ok()?;
         let path = rest.0.take()?;
         Some(Socket {
             name: String::new(),
-            address: Place::Unix(path),
+            address: ListenAddress::Unix(path),
             listener: socket_activation::Listener::Unix(descriptor.into()),
         })
     }
@@ -178,7 +183,7 @@ mod imp {
         None
     }
 
-    pub(super) fn hand_on(_: Channel) -> Option<Socket> {
+    pub(super) fn hand_on(_: ControlListener) -> Option<Socket> {
         None
     }
 
@@ -215,17 +220,19 @@ mod tests {
     async fn a_client_of_ours_comes_in_and_nothing_is_left_behind() {
         let folder = tempfile::tempdir().unwrap();
         let path = socket_of(folder.path());
-        let channel = Channel::bind(path.clone()).unwrap();
+        let channel = ControlListener::bind(path.clone()).unwrap();
         let (client, accepted) = tokio::join!(control::socket::connect(&path), channel.accept());
         let client = client.unwrap();
         assert!(accepted.unwrap().is_some());
         assert_eq!(control::socket::stranger(&client).unwrap(), None);
         // A lock may have been refused: who lives is not replaced.
-        let second = Channel::bind(path.clone()).err().map(|it| it.kind());
+        let second = ControlListener::bind(path.clone())
+            .err()
+            .map(|it| it.kind());
         assert_eq!(second, Some(io::ErrorKind::AddrInUse));
         drop((client, channel));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         // The name is free again.
-        Channel::bind(path).unwrap();
+        ControlListener::bind(path).unwrap();
     }
 }

@@ -26,9 +26,9 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// Makes the process that `heir` becomes the receiver. Call right before it does.
-    pub fn give(&self, heir: &mut Command) -> std::io::Result<()> {
-        imp::give(self, heir)
+    /// Makes the process that `successor` becomes the receiver. Call right before it does.
+    pub fn give(&self, successor: &mut Command) -> std::io::Result<()> {
+        imp::give(self, successor)
     }
 
     /// What the life before this one left; `None`: this is the first life, or nothing was left. What turns out not to be what
@@ -37,9 +37,9 @@ impl Handover {
         imp::take()
     }
 
-    /// Lets `heir` know of none.
-    pub fn give_nothing(heir: &mut Command) {
-        heir.env_remove(HANDOVER);
+    /// Lets `successor` know of none.
+    pub fn give_nothing(successor: &mut Command) {
+        successor.env_remove(HANDOVER);
     }
 }
 
@@ -68,7 +68,7 @@ mod imp {
     };
     use serde::{Deserialize, Serialize};
 
-    use super::{super::socket_activation::Place, *};
+    use super::{super::socket_activation::ListenAddress, *};
 
     /// How many descriptors travel in one message; systems take 253.
     const TOGETHER: usize = 200;
@@ -90,7 +90,7 @@ mod imp {
         Unix(PathBuf),
     }
 
-    pub(super) fn give(handover: &Handover, heir: &mut Command) -> io::Result<()> {
+    pub(super) fn give(handover: &Handover, successor: &mut Command) -> io::Result<()> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut items = Vec::new();
@@ -110,9 +110,9 @@ mod imp {
                 .as_ref()
                 .is_some_and(|it| std::ptr::eq(it, socket));
             items.push(match &socket.address {
-                Place::Tcp(address) => Item::Tcp(*address),
-                Place::Unix(path) if is_control => Item::Control(path.clone()),
-                Place::Unix(path) => Item::Unix(path.clone()),
+                ListenAddress::Tcp(address) => Item::Tcp(*address),
+                ListenAddress::Unix(path) if is_control => Item::Control(path.clone()),
+                ListenAddress::Unix(path) => Item::Unix(path.clone()),
             });
             descriptors.push(socket.descriptor()?);
         }
@@ -127,7 +127,8 @@ mod imp {
             let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
             send(&ours, &some)?;
         }
-        heir.stdin(Stdio::from(OwnedFd::from(theirs)))
+        successor
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
             .env(HANDOVER, std::process::id().to_string());
         Ok(())
     }
@@ -199,14 +200,14 @@ mod imp {
                 // Whether it is locked, and the right one, is found out where it is used.
                 Item::Lock(path) => res.locks.push((path, descriptor.into())),
                 Item::Control(path) => {
-                    res.control = Socket::inherited(descriptor, Place::Unix(path));
+                    res.control = Socket::inherited(descriptor, ListenAddress::Unix(path));
                 }
                 Item::Tcp(address) => res
                     .tunnels
-                    .extend(Socket::inherited(descriptor, Place::Tcp(address))),
+                    .extend(Socket::inherited(descriptor, ListenAddress::Tcp(address))),
                 Item::Unix(path) => res
                     .tunnels
-                    .extend(Socket::inherited(descriptor, Place::Unix(path))),
+                    .extend(Socket::inherited(descriptor, ListenAddress::Unix(path))),
             }
         }
         Some(res)

@@ -12,10 +12,10 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// Something that a service manager wants to hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Word {
+pub enum Notification {
     /// Every listener is bound; what is shown to people.
     Ready(String),
-    /// The configuration is read again, or pomd is about to become itself anew. [`Word::Running`] ends it.
+    /// The configuration is read again, or pomd is about to become itself anew. [`Notification::Running`] ends it.
     Reloading,
     /// What was reloaded is in force.
     Running,
@@ -53,13 +53,13 @@ impl Service {
         self.0.is_some()
     }
 
-    /// How long it waits for [`Word::Alive`] before it takes pomd for hung; `None`: for ever.
+    /// How long it waits for [`Notification::Alive`] before it takes pomd for hung; `None`: for ever.
     pub fn watchdog(&self) -> Option<Duration> {
         self.0.as_ref().and_then(|_| imp::watchdog())
     }
 
     /// Tells it.
-    pub async fn say(&self, word: Word) {
+    pub async fn notify(&self, word: Notification) {
         let Some(line) = &self.0 else {
             return;
         };
@@ -83,12 +83,12 @@ impl Service {
 
 /// The sign of life of one task: it beats, and whoever waits for beats passes them on.
 #[derive(Clone, Debug, Default)]
-pub struct Pulse {
+pub struct Heartbeat {
     every: Option<Duration>,
     beats: Arc<Notify>,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// Three times within each `watchdog`, so that one late beat does no harm.
     pub fn for_watchdog(watchdog: Option<Duration>) -> Self {
         Self {
@@ -119,7 +119,7 @@ mod imp {
 
     use sd_notify::NotifyState;
 
-    use super::Word;
+    use super::Notification;
 
     pub(super) fn is_there() -> bool {
         env::var_os("NOTIFY_SOCKET").is_some_and(|it| !it.is_empty())
@@ -129,18 +129,18 @@ mod imp {
         sd_notify::watchdog_enabled().filter(|it| !it.is_zero())
     }
 
-    pub(super) fn tell(word: &Word) -> io::Result<()> {
+    pub(super) fn tell(word: &Notification) -> io::Result<()> {
         match word {
-            Word::Ready(status) => {
+            Notification::Ready(status) => {
                 sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(status)])
             }
-            Word::Reloading => {
+            Notification::Reloading => {
                 sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?])
             }
-            Word::Running => sd_notify::notify(&[NotifyState::Ready]),
-            Word::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
-            Word::Status(status) => sd_notify::notify(&[NotifyState::Status(status)]),
-            Word::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
+            Notification::Running => sd_notify::notify(&[NotifyState::Ready]),
+            Notification::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+            Notification::Status(status) => sd_notify::notify(&[NotifyState::Status(status)]),
+            Notification::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
         }
     }
 }
@@ -150,7 +150,7 @@ mod imp {
 mod imp {
     use std::{io, time::Duration};
 
-    use super::Word;
+    use super::Notification;
 
     pub(super) fn is_there() -> bool {
         false
@@ -160,7 +160,7 @@ mod imp {
         None
     }
 
-    pub(super) fn tell(_: &Word) -> io::Result<()> {
+    pub(super) fn tell(_: &Notification) -> io::Result<()> {
         Ok(())
     }
 }
@@ -171,9 +171,9 @@ mod tests {
 
     #[test]
     fn three_beats_fit_into_the_patience_of_a_watchdog() {
-        let pulse = Pulse::for_watchdog(Some(Duration::from_secs(90)));
-        assert_eq!(pulse.every(), Some(Duration::from_secs(30)));
-        assert_eq!(Pulse::for_watchdog(None).every(), None);
+        let heartbeat = Heartbeat::for_watchdog(Some(Duration::from_secs(90)));
+        assert_eq!(heartbeat.every(), Some(Duration::from_secs(30)));
+        assert_eq!(Heartbeat::for_watchdog(None).every(), None);
     }
 
     #[tokio::test]
@@ -181,7 +181,7 @@ mod tests {
         let service = Service::none();
         assert!(!service.is_there());
         assert_eq!(service.watchdog(), None);
-        service.say(Word::Stopping).await;
+        service.notify(Notification::Stopping).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -190,7 +190,7 @@ mod tests {
         let _hangs = line.busy.clone().lock_owned().await;
         let service = Service(Some(line));
         let start = tokio::time::Instant::now();
-        service.say(Word::Alive).await;
+        service.notify(Notification::Alive).await;
         assert_eq!(start.elapsed(), LIMIT);
     }
 }

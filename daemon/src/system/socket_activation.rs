@@ -11,9 +11,11 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use super::unix_socket::StdUnixListener;
+
 /// Everything that was handed over.
 #[derive(Debug, Default)]
-pub struct Handed {
+pub struct InheritedSockets {
     sockets: Vec<Socket>,
     problems: Vec<String>,
     /// The names of all descriptors, usable or not, in their order.
@@ -31,14 +33,14 @@ pub struct Socket {
     /// What the manager calls it (`FileDescriptorName=`); by default the name of the unit.
     pub name: String,
     /// Where it listens.
-    pub address: Place,
+    pub address: ListenAddress,
     /// The socket itself.
     pub listener: Listener,
 }
 
 /// Where a socket listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ListenAddress {
     /// On a port.
     Tcp(SocketAddr),
     /// In the file system.
@@ -51,11 +53,10 @@ pub enum Listener {
     /// On a port.
     Tcp(std::net::TcpListener),
     /// In the file system.
-    #[cfg(unix)]
-    Unix(std::os::unix::net::UnixListener),
+    Unix(StdUnixListener),
 }
 
-impl Handed {
+impl InheritedSockets {
     /// The sockets that listen.
     pub fn sockets(&self) -> &[Socket] {
         &self.sockets
@@ -73,14 +74,14 @@ impl Handed {
     }
 
     /// The socket that the life before had bound at exactly this address: the caller's from now on.
-    pub fn take_inherited(&self, address: &Place) -> Option<Listener> {
+    pub fn take_inherited(&self, address: &ListenAddress) -> Option<Listener> {
         let mut inherited = lock(&self.inherited);
         let at = inherited.iter().position(|it| it.address == *address)?;
         Some(inherited.swap_remove(at).listener)
     }
 
     /// Closes what nobody took. Returns where that listened.
-    pub fn close_inherited(&self) -> Vec<Place> {
+    pub fn close_inherited(&self) -> Vec<ListenAddress> {
         let rest = std::mem::take(&mut *lock(&self.inherited));
         let closed = rest.into_iter().map(|it| {
             it.remove_file();
@@ -89,7 +90,7 @@ impl Handed {
         closed.collect()
     }
 
-    /// From now on [`Handed::keep`] keeps.
+    /// From now on [`InheritedSockets::keep`] keeps.
     pub fn begin_to_keep(&self) {
         lock(&self.kept).get_or_insert_default();
     }
@@ -120,14 +121,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Socket {
     /// Removes the file of one in the file system, which nobody will listen behind any more.
     pub fn remove_file(&self) {
-        if let Place::Unix(path) = &self.address {
+        if let ListenAddress::Unix(path) = &self.address {
             // Nothing to do about a file that cannot be removed: the next one who binds replaces it.
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(it) => it.fmt(f),
@@ -137,10 +138,15 @@ impl fmt::Display for Place {
 }
 
 #[cfg(not(unix))]
-impl Handed {
-    /// Nothing is handed over on this system.
+impl InheritedSockets {
+    /// Returns nothing: no service manager hands sockets over on this system.
     pub fn take() -> Self {
         Self::default()
+    }
+
+    /// Has nothing to pass on.
+    pub fn pass_on(&self, _: &mut std::process::Command) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -155,7 +161,7 @@ mod imp {
     use listenfd::ListenFd;
     use rustix::io::{FdFlags, fcntl_setfd};
 
-    use super::{Handed, Listener, Place, Socket};
+    use super::{InheritedSockets, ListenAddress, Listener, Socket};
 
     const PID: &str = "LISTEN_PID";
     const COUNT: &str = "LISTEN_FDS";
@@ -165,7 +171,7 @@ mod imp {
     /// More is no service manager's doing.
     const MOST: usize = 1024;
 
-    impl Handed {
+    impl InheritedSockets {
         /// Takes what the environment names, and out of the environment: children are not to take it for theirs. Call
         /// it before anything is opened, which could be taken for a descriptor that is missing.
         pub fn take() -> Self {
@@ -207,8 +213,8 @@ mod imp {
             res
         }
 
-        /// Lets the heir of this process have all of them, under the same numbers and names.
-        pub fn pass_on(&self, heir: &mut Command) -> io::Result<()> {
+        /// Lets the successor of this process have all of them, under the same numbers and names.
+        pub fn pass_on(&self, successor: &mut Command) -> io::Result<()> {
             if self.names.is_empty() {
                 return Ok(());
             }
@@ -218,7 +224,8 @@ mod imp {
                     Listener::Unix(it) => fcntl_setfd(it.as_fd(), FdFlags::empty())?,
                 }
             }
-            heir.env(PID, std::process::id().to_string())
+            successor
+                .env(PID, std::process::id().to_string())
                 .env(COUNT, self.names.len().to_string())
                 .env(NAMES, self.names.join(":"));
             Ok(())
@@ -227,10 +234,10 @@ mod imp {
 
     impl Socket {
         /// One that an earlier life bound at `address`; `None` if it is not what it is said to be.
-        pub fn inherited(descriptor: OwnedFd, address: Place) -> Option<Self> {
+        pub fn inherited(descriptor: OwnedFd, address: ListenAddress) -> Option<Self> {
             let listener = match address {
-                Place::Tcp(_) => Listener::Tcp(descriptor.into()),
-                Place::Unix(_) => Listener::Unix(descriptor.into()),
+                ListenAddress::Tcp(_) => Listener::Tcp(descriptor.into()),
+                ListenAddress::Unix(_) => Listener::Unix(descriptor.into()),
             };
             let socket = judged(listener, "").ok()?;
             (socket.address == address).then_some(socket)
@@ -282,11 +289,11 @@ mod imp {
         }
         set.map_err(|_| GONE)?;
         let address = match &listener {
-            Listener::Tcp(it) => Place::Tcp(it.local_addr().map_err(|_| GONE)?),
+            Listener::Tcp(it) => ListenAddress::Tcp(it.local_addr().map_err(|_| GONE)?),
             Listener::Unix(it) => {
                 let address = it.local_addr().map_err(|_| GONE)?;
                 let path = address.as_pathname().ok_or("it listens on no path")?;
-                Place::Unix(path.to_owned())
+                ListenAddress::Unix(path.to_owned())
             }
         };
         Ok(Socket {

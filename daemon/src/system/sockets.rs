@@ -10,6 +10,34 @@ pub use imp::{Sockets, connected, on_port, progress};
 #[cfg(target_os = "linux")]
 pub use super::sock_diag::{LISTEN, Progress, Row, canonical};
 
+/// Lets a listener be bound beside our own connections that ended or live on; it never allows two listeners there. On
+/// Windows it would, and a second one could take the port from us, so that there the default stands, which refuses ports
+/// in use; SO_EXCLUSIVEADDRUSE, which would also keep later takers off, needs `unsafe`.
+pub fn reuse_address(socket: &socket2::Socket) -> std::io::Result<()> {
+    if cfg!(windows) {
+        return Ok(());
+    }
+    socket.set_reuse_address(true)
+}
+
+/// Waits until nothing that was written to `socket` is unsent. Over loopback, what was sent has been received.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub async fn all_sent(socket: &TcpStream) -> std::io::Result<()> {
+    use std::os::fd::AsFd;
+    // With this limit a socket counts as writable only when nothing waits to be sent.
+    socket2::SockRef::from(socket).set_tcp_notsent_lowat(1)?;
+    // A second registration, as the first remembers an older answer.
+    let again = std::net::TcpStream::from(socket.as_fd().try_clone_to_owned()?);
+    TcpStream::from_std(again)?.writable().await
+}
+
+/// Waits until the socket takes more: other systems do not tell what is unsent. What was written may be lost by a reset,
+/// and the reset tells that it was.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub async fn all_sent(socket: &TcpStream) -> std::io::Result<()> {
+    socket.writable().await
+}
+
 /// How far what was written to `socket` came; `None` where the system cannot tell, or has closed the connection.
 pub fn progress_of(socket: &TcpStream) -> Option<Progress> {
     let (local, remote) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
@@ -42,16 +70,16 @@ mod imp {
 
     /// A way to ask, kept open: a question must not need a new descriptor when there is none left.
     #[derive(Debug)]
-    pub struct Sockets(Way);
+    pub struct Sockets(Method);
 
     #[derive(Debug)]
-    enum Way {
-        Diagnosis(Mutex<Channel>),
+    enum Method {
+        Diagnosis(Mutex<NetlinkSocket>),
         Files,
     }
 
     #[derive(Debug)]
-    struct Channel {
+    struct NetlinkSocket {
         socket: OwnedFd,
         sequence: u32,
     }
@@ -65,16 +93,16 @@ mod imp {
         /// The ways that might work here, best first; only a try shows whether they do.
         pub fn ways() -> impl Iterator<Item = Self> {
             let diagnosis = || {
-                Channel::open()
+                NetlinkSocket::open()
                     .ok()
-                    .map(|it| Way::Diagnosis(Mutex::new(it)))
+                    .map(|it| Method::Diagnosis(Mutex::new(it)))
             };
             let files = || {
                 std::path::Path::new("/proc/net/tcp")
                     .exists()
-                    .then_some(Way::Files)
+                    .then_some(Method::Files)
             };
-            let ways: [&dyn Fn() -> Option<Way>; 2] = [&diagnosis, &files];
+            let ways: [&dyn Fn() -> Option<Method>; 2] = [&diagnosis, &files];
             ways.map(|it| it()).into_iter().flatten().map(Self)
         }
 
@@ -82,11 +110,11 @@ mod imp {
         pub fn connected(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Row>> {
             match &self.0 {
                 // Held for one question, which the kernel answers within the call.
-                Way::Diagnosis(channel) => channel
+                Method::Diagnosis(channel) => channel
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .connected(local, remote),
-                Way::Files => {
+                Method::Files => {
                     let asked = (sock_diag::canonical(local), sock_diag::canonical(remote));
                     Ok(files()?.find(|it| {
                         // Rows that linger stand beside the live one of a port in use again.
@@ -99,7 +127,7 @@ mod imp {
 
     /// All TCP sockets at `port`, of any state.
     pub fn on_port(port: u16) -> io::Result<Vec<Row>> {
-        let listed = Channel::open().and_then(|mut channel| {
+        let listed = NetlinkSocket::open().and_then(|mut channel| {
             let mut res = channel.on_port(false, port)?;
             // A kernel without IPv6 does not know the question.
             res.extend(channel.on_port(true, port).unwrap_or_default());
@@ -114,7 +142,7 @@ mod imp {
         }
     }
 
-    thread_local!(static CHANNEL: RefCell<Option<Channel>> = const { RefCell::new(None) });
+    thread_local!(static NETLINK: RefCell<Option<NetlinkSocket>> = const { RefCell::new(None) });
 
     /// The socket at `local` that talks to `remote`, if there is one. Asks in the first of the [`Sockets`]'s ways only.
     pub fn connected(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Row>> {
@@ -127,11 +155,11 @@ mod imp {
     }
 
     /// Asks on this thread's channel; one that failed is not used again.
-    fn ask<T>(question: impl FnOnce(&mut Channel) -> io::Result<T>) -> io::Result<T> {
-        CHANNEL.with_borrow_mut(|kept| {
+    fn ask<T>(question: impl FnOnce(&mut NetlinkSocket) -> io::Result<T>) -> io::Result<T> {
+        NETLINK.with_borrow_mut(|kept| {
             let mut channel = match kept.take() {
                 Some(it) => it,
-                None => Channel::open()?,
+                None => NetlinkSocket::open()?,
             };
             let answer = question(&mut channel)?;
             *kept = Some(channel);
@@ -139,7 +167,7 @@ mod imp {
         })
     }
 
-    impl Channel {
+    impl NetlinkSocket {
         fn open() -> io::Result<Self> {
             let socket = rustix::net::socket_with(
                 AddressFamily::NETLINK,

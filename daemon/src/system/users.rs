@@ -1,4 +1,6 @@
-//! Users by name.
+//! Users by name and number.
+
+use std::net::TcpStream;
 
 /// The numeric id of the user `name`: from the user database, as the system keeps it. Waits at most some seconds.
 pub fn uid(name: &str) -> Option<u32> {
@@ -12,6 +14,21 @@ pub fn uid(name: &str) -> Option<u32> {
 pub fn unknown(users: &[String]) -> Vec<String> {
     let is_known = |it: &&String| it.parse::<u32>().is_ok() || uid(it).is_some();
     users.iter().filter(|it| !is_known(it)).cloned().collect()
+}
+
+/// Returns the numeric id of the user who runs this process, where the system has such numbers.
+pub fn own_uid() -> Option<u32> {
+    imp::own_uid()
+}
+
+/// Whether `uid` is that of the user who runs this process.
+pub fn is_own(uid: u32) -> bool {
+    own_uid() == Some(uid)
+}
+
+/// Returns the owner of a socket, who is not root: root gives it away first.
+pub fn give_away_if_root(socket: &TcpStream) -> Option<u32> {
+    imp::give_away_if_root(socket)
 }
 
 /// What may stand as an argument and in a line of the user database.
@@ -34,11 +51,31 @@ fn uid_in(passwd: &str, name: &str) -> Option<u32> {
 mod imp {
     use std::{
         io::Read,
+        net::TcpStream,
         process::{Command, Stdio},
         time::{Duration, Instant},
     };
 
     const LIMIT: Duration = Duration::from_secs(3);
+
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "other systems have no such number"
+    )]
+    pub(super) fn own_uid() -> Option<u32> {
+        Some(rustix::process::geteuid().as_raw())
+    }
+
+    pub(super) fn give_away_if_root(socket: &TcpStream) -> Option<u32> {
+        const STRANGER: u32 = 65_534;
+        let me = own_uid()?;
+        if me != 0 {
+            return Some(me);
+        }
+        let stranger = rustix::fs::Uid::from_raw(STRANGER);
+        rustix::fs::fchown(socket, Some(stranger), None).ok()?;
+        Some(STRANGER)
+    }
 
     pub(super) fn uid(name: &str) -> Option<u32> {
         let file = std::fs::read("/etc/passwd").unwrap_or_default();
@@ -88,6 +125,14 @@ mod imp {
 
 #[cfg(not(unix))]
 mod imp {
+    pub(super) fn own_uid() -> Option<u32> {
+        None
+    }
+
+    pub(super) fn give_away_if_root(_: &std::net::TcpStream) -> Option<u32> {
+        None
+    }
+
     pub(super) fn uid(_: &str) -> Option<u32> {
         None
     }

@@ -1,8 +1,8 @@
 //! The accept loop: who comes in, who is turned away, and what to do when there is no descriptor left.
 //!
-//! Knows listeners and a [`Door`]. Must not know what happens to a connection that came in.
+//! Knows listeners and a [`AcceptHandler`]. Must not know what happens to a connection that came in.
 
-use std::{fs::File, future::poll_fn, io, task::Poll, time::Duration};
+use std::{future::poll_fn, io, task::Poll, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -11,18 +11,21 @@ use tokio_util::sync::CancellationToken;
 use super::{
     bind::Listener,
     local::{Ends, Local},
-    peer::Verdict,
+    peer::PeerVerdict,
 };
-use crate::system::errors::{self, AcceptTrouble};
+use crate::system::{
+    descriptor_reserve::Reserve,
+    errors::{self, AcceptTrouble},
+};
 
 /// What the accept loop needs to know, and whom it tells.
-pub(super) trait Door {
+pub(super) trait AcceptHandler {
     /// May fail as an accept does.
     fn try_to_accept(&mut self) -> io::Result<()> {
         Ok(())
     }
     /// Judges a connection before anything else.
-    fn judge(&mut self, local: &Local, ends: Ends) -> Verdict;
+    fn check_peer(&mut self, local: &Local, ends: Ends) -> PeerVerdict;
     /// A connection that may come in.
     fn enter(&mut self, local: Local, ends: Ends);
     /// A connection was turned away.
@@ -53,7 +56,7 @@ const PATIENCE: u32 = 16;
 
 /// Accepts until `stop`. `Err`: a listener is broken.
 pub(super) async fn accept(
-    door: &mut impl Door,
+    handler: &mut impl AcceptHandler,
     listeners: &[Listener],
     stop: &CancellationToken,
 ) -> io::Result<()> {
@@ -61,9 +64,9 @@ pub(super) async fn accept(
     let mut failures = 0_u32;
     // Since when, or since the connections that waited were reset.
     let mut exhausted: Option<Instant> = None;
-    let mut spare = Spare::new();
+    let mut reserve = Reserve::new(1);
     loop {
-        let accepted = match door.try_to_accept() {
+        let accepted = match handler.try_to_accept() {
             Ok(()) => tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -71,7 +74,7 @@ pub(super) async fn accept(
                 // Nobody waits, and there was a descriptor to find that out with.
                 () = std::future::ready(()), if exhausted.is_some() => {
                     exhausted = None;
-                    door.relieved();
+                    handler.relieved();
                     continue;
                 }
             },
@@ -81,9 +84,9 @@ pub(super) async fn accept(
             Ok((local, ends)) => {
                 failures = 0;
                 if exhausted.take().is_some() {
-                    door.relieved();
+                    handler.relieved();
                 }
-                receive(door, local, ends);
+                receive(handler, local, ends);
                 continue;
             }
             Err(error) => error,
@@ -97,16 +100,16 @@ pub(super) async fn accept(
                 None => {
                     exhausted = Some(Instant::now());
                     failures = 1;
-                    door.exhausted(&error);
+                    handler.exhausted(&error);
                 }
                 Some(since) if since.elapsed() >= GIVE_UP => {
                     exhausted = Some(Instant::now());
-                    match reset_waiting(listeners, &mut turn, &mut spare) {
+                    match reset_waiting(listeners, &mut turn, &mut reserve) {
                         0 => {}
-                        count => door.gave_up(count),
+                        count => handler.gave_up(count),
                     }
                 }
-                Some(_) => door.still_exhausted(),
+                Some(_) => handler.still_exhausted(),
             },
         }
         let pause = PAUSES[PAUSES.len().min(failures as usize) - 1];
@@ -118,56 +121,33 @@ pub(super) async fn accept(
 }
 
 /// Resets the connections that wait, one after the other by the one descriptor that was kept for this. Returns how many.
-fn reset_waiting(listeners: &[Listener], turn: &mut usize, spare: &mut Spare) -> usize {
+fn reset_waiting(listeners: &[Listener], turn: &mut usize, reserve: &mut Reserve) -> usize {
     let mut count = 0;
     while count < QUEUE {
-        spare.give_up();
+        reserve.spend();
         let accepted = next(listeners, turn).now_or_never();
         let Some(Ok((local, _))) = accepted else {
             break;
         };
         local.reset();
-        spare.take_back();
+        reserve.refill();
         count += 1;
     }
-    spare.take_back();
+    reserve.refill();
     count
 }
 
-/// A descriptor that is there when no other is.
-struct Spare(Option<File>);
-
-impl Spare {
-    fn new() -> Self {
-        let mut res = Self(None);
-        res.take_back();
-        res
-    }
-
-    fn give_up(&mut self) {
-        self.0 = None;
-    }
-
-    /// Fails where somebody else was quicker; the next time it may be had again.
-    fn take_back(&mut self) {
-        #[cfg(unix)]
-        if self.0.is_none() {
-            self.0 = File::open("/dev/null").ok();
-        }
-    }
-}
-
-fn receive(door: &mut impl Door, local: Local, ends: Option<Ends>) {
+fn receive(handler: &mut impl AcceptHandler, local: Local, ends: Option<Ends>) {
     // The system names no ends only if the connection is gone.
     let Some(ends) = ends else {
         return;
     };
-    match door.judge(&local, ends) {
-        Verdict::Welcome => door.enter(local, ends),
-        Verdict::TurnAway { uid } => {
+    match handler.check_peer(&local, ends) {
+        PeerVerdict::Welcome => handler.enter(local, ends),
+        PeerVerdict::TurnAway { uid } => {
             // The other side sees an error and no empty answer.
             local.reset();
-            door.turned_away(uid);
+            handler.turned_away(uid);
         }
     }
 }
@@ -258,12 +238,12 @@ mod tests {
 
     struct Fake {
         seen: Seen,
-        verdict: fn(Ends) -> Verdict,
+        verdict: fn(Ends) -> PeerVerdict,
         kept: Vec<Local>,
     }
 
-    impl Door for Fake {
-        fn judge(&mut self, _: &Local, ends: Ends) -> Verdict {
+    impl AcceptHandler for Fake {
+        fn check_peer(&mut self, _: &Local, ends: Ends) -> PeerVerdict {
             (self.verdict)(ends)
         }
         fn enter(&mut self, local: Local, _: Ends) {
@@ -284,14 +264,14 @@ mod tests {
         }
     }
 
-    struct House {
+    struct Listening {
         seen: Seen,
         stop: CancellationToken,
         addresses: Vec<SocketAddr>,
         task: tokio::task::JoinSet<io::Result<()>>,
     }
 
-    async fn house(verdict: fn(Ends) -> Verdict, listeners: usize) -> House {
+    async fn listening(verdict: fn(Ends) -> PeerVerdict, listeners: usize) -> Listening {
         let mut all = Vec::new();
         for _ in 0..listeners {
             all.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
@@ -299,15 +279,15 @@ mod tests {
         let addresses = all.iter().map(|it| it.local_addr().unwrap()).collect();
         let all: Vec<Listener> = all.into_iter().map(Listener::Tcp).collect();
         let (seen, stop) = (Seen::default(), CancellationToken::new());
-        let mut door = Fake {
+        let mut handler = Fake {
             seen: seen.clone(),
             verdict,
             kept: Vec::new(),
         };
         let mut task = tokio::task::JoinSet::new();
         let stopped = stop.clone();
-        task.spawn(async move { accept(&mut door, &all, &stopped).await });
-        House {
+        task.spawn(async move { accept(&mut handler, &all, &stopped).await });
+        Listening {
             seen,
             stop,
             addresses,
@@ -317,31 +297,34 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_is_turned_away_gets_a_reset_and_never_enters() {
-        let mut house = house(|_| Verdict::TurnAway { uid: Some(7) }, 1).await;
+        let mut listening = listening(|_| PeerVerdict::TurnAway { uid: Some(7) }, 1).await;
         for n in 1..=50 {
-            let mut client = TcpStream::connect(house.addresses[0]).await.unwrap();
+            let mut client = TcpStream::connect(listening.addresses[0]).await.unwrap();
             let error = client.read(&mut [0]).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-            house.seen.wait_for(&house.seen.turned_away, n).await;
+            listening
+                .seen
+                .wait_for(&listening.seen.turned_away, n)
+                .await;
         }
-        assert_eq!(house.seen.entered.load(Ordering::SeqCst), 0);
-        house.stop.cancel();
-        house.task.join_next().await.unwrap().unwrap().unwrap();
+        assert_eq!(listening.seen.entered.load(Ordering::SeqCst), 0);
+        listening.stop.cancel();
+        listening.task.join_next().await.unwrap().unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn all_listeners_are_served_and_free_after_the_stop() {
-        let mut house = house(|_| Verdict::Welcome, 3).await;
+        let mut listening = listening(|_| PeerVerdict::Welcome, 3).await;
         let mut clients = Vec::new();
         for _ in 0..4 {
-            for address in &house.addresses {
+            for address in &listening.addresses {
                 clients.push(TcpStream::connect(address).await.unwrap());
             }
         }
-        house.seen.wait_for(&house.seen.entered, 12).await;
-        house.stop.cancel();
-        house.task.join_next().await.unwrap().unwrap().unwrap();
-        for address in &house.addresses {
+        listening.seen.wait_for(&listening.seen.entered, 12).await;
+        listening.stop.cancel();
+        listening.task.join_next().await.unwrap().unwrap().unwrap();
+        for address in &listening.addresses {
             // A child of another test, between its fork and its exec, may still hold it.
             let free = async { while TcpListener::bind(address).await.is_err() {} };
             tokio::time::timeout(Duration::from_secs(10), free)
@@ -388,21 +371,21 @@ mod tests {
     async fn run_out_of_descriptors() {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-        let mut house = house(|_| Verdict::Welcome, 1).await;
+        let mut listening = listening(|_| PeerVerdict::Welcome, 1).await;
         let limit = Rlimit {
             current: Some(64),
             ..getrlimit(Resource::Nofile)
         };
         setrlimit(Resource::Nofile, limit).unwrap();
-        let client = std::net::TcpStream::connect(house.addresses[0]).unwrap();
-        house.seen.wait_for(&house.seen.entered, 1).await;
+        let client = std::net::TcpStream::connect(listening.addresses[0]).unwrap();
+        listening.seen.wait_for(&listening.seen.entered, 1).await;
         let mut hoard = Vec::new();
         while let Ok(it) = std::fs::File::open("/dev/null") {
             hoard.push(it);
         }
         hoard.pop();
-        let waiting = std::net::TcpStream::connect(house.addresses[0]).unwrap();
-        house.seen.wait_for(&house.seen.exhausted, 1).await;
+        let waiting = std::net::TcpStream::connect(listening.addresses[0]).unwrap();
+        listening.seen.wait_for(&listening.seen.exhausted, 1).await;
         let before = cpu();
         // Not a wait for a state: what is measured is that time passes cheaply.
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -410,10 +393,10 @@ mod tests {
         assert!(spent <= Duration::from_millis(20), "{spent:?}");
         hoard.clear();
         // How soon is measured on the whole program, which gets more than one try.
-        house.seen.wait_for(&house.seen.relieved, 1).await;
-        house.seen.wait_for(&house.seen.entered, 2).await;
-        house.stop.cancel();
-        house.task.join_next().await.unwrap().unwrap().unwrap();
+        listening.seen.wait_for(&listening.seen.relieved, 1).await;
+        listening.seen.wait_for(&listening.seen.entered, 2).await;
+        listening.stop.cancel();
+        listening.task.join_next().await.unwrap().unwrap().unwrap();
         drop((client, waiting));
     }
 
@@ -430,22 +413,22 @@ mod tests {
 
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-        let mut house = house(|_| Verdict::Welcome, 1).await;
+        let mut listening = listening(|_| PeerVerdict::Welcome, 1).await;
         // The accept loop has its spare once somebody came in.
-        let first = std::net::TcpStream::connect(house.addresses[0]).unwrap();
-        house.seen.wait_for(&house.seen.entered, 1).await;
+        let first = std::net::TcpStream::connect(listening.addresses[0]).unwrap();
+        listening.seen.wait_for(&listening.seen.entered, 1).await;
         let limit = Rlimit {
             current: Some(64),
             ..getrlimit(Resource::Nofile)
         };
         setrlimit(Resource::Nofile, limit).unwrap();
         let mut hoard = Vec::new();
-        while let Ok(it) = File::open("/dev/null") {
+        while let Ok(it) = std::fs::File::open("/dev/null") {
             hoard.push(it);
         }
         hoard.truncate(hoard.len() - 3);
         let mut waiting: Vec<_> = (0..3)
-            .map(|_| std::net::TcpStream::connect(house.addresses[0]).unwrap())
+            .map(|_| std::net::TcpStream::connect(listening.addresses[0]).unwrap())
             .collect();
         let start = Instant::now();
         for client in &mut waiting {
@@ -461,16 +444,16 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         }
         assert!(start.elapsed() >= GIVE_UP / 2, "{:?}", start.elapsed());
-        assert_eq!(house.seen.gave_up.load(Ordering::SeqCst), 3);
+        assert_eq!(listening.seen.gave_up.load(Ordering::SeqCst), 3);
         // Whoever comes later is served as soon as there is a descriptor.
-        let later = std::net::TcpStream::connect(house.addresses[0]);
+        let later = std::net::TcpStream::connect(listening.addresses[0]);
         assert!(later.is_err(), "there is no descriptor for a client either");
         drop(waiting.pop());
         hoard.clear();
-        let _later = std::net::TcpStream::connect(house.addresses[0]).unwrap();
-        house.seen.wait_for(&house.seen.entered, 2).await;
-        house.stop.cancel();
-        house.task.join_next().await.unwrap().unwrap().unwrap();
+        let _later = std::net::TcpStream::connect(listening.addresses[0]).unwrap();
+        listening.seen.wait_for(&listening.seen.entered, 2).await;
+        listening.stop.cancel();
+        listening.task.join_next().await.unwrap().unwrap().unwrap();
         drop(first);
     }
 

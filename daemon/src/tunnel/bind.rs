@@ -1,7 +1,6 @@
 //! Which address a tunnel listens on, and who holds it if we cannot.
 
 mod inherited;
-#[cfg(unix)]
 mod unix;
 
 use std::{
@@ -27,7 +26,9 @@ use crate::{
     clock::Clock,
     system::{
         errors, limits,
-        socket_activation::{self as system, Handed, Place, Socket as Inherited},
+        socket_activation::{self as system, InheritedSockets, ListenAddress, Socket as Inherited},
+        sockets,
+        unix_listener::UnixListener,
     },
 };
 pub use inherited::is_for;
@@ -45,8 +46,7 @@ pub enum Listener {
     /// A port.
     Tcp(TcpListener),
     /// A socket in the file system; its file is removed when this is dropped.
-    #[cfg(unix)]
-    Unix(unix::Socket),
+    Unix(UnixListener),
 }
 
 /// The sockets of one tunnel.
@@ -66,7 +66,7 @@ pub struct Known<'a> {
     /// The tunnel's name.
     pub name: &'a str,
     /// Sockets that are bound already.
-    pub handed: &'a Handed,
+    pub inherited: &'a InheritedSockets,
     /// The port kept for [`Listen::Chosen`].
     pub chosen: Option<u16>,
     /// The control socket: Unix sockets lie beside it.
@@ -87,9 +87,9 @@ pub fn bind(listen: &Listen, known: Known<'_>, clock: &Clock) -> Result<Bound, R
     }
     let bound = match (listen, known.chosen) {
         (Listen::Unix(name), _) => return bind_file(name, known, at),
-        (Listen::Loopback(port), _) => loopback(*port, known.handed),
-        (Listen::Chosen, Some(port)) => loopback(port, known.handed),
-        (Listen::Address(address), _) => inherit_or_open(*address, known.handed)
+        (Listen::Loopback(port), _) => loopback(*port, known.inherited),
+        (Listen::Chosen, Some(port)) => loopback(port, known.inherited),
+        (Listen::Address(address), _) => inherit_or_open(*address, known.inherited)
             .and_then(|it| Ok(vec![TcpListener::from_std(it)?]))
             .map_err(|error| Failure::alone(*address, error)),
         (Listen::Chosen, None) => Err(Failure::NoPort),
@@ -111,29 +111,23 @@ pub fn bind(listen: &Listen, known: Known<'_>, clock: &Clock) -> Result<Bound, R
     }
 }
 
-#[cfg(unix)]
 #[expect(clippy::result_large_err, reason = "as `bind`")]
 fn bind_file(name: &SocketName, known: Known<'_>, at: Timestamp) -> Result<Bound, Reason> {
     let path = known.control.with_file_name(name.as_str());
-    let inherited = known.handed.take_inherited(&Place::Unix(path.clone()));
-    let socket = match inherited.and_then(|it| unix::Socket::inherited(it, path)) {
+    if path == known.control {
+        return Err(unix::is_control(&path, at));
+    }
+    let inherited = known
+        .inherited
+        .take_inherited(&ListenAddress::Unix(path.clone()));
+    let socket = match inherited.and_then(|it| UnixListener::inherited(it, path.clone())) {
         Some(socket) => socket,
-        None => unix::Socket::bind(name, known.control).map_err(|it| it.reason(at))?,
+        None => UnixListener::bind(path).map_err(|it| unix::reason(it, at))?,
     };
     Ok(Bound {
         addresses: vec![file_address(name, known.control)],
         left_out: None,
         listeners: vec![Listener::Unix(socket)],
-    })
-}
-
-#[cfg(not(unix))]
-#[expect(clippy::result_large_err, reason = "as `bind`")]
-fn bind_file(_: &SocketName, _: Known<'_>, at: Timestamp) -> Result<Bound, Reason> {
-    let message = "this system has no sockets in the file system that pomd can listen on";
-    Err(Reason {
-        hint: Some("give the tunnel a port, or leave listen out to get a free one".to_owned()),
-        ..Reason::new(Code::AddressNotAvailable, message.to_owned(), at)
     })
 }
 
@@ -148,12 +142,14 @@ impl Listener {
         let (address, listener) = match self {
             Self::Tcp(it) => {
                 let it = it.into_std()?;
-                (Place::Tcp(it.local_addr()?), system::Listener::Tcp(it))
+                (
+                    ListenAddress::Tcp(it.local_addr()?),
+                    system::Listener::Tcp(it),
+                )
             }
-            #[cfg(unix)]
             Self::Unix(it) => {
                 let (path, it) = it.hand_on()?;
-                (Place::Unix(path), system::Listener::Unix(it))
+                (ListenAddress::Unix(path), system::Listener::Unix(it))
             }
         };
         Ok(Inherited {
@@ -175,8 +171,14 @@ impl Listener {
                 let ends = ours.map(|ours| Ends::Tcp { theirs, ours });
                 Poll::Ready(Ok((local.into(), ends)))
             }
-            #[cfg(unix)]
-            Self::Unix(it) => it.poll_accept(cx),
+            Self::Unix(it) => {
+                let (local, peer) = ready!(it.poll_accept(cx))?;
+                let ends = peer.map(|it| Ends::Unix {
+                    uid: it.uid,
+                    pid: it.pid,
+                });
+                Poll::Ready(Ok((local.into(), ends)))
+            }
         }
     }
 }
@@ -201,7 +203,10 @@ enum Failure {
         error: io::Error,
     },
     /// What was handed over cannot be used now.
-    Handed { place: Place, error: io::Error },
+    Handed {
+        place: ListenAddress,
+        error: io::Error,
+    },
     /// The machine has no loopback address at all.
     NoLoopback,
     /// No port was chosen yet.
@@ -209,8 +214,8 @@ enum Failure {
 }
 
 /// Binds `port` on both loopback addresses. One that the machine lacks is left out.
-fn loopback(port: u16, handed: &Handed) -> Result<Vec<TcpListener>, Failure> {
-    let listeners = both(port, handed)?;
+fn loopback(port: u16, inherited: &InheritedSockets) -> Result<Vec<TcpListener>, Failure> {
+    let listeners = both(port, inherited)?;
     listeners
         .into_iter()
         .map(|it| {
@@ -220,8 +225,8 @@ fn loopback(port: u16, handed: &Handed) -> Result<Vec<TcpListener>, Failure> {
         .collect()
 }
 
-fn both(port: u16, handed: &Handed) -> Result<Vec<std::net::TcpListener>, Failure> {
-    let first = match inherit_or_open(v4(port), handed) {
+fn both(port: u16, inherited: &InheritedSockets) -> Result<Vec<std::net::TcpListener>, Failure> {
+    let first = match inherit_or_open(v4(port), inherited) {
         Ok(it) => Some(it),
         Err(error) if errors::is_absent_address(&error) => None,
         Err(error) => {
@@ -237,7 +242,7 @@ fn both(port: u16, handed: &Handed) -> Result<Vec<std::net::TcpListener>, Failur
         Some(it) => it.local_addr().map_or(port, |it| it.port()),
         None => port,
     };
-    match inherit_or_open(v6(port), handed) {
+    match inherit_or_open(v6(port), inherited) {
         Ok(it) => Ok(first.into_iter().chain([it]).collect()),
         Err(error) if errors::is_absent_address(&error) => match first {
             Some(it) => Ok(vec![it]),
@@ -274,12 +279,15 @@ fn v6(port: u16) -> SocketAddr {
 }
 
 fn is_free(port: u16) -> bool {
-    both(port, &Handed::default()).is_ok()
+    both(port, &InheritedSockets::default()).is_ok()
 }
 
 /// What the life before this one had bound there goes on listening, with the connections that wait in its queue.
-fn inherit_or_open(address: SocketAddr, handed: &Handed) -> io::Result<std::net::TcpListener> {
-    match handed.take_inherited(&Place::Tcp(address)) {
+fn inherit_or_open(
+    address: SocketAddr,
+    inherited: &InheritedSockets,
+) -> io::Result<std::net::TcpListener> {
+    match inherited.take_inherited(&ListenAddress::Tcp(address)) {
         Some(system::Listener::Tcp(it)) => Ok(it),
         _ => open(address),
     }
@@ -291,11 +299,7 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
-    // Lets us bind beside our own connections that ended or live on; it never allows two listeners there. On Windows it
-    // would (and a second one could take the port from us), so that there the default stands, which refuses ports in
-    // use; SO_EXCLUSIVEADDRUSE, which would also keep later takers off, needs `unsafe`.
-    #[cfg(not(windows))]
-    socket.set_reuse_address(true)?;
+    sockets::reuse_address(&socket)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -399,7 +403,7 @@ mod tests {
         let control = Path::new("/nowhere/pomd.sock");
         let known = Known {
             name: "db",
-            handed: &Handed::default(),
+            inherited: &InheritedSockets::default(),
             chosen,
             control,
             before,

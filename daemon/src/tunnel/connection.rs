@@ -294,7 +294,6 @@ fn patience(dialect: Dialect, asks: bool) -> Patience {
 fn notice_vanishing(local: &Local, ends: Ends) -> std::io::Result<()> {
     let (local, theirs) = match (local, ends) {
         (Local::Tcp(local), Ends::Tcp { theirs, .. }) => (local, theirs),
-        #[cfg(unix)]
         _ => return Ok(()),
     };
     if theirs.ip().to_canonical().is_loopback() {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::system::{
     limits, process,
     sockets::{self, LISTEN, Row, canonical},
+    users,
 };
 
 /// Descriptors looked at to find the process behind a socket.
@@ -100,7 +101,7 @@ fn find(row: &Row, before: Option<&Holder>) -> Holder {
         pid,
         program: pid.and_then(process::program),
         uid: Some(row.uid),
-        ours: is_ours(row.uid),
+        ours: users::is_own(row.uid),
     }
 }
 
@@ -137,17 +138,6 @@ pub(super) fn name(holder: &Holder) -> String {
     }
 }
 
-/// `uid` is that of the user who runs pomd.
-#[cfg(unix)]
-pub(super) fn is_ours(uid: u32) -> bool {
-    uid == rustix::process::geteuid().as_raw()
-}
-
-#[cfg(not(unix))]
-pub(super) fn is_ours(_: u32) -> bool {
-    false
-}
-
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
@@ -172,7 +162,7 @@ mod tests {
             pid,
             program,
             uid,
-            ours: uid.is_some_and(is_ours),
+            ours: uid.is_some_and(users::is_own),
         }
     }
 

@@ -12,16 +12,15 @@ use std::{
     time::Duration,
 };
 
-#[cfg(unix)]
-use futures_util::FutureExt;
-#[cfg(unix)]
-use tokio::net::UnixStream;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready},
     net::TcpStream,
 };
 
-use crate::upstream::EarlySource;
+use crate::{
+    system::unix_socket::{self, UnixStream},
+    upstream::EarlySource,
+};
 
 /// How long a refused client is read from: closed at once, it would not show what it was told.
 pub(super) const DRAIN: Duration = Duration::from_secs(2);
@@ -32,7 +31,6 @@ pub enum Local {
     /// On a port.
     Tcp(TcpStream),
     /// On a socket in the file system.
-    #[cfg(unix)]
     Unix(UnixStream),
 }
 
@@ -47,7 +45,6 @@ pub enum Ends {
         ours: SocketAddr,
     },
     /// The process that connected, and its user.
-    #[cfg(unix)]
     Unix {
         /// The user.
         uid: u32,
@@ -64,7 +61,6 @@ impl Local {
                 let _ = it.set_nodelay(true);
             }
             // It never waits.
-            #[cfg(unix)]
             Self::Unix(_) => {}
         }
     }
@@ -77,7 +73,6 @@ impl Local {
         };
         match self {
             Self::Tcp(it) => it.async_io(Interest::READABLE, look).await,
-            #[cfg(unix)]
             Self::Unix(it) => it.async_io(Interest::READABLE, look).await,
         }
     }
@@ -92,7 +87,6 @@ impl Local {
     pub(super) async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         match self {
             Self::Tcp(it) => it.ready(interest).await,
-            #[cfg(unix)]
             Self::Unix(it) => it.ready(interest).await,
         }
     }
@@ -101,7 +95,6 @@ impl Local {
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(it) => it.poll_read_ready(cx),
-            #[cfg(unix)]
             Self::Unix(it) => it.poll_read_ready(cx),
         }
     }
@@ -110,7 +103,6 @@ impl Local {
     pub(super) fn check(&self) -> io::Result<()> {
         match self {
             Self::Tcp(it) => it.peer_addr().map(drop),
-            #[cfg(unix)]
             Self::Unix(_) => Ok(()),
         }
     }
@@ -136,24 +128,14 @@ impl Local {
                 let _ = it.set_zero_linger();
             }
             // It knows no reset.
-            #[cfg(unix)]
             Self::Unix(_) => {}
         }
-    }
-
-    /// Some process still has the other end of a Unix socket open; the socket itself tells.
-    #[cfg(unix)]
-    pub(super) fn is_held(socket: &UnixStream) -> bool {
-        // The end of one direction leaves the other one open; a process that closed its socket takes nothing any more.
-        let ready = socket.ready(Interest::WRITABLE).now_or_never();
-        !matches!(ready, Some(Ok(it)) if it.is_write_closed())
     }
 
     fn socket(&self) -> socket2::SockRef<'_> {
         match self {
             Self::Tcp(it) => it.into(),
-            #[cfg(unix)]
-            Self::Unix(it) => it.into(),
+            Self::Unix(it) => unix_socket::as_socket(it),
         }
     }
 }
@@ -164,7 +146,6 @@ impl From<TcpStream> for Local {
     }
 }
 
-#[cfg(unix)]
 impl From<UnixStream> for Local {
     fn from(socket: UnixStream) -> Self {
         Self::Unix(socket)
@@ -183,7 +164,6 @@ impl AsyncRead for &Local {
             let room = to.initialize_unfilled();
             let read = match *self {
                 Local::Tcp(it) => it.try_read(room),
-                #[cfg(unix)]
                 Local::Unix(it) => it.try_read(room),
             };
             match read {
@@ -206,7 +186,6 @@ impl AsyncRead for Local {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(it) => Pin::new(it).poll_read(cx, to),
-            #[cfg(unix)]
             Self::Unix(it) => Pin::new(it).poll_read(cx, to),
         }
     }
@@ -226,7 +205,6 @@ impl AsyncWrite for Local {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(it) => Pin::new(it).poll_write(cx, from),
-            #[cfg(unix)]
             Self::Unix(it) => Pin::new(it).poll_write(cx, from),
         }
     }
@@ -238,7 +216,6 @@ impl AsyncWrite for Local {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(it) => Pin::new(it).poll_write_vectored(cx, from),
-            #[cfg(unix)]
             Self::Unix(it) => Pin::new(it).poll_write_vectored(cx, from),
         }
     }
@@ -246,7 +223,6 @@ impl AsyncWrite for Local {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Tcp(it) => it.is_write_vectored(),
-            #[cfg(unix)]
             Self::Unix(it) => it.is_write_vectored(),
         }
     }
@@ -254,7 +230,6 @@ impl AsyncWrite for Local {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(it) => Pin::new(it).poll_flush(cx),
-            #[cfg(unix)]
             Self::Unix(it) => Pin::new(it).poll_flush(cx),
         }
     }
@@ -262,7 +237,6 @@ impl AsyncWrite for Local {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(it) => Pin::new(it).poll_shutdown(cx),
-            #[cfg(unix)]
             Self::Unix(it) => Pin::new(it).poll_shutdown(cx),
         }
     }
@@ -277,13 +251,13 @@ mod tests {
     #[tokio::test]
     async fn the_other_end_of_a_unix_socket_is_held_until_it_is_closed() {
         let (mut theirs, ours) = UnixStream::pair().unwrap();
-        assert!(Local::is_held(&ours));
+        assert!(unix_socket::is_held(&ours));
         theirs.write_all(b"x").await.unwrap();
         theirs.shutdown().await.unwrap();
-        assert!(Local::is_held(&ours), "it only ended its side");
+        assert!(unix_socket::is_held(&ours), "it only ended its side");
         drop(theirs);
         let closed = async {
-            while Local::is_held(&ours) {
+            while unix_socket::is_held(&ours) {
                 tokio::task::yield_now().await
             }
         };
@@ -295,6 +269,7 @@ mod tests {
         assert!(ours.has_unread());
     }
 
+    #[cfg(unix)]
     #[tokio::test]
     async fn what_was_written_to_a_unix_socket_outlives_its_reset() {
         use tokio::io::AsyncReadExt;

@@ -15,8 +15,6 @@ mod accept;
 mod attempt;
 mod connection;
 mod dialect;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
 mod guarded;
 mod holder;
 mod outcome;
@@ -354,13 +352,13 @@ struct Entrance {
     lack: Lack,
 }
 
-impl accept::Door for Entrance {
+impl accept::AcceptHandler for Entrance {
     fn try_to_accept(&mut self) -> io::Result<()> {
         self.tunnel.env.failpoints.check(Failpoint::Accept)
     }
 
-    fn judge(&mut self, local: &Local, ends: Ends) -> peer::Verdict {
-        let verdict = self.tunnel.owners.judge(local, ends);
+    fn check_peer(&mut self, local: &Local, ends: Ends) -> peer::PeerVerdict {
+        let verdict = self.tunnel.owners.check(local, ends);
         admit(verdict, self.tunnel.spec.expose, ends)
     }
 
@@ -368,7 +366,6 @@ impl accept::Door for Entrance {
         // No web page reaches a socket in the file system.
         let rules = match ends {
             Ends::Tcp { .. } => self.tunnel.rules.clone(),
-            #[cfg(unix)]
             Ends::Unix { .. } => None,
         };
         self.tunnel.enter(Guarded::new(local, rules), ends, None);
@@ -448,15 +445,14 @@ impl Lack {
 }
 
 /// The verdict, for a tunnel that a person may have exposed: who cannot be told may then be another machine, and come.
-fn admit(verdict: peer::Verdict, exposed: bool, ends: Ends) -> peer::Verdict {
-    let untold = verdict == peer::Verdict::TurnAway { uid: None };
+fn admit(verdict: peer::PeerVerdict, exposed: bool, ends: Ends) -> peer::PeerVerdict {
+    let untold = verdict == peer::PeerVerdict::TurnAway { uid: None };
     let from_here = match ends {
         Ends::Tcp { theirs, .. } => theirs.ip().to_canonical().is_loopback(),
-        #[cfg(unix)]
         Ends::Unix { .. } => true,
     };
     if exposed && untold && !from_here {
-        peer::Verdict::Welcome
+        peer::PeerVerdict::Welcome
     } else {
         verdict
     }
@@ -466,7 +462,7 @@ fn admit(verdict: peer::Verdict, exposed: bool, ends: Ends) -> peer::Verdict {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{peer::Verdict, *};
+    use super::{peer::PeerVerdict, *};
 
     #[test]
     fn e1_a_lack_is_told_while_it_lasts_and_what_came_meanwhile_afterwards() {
@@ -498,16 +494,21 @@ mod tests {
 
     #[test]
     fn other_machines_come_in_only_where_a_tunnel_is_exposed() {
-        let untold = Verdict::TurnAway { uid: None };
-        let told = Verdict::TurnAway { uid: Some(7) };
+        let untold = PeerVerdict::TurnAway { uid: None };
+        let told = PeerVerdict::TurnAway { uid: Some(7) };
         for (verdict, exposed, theirs, expected) in [
-            (untold, true, "192.0.2.7:1", Verdict::Welcome),
+            (untold, true, "192.0.2.7:1", PeerVerdict::Welcome),
             (untold, false, "192.0.2.7:1", untold),
             (untold, true, "127.0.0.1:1", untold),
             (untold, true, "[::ffff:127.0.0.1]:1", untold),
             (untold, true, "[::1]:1", untold),
             (told, true, "192.0.2.7:1", told),
-            (Verdict::Welcome, false, "127.0.0.1:1", Verdict::Welcome),
+            (
+                PeerVerdict::Welcome,
+                false,
+                "127.0.0.1:1",
+                PeerVerdict::Welcome,
+            ),
         ] {
             let ends = Ends::Tcp {
                 theirs: theirs.parse().unwrap(),

@@ -19,7 +19,7 @@ use super::local::{Ends, Local};
 use crate::system::{
     process,
     sockets::{Row, Sockets},
-    users,
+    unix_socket, users,
 };
 
 /// The users who may use our listeners, and whether this system can tell who connects.
@@ -38,7 +38,7 @@ pub struct Owners {
 
 /// The verdict on one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PeerVerdict {
     /// One of the owners, or this system cannot tell.
     Welcome,
     /// Somebody else, or this connection cannot be told although others can.
@@ -57,7 +57,7 @@ impl Owners {
     /// The user of this process and `allow_users` (names or numeric ids). Tries the system once: see `can_tell`.
     /// Names that no user has are left out, and come back.
     pub fn new(allow_users: &[String]) -> (Self, Vec<String>) {
-        let own: BTreeSet<u32> = own_uid().into_iter().collect();
+        let own: BTreeSet<u32> = users::own_uid().into_iter().collect();
         let mut uids = own.clone();
         let mut missing = Vec::new();
         for user in allow_users {
@@ -68,7 +68,7 @@ impl Owners {
                 None => missing.push(user.clone()),
             }
         }
-        let sockets = own_uid().and_then(|me| Sockets::ways().find(|it| tells(it, me)));
+        let sockets = users::own_uid().and_then(|me| Sockets::ways().find(|it| tells(it, me)));
         let remembers = sockets.as_ref().is_some_and(remembers);
         let owners = Self {
             uids,
@@ -86,49 +86,51 @@ impl Owners {
     }
 
     /// Judges a connection that a listener accepted. Takes microseconds; call it before anything else.
-    pub fn judge(&self, local: &Local, ends: Ends) -> Verdict {
+    pub fn check(&self, local: &Local, ends: Ends) -> PeerVerdict {
         match ends {
             Ends::Tcp { theirs, ours } => {
-                let verdict = self.judge_addresses(theirs, ours, &self.uids);
+                let verdict = self.check_addresses(theirs, ours, &self.uids);
                 if_alive(verdict, local.check())
             }
-            #[cfg(unix)]
-            Ends::Unix { uid, .. } => self.judge_unix(uid),
+            Ends::Unix { uid, .. } => self.check_uid(uid),
         }
     }
 
-    #[cfg(unix)]
-    fn judge_unix(&self, uid: u32) -> Verdict {
+    fn check_uid(&self, uid: u32) -> PeerVerdict {
         // Root may open what is ours anyway.
         if uid == 0 || self.uids.contains(&uid) {
-            Verdict::Welcome
+            PeerVerdict::Welcome
         } else {
-            Verdict::TurnAway { uid: Some(uid) }
+            PeerVerdict::TurnAway { uid: Some(uid) }
         }
     }
 
     /// Judges a connection that the page of a login accepted from `theirs`: other users who may use the listeners are not
     /// welcome there, for whoever answers a login decides whose it is (A5).
-    pub fn judge_login(&self, socket: &tokio::net::TcpStream, theirs: SocketAddr) -> Verdict {
+    pub fn check_login_peer(
+        &self,
+        socket: &tokio::net::TcpStream,
+        theirs: SocketAddr,
+    ) -> PeerVerdict {
         let Ok(ours) = socket.local_addr() else {
-            return Verdict::TurnAway { uid: None };
+            return PeerVerdict::TurnAway { uid: None };
         };
-        let verdict = self.judge_addresses(theirs, ours, &self.own);
+        let verdict = self.check_addresses(theirs, ours, &self.own);
         if_alive(verdict, socket.peer_addr())
     }
 
     /// By the addresses alone, which only counts if our socket is connected afterwards.
-    fn judge_addresses(
+    fn check_addresses(
         &self,
         theirs: SocketAddr,
         ours: SocketAddr,
         uids: &BTreeSet<u32>,
-    ) -> Verdict {
+    ) -> PeerVerdict {
         match &self.sockets {
-            None => Verdict::Welcome,
+            None => PeerVerdict::Welcome,
             Some(it) => match it.connected(theirs, ours) {
                 Ok(Some(row)) => verdict(&row, uids, self.remembers),
-                Ok(None) | Err(_) => Verdict::TurnAway { uid: None },
+                Ok(None) | Err(_) => PeerVerdict::TurnAway { uid: None },
             },
         }
     }
@@ -150,7 +152,6 @@ impl Owners {
                 let pid = process::holding(row.inode, row.uid, None, EFFORT);
                 (row.uid, pid)
             }
-            #[cfg(unix)]
             Ends::Unix { uid, pid } => (uid, pid),
         };
         Some(match pid.and_then(|it| Some((process::program(it)?, it))) {
@@ -163,9 +164,7 @@ impl Owners {
     pub(super) fn is_held(&self, local: &Local, ends: Ends) -> Option<bool> {
         let (theirs, ours) = match (local, ends) {
             (_, Ends::Tcp { theirs, ours }) => (theirs, ours),
-            #[cfg(unix)]
-            (Local::Unix(it), _) => return Some(Local::is_held(it)),
-            #[cfg(unix)]
+            (Local::Unix(it), _) => return Some(unix_socket::is_held(it)),
             (Local::Tcp(_), _) => return None,
         };
         self.is_held_at(theirs, ours)
@@ -194,28 +193,28 @@ impl Owners {
 }
 
 /// The verdict, if our own socket was found connected after it: else it was about somebody else's connection.
-fn if_alive<T>(verdict: Verdict, checked: io::Result<T>) -> Verdict {
+fn if_alive<T>(verdict: PeerVerdict, checked: io::Result<T>) -> PeerVerdict {
     match checked {
         Ok(_) => verdict,
-        Err(_) => Verdict::TurnAway { uid: None },
+        Err(_) => PeerVerdict::TurnAway { uid: None },
     }
 }
 
 /// The rule, for a row that is about the very connection.
-fn verdict(row: &Row, uids: &BTreeSet<u32>, remembers: bool) -> Verdict {
+fn verdict(row: &Row, uids: &BTreeSet<u32>, remembers: bool) -> PeerVerdict {
     if row.lingers() || !row.is_connected() {
         // It reads as root's, whoever it was; or it is about a connection that nobody has accepted.
-        return Verdict::TurnAway { uid: None };
+        return PeerVerdict::TurnAway { uid: None };
     }
     let open = row.inode != 0;
     let known = open || remembers || row.uid != 0;
     if !known {
-        return Verdict::TurnAway { uid: None };
+        return PeerVerdict::TurnAway { uid: None };
     }
     if uids.contains(&row.uid) || (open && row.uid == 0) {
-        Verdict::Welcome
+        PeerVerdict::Welcome
     } else {
-        Verdict::TurnAway { uid: Some(row.uid) }
+        PeerVerdict::TurnAway { uid: Some(row.uid) }
     }
 }
 
@@ -234,7 +233,7 @@ fn remembers(sockets: &Sockets) -> bool {
     // What the system says of a socket that just closed, and what is right; `None` if this try shows nothing.
     let closed_one = || {
         let own = Own::connect().ok()?;
-        let owner = own.give_away_if_root()?;
+        let owner = users::give_away_if_root(&own.client)?;
         drop(own.client);
         let row = sockets.connected(own.theirs, own.ours).ok()??;
         (!row.lingers()).then_some((row.uid, owner))
@@ -267,36 +266,7 @@ impl Own {
             _listener: listener,
         })
     }
-
-    /// Its owner, who is not root.
-    #[cfg(unix)]
-    fn give_away_if_root(&self) -> Option<u32> {
-        const STRANGER: u32 = 65_534;
-        let me = own_uid()?;
-        if me != 0 {
-            return Some(me);
-        }
-        let stranger = rustix::fs::Uid::from_raw(STRANGER);
-        rustix::fs::fchown(&self.client, Some(stranger), None).ok()?;
-        Some(STRANGER)
-    }
-
-    #[cfg(not(unix))]
-    fn give_away_if_root(&self) -> Option<u32> {
-        None
-    }
 }
 
-#[cfg(unix)]
-fn own_uid() -> Option<u32> {
-    Some(rustix::process::geteuid().as_raw())
-}
-
-#[cfg(not(unix))]
-fn own_uid() -> Option<u32> {
-    None
-}
-
-#[cfg(test)]
-#[cfg(target_os = "linux")]
+#[cfg(all(test, target_os = "linux"))]
 mod tests;

@@ -5,8 +5,6 @@
 
 mod dial;
 mod exhausted;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
 mod get;
 mod h1;
 mod open;

@@ -340,8 +340,8 @@ async fn r4_reading_the_file_and_noise_beside_the_way_tell_nothing_and_wake_nobo
     symlink("dotfiles", dir.path().join("config")).unwrap();
     folder_with(dir.path().join("dotfiles/conf"), "0");
     let path = dir.path().join("config/conf/c.toml");
-    let mut eyes = Eyes::new(eyes::make);
-    eyes.look(&path).unwrap();
+    let mut watcher = PathWatcher::new(path_watch::make);
+    watcher.look(&path).unwrap();
     for place in ["", "dotfiles", "dotfiles/conf"] {
         let place = dir.path().join(place);
         for n in 0..3 {
@@ -354,11 +354,11 @@ async fn r4_reading_the_file_and_noise_beside_the_way_tell_nothing_and_wake_nobo
         }
     }
     fs::read_to_string(&path).unwrap();
-    assert!(timeout(QUIET, eyes.happened()).await.is_err());
-    assert_eq!(eyes.heard(), 0, "events that were told and passed over");
+    assert!(timeout(QUIET, watcher.happened()).await.is_err());
+    assert_eq!(watcher.heard(), 0, "events that were told and passed over");
     write(&path, "1");
-    timeout(LIMIT, eyes.happened()).await.unwrap();
-    assert!(eyes.heard() > 0);
+    timeout(LIMIT, watcher.happened()).await.unwrap();
+    assert!(watcher.heard() > 0);
 }
 
 #[tokio::test]
@@ -443,18 +443,16 @@ async fn c7_after_any_steps_in_any_order_the_newest_content_is_known() {
         symlink("real", dir.join("link")).unwrap();
     })
     .await;
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = fastrand::Rng::with_seed(0);
     let mut steps = Vec::new();
     let mut read = fs::read_to_string(&it.path).ok();
     for n in 0..40 {
         let dir = it.dir.path();
         let text = n.to_string();
-        for _ in 0..=seed % 3 {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            steps.push(seed % 9);
-            match seed % 9 {
+        for _ in 0..=random.u8(..3) {
+            let step = random.u8(..9);
+            steps.push(step);
+            match step {
                 // Where the folder is gone, there is nothing to write into.
                 0 => drop(fs::write(&it.path, &text)),
                 1 => {

@@ -65,6 +65,12 @@ pub fn unpacked(target: &str) -> PathBuf {
 pub fn read(target: &str) -> io::Result<Vec<Input>> {
     let path = packed(target);
     let text = fs::read_to_string(&path).map_err(|error| named(&path, error))?;
+    parse(&text).ok_or_else(|| named(&path, io::ErrorKind::InvalidData.into()))
+}
+
+/// Returns the inputs of a packed file; `None`: a line of it has no tab.
+#[must_use]
+pub fn parse(text: &str) -> Option<Vec<Input>> {
     let inputs = text.lines().map(|line| {
         let (name, encoded) = line.split_once('\t')?;
         Some(Input {
@@ -72,22 +78,18 @@ pub fn read(target: &str) -> io::Result<Vec<Input>> {
             bytes: percent_decode_str(encoded).collect(),
         })
     });
-    let inputs: Option<Vec<Input>> = inputs.collect();
-    inputs.ok_or_else(|| named(&path, io::ErrorKind::InvalidData.into()))
+    inputs.collect()
 }
 
-/// Writes the packed inputs of `target`, in order and each once.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write(target: &str, inputs: impl IntoIterator<Item = Input>) -> io::Result<()> {
-    let mut text = String::new();
-    for Input { name, bytes } in inputs.into_iter().collect::<BTreeSet<_>>() {
-        let encoded = percent_encode(&bytes, ENCODED);
-        text += &format!("{name}\t{encoded}\n");
-    }
-    let path = packed(target);
-    fs::write(&path, text).map_err(|error| named(&path, error))
+/// Returns the text of a packed file: the inputs in order and each once.
+#[must_use]
+pub fn text(inputs: impl IntoIterator<Item = Input>) -> String {
+    let inputs: BTreeSet<Input> = inputs.into_iter().collect();
+    let lines = inputs.iter().map(|Input { name, bytes }| {
+        let encoded = percent_encode(bytes, ENCODED);
+        format!("{name}\t{encoded}\n")
+    });
+    lines.collect()
 }
 
 /// Replaces the packed inputs of `target` by those of its folder, and returns how many they are.
@@ -113,7 +115,8 @@ pub fn pack(target: &str) -> io::Result<usize> {
         });
     }
     let count = inputs.len();
-    write(target, inputs)?;
+    let path = packed(target);
+    fs::write(&path, text(inputs)).map_err(|error| named(&path, error))?;
     Ok(count)
 }
 

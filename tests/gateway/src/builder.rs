@@ -11,8 +11,8 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Certificate, DEMO_USER, Door, End, Gateway, Upstream, certificates, script, server, sessions,
-    shared::Shared, stats,
+    Certificate, DEMO_USER, End, Gateway, PortBehaviour, Upstream, certificates, script, server,
+    sessions, shared::Shared, stats,
 };
 
 /// What a gateway starts with.
@@ -113,7 +113,7 @@ impl Builder {
             linger: self.linger,
             automatic: watch::Sender::new(self.automatic),
             user: watch::Sender::new(self.user),
-            door: watch::Sender::new(Door::Open),
+            port_behaviour: watch::Sender::new(PortBehaviour::Open),
             tls: watch::Sender::new(tls),
             sever: watch::Sender::new(End::Cut),
             sessions: sessions::Sessions::default(),

@@ -1,7 +1,7 @@
 //! A Pomerium look-alike in process, for tests and the demo.
 //!
 //! [`Gateway`] speaks HTTP/1.1 as Pomerium does: CONNECT with `Authorization: Pomerium <token>`, the login, the portal.
-//! [`Script`], [`Door`] and [`Certificate`] make it misbehave; [`Stats`] says what it saw. [`browser`] is the person's
+//! [`Script`], [`PortBehaviour`] and [`Certificate`] make it misbehave; [`Stats`] says what it saw. [`browser`] is the person's
 //! side of a login. It knows the protocol and nothing of pomd.
 //!
 //! One port serves TLS and, for labs and for a proxy in front, plain HTTP.
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use builder::Builder;
 pub use certificates::{Certificate, Identity};
-pub use script::{ANY, Door, End, Gate, Pace, Script};
+pub use script::{ANY, End, Gate, Pace, PortBehaviour, Script};
 pub use stats::{Seen, Stats};
 pub use upstream::{Caller, Service, Upstream};
 
@@ -144,10 +144,10 @@ impl Gateway {
         self.shared.scripts.add(authority, script);
     }
 
-    /// Forgets all scripts and opens the door.
+    /// Forgets all scripts and lets connections in again.
     pub fn forgive(&self) {
         self.clear_scripts();
-        self.door(Door::Open);
+        self.port_behaviour(PortBehaviour::Open);
     }
 
     /// Answers as it should again; no connection ends.
@@ -157,10 +157,10 @@ impl Gateway {
 
     /// What the port does before any HTTP, for new connections; those on which nothing was said yet end, if it did
     /// something else until now.
-    pub fn door(&self, door: Door) {
-        self.shared.door.send_if_modified(|now| {
-            let is_another = *now != door;
-            *now = door;
+    pub fn port_behaviour(&self, port_behaviour: PortBehaviour) {
+        self.shared.port_behaviour.send_if_modified(|now| {
+            let is_another = *now != port_behaviour;
+            *now = port_behaviour;
             is_another
         });
     }

@@ -196,7 +196,7 @@ impl Gate {
 
 /// What happens on the TCP port before any HTTP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Door {
+pub enum PortBehaviour {
     /// TLS, or plain HTTP for who starts with it.
     #[default]
     Open,

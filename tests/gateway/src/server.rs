@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     head::{self, Answer, HeadError, Request},
     portal,
-    script::{Door, End, Say},
+    script::{End, PortBehaviour, Say},
     sessions::request_id,
     shared::Shared,
     stats::{Seen, Stats},
@@ -74,10 +74,10 @@ async fn serve(shared: &Shared, tcp: TcpStream, handle: &Socket) {
     // It is counted before it looks at the port: none that saw the port before is missed by who changed that.
     let entering = Counted::on(shared, |stats| &mut stats.entering);
     let mut port = Port::of(shared);
-    let door = port.door.borrow_and_update().clone();
+    let port_behaviour = port.port_behaviour.borrow_and_update().clone();
     let config = port.tls.borrow_and_update().clone();
-    let entered = match door {
-        Door::Open | Door::EndsAfterHandshake(_) => tokio::select! {
+    let entered = match port_behaviour {
+        PortBehaviour::Open | PortBehaviour::EndsAfterHandshake(_) => tokio::select! {
             biased;
             () = port.changed() => {
                 let _ = handle.shutdown(Shutdown::Both);
@@ -87,11 +87,11 @@ async fn serve(shared: &Shared, tcp: TcpStream, handle: &Socket) {
         },
         _ => {
             drop(entering);
-            return fail(shared, tcp, &door).await;
+            return fail(shared, tcp, &port_behaviour).await;
         }
     };
     let Some(wire) = entered else { return };
-    if let Door::EndsAfterHandshake(end) = door {
+    if let PortBehaviour::EndsAfterHandshake(end) = port_behaviour {
         drop(entering);
         return wire.end(end, shared.linger).await;
     }
@@ -106,14 +106,14 @@ async fn serve(shared: &Shared, tcp: TcpStream, handle: &Socket) {
 
 /// What a connection finds that comes now, and whether it becomes another one.
 struct Port {
-    door: watch::Receiver<Door>,
+    port_behaviour: watch::Receiver<PortBehaviour>,
     tls: watch::Receiver<Arc<ServerConfig>>,
 }
 
 impl Port {
     fn of(shared: &Shared) -> Self {
         Self {
-            door: shared.door.subscribe(),
+            port_behaviour: shared.port_behaviour.subscribe(),
             tls: shared.tls.subscribe(),
         }
     }
@@ -121,7 +121,7 @@ impl Port {
     /// Ready when it is another one than at the beginning.
     async fn changed(&mut self) {
         tokio::select! {
-            _ = self.door.changed() => {}
+            _ = self.port_behaviour.changed() => {}
             _ = self.tls.changed() => {}
         }
     }
@@ -160,14 +160,16 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// What a door does that nobody gets through.
-async fn fail(shared: &Shared, mut tcp: TcpStream, door: &Door) {
+/// Answers a connection that is not let in as the port behaves.
+async fn fail(shared: &Shared, mut tcp: TcpStream, port_behaviour: &PortBehaviour) {
     let plain = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/html\r\ncontent-length: 11\r\nconnection: close\r\n\r\n<h1>400</h1>";
-    let words = match door {
-        Door::PlainHttp => plain.as_slice(),
-        Door::Says(words) => words,
-        Door::Hangs => &[],
-        Door::Open | Door::EndsAfterHandshake(_) | Door::Silent => std::future::pending().await,
+    let words = match port_behaviour {
+        PortBehaviour::PlainHttp => plain.as_slice(),
+        PortBehaviour::Says(words) => words,
+        PortBehaviour::Hangs => &[],
+        PortBehaviour::Open | PortBehaviour::EndsAfterHandshake(_) | PortBehaviour::Silent => {
+            std::future::pending().await
+        }
     };
     let mut first = [0];
     if tcp.peek(&mut first).await.is_ok() && tcp.write_all(words).await.is_ok() {

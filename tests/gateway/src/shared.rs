@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    Door, End, Seen, Upstream,
+    End, PortBehaviour, Seen, Upstream,
     head::{Answer, Request},
     lock, script, sessions, stats,
 };
@@ -22,7 +22,7 @@ pub(crate) struct Shared {
     pub(crate) linger: Duration,
     pub(crate) automatic: watch::Sender<bool>,
     pub(crate) user: watch::Sender<String>,
-    pub(crate) door: watch::Sender<Door>,
+    pub(crate) port_behaviour: watch::Sender<PortBehaviour>,
     pub(crate) tls: watch::Sender<Arc<ServerConfig>>,
     pub(crate) sever: watch::Sender<End>,
     pub(crate) sessions: sessions::Sessions,

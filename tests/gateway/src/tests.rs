@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{Certificate, DEMO_USER, Door, End, Gateway, Script, Upstream};
+use crate::{Certificate, DEMO_USER, End, Gateway, PortBehaviour, Script, Upstream};
 
 const ROUTE: &str = "echo.corp.test:7";
 
@@ -186,7 +186,7 @@ async fn who_is_on_the_way_in_when_the_certificate_changes_never_sees_the_one_be
     gateway.show(Certificate::Good).unwrap();
     let mut waiting = dial(&gateway).await.unwrap();
     gateway.wait_for(|it| it.waiting == 1).await;
-    gateway.door(Door::Open);
+    gateway.port_behaviour(PortBehaviour::Open);
     waiting
         .write_all(b"GET / HTTP/1.1\r\nHost: corp.test\r\n\r\n")
         .await

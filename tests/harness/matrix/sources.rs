@@ -23,6 +23,9 @@ const PLACES: [(&str, &str); 10] = [
     ("Systemd::", "systemd"),
 ];
 
+/// Packages below `tests` whose tests start no program.
+const UNITS: [&str; 3] = ["tests/fuzz-targets", "tests/gateway", "tests/model"];
+
 /// A test that shows some rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
@@ -66,7 +69,9 @@ pub fn tests() -> Vec<Shown> {
 }
 
 fn collect(path: &Path, res: &mut Vec<PathBuf>) {
-    if path.is_dir() {
+    if path.ends_with("target") {
+        // What a build of the fuzzer leaves.
+    } else if path.is_dir() {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
         entries.for_each(|it| collect(&it.path(), res));
     } else if path.extension().is_some_and(|it| it == "rs") {
@@ -79,7 +84,7 @@ fn of_file(file: &Path, text: &str) -> Vec<Shown> {
     let is_of = |folder: &str| path.starts_with(folder);
     let elsewhere = match () {
         () if is_of("ctl/tests") => Some("pomctl"),
-        () if !is_of("tests") || is_of("tests/gateway") => Some("unit"),
+        () if !is_of("tests") || UNITS.into_iter().any(is_of) => Some("unit"),
         () => None,
     };
     let starts: Vec<usize> = text.match_indices("fn ").map(|it| it.0).collect();

@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::*;
-use crate::disk::Disk;
+use crate::system::disk::Disk;
 
 #[test]
 fn a_saved_login_is_found_again() {
@@ -228,14 +228,14 @@ fn s3_a_disk_that_cannot_be_read_now_loses_nothing() {
 
 #[test]
 fn errors_of_the_disk_are_told_in_few_words() {
-    let told = |kind: io::ErrorKind| words(&io::Error::from(kind));
+    let told = |kind: io::ErrorKind| describe(&io::Error::from(kind));
     assert_eq!(told(io::ErrorKind::StorageFull), "no space left");
     assert_eq!(
         told(io::ErrorKind::ReadOnlyFilesystem),
         "the disk is read-only"
     );
     assert_eq!(
-        words(&io::Error::from_raw_os_error(5)),
+        describe(&io::Error::from_raw_os_error(5)),
         "input/output error"
     );
 }

@@ -8,40 +8,43 @@ use tokio::net::TcpListener;
 use super::{Bound, Failure, Known, Listener, inherit_or_open, sisters};
 use crate::system::{
     errors,
-    socket_activation::{self, Place, Socket},
+    socket_activation::{self, ListenAddress, Socket},
+    unix_listener::UnixListener,
 };
 
 /// Whether `socket` is for the tunnel `name`: it has exactly the address that the tunnel listens on; or the tunnel says
 /// none, and the socket has its name and is out of reach for other machines.
 pub fn is_for(socket: &Socket, name: &str, listen: &Listen, control: &Path) -> bool {
     match (&socket.address, listen) {
-        (Place::Tcp(it), Listen::Loopback(port)) => sisters(*port).contains(it),
-        (Place::Tcp(it), Listen::Address(address)) => it == address,
-        (Place::Tcp(it), Listen::Chosen) => it.ip().is_loopback() && socket.name == name,
-        (Place::Unix(it), Listen::Unix(name)) => *it == control.with_file_name(name.as_str()),
-        (Place::Unix(_), Listen::Chosen) => socket.name == name,
-        (Place::Tcp(_), Listen::Unix(_))
-        | (Place::Unix(_), Listen::Loopback(_) | Listen::Address(_)) => false,
+        (ListenAddress::Tcp(it), Listen::Loopback(port)) => sisters(*port).contains(it),
+        (ListenAddress::Tcp(it), Listen::Address(address)) => it == address,
+        (ListenAddress::Tcp(it), Listen::Chosen) => it.ip().is_loopback() && socket.name == name,
+        (ListenAddress::Unix(it), Listen::Unix(name)) => {
+            *it == control.with_file_name(name.as_str())
+        }
+        (ListenAddress::Unix(_), Listen::Chosen) => socket.name == name,
+        (ListenAddress::Tcp(_), Listen::Unix(_))
+        | (ListenAddress::Unix(_), Listen::Loopback(_) | Listen::Address(_)) => false,
     }
 }
 
 /// Listens on what was handed over for this tunnel; `None` if that is nothing. A bare port of which one address was
 /// handed over is bound on the other.
 pub(super) fn bind(listen: &Listen, known: Known<'_>) -> Option<Result<Bound, Failure>> {
-    let sockets = known.handed.sockets().iter();
+    let sockets = known.inherited.sockets().iter();
     let ours: Vec<&Socket> = sockets
         .filter(|it| is_for(it, known.name, listen, known.control))
         .collect();
     if ours.is_empty() {
         return None;
     }
-    Some(share(&ours, listen, known.handed))
+    Some(share(&ours, listen, known.inherited))
 }
 
 fn share(
     ours: &[&Socket],
     listen: &Listen,
-    handed: &socket_activation::Handed,
+    inherited: &socket_activation::InheritedSockets,
 ) -> Result<Bound, Failure> {
     let mut bound = Bound {
         listeners: Vec::new(),
@@ -61,9 +64,12 @@ fn share(
     let Listen::Loopback(port) = listen else {
         return Ok(bound);
     };
-    let is_there = |it: &SocketAddr| ours.iter().any(|socket| socket.address == Place::Tcp(*it));
+    let is_there = |it: &SocketAddr| {
+        ours.iter()
+            .any(|socket| socket.address == ListenAddress::Tcp(*it))
+    };
     for address in sisters(*port).into_iter().filter(|it| !is_there(it)) {
-        match inherit_or_open(address, handed).and_then(TcpListener::from_std) {
+        match inherit_or_open(address, inherited).and_then(TcpListener::from_std) {
             Ok(it) => {
                 bound.listeners.push(Listener::Tcp(it));
                 bound.addresses.push(address.to_string());
@@ -88,19 +94,15 @@ fn again(listener: &socket_activation::Listener) -> io::Result<Listener> {
         socket_activation::Listener::Tcp(it) => {
             Listener::Tcp(TcpListener::from_std(it.try_clone()?)?)
         }
-        #[cfg(unix)]
-        socket_activation::Listener::Unix(it) => {
-            Listener::Unix(super::unix::Socket::handed(it.try_clone()?)?)
-        }
+        socket_activation::Listener::Unix(it) => Listener::Unix(UnixListener::shared(it)?),
     })
 }
 
-#[cfg(unix)]
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
-    fn socket(name: &str, address: Place) -> Socket {
+    fn socket(name: &str, address: ListenAddress) -> Socket {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Socket {
             name: name.to_owned(),
@@ -135,8 +137,8 @@ mod tests {
             ("127.0.0.1:2202", "db", "unix:db.sock", false),
         ] {
             let place = match address.parse() {
-                Ok(it) => Place::Tcp(it),
-                Err(_) => Place::Unix(address.into()),
+                Ok(it) => ListenAddress::Tcp(it),
+                Err(_) => ListenAddress::Unix(address.into()),
             };
             let listen = match listen {
                 "" => Listen::Chosen,

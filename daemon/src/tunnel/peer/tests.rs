@@ -23,18 +23,18 @@ fn row(uid: u32, inode: u32) -> Row {
 
 #[test]
 fn only_owners_and_an_open_socket_of_root_are_welcome() {
-    let away = |uid| Verdict::TurnAway { uid };
+    let away = |uid| PeerVerdict::TurnAway { uid };
     for (owner, uid, inode, remembers, expected) in [
-        (1000, 1000, 1, false, Verdict::Welcome),
+        (1000, 1000, 1, false, PeerVerdict::Welcome),
         (1000, 1001, 1, false, away(Some(1001))),
-        (1000, 0, 1, false, Verdict::Welcome),
+        (1000, 0, 1, false, PeerVerdict::Welcome),
         (1000, 0, 0, false, away(None)),
-        (1000, 1000, 0, true, Verdict::Welcome),
+        (1000, 1000, 0, true, PeerVerdict::Welcome),
         (1000, 1001, 0, true, away(Some(1001))),
         (1000, 0, 0, true, away(Some(0))),
-        (0, 0, 1, false, Verdict::Welcome),
+        (0, 0, 1, false, PeerVerdict::Welcome),
         (0, 0, 0, false, away(None)),
-        (0, 0, 0, true, Verdict::Welcome),
+        (0, 0, 0, true, PeerVerdict::Welcome),
         (0, 1000, 0, true, away(Some(1000))),
         (0, 1000, 1, true, away(Some(1000))),
     ] {
@@ -45,13 +45,13 @@ fn only_owners_and_an_open_socket_of_root_are_welcome() {
 
 #[test]
 fn on_a_unix_socket_owners_and_root_are_welcome() {
-    let me = own_uid().unwrap();
+    let me = users::own_uid().unwrap();
     let (owners, _) = Owners::new(&[(me + 1).to_string()]);
     for (uid, welcome) in [(me, true), (me + 1, true), (0, true), (me + 2, false)] {
-        let verdict = owners.judge_unix(uid);
+        let verdict = owners.check_uid(uid);
         let expected = match welcome {
-            true => Verdict::Welcome,
-            false => Verdict::TurnAway { uid: Some(uid) },
+            true => PeerVerdict::Welcome,
+            false => PeerVerdict::TurnAway { uid: Some(uid) },
         };
         assert_eq!(verdict, expected, "{uid}");
     }
@@ -63,8 +63,8 @@ fn on_a_unix_socket_owners_and_root_are_welcome() {
     );
 }
 
-fn judged(owners: &Owners, theirs: SocketAddr, ours: SocketAddr) -> Verdict {
-    owners.judge_addresses(theirs, ours, &owners.uids)
+fn judged(owners: &Owners, theirs: SocketAddr, ours: SocketAddr) -> PeerVerdict {
+    owners.check_addresses(theirs, ours, &owners.uids)
 }
 
 #[test]
@@ -79,10 +79,10 @@ fn a1_only_a_connection_that_was_made_counts_and_an_orphan_of_root_s_is_nobodys(
             let orphan = state == 5 && (uid, inode) == (0, 0);
             for owner in [0, 1000] {
                 let expected = match uid {
-                    _ if !made || orphan => Verdict::TurnAway { uid: None },
-                    0 if owner == 0 || inode == 1 => Verdict::Welcome,
-                    _ if uid == owner => Verdict::Welcome,
-                    _ => Verdict::TurnAway { uid: Some(uid) },
+                    _ if !made || orphan => PeerVerdict::TurnAway { uid: None },
+                    0 if owner == 0 || inode == 1 => PeerVerdict::Welcome,
+                    _ if uid == owner => PeerVerdict::Welcome,
+                    _ => PeerVerdict::TurnAway { uid: Some(uid) },
                 };
                 let verdict = verdict(&row, &BTreeSet::from([owner]), true);
                 assert_eq!(verdict, expected, "{row:?} for {owner}");
@@ -93,7 +93,7 @@ fn a1_only_a_connection_that_was_made_counts_and_an_orphan_of_root_s_is_nobodys(
 
 #[test]
 fn a5_who_may_use_the_listeners_may_not_answer_a_login() {
-    let me = own_uid().unwrap();
+    let me = users::own_uid().unwrap();
     let (owners, _) = Owners::new(&[(me + 1).to_string()]);
     assert_eq!(owners.uids, BTreeSet::from([me, me + 1]));
     assert_eq!(owners.own, BTreeSet::from([me]));
@@ -129,16 +129,19 @@ async fn a1_a_dead_socket_is_nobodys_although_its_address_is_an_owner_s_again() 
         let (dead, from) = listener.accept().await.unwrap();
         assert_eq!(from, theirs);
         // What the system says is about the second one.
-        assert_eq!(judged(&owners, theirs, ours), Verdict::Welcome);
-        let login = owners.judge_login(&dead, from);
+        assert_eq!(judged(&owners, theirs, ours), PeerVerdict::Welcome);
+        let login = owners.check_login_peer(&dead, from);
         let ends = Ends::Tcp { theirs, ours };
-        let listened = owners.judge(&dead.into(), ends);
-        let away = Verdict::TurnAway { uid: None };
+        let listened = owners.check(&dead.into(), ends);
+        let away = PeerVerdict::TurnAway { uid: None };
         assert_eq!((login, listened), (away, away));
         let (alive, _) = listener.accept().await.unwrap();
-        assert_eq!(owners.judge_login(&alive, theirs), Verdict::Welcome);
+        assert_eq!(
+            owners.check_login_peer(&alive, theirs),
+            PeerVerdict::Welcome
+        );
         if live {
-            assert_eq!(owners.judge(&alive.into(), ends), Verdict::Welcome);
+            assert_eq!(owners.check(&alive.into(), ends), PeerVerdict::Welcome);
         }
     }
 }
@@ -149,7 +152,7 @@ fn a_socket_that_only_lingers_is_nobodys_although_it_reads_as_roots() {
     row.state = 5;
     row.timer = 3;
     let verdict = verdict(&row, &BTreeSet::from([0]), true);
-    assert_eq!(verdict, Verdict::TurnAway { uid: None });
+    assert_eq!(verdict, PeerVerdict::TurnAway { uid: None });
 }
 
 #[test]
@@ -181,9 +184,9 @@ fn we_are_welcome_over_either_family_also_half_closed() {
         };
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (_local, theirs, ours) = accept(&listener);
-        assert_eq!(judged(&owners, theirs, ours), Verdict::Welcome);
+        assert_eq!(judged(&owners, theirs, ours), PeerVerdict::Welcome);
         client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(judged(&owners, theirs, ours), Verdict::Welcome);
+        assert_eq!(judged(&owners, theirs, ours), PeerVerdict::Welcome);
         assert_eq!(owners.is_held_at(theirs, ours), Some(true));
         drop(client);
         assert_eq!(owners.is_held_at(theirs, ours), Some(false));
@@ -216,7 +219,7 @@ fn stranger(script: &str, port: u16) -> std::process::Child {
 }
 
 fn may_change_user() -> bool {
-    let root = own_uid() == Some(0);
+    let root = users::own_uid() == Some(0);
     if !root {
         eprintln!("skipped: needs root");
     }
@@ -245,10 +248,10 @@ fn another_uid_is_turned_away_over_v4_v6_and_mapped_addresses() {
         let uid = Some(STRANGER);
         assert_eq!(
             judged(&owners, theirs, ours),
-            Verdict::TurnAway { uid },
+            PeerVerdict::TurnAway { uid },
             "{bind} {client}"
         );
-        assert_eq!(judged(&allowing, theirs, ours), Verdict::Welcome);
+        assert_eq!(judged(&allowing, theirs, ours), PeerVerdict::Welcome);
         drop(child.stdin.take());
         child.wait().unwrap();
     }
@@ -266,7 +269,7 @@ fn another_uid_that_sends_and_closes_is_never_taken_for_root() {
     let mut kept = Vec::new();
     for _ in 0..200 {
         let (local, theirs, ours) = accept(&listener);
-        assert_ne!(judged(&owners, theirs, ours), Verdict::Welcome);
+        assert_ne!(judged(&owners, theirs, ours), PeerVerdict::Welcome);
         kept.push((local, theirs, ours));
     }
     child.wait().unwrap();
@@ -283,7 +286,7 @@ fn another_uid_that_sends_and_closes_is_never_taken_for_root() {
             assert!(start.elapsed() < Duration::from_secs(10), "{row:?}");
             std::thread::yield_now();
         }
-        assert_ne!(judged(&owners, *theirs, *ours), Verdict::Welcome);
+        assert_ne!(judged(&owners, *theirs, *ours), PeerVerdict::Welcome);
     }
     assert!(lingering > 0);
 }
@@ -302,7 +305,7 @@ fn our_own_send_then_close_is_welcome_where_the_kernel_remembers() {
         let client = TcpStream::connect(ours).unwrap();
         let theirs = client.local_addr().unwrap();
         drop(client);
-        welcome += usize::from(judged(&owners, theirs, ours) == Verdict::Welcome);
+        welcome += usize::from(judged(&owners, theirs, ours) == PeerVerdict::Welcome);
     }
     assert!(welcome > 25, "{welcome} of 50");
 }

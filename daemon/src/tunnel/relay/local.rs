@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     buffer::{Buffer, Queue, SIZE},
-    system::sockets,
+    system::{sockets, unix_socket},
     tunnel::{guarded::Guarded, local},
 };
 
@@ -74,9 +74,8 @@ impl Local {
     /// what still waits in our kernel.
     pub(super) async fn deliver(&mut self) -> io::Result<()> {
         match &*self.0 {
-            local::Local::Tcp(it) => sent::all(it).await,
+            local::Local::Tcp(it) => sockets::all_sent(it).await,
             // It is there as soon as it is written.
-            #[cfg(unix)]
             local::Local::Unix(_) => Ok(()),
         }
     }
@@ -85,8 +84,7 @@ impl Local {
     pub(super) fn is_held(&self) -> Option<bool> {
         match &*self.0 {
             local::Local::Tcp(it) => is_held(it),
-            #[cfg(unix)]
-            local::Local::Unix(it) => Some(local::Local::is_held(it)),
+            local::Local::Unix(it) => Some(unix_socket::is_held(it)),
         }
     }
 
@@ -109,34 +107,4 @@ fn is_held(socket: &TcpStream) -> Option<bool> {
     }
     let row = sockets::connected(theirs, ours).ok()?;
     Some(row.is_some_and(|it| it.inode != 0))
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod sent {
-    use std::{io, os::fd::AsFd};
-
-    use socket2::SockRef;
-    use tokio::net::TcpStream;
-
-    /// Ready once nothing unsent is left.
-    pub(super) async fn all(socket: &TcpStream) -> io::Result<()> {
-        // With this limit a socket counts as writable only when nothing waits to be sent; over loopback, what was sent
-        // has been received.
-        SockRef::from(socket).set_tcp_notsent_lowat(1)?;
-        // A second registration, as the first remembers an older answer.
-        let again = std::net::TcpStream::from(socket.as_fd().try_clone_to_owned()?);
-        TcpStream::from_std(again)?.writable().await
-    }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-mod sent {
-    use std::io;
-
-    use tokio::net::TcpStream;
-
-    /// Nothing to ask here: what was written may be lost by the reset, and the reset tells that it was.
-    pub(super) async fn all(socket: &TcpStream) -> io::Result<()> {
-        socket.writable().await
-    }
 }

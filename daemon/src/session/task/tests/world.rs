@@ -11,7 +11,6 @@ use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    disk::Disk,
     env::Env,
     session::{
         LoginOutcome, Session,
@@ -21,6 +20,7 @@ use crate::{
         store::Store,
         task::{Dependencies, start},
     },
+    system::disk::Disk,
 };
 
 /// A session with everything around it.

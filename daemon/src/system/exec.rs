@@ -1,0 +1,36 @@
+//! Running another program in the place of this one, under the same process id.
+
+use std::{ffi::OsStr, io, path::PathBuf, process::Command};
+
+/// Whether this system can do it.
+pub const IS_POSSIBLE: bool = cfg!(unix);
+
+/// Replaces this process by `command`, which sees `name` as the one it was called by. Returns only why it could not.
+#[cfg(unix)]
+pub fn replace(command: &mut Command, name: &OsStr) -> io::Error {
+    use std::os::unix::process::CommandExt;
+    command.arg0(name).exec()
+}
+
+/// Returns that there is no such thing.
+#[cfg(not(unix))]
+pub fn replace(_: &mut Command, _: &OsStr) -> io::Error {
+    io::ErrorKind::Unsupported.into()
+}
+
+/// Returns the program that this process runs, also where its file is gone.
+pub fn running_program() -> PathBuf {
+    let link = PathBuf::from("/proc/self/exe");
+    if link.exists() {
+        return link;
+    }
+    std::env::current_exe().unwrap_or(link)
+}
+
+/// Gives the child of `command` a process group of its own, so that Ctrl-C in the terminal is not meant for it.
+pub fn own_process_group(command: &mut tokio::process::Command) {
+    #[cfg(unix)]
+    command.process_group(0);
+    #[cfg(not(unix))]
+    let _ = command;
+}
