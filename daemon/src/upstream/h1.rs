@@ -329,10 +329,8 @@ impl<R: EarlySource> Exchange<'_, R> {
 
     fn next_flight(&mut self) -> Option<Zeroizing<Vec<u8>>> {
         let head = self.request.take().unwrap_or_default();
-        let rest = match self.eager {
-            true => &self.early.kept[self.sent..],
-            false => &[],
-        };
+        let kept = if self.eager { &*self.early.kept } else { &[] };
+        let rest = kept.get(self.sent..).unwrap_or_default();
         let piece = &rest[..rest.len().min(FLIGHT.saturating_sub(head.len()))];
         self.sent += piece.len();
         // Made anew, as growing would leave the token behind.
