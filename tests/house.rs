@@ -22,7 +22,7 @@ const MODULE_MOST: usize = 350;
 const REASON: &str = "Long because";
 
 /// Rooms that are given text, values and the time, and touch nothing.
-const PURE: [&str; 15] = [
+const PURE: [&str; 14] = [
     "control/src/humanize.rs",
     "control/src/suggest.rs",
     "control/src/text.rs",
@@ -35,7 +35,6 @@ const PURE: [&str; 15] = [
     "daemon/src/portal/near.rs",
     "daemon/src/session/core",
     "daemon/src/session/error.rs",
-    "daemon/src/tunnel/reason.rs",
     "daemon/src/tunnel/relay/budget.rs",
     "control/src/ssh_refusal.rs",
 ];
@@ -261,6 +260,107 @@ fn the_map_of_the_house_shows_every_room() {
     for room in rooms.map(|it| it.trim_end_matches(';')) {
         assert!(map.contains(&format!("[`{room}`]")), "{room} is not on it");
     }
+}
+
+/// The names in backticks.
+fn ticked(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The first names below `root` (`crate`, `super` …) that this code uses: `a` and `b` of `root::a::x` and of
+/// `root::{a, b::{c, d}}`.
+fn used_below<'a>(root: &str, code: &'a str) -> BTreeSet<&'a str> {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let name = |text: &'a str| &text[..text.find(|c| !is_part(c)).unwrap_or(text.len())];
+    let mut res = BTreeSet::new();
+    for (at, found) in code.match_indices(&format!("{root}::")) {
+        if code[..at].ends_with(is_part) {
+            continue;
+        }
+        let rest = &code[at + found.len()..];
+        if !rest.starts_with('{') {
+            res.insert(name(rest));
+            continue;
+        }
+        let (mut depth, mut is_first) = (0, false);
+        for (at, c) in rest.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ if depth == 1 && is_first && is_part(c) => {
+                    res.insert(name(&rest[at..]));
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+            is_first = depth == 1 && (matches!(c, '{' | ',') || is_first && c.is_whitespace());
+        }
+    }
+    res
+}
+
+#[test]
+fn names_are_found_in_every_form_of_use() {
+    let code = "use crate::{a, b::{c, d},\n    e::f as g,\n}; use crate::h; crate::i::j(); mycrate::k; use crate::{self::l};";
+    let found: Vec<&str> = used_below("crate", code).into_iter().collect();
+    assert_eq!(found, ["a", "b", "e", "h", "i", "self"]);
+}
+
+#[test]
+fn no_room_knows_what_the_map_says_it_must_not() {
+    let map = fs::read_to_string(root().join("daemon/src/lib.rs")).unwrap();
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let is_crate = |name: &str| {
+        let mut lines = manifest.lines().map(|it| it.replace('-', "_"));
+        lines.any(|it| it.starts_with(&format!("{name} = ")))
+    };
+    let is_room = |name: &str| map.contains(&format!("\npub mod {name};"));
+    let rows = map.lines().filter_map(|it| it.strip_prefix("//! | "));
+    let rows = rows.filter(|it| it.starts_with("[`"));
+    let (mut found, mut checked) = (Vec::new(), 0);
+    for row in rows {
+        let columns: Vec<&str> = row.split(" | ").collect();
+        let [rooms, _, forbidden] = columns[..] else {
+            panic!("not three columns: {row}");
+        };
+        assert!(ticked(forbidden).count() > 1, "nothing forbidden: {row}");
+        for room in ticked(rooms) {
+            let folder = match room {
+                "pomd_core" => "daemon/core/src".to_owned(),
+                _ => format!("daemon/src/{room}"),
+            };
+            let mut files = Vec::new();
+            for path in [root().join(&folder), root().join(format!("{folder}.rs"))] {
+                if path.exists() {
+                    collect(&path, &mut files);
+                }
+            }
+            assert!(!files.is_empty(), "{room} has no sources");
+            for source in files.iter().filter(|it| it.is_shipped()) {
+                let code: Vec<&str> = source.code().map(|it| it.1).collect();
+                let code = code.join("\n");
+                let used = used_below("crate", &code);
+                for name in ticked(forbidden) {
+                    assert!(
+                        is_room(name) != is_crate(name),
+                        "{name}: a room or a crate?"
+                    );
+                    let knows = match is_room(name) {
+                        true => used.contains(name),
+                        false => !used_below(name, &code).is_empty(),
+                    };
+                    if knows {
+                        found.push(format!("{}: {name}", source.path));
+                    }
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert_none("what a room must not know", found);
+    assert!(checked > 300, "only {checked} looked at");
 }
 
 async fn help(program: &str, arguments: &[&str]) -> String {

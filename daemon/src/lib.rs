@@ -8,23 +8,26 @@
 //!
 //! The map of the house:
 //!
-//! | room | what it does | what it must not know |
+//! | room | what it does | must not know |
 //! |---|---|---|
-//! | [`pomd_core`] | every decision that needs no task, socket, file or clock: configuration, refusals, where a token may go, the pool, the guard, the login's request and pages | `tokio` and the rest of the machine: the compiler sees to it |
-//! | [`config_file`], [`load`], [`watch`] | reads the file, and again when it may have changed; keeps a copy of the last good one | what the values are for |
-//! | [`agent`] | owns tunnels, sessions, the last good configuration; shows one status | HTTP, TLS, TOML |
-//! | [`session`] | being logged in to one cluster: machine, login, token and its file | tunnels, the relay |
-//! | [`upstream`] | one route through Pomerium: dial, forward proxy, TLS, connections kept ready, CONNECT, refusals | sessions, the local side |
-//! | [`portal`] | what a cluster says of the user | tunnels |
-//! | [`tunnel`] | one listener's connections: who connects, keep web pages out, open, relay, refuse | the file, other tunnels |
-//! | [`api`] | the control socket: requests into commands | how anything works |
-//! | [`env`] | the seams to the machine and the people around it, one value cloned into every room | what rooms do with them |
-//! | [`admission`] | who keeps a place where places are few | what anybody asks |
-//! | [`service_notify`] | tells a service manager how things stand, and that the agent lives | how it is told |
-//! | [`restart`] | runs the program that is installed now in this one's place, and hands locks and listeners over | what ends before |
-//! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | what they are for |
-//! | [`surroundings`] | the environment of this moment | what it is for |
-//! | [`system`], [`lock`], [`logging`], [`opener`], [`clock`], [`failpoints`], [`buffer`] | one fact of the machine each | everything else |
+//! | [`pomd_core`] | every decision that needs no task, socket, file or clock: configuration, refusals, where a token may go, the pool, the guard, the login's request and pages | `tokio`, `rustls`, `hyper`, `socket2`, `notify` |
+//! | [`config_file`], [`load`], [`watch`] | reads the file, and again when it may have changed; keeps a copy of the last good one | `api`, `portal`, `session`, `tunnel` |
+//! | [`agent`] | owns tunnels, sessions, the last good configuration; shows one status | `api`, `load`, `hyper`, `http`, `rustls`, `toml` |
+//! | [`session`] | being logged in to one cluster: machine, login, token and its file | `agent`, `api`, `load`, `tunnel` |
+//! | [`upstream`] | one route through Pomerium: dial, forward proxy, TLS, connections kept ready, CONNECT, refusals | `agent`, `api`, `load`, `portal`, `session`, `tunnel` |
+//! | [`portal`] | what a cluster says of the user | `agent`, `api`, `load`, `session`, `tunnel` |
+//! | [`tunnel`] | one listener's connections: who connects, keep web pages out, open, relay, refuse | `agent`, `api`, `config_file`, `load`, `hyper`, `toml` |
+//! | [`api`] | the control socket: requests into commands | `portal`, `upstream`, `rustls`, `toml` |
+//! | [`env`] | the seams to the machine and the people around it, one value cloned into every room | `agent`, `api`, `load`, `portal`, `tunnel` |
+//! | [`admission`] | who keeps a place where places are few | `agent`, `api`, `load`, `session`, `tunnel`, `upstream` |
+//! | [`service_notify`] | tells a service manager how things stand, and that the agent lives | `api`, `load`, `session`, `tunnel`, `upstream` |
+//! | [`restart`] | runs the program that is installed now in this one's place, and hands locks and listeners over | `agent`, `api`, `load`, `session`, `tunnel`, `upstream` |
+//! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | `agent`, `api`, `load`, `session`, `tunnel`, `upstream`, `rustls` |
+//! | [`surroundings`] | the environment of this moment | `agent`, `api`, `load`, `session`, `tunnel` |
+//! | [`opener`] | shows a link to the person | `agent`, `api`, `load`, `portal`, `tunnel`, `upstream` |
+//! | [`system`], [`lock`], [`logging`], [`clock`], [`failpoints`], [`buffer`] | one fact of the machine each | `agent`, `api`, `load`, `session`, `tunnel`, `upstream`, `portal` |
+//!
+//! A test reads the last column: rooms and crates whose names no `use` of the room may hold.
 
 pub mod admission;
 pub mod agent;

@@ -9,9 +9,10 @@ use pomd_core::{
 
 use super::{
     Early, EarlySource, Opened, Upstream,
-    h1::{self, Again, Failure, Peer},
+    h1::{self, Again, AttemptError, Peer},
     pool::{IdleState, Key},
     record::Remote,
+    steps::Steps,
     tls::Secure,
 };
 
@@ -43,6 +44,7 @@ impl Upstream {
         authority: &Authority,
         permitted: Permitted<'_>,
         early: &mut Early<R>,
+        steps: &mut Steps,
     ) -> Result<Opened, OpenError>
     where
         R: EarlySource,
@@ -54,7 +56,7 @@ impl Upstream {
         loop {
             let connection = match warm.take() {
                 Some(it) => it,
-                None => self.fresh(address).await?.into(),
+                None => self.fresh(address, steps).await?.into(),
             };
             let opened = self
                 .attempt(connection, authority, permitted, early, eager)
@@ -80,6 +82,7 @@ impl Upstream {
                 }
                 _ => return opened.map_err(|it| it.error),
             }
+            steps.begin_again();
         }
     }
 
@@ -90,14 +93,13 @@ impl Upstream {
         permitted: Permitted<'_>,
         early: &mut Early<R>,
         eager: bool,
-    ) -> Result<Opened, Failure>
+    ) -> Result<Opened, AttemptError>
     where
         R: EarlySource,
     {
-        let name = permitted.address().host_and_port();
         let request = h1::request(authority, permitted);
         let peer = Peer {
-            name: &name,
+            address: permitted.address(),
             identity: connection.secure.as_ref().map(|it| &*it.identity),
             limit: self.limits.answer,
             idle_state: connection.idle_state,
