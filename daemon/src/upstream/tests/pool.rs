@@ -167,6 +167,7 @@ fn other_route() -> Route {
             host: name,
             ..corp()
         },
+        ..route()
     }
 }
 
