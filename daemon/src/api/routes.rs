@@ -42,7 +42,7 @@ pub(super) async fn answer(
     tokio::select! {
         biased;
         answer = answer_whatever(api, request, upgrades, slot) => answer,
-        () = api.stop.cancelled() => {
+        () = api.closing.cancelled() => {
             answer::refused(&refusal(Code::Stopping, "pomd is stopping"))
         }
     }
@@ -169,13 +169,13 @@ impl Route {
                 status.pomd.usage = Some(usage::now());
                 answer::json(&status)
             }
-            Self::Events => answer::endless(events(api.agent.watch().await?, api.stop.clone())),
+            Self::Events => answer::endless(events(api.agent.watch().await?, api.closing.clone())),
             Self::Logs => {
                 let follow = parameter(query, "follow").as_deref() == Some("true");
                 let tunnel = parameter(query, "tunnel");
                 let reader = api.recent.reader();
                 if follow {
-                    answer::endless(lines(reader, tunnel, Some(api.stop.clone())))
+                    answer::endless(lines(reader, tunnel, Some(api.closing.clone())))
                 } else {
                     answer::ndjson(lines(reader, tunnel, None))
                 }
