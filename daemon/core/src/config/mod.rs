@@ -27,7 +27,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use address::{Address, Authority, Route};
+pub use address::{Address, Authority, Protocol, Route};
 pub use changes::{Change, Changes, changes};
 pub use control::wire::{BrowserChoice, Start};
 pub use host::Host;
