@@ -8,13 +8,13 @@ use super::*;
 use crate::{
     agent::{Agent, Setup},
     load::Loader,
-    session::Open,
+    opener::LinkOpener,
     system::service::{Heartbeat, Service},
 };
 
 struct NoBrowser;
 
-impl Open for NoBrowser {
+impl LinkOpener for NoBrowser {
     fn available(&self, _: &control::wire::BrowserChoice) -> BoxFuture<'static, bool> {
         Box::pin(std::future::ready(false))
     }
