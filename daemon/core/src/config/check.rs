@@ -8,10 +8,11 @@ use std::{
 
 use super::{
     Config, Host, Listen, Machine, Route, Settings, SocketName, Start, TunnelName, TunnelSpec,
-    Wrong, clusters, doubts,
+    Wrong, clusters,
     file::{Either, Field, File, Section},
     named,
     report::{Found, Problem, Span, quoted},
+    warnings,
 };
 
 const NAME: &str = "a name is made of letters, digits, `.`, `_` and `-`, at most 64";

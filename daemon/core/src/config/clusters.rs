@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BrowserChoice, ClusterName, ClusterSpec, ForwardProxy, HostPattern,
+    ClusterName, ClusterSpec, HostPattern,
     address::Address,
     check::Draft,
-    doubts,
     file::Field,
     host::Host,
     named::Named,
     owner::{Owner, owner},
     report::{Found, Problem, Span, quoted},
+    doubts,
 };
 
 /// Who says that a host is his, and where.
@@ -195,15 +195,7 @@ fn of_host(address: &Address) -> ClusterSpec {
         hosts: vec![HostPattern::exactly(&address.host)],
         login_at: vec![address.clone()],
         ports: ports([address]),
-        connect: None,
-        server_name: None,
-        ca_file: None,
-        client_identity: None,
-        forward_proxy: ForwardProxy::Environment,
-        forward_proxy_auth: None,
-        browser: BrowserChoice::Default,
-        insecure_skip_verify: false,
-        named: false,
+        ..ClusterSpec::default()
     }
 }
 

@@ -116,7 +116,7 @@ impl<'t> File<'t> {
                         title: "[settings]".to_owned(),
                         table: it,
                     };
-                    section.judge_keys(&SETTINGS, found);
+                    section.check_keys(&SETTINGS, found);
                     res.settings = Some(section);
                 }
                 (known, _) if SECTIONS.contains(&known) => {
@@ -221,7 +221,7 @@ impl<'t> Section<'t> {
                     title: self.title.clone(),
                     table,
                 };
-                section.judge_keys(&SECRET, found);
+                section.check_keys(&SECRET, found);
                 Some(section)
             }
             DeValue::String(_) => {
@@ -283,7 +283,7 @@ impl<'t> Section<'t> {
             .label(wants.1)
     }
 
-    fn judge_keys(&self, keys: &Keys, found: &mut Found) {
+    fn check_keys(&self, keys: &Keys, found: &mut Found) {
         for (key, value) in self.table {
             let name: &str = key.get_ref().as_ref();
             if keys.later.contains(&name) {
@@ -365,7 +365,7 @@ fn named<'t>(
                     title,
                     table,
                 };
-                section.judge_keys(keys, found);
+                section.check_keys(keys, found);
                 res.push(section);
             }
             _ if keys.built.contains(&name) || keys.later.contains(&name) => found.push(

@@ -1,14 +1,15 @@
 //! The configuration: text in, values that need no further check out. Pure: no files, no clock, no sockets, no tokio.
 //!
 //! `syntax` makes tables of text, `file` sections of tables, `check` (with `named` and `clusters`) values of sections;
-//! each adds what is wrong to one list, which `report` shows. `changes` compares two results.
+//! each adds what is wrong to one list, which `report` shows. `spec` is what a section means, `doubts` is what can be used and
+//! is perhaps not meant, `changes` compares two results.
 
 mod address;
 mod changes;
 mod characters;
 mod check;
 mod clusters;
-mod doubts;
+
 mod file;
 mod hints;
 mod host;
@@ -19,13 +20,11 @@ mod pattern;
 mod proxy;
 mod report;
 mod secrets;
+mod spec;
 mod syntax;
+mod doubts;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 pub use address::{Address, Authority, Route};
 pub use changes::{Change, Changes, changes};
@@ -36,6 +35,7 @@ pub use owner::{Destination, NoDestination, bare_name};
 pub use pattern::HostPattern;
 pub use proxy::{ForwardProxy, ProxyAddress, ProxyKind};
 pub use report::{Problem, Problems, Severity, Span, Warnings, Wrong};
+pub use spec::{ClientIdentity, ClusterSpec, Settings, TunnelSpec};
 
 use file::File;
 use report::Found;
@@ -63,81 +63,11 @@ pub struct TunnelName(String);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterName(String);
 
-/// One `[tunnel.NAME]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TunnelSpec {
-    /// Where it leads.
-    pub route: Route,
-    /// Whose login it uses.
-    pub cluster: ClusterName,
-    /// Where it listens.
-    pub listen: Listen,
-    /// Whether it listens by itself.
-    pub start: Start,
-    /// Refusals are told in ssh's own words.
-    pub ssh: bool,
-    /// A person confirmed that it may be reached from other machines.
-    pub expose: bool,
-    /// Web pages are kept out (A6).
-    pub browser_guard: bool,
-    /// Hosts that the browser guard lets in besides this machine and the route's. In the order of the file.
-    pub allow_hosts: Vec<Host>,
-}
-
-/// One `[cluster.NAME]`, or the cluster that stands for a single host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterSpec {
-    /// The hosts whose routes share the login. A token of this cluster is sent to no other (A15).
-    pub hosts: Vec<HostPattern>,
-    /// Where to log in, best first; never empty. The key `url`, else the addresses of its tunnels in order of their
-    /// names, else its hosts that are no patterns. Tokens are stored under the address where the login was made.
-    pub login_at: Vec<Address>,
-    /// The ports of `login_at` and of its tunnels' servers. A token of this cluster is sent to no other port (A24),
-    /// unless `connect` says where to dial in any case.
-    pub ports: BTreeSet<u16>,
-    /// Dial here instead of the route's own address.
-    pub connect: Option<Authority>,
-    /// Verify this name instead of the dialled host's.
-    pub server_name: Option<Host>,
-    /// PEM file of roots to trust besides the system's. Absolute.
-    pub ca_file: Option<PathBuf>,
-    /// PEM files that prove who this machine is. Absolute.
-    pub client_identity: Option<ClientIdentity>,
-    /// Through which forward proxy its hosts are reached.
-    pub forward_proxy: ForwardProxy,
-    /// The file with `user:password` for the forward proxy. Absolute.
-    pub forward_proxy_auth: Option<PathBuf>,
-    /// How a browser is opened.
-    pub browser: BrowserChoice,
-    /// Take any certificate. A standing warning.
-    pub insecure_skip_verify: bool,
-    /// It stands in the file; else it stands for a single host.
-    pub named: bool,
-}
-
-/// A client certificate and its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientIdentity {
-    /// PEM, leaf first. Absolute.
-    pub certificate: PathBuf,
-    /// PEM. Absolute.
-    pub key: PathBuf,
-}
-
 /// What a warning may depend on besides the file.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Machine {
     /// The lowest port that this user may listen on.
     pub first_port: u16,
-}
-
-/// `[settings]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Memory in bytes for replies that slow local readers have not taken yet, for all connections together.
-    pub read_ahead: u64,
-    /// Other local users who may use the listeners, as written: names or numeric ids.
-    pub allow_users: Vec<String>,
 }
 
 impl Config {
@@ -239,15 +169,6 @@ fn line_of(text: &str, span: &Span) -> Span {
     let start = text[..at].rfind('\n').map_or(0, |it| it + 1);
     let end = text[at..].find('\n').map_or(text.len(), |it| at + it);
     start..end + 1
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            read_ahead: 128 << 20,
-            allow_users: Vec::new(),
-        }
-    }
 }
 
 impl TunnelName {
