@@ -51,7 +51,7 @@ pub(super) fn check(
         .collect();
     listeners(&drafts, found);
     for draft in &drafts {
-        doubts::of_tunnel(draft, machine, found);
+        warnings::of_tunnel(draft, machine, found);
     }
     let named = file
         .clusters

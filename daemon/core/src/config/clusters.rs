@@ -11,7 +11,7 @@ use super::{
     named::Named,
     owner::{Owner, owner},
     report::{Found, Problem, Span, quoted},
-    doubts,
+    warnings,
 };
 
 /// Who says that a host is his, and where.
@@ -68,12 +68,12 @@ pub(super) fn place(
         };
         of_tunnel.push(cluster);
     }
-    doubts::of_separate_logins(&own, drafts, &of_tunnel, &named, found);
+    warnings::of_separate_logins(&own, drafts, &of_tunnel, &named, found);
     let mut res = own;
     for (mut cluster, routes) in named.into_iter().zip(addresses) {
         one_scheme(&cluster, &routes, found);
         not_in_the_open(&cluster, &routes, found);
-        doubts::of_cluster(&cluster, &routes, drafts.is_empty() || partial, found);
+        warnings::of_cluster(&cluster, &routes, drafts.is_empty() || partial, found);
         cluster.spec.login_at = login_at(&cluster, &routes);
         let servers = routes.iter().map(|it| &it.value.address);
         cluster.spec.ports = ports(cluster.spec.login_at.iter().chain(servers));

@@ -1,7 +1,7 @@
 //! The configuration: text in, values that need no further check out. Pure: no files, no clock, no sockets, no tokio.
 //!
 //! `syntax` makes tables of text, `file` sections of tables, `check` (with `named` and `clusters`) values of sections;
-//! each adds what is wrong to one list, which `report` shows. `spec` is what a section means, `doubts` is what can be used and
+//! each adds what is wrong to one list, which `report` shows. `spec` is what a section means, `warnings` is what can be used and
 //! is perhaps not meant, `changes` compares two results.
 
 mod address;
@@ -22,7 +22,7 @@ mod report;
 mod secrets;
 mod spec;
 mod syntax;
-mod doubts;
+mod warnings;
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
