@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Config, Host, Listen, Machine, Route, Settings, SocketName, Start, TunnelName, TunnelSpec,
-    Wrong, clusters,
+    ClusterName, Config, Host, Listen, Machine, Route, Settings, SocketName, Start, TunnelName,
+    TunnelSpec, Wrong, clusters,
     file::{Either, Field, File, Section},
     named,
     report::{Found, Problem, Span, quoted},
@@ -28,12 +28,9 @@ pub(super) struct Draft {
     pub(super) name: TunnelName,
     pub(super) route: Field<Route>,
     pub(super) listen: Option<Field<Listen>>,
-    pub(super) start: Start,
-    pub(super) ssh: bool,
-    pub(super) expose: bool,
-    pub(super) browser_guard: bool,
-    pub(super) allow_hosts: Vec<Host>,
     pub(super) title: String,
+    /// What it means. Its cluster is that of its host alone, until the clusters are known.
+    spec: TunnelSpec,
 }
 
 /// `partial`: parts of the file could not be read, so nothing can be called missing.
@@ -64,14 +61,8 @@ pub(super) fn check(
     let mut tunnels = BTreeMap::new();
     for (draft, cluster) in drafts.into_iter().zip(of_tunnel) {
         let spec = TunnelSpec {
-            route: draft.route.value,
             cluster,
-            listen: draft.listen.map_or(Listen::Chosen, |it| it.value),
-            start: draft.start,
-            ssh: draft.ssh,
-            expose: draft.expose,
-            browser_guard: draft.browser_guard,
-            allow_hosts: draft.allow_hosts,
+            ..draft.spec
         };
         tunnels.insert(draft.name, spec);
     }
@@ -147,16 +138,24 @@ fn tunnel(section: &Section<'_>, partial: bool, found: &mut Found) -> Option<Dra
         );
     }
     let route = route?;
-    Some(Draft {
-        name: name?,
-        listen,
+    let spec = TunnelSpec {
+        cluster: ClusterName::for_address(&route.value.address),
+        listen: listen
+            .as_ref()
+            .map_or(Listen::Chosen, |it| it.value.clone()),
         start,
         ssh: ssh.map_or(route.value.authority.port == 22, |it| it.value),
         expose: expose.is_some_and(|it| it.value),
         browser_guard: browser_guard.is_none_or(|it| it.value),
         allow_hosts,
-        title: section.title.clone(),
+        route: route.value.clone(),
+    };
+    Some(Draft {
+        name: name?,
         route,
+        listen,
+        title: section.title.clone(),
+        spec,
     })
 }
 
