@@ -41,7 +41,7 @@ pub struct Address {
 }
 
 impl Route {
-    /// `HOST:PORT`, or what Pomerium's `from` looks like: `tcp+https://HOST:PORT`, and the bastion form
+    /// Reads `HOST:PORT`, or what Pomerium's `from` looks like: `tcp+https://HOST:PORT`, and the bastion form
     /// `tcp+https://HOST[:PORT]/TARGET:PORT`.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -103,7 +103,7 @@ impl Route {
 }
 
 impl Authority {
-    /// `HOST:PORT`; an IPv6 address stands in brackets.
+    /// Reads `HOST:PORT`; an IPv6 address stands in brackets.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
         no_extras(text)?;
         if text.contains('/') {
@@ -121,7 +121,7 @@ impl Authority {
 }
 
 impl Address {
-    /// `https://HOST[:PORT]`, or `http://` for labs. A single slash may follow, nothing else.
+    /// Reads `https://HOST[:PORT]`, or `http://` for labs. A single slash may follow, nothing else.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
         const URL: &str = "write it as https://HOST, or https://HOST:PORT";
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -145,7 +145,7 @@ impl Address {
         Self::with_scheme(tls, place)
     }
 
-    /// `HOST`, or `HOST:PORT` where the port is not the scheme's own: what goes into `Host:` of a GET.
+    /// Returns `HOST`, or `HOST:PORT` where the port is not the scheme's own: what goes into `Host:` of a GET.
     pub fn host_and_port(&self) -> String {
         if self.port == default_port(self.tls) {
             self.host.bracketed()
@@ -189,7 +189,7 @@ fn split(text: &str) -> Result<(Host, Option<u16>), Wrong> {
     Ok((Host::parse(&host)?, port.map(self::port).transpose()?))
 }
 
-/// A port as text: digits only, 1 to 65535.
+/// Reads a port: digits only, 1 to 65535.
 pub(super) fn port(text: &str) -> Result<u16, Wrong> {
     if text.is_empty() {
         return Err(Wrong::new("no port after the colon", PORT));
@@ -215,7 +215,7 @@ fn no_extras(rest: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// What to write where somebody wrote the address of a web page, or a scheme of another program.
+/// Returns what to write where somebody wrote the address of a web page, or a scheme of another program.
 fn instead_of_url(scheme: &str, place: &str) -> String {
     let write = match (Authority::parse(place), Host::parse(place)) {
         (Ok(it), _) => format!("\"{it}\""),

@@ -77,7 +77,7 @@ pub(super) fn check(
     }
 }
 
-/// The rule for names, told at the name.
+/// Returns the problem of a name that breaks the rule for names.
 pub(super) fn bad_name(section: &Section<'_>) -> Problem {
     Problem::at(
         section.span.clone(),
@@ -86,7 +86,7 @@ pub(super) fn bad_name(section: &Section<'_>) -> Problem {
     .label(NAME)
 }
 
-/// What `parse` makes of a text, or its objection as a problem of this section.
+/// Returns what `parse` makes of a text, or adds its objection as a problem of this section.
 pub(super) fn parsed<T>(
     section: &Section<'_>,
     field: Option<Field<&str>>,

@@ -24,7 +24,7 @@ struct Claim {
 
 type Claims = BTreeMap<HostPattern, Vec<Claim>>;
 
-/// All clusters, and for each draft in turn the name of its own. `partial`: nothing can be called missing.
+/// Returns all clusters, and for each draft in turn the name of its own. Where the file is `partial`, nothing is missing.
 pub(super) fn place(
     mut named: Vec<Named>,
     drafts: &[Draft],
@@ -155,7 +155,7 @@ fn hosts(cluster: &Named) -> Vec<HostPattern> {
     without_repeats(own.chain(url))
 }
 
-/// The cluster that stands for the host of one tunnel, shared by all tunnels that dial the same address.
+/// Adds the cluster that stands for the host of one tunnel, shared by all tunnels that dial the same address.
 fn add_own(
     own: &mut BTreeMap<ClusterName, ClusterSpec>,
     name: &ClusterName,
@@ -199,7 +199,7 @@ fn of_host(address: &Address) -> ClusterSpec {
     }
 }
 
-/// A login made over TLS is not to be sent without it.
+/// Adds the problem of a login that is made over TLS and would be sent without it.
 fn one_scheme(cluster: &Named, routes: &[&Field<super::Route>], found: &mut Found) {
     let url = cluster.url.iter().map(|it| (&it.span, it.value.tls));
     let all: Vec<(&Span, bool)> = url
@@ -222,7 +222,7 @@ fn one_scheme(cluster: &Named, routes: &[&Field<super::Route>], found: &mut Foun
     }
 }
 
-/// A token goes through a forward proxy inside TLS or not at all.
+/// Adds the problem of a token that would go through a forward proxy without TLS.
 fn not_in_the_open(cluster: &Named, routes: &[&Field<super::Route>], found: &mut Found) {
     let Some(proxy) = &cluster.proxy else { return };
     let url = cluster.url.iter().map(|it| (&it.span, it.value.tls));

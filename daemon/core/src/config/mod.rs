@@ -41,7 +41,7 @@ use file::File;
 use report::Found;
 use syntax::Rest;
 
-/// A larger file is refused, in bytes.
+/// The largest file that is read, in bytes.
 pub const MOST_BYTES: usize = 1 << 20;
 
 /// A whole configuration. Every tunnel's `cluster` is a key of `clusters`.
@@ -71,12 +71,12 @@ pub struct Machine {
 }
 
 impl Config {
-    /// What a file says. Relative paths in it start at `base`, the folder of the file.
+    /// Reads a file's text. Relative paths in it start at `base`, the folder of the file.
     pub fn parse(text: &str, base: &Path) -> Result<Self, Problems> {
         Self::parse_for(&Machine::default(), text, base).map(|it| it.0)
     }
 
-    /// [`Config::parse`], with what a person should know of a file that can be used.
+    /// Reads as [`Config::parse`] does, with what a person should know of a file that can be used.
     fn parse_for(machine: &Machine, text: &str, base: &Path) -> Result<(Self, Warnings), Problems> {
         let text = without_bom(text);
         let mut found = Found::default();
@@ -112,12 +112,12 @@ impl Config {
         found.finish(text).map(|it| (res, it))
     }
 
-    /// [`Config::parse`] for bytes: a file that is no text is a problem too.
+    /// Reads bytes as [`Config::parse`] reads a text: a file that is no text is a problem too.
     pub fn read(bytes: &[u8], base: &Path) -> Result<Self, Problems> {
         Self::read_for(&Machine::default(), bytes, base).map(|it| it.0)
     }
 
-    /// [`Config::read`] for a machine, with what a person should know of a file that can be used.
+    /// Reads as [`Config::read`] does, for a machine, with what a person should know of a file that can be used.
     pub fn read_for(
         machine: &Machine,
         bytes: &[u8],
@@ -147,7 +147,7 @@ impl Config {
     }
 }
 
-/// The section of a cluster of the file, as its problems name it.
+/// Returns the section of a cluster of the file, as its problems name it.
 pub fn section_of_cluster(name: &ClusterName) -> String {
     file::title("cluster", name.as_str())
 }
@@ -172,29 +172,29 @@ fn line_of(text: &str, span: &Span) -> Span {
 }
 
 impl TunnelName {
-    /// The name, or `None` if it breaks the rule of the type.
+    /// Reads a name; `None` if it breaks the rule of the type.
     pub fn parse(text: &str) -> Option<Self> {
         is_name(text).then(|| Self(text.to_owned()))
     }
 
-    /// As people type it.
+    /// Returns the name as people type it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl ClusterName {
-    /// The name, or `None` if it breaks the rule of the type.
+    /// Reads a name; `None` if it breaks the rule of the type.
     pub fn parse(text: &str) -> Option<Self> {
         is_name(text).then(|| Self(text.to_owned()))
     }
 
-    /// The cluster that stands for one host (with its port where that is not the scheme's own).
+    /// Returns the name of the cluster that stands for one host (with its port where that is not the scheme's own).
     pub fn for_address(address: &Address) -> Self {
         Self(address.host_and_port())
     }
 
-    /// As people type it.
+    /// Returns the name as people type it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -144,7 +144,7 @@ fn identity(
     })
 }
 
-/// The file with the user and password for the forward proxy.
+/// Reads the file name of the user and password for the forward proxy.
 fn proxy_auth(
     section: &Section<'_>,
     base: &Path,
@@ -175,7 +175,7 @@ fn proxy_auth(
     Some(base.join(path.value))
 }
 
-/// A path, absolute: relative ones start at the folder of the file.
+/// Reads a path and makes it absolute: relative ones start at the folder of the file.
 fn file(section: &Section<'_>, key: &str, base: &Path, found: &mut Found) -> Option<PathBuf> {
     let field = section.text(key, FILE, found);
     let path = parsed(section, field, read_path, found)?;
