@@ -65,8 +65,8 @@ impl Route {
             }
             known @ ("https" | "http" | "tcp") => {
                 let what = format!("unknown kind of route {}", quoted(scheme));
-                let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
-                return Err(Wrong::new(what, instead_of_url(known, place)));
+                let server = rest.split(['/', '?', '#']).next().unwrap_or_default();
+                return Err(Wrong::new(what, instead_of_url(known, server)));
             }
             _ => {
                 let what = format!("unknown kind of route {}", quoted(scheme));
@@ -77,15 +77,15 @@ impl Route {
             }
         };
         no_extras(rest)?;
-        let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (server, path) = rest.split_once('/').unwrap_or((rest, ""));
         match path.strip_suffix('/').unwrap_or(path) {
             "" => {
-                let authority = Authority::parse(place).map_err(route_hint)?;
+                let authority = Authority::parse(server).map_err(route_hint)?;
                 Ok(Self::direct(authority, tls))
             }
             target => Ok(Self {
                 authority: Authority::parse(target).map_err(route_hint)?,
-                address: Address::with_scheme(tls, place)?,
+                address: Address::with_scheme(tls, server)?,
             }),
         }
     }
@@ -138,11 +138,11 @@ impl Address {
             }
         };
         no_extras(rest)?;
-        let place = rest.strip_suffix('/').unwrap_or(rest);
-        if place.contains('/') {
+        let server = rest.strip_suffix('/').unwrap_or(rest);
+        if server.contains('/') {
             return Err(Wrong::new("an address with a path", URL));
         }
-        Self::with_scheme(tls, place)
+        Self::with_scheme(tls, server)
     }
 
     /// Returns `HOST`, or `HOST:PORT` where the port is not the scheme's own: what goes into `Host:` of a GET.
@@ -154,8 +154,8 @@ impl Address {
         }
     }
 
-    fn with_scheme(tls: bool, place: &str) -> Result<Self, Wrong> {
-        let (host, port) = split(place)?;
+    fn with_scheme(tls: bool, server: &str) -> Result<Self, Wrong> {
+        let (host, port) = split(server)?;
         let port = port.unwrap_or(default_port(tls));
         Ok(Self { tls, host, port })
     }
@@ -216,8 +216,8 @@ fn no_extras(rest: &str) -> Result<(), Wrong> {
 }
 
 /// Returns what to write where somebody wrote the address of a web page, or a scheme of another program.
-fn instead_of_url(scheme: &str, place: &str) -> String {
-    let write = match (Authority::parse(place), Host::parse(place)) {
+fn instead_of_url(scheme: &str, server: &str) -> String {
+    let write = match (Authority::parse(server), Host::parse(server)) {
         (Ok(it), _) => format!("\"{it}\""),
         (_, Ok(host)) => format!("\"{}:PORT\"", host.bracketed()),
         _ => "HOST:PORT".to_owned(),
@@ -243,8 +243,8 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.address.tls { "https" } else { "http" };
         if *self != Self::direct(self.authority.clone(), self.address.tls) {
-            let place = self.address.host_and_port();
-            return write!(f, "tcp+{scheme}://{place}/{}", self.authority);
+            let server = self.address.host_and_port();
+            return write!(f, "tcp+{scheme}://{server}/{}", self.authority);
         }
         match self.address.tls {
             true => self.authority.fmt(f),

@@ -57,7 +57,7 @@ pub(super) fn check(
         .collect();
     // A tunnel that could not be read may have been the one that a cluster needs.
     let partial = partial || drafts.len() < file.tunnels.len();
-    let (clusters, of_tunnel) = clusters::place(named, &drafts, partial, found);
+    let (clusters, of_tunnel) = clusters::assign(named, &drafts, partial, found);
     let mut tunnels = BTreeMap::new();
     for (draft, cluster) in drafts.into_iter().zip(of_tunnel) {
         let spec = TunnelSpec {
@@ -327,7 +327,7 @@ fn settings(section: &Section<'_>, found: &mut Found) -> Settings {
     {
         match read_user(&user.value) {
             Some(it) if seen.insert(it.clone()) => {
-                found.place(&section.title, &it, user.span);
+                found.locate(&section.title, &it, user.span);
                 res.allow_users.push(it);
             }
             Some(_) => {}

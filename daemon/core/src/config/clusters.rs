@@ -25,7 +25,7 @@ struct Claim {
 type Claims = BTreeMap<HostPattern, Vec<Claim>>;
 
 /// Returns all clusters, and for each draft in turn the name of its own. Where the file is `partial`, nothing is missing.
-pub(super) fn place(
+pub(super) fn assign(
     mut named: Vec<Named>,
     drafts: &[Draft],
     partial: bool,

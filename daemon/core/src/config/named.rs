@@ -171,7 +171,7 @@ fn proxy_auth(
     }
     let field = secret.text("file", "write the name of a file", found);
     let path = parsed(section, field, read_path, found)?;
-    found.place(&section.title, "forward_proxy_auth", path.span);
+    found.locate(&section.title, "forward_proxy_auth", path.span);
     Some(base.join(path.value))
 }
 
@@ -179,7 +179,7 @@ fn proxy_auth(
 fn file(section: &Section<'_>, key: &str, base: &Path, found: &mut Found) -> Option<PathBuf> {
     let field = section.text(key, FILE, found);
     let path = parsed(section, field, read_path, found)?;
-    found.place(&section.title, key, path.span);
+    found.locate(&section.title, key, path.span);
     Some(base.join(path.value))
 }
 

@@ -38,7 +38,7 @@ pub struct Problem {
     pub section: Option<String>,
     /// A few words at the place; mostly what to write instead.
     pub label: Option<String>,
-    /// Other places that have to do with it, and how.
+    /// Other locations that have to do with it, and how.
     pub others: Vec<(Span, String)>,
     /// What to do, where that does not fit at the place.
     pub help: Option<String>,
@@ -64,12 +64,12 @@ pub enum Severity {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Warnings {
     list: Vec<Problem>,
-    places: Vec<Place>,
+    locations: Vec<Location>,
 }
 
 /// Where a value stands that can only be judged by looking at the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct Location {
     /// Such as `[cluster.corp]`.
     section: String,
     /// The key, or one item of its list.
@@ -177,8 +177,8 @@ impl Found {
     }
 
     /// Notes where the value of `key` stands.
-    pub(super) fn place(&mut self, section: &str, key: &str, span: Span) {
-        self.warnings.places.push(Place {
+    pub(super) fn locate(&mut self, section: &str, key: &str, span: Span) {
+        self.warnings.locations.push(Location {
             section: section.to_owned(),
             key: key.to_owned(),
             span,
@@ -192,7 +192,7 @@ impl Found {
     pub(super) fn append(&mut self, other: Self) {
         self.left_out += other.left_out;
         self.warnings.list.extend(other.warnings.list);
-        self.warnings.places.extend(other.warnings.places);
+        self.warnings.locations.extend(other.warnings.locations);
         for problem in other.list {
             self.push(problem);
         }
@@ -240,9 +240,9 @@ impl Warnings {
 
     /// Adds what a look at the machine found: `what` is wrong with the value of `key` in `section`.
     pub fn add(&mut self, section: &str, key: &str, what: &str) {
-        let place = self.places.iter();
-        let place = place.filter(|it| it.section == section && it.key == key);
-        let mut problem = match place.map(|it| it.span.clone()).next() {
+        let location = self.locations.iter();
+        let location = location.filter(|it| it.section == section && it.key == key);
+        let mut problem = match location.map(|it| it.span.clone()).next() {
             Some(span) => Problem::at(span, what),
             None => Problem::of_file(what),
         };
