@@ -119,7 +119,7 @@ impl Program {
         Self::new(words.iter().map(|it| (*it).to_owned()).collect())
     }
 
-    /// The words to run for `link`, which stays one word whatever stands in it.
+    /// Returns the words to run for `link`, which stays one word whatever stands in it.
     pub fn with_link(&self, link: &str) -> Vec<String> {
         let (program, arguments) = match self.words.split_first() {
             Some((program, arguments)) => (program.clone(), arguments),
@@ -131,13 +131,13 @@ impl Program {
         [program].into_iter().chain(arguments).chain(last).collect()
     }
 
-    /// The program's name or path.
+    /// Returns the program's name or path.
     pub fn name(&self) -> &str {
         self.words.first().map_or("", String::as_str)
     }
 }
 
-/// The candidates, to be tried in this order until one works: the key `browser`, else `POMD_BROWSER` (`none`, or
+/// Returns the candidates, to be tried in this order until one works: the key `browser`, else `POMD_BROWSER` (`none`, or
 /// `default` for what follows), else `BROWSER`, then whatever opens links here.
 ///
 /// A program that was named for pomd alone is tried even if it cannot be found, so that the person learns of it, and
@@ -177,14 +177,14 @@ pub fn candidates(
     Ok(res)
 }
 
-/// The value of `BROWSER` for a program that looks there itself, such as `xdg-open`: `None` leaves it as it is.
+/// Returns the value of `BROWSER` for a program that looks there itself, such as `xdg-open`: `None` leaves it as it is.
 pub fn windowed_list(around: &Surroundings<'_>) -> Option<String> {
     let told = (around.var)(BROWSER).map_or(Vec::new(), |said| programs(&said, around));
     let good = !told.is_empty() && !told.iter().any(is_text_browser);
     (!good).then(|| WINDOWED.join(":"))
 }
 
-/// What somebody named on purpose.
+/// Returns the candidates that somebody named on purpose.
 fn named(programs: Vec<Program>) -> Result<Vec<Candidate>, NoBrowser> {
     let programs: Vec<_> = programs
         .into_iter()
@@ -204,7 +204,7 @@ fn named(programs: Vec<Program>) -> Result<Vec<Candidate>, NoBrowser> {
     Ok(windowed)
 }
 
-/// Whatever opens links on this system.
+/// Returns whatever opens links on this system.
 fn system(around: &Surroundings<'_>) -> Result<Vec<Candidate>, NoBrowser> {
     let is_set = |name: &str| (around.var)(name).is_some_and(|it| !it.is_empty());
     let by_ssh = is_set("SSH_CONNECTION");
@@ -244,7 +244,7 @@ fn system(around: &Surroundings<'_>) -> Result<Vec<Candidate>, NoBrowser> {
     ))
 }
 
-/// The convention of `BROWSER`: programs separated by colons.
+/// Returns the programs of a value of `BROWSER`, which colons separate.
 fn programs(said: &str, around: &Surroundings<'_>) -> Vec<Program> {
     let said = said.trim();
     // A path with blanks or colons in it is a program all the same.

@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an answer may take that waits for the network; pomd's own limits end sooner and say more.
 const LONG_PATIENCE: Duration = Duration::from_secs(90);
 
-/// Where pomd is asked.
+/// A client of one pomd's control socket. Each call opens a connection of its own; a client keeps none.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
@@ -80,7 +80,7 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// Asks whoever listens on `socket`.
+    /// Returns a client of whoever listens on `socket`.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
@@ -88,8 +88,8 @@ impl Client {
         }
     }
 
-    /// Asks the pomd that has the state folder of `paths`, wherever it listens: the environment of whoever started it may
-    /// name another socket than ours. `named`: a person named the socket, which holds then.
+    /// Returns a client of the pomd that has the state folder of `paths`, wherever it listens: the environment of whoever
+    /// started it may name another socket than ours. `named`: a person named the socket, which holds then.
     pub fn of(paths: &Paths, named: bool) -> Self {
         Self {
             socket: paths.socket.clone(),
@@ -97,17 +97,17 @@ impl Client {
         }
     }
 
-    /// The process that listens, as this one sees it; `None` where the system does not tell.
+    /// Returns the process that listens, as this one sees it; `None` where the system does not tell.
     pub async fn process(&self) -> Result<Option<u32>, ClientError> {
         Ok(socket::process(&self.open_socket().await?))
     }
 
-    /// As [`Client::events`], and from the next life on after a restart.
+    /// Follows [`Client::events`], and those of the next life after a restart.
     pub async fn follow_events(&self) -> Result<FollowedEvents, ClientError> {
         Ok(FollowedEvents::new(self.clone(), self.events().await?))
     }
 
-    /// As [`Client::logs`] with `follow`, and from the next life on after a restart, where that one was left.
+    /// Follows [`Client::logs`], and goes on with the next life after a restart where this one was left.
     pub async fn follow_logs(&self, tunnel: Option<&str>) -> Result<FollowedLogs, ClientError> {
         let lines = self.logs(tunnel, true).await?;
         Ok(FollowedLogs::new(self.clone(), tunnel, lines))

@@ -1,4 +1,4 @@
-//! The text of a lock file: which pomd holds the place, what it does there, and where it answers.
+//! The text of a lock file: which pomd holds the lock, what it is doing, and where it answers.
 //!
 //! The lock itself is the kernel's, and nothing but the waiting of others depends on this text: it is written in place, may
 //! be that of a pomd that was killed, and is believed only as far as a wait or a connection to its socket goes.
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 /// The name of the lock file in the state folder and beside the control socket.
 pub const LOCK_FILE: &str = "pomd.lock";
-/// The most that is read of one.
+/// The most bytes that are read of a lock file.
 const MOST: u64 = 16 << 10;
 
 /// A pomd that holds a lock, or was the last one to do so.
@@ -29,7 +29,7 @@ pub struct Holder {
 /// What a holder says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// What it does with the place.
+    /// What it is doing.
     pub phase: Phase,
     /// It went into the background by itself: it gives way to one in the foreground.
     #[serde(default)]
@@ -42,7 +42,7 @@ pub struct Facts {
     pub log: Option<String>,
 }
 
-/// What a holder does with its place.
+/// What the holder of a lock is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
@@ -81,12 +81,12 @@ impl Holder {
         file.write_all(text.as_bytes())
     }
 
-    /// What it does; a release that said nothing of it is taken to run.
+    /// Returns what it is doing; a release that said nothing of it is taken to run.
     pub fn phase(&self) -> Phase {
         self.facts.as_ref().map_or(Phase::Running, |it| it.phase)
     }
 
-    /// Its control socket, if it named one.
+    /// Returns its control socket, if it named one.
     pub fn socket(&self) -> Option<&Path> {
         self.facts.as_ref()?.socket.as_deref()
     }
@@ -115,7 +115,7 @@ impl Holder {
     }
 }
 
-/// Whether somebody holds the lock of `folder` now. A disk that knows no locks tells nothing.
+/// Tells whether somebody holds the lock of `folder` now. A disk that knows no locks tells nothing.
 pub fn is_held(folder: &Path) -> bool {
     let Ok(file) = open(folder) else {
         return false;
@@ -123,7 +123,7 @@ pub fn is_held(folder: &Path) -> bool {
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }
 
-/// When the text in the lock file of `folder` was written.
+/// Returns when the text in the lock file of `folder` was written.
 pub fn written_at(folder: &Path) -> Option<SystemTime> {
     open(folder).ok()?.metadata().ok()?.modified().ok()
 }

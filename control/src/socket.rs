@@ -7,12 +7,12 @@ use interprocess::local_socket::tokio::Stream;
 
 pub use imp::{Reader, Socket, Writer};
 
-/// The bytes of a connected channel, with an end of their own for each direction where the platform has that.
+/// Returns the bytes of a connected channel, with an end of their own for each direction where the platform has that.
 pub fn socket(stream: Stream) -> Socket {
     imp::socket(stream)
 }
 
-/// The two directions of a channel, each for a task of its own.
+/// Returns the two directions of a channel, each for a task of its own.
 pub fn split(socket: Socket) -> (Reader, Writer) {
     imp::split(socket)
 }
@@ -28,12 +28,13 @@ pub async fn connect(path: &Path) -> io::Result<Stream> {
     imp::connect(path).await
 }
 
-/// Who listens at the other end, in words, if it is not a program of this user's. To be asked before a byte is sent.
-pub fn stranger(stream: &Stream) -> io::Result<Option<String>> {
-    imp::stranger(stream)
+/// Returns whose program listens at the other end, in words, if it is not one of this user's. Call it before a byte is
+/// sent.
+pub fn other_user(stream: &Stream) -> io::Result<Option<String>> {
+    imp::other_user(stream)
 }
 
-/// The process that listens at the other end, where the system tells.
+/// Returns the process that listens at the other end, where the system tells.
 pub fn process(stream: &Stream) -> Option<u32> {
     imp::process(stream)
 }
@@ -99,7 +100,7 @@ mod imp {
         u32::try_from(pid).ok().filter(|it| *it > 0)
     }
 
-    pub(super) fn stranger(stream: &Stream) -> io::Result<Option<String>> {
+    pub(super) fn other_user(stream: &Stream) -> io::Result<Option<String>> {
         let ours = rustix::process::geteuid().as_raw();
         let theirs = stream.peer_creds()?.euid().filter(|uid| *uid != ours);
         Ok(theirs.map(|uid| format!("uid {uid}")))
@@ -177,7 +178,7 @@ mod imp {
     }
 
     /// The server's process names its user. One that may not be looked at is another user's.
-    pub(super) fn stranger(stream: &Stream) -> io::Result<Option<String>> {
+    pub(super) fn other_user(stream: &Stream) -> io::Result<Option<String>> {
         let server = stream.peer_creds()?.pid();
         let theirs = server.and_then(user::sid_of);
         if theirs.is_some() && theirs == user::own_sid() {

@@ -10,13 +10,13 @@ const LEAST_PADDING: usize = 4;
 /// The text, in characters.
 const MOST: usize = 250;
 
-/// The version line and one `SSH_MSG_DISCONNECT` that says `pomd: ` and `text` in one line, of which at most 250
+/// Returns the version line and one `SSH_MSG_DISCONNECT` that says `pomd: ` and `text` in one line, of which at most 250
 /// characters are told.
 pub fn refusal(text: &str) -> Vec<u8> {
     refusal_of("pomd", text)
 }
 
-/// As [`refusal`], said by `speaker`.
+/// Returns [`refusal`] with another speaker than `pomd`.
 pub fn refusal_of(speaker: &str, text: &str) -> Vec<u8> {
     let text = plain(&format!("{speaker}: {text}"));
     let mut payload = vec![DISCONNECT];

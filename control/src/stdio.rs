@@ -20,7 +20,7 @@ use std::{
 
 pub use tasks::{AsyncInput, AsyncOutput};
 
-/// One of the three.
+/// One of the three standard streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stream {
     Input,
@@ -36,17 +36,17 @@ pub struct Output(Stream);
 #[derive(Debug)]
 pub struct Input(());
 
-/// Standard output.
+/// Returns standard output.
 pub fn stdout() -> Output {
     Output(Stream::Output)
 }
 
-/// Standard error.
+/// Returns standard error.
 pub fn stderr() -> Output {
     Output(Stream::Error)
 }
 
-/// Standard input.
+/// Returns standard input.
 pub fn stdin() -> Input {
     Input(())
 }
@@ -89,12 +89,12 @@ pub struct StdioError {
 }
 
 impl StdioError {
-    /// `source` under the name of the stream; keeps its kind.
+    /// Returns `source` under the name of the stream, with its kind.
     fn wrap(stream: Stream, source: io::Error) -> io::Error {
         io::Error::new(source.kind(), Self { stream, source })
     }
 
-    /// The failure of a standard stream that `error` is, if it is one.
+    /// Returns the failure of a standard stream that `error` is, if it is one.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }

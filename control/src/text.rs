@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-/// `text` in one line of at most `most` characters (`…` included where it was cut): control characters, line and
+/// Returns `text` in one line of at most `most` characters (`…` included where it was cut): control characters, line and
 /// paragraph separators and everything that changes the direction of writing appear as `\u{…}`.
 pub fn clean(text: &str, most: usize) -> String {
     let mut res = String::new();
@@ -26,12 +26,12 @@ pub fn clean(text: &str, most: usize) -> String {
     res
 }
 
-/// The command that judges the configuration file at `path`, as a person can paste it.
+/// Returns the command that checks the configuration file at `path`, as a person can paste it.
 pub fn check_command(path: &Path) -> String {
     format!("pomd check {}", shell_word(&path.display().to_string()))
 }
 
-/// `text` as one word of a command line: quoted where a shell would take it for something else.
+/// Returns `text` as one word of a command line: quoted where a shell would take it for something else.
 pub fn shell_word(text: &str) -> String {
     let text = clean(text, 4096);
     let is_plain = |c: char| c.is_alphanumeric() || "_-+=:,./@%".contains(c);
@@ -52,7 +52,7 @@ fn is_harmless(c: char) -> bool {
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Whose a program is that the system does not name: `a program of another user (uid 0)`, or one of the user's own.
+/// Returns whose a program is that the system does not name: `a program of another user (uid 0)`, or one of the user's own.
 pub fn program_of(uid: u32, ours: bool) -> String {
     if ours {
         "a program of yours whose name can't be read, perhaps another pomd".to_owned()

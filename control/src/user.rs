@@ -4,13 +4,13 @@ use std::sync::OnceLock;
 
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
-/// Of this process, as `S-1-5-21-…`.
+/// Returns the SID of this process's user, as `S-1-5-21-…`.
 pub fn own_sid() -> Option<String> {
     static OWN: OnceLock<Option<String>> = OnceLock::new();
     OWN.get_or_init(|| sid_of(std::process::id())).clone()
 }
 
-/// Of the process `pid`; `None` if it is gone or not ours to look at.
+/// Returns the SID of the user of process `pid`; `None` if it is gone or not ours to look at.
 pub fn sid_of(pid: u32) -> Option<String> {
     let pid = Pid::from_u32(pid);
     let only_the_user = ProcessRefreshKind::nothing().with_user(UpdateKind::Always);

@@ -58,7 +58,7 @@ pub(crate) struct Globals {
 const HEADING: &str = "Options for every command";
 
 impl Globals {
-    /// What was said about places.
+    /// Returns the paths that options name.
     pub(crate) fn overrides(&self) -> PathOverrides {
         PathOverrides {
             config: self.config.clone(),
@@ -67,7 +67,7 @@ impl Globals {
         }
     }
 
-    /// Whether a command that needs pomd may start it.
+    /// Tells whether a command that needs pomd may start it.
     pub(crate) fn may_start(&self) -> bool {
         let forbidden = env::var_os("POMD_NO_START").is_some_and(|it| !it.is_empty() && it != "0");
         !self.no_start && !forbidden
@@ -75,7 +75,7 @@ impl Globals {
 }
 
 impl Command {
-    /// Whether it goes on for as long as somebody reads what it writes.
+    /// Tells whether it goes on for as long as somebody reads what it writes.
     pub(crate) fn goes_on(&self) -> bool {
         match self {
             Self::Status(args) => args.watch,

@@ -24,7 +24,7 @@ pub(crate) enum Plan {
     Open(Vec<Candidate>),
 }
 
-/// What to do where this process runs.
+/// Returns what to do where this process runs.
 pub(crate) fn plan(no_browser: bool, choice: &BrowserChoice) -> Plan {
     if no_browser {
         return Plan::Print(None);

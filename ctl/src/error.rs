@@ -129,7 +129,7 @@ impl CliError {
         Self::told(report)
     }
 
-    /// As [`CliError::not_running`], of one whose log is elsewhere.
+    /// Returns [`CliError::not_running`] for a pomd whose log is elsewhere.
     pub(crate) fn not_running_said(log: &str) -> Self {
         let Self::Told(report) = Self::not_running() else {
             return Self::not_running();
@@ -142,8 +142,8 @@ impl CliError {
         Self::told(Report::new(Exit::LoginNeeded, "login_needed", message))
     }
 
-    /// pomd went away in the middle of what it was asked. `log` is where it said that its log is, if it said
-    /// anything of that.
+    /// Returns the error for a pomd that went away in the middle of what it was asked. `log` is where it said
+    /// that its log is, if it said anything of that.
     pub(crate) fn pomd_ended(log: Option<Option<&str>>) -> Self {
         let message = "pomd ended meanwhile";
         let report = Report::new(Exit::NotRunning, "not_running", message);
@@ -151,7 +151,7 @@ impl CliError {
     }
 }
 
-/// Where the last words of a pomd that has ended can be read.
+/// Returns where the last words of a pomd that has ended can be read.
 pub(crate) fn last_words(log: Option<&str>) -> String {
     match log {
         Some(command) if command.starts_with("journalctl ") => {
@@ -162,7 +162,7 @@ pub(crate) fn last_words(log: Option<&str>) -> String {
     }
 }
 
-/// A code's word on the wire.
+/// Returns a code's word on the wire.
 pub(crate) fn word(code: Code) -> String {
     match serde_json::to_value(code) {
         Ok(serde_json::Value::String(word)) => word,
@@ -184,7 +184,7 @@ impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         let report = match error {
             ClientError::NotRunning => return Self::not_running(),
-            ClientError::Api(error) => told_by_pomd(error),
+            ClientError::Api(error) => report_of(error),
             ClientError::OtherProtocol { theirs } => Report::new(
                 Exit::Failed,
                 "other_protocol",
@@ -216,7 +216,7 @@ impl From<ClientError> for CliError {
     }
 }
 
-fn told_by_pomd(error: ApiError) -> Report {
+fn report_of(error: ApiError) -> Report {
     let mut lines = sanitise::lines(&error.message).into_iter();
     let first = lines.next().unwrap_or_default();
     let first = first.strip_prefix("error:").unwrap_or(&first).trim_start();

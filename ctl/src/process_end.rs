@@ -11,7 +11,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct ProcessEnd(imp::Process);
 
 impl ProcessEnd {
-    /// Of a process that runs; `None` where the system has no way to tell.
+    /// Returns the end of a process that runs; `None` where the system has no way to tell.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         imp::find(pid).map(Self)
     }

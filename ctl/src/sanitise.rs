@@ -14,22 +14,22 @@ const URL: usize = 16 << 10;
 /// Lines of a report that keeps its shape.
 const LINES: usize = 1000;
 
-/// One sentence.
+/// Returns one sentence, made safe to show.
 pub(crate) fn line(text: &str) -> String {
     clean(text, SENTENCE)
 }
 
-/// A name, a route or an address.
+/// Returns a name, a route or an address, made safe to show.
 pub(crate) fn name(text: &str) -> String {
     clean(text, NAME)
 }
 
-/// An address to open.
+/// Returns an address to open, made safe to show.
 pub(crate) fn url(text: &str) -> String {
     clean(text, URL)
 }
 
-/// A text of several lines whose indentation means something.
+/// Returns the lines of a text whose indentation means something, made safe to show.
 pub(crate) fn lines(text: &str) -> Vec<String> {
     text.lines()
         .take(LINES)
@@ -43,7 +43,7 @@ pub(crate) fn lines(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Everything in a status.
+/// Returns a status with all of its text made safe to show.
 pub(crate) fn status(mut status: Status) -> Status {
     let pomd = &mut status.pomd;
     tidy(&mut pomd.version, name);
@@ -62,7 +62,7 @@ pub(crate) fn status(mut status: Status) -> Status {
     status
 }
 
-/// Everything in a tunnel.
+/// Returns a tunnel with all of its text made safe to show.
 pub(crate) fn tunnel(mut tunnel: Tunnel) -> Tunnel {
     tidy(&mut tunnel.name, name);
     tidy(&mut tunnel.cluster, name);
@@ -72,7 +72,7 @@ pub(crate) fn tunnel(mut tunnel: Tunnel) -> Tunnel {
     tunnel
 }
 
-/// Everything in a cluster.
+/// Returns a cluster with all of its text made safe to show.
 pub(crate) fn cluster(mut cluster: Cluster) -> Cluster {
     tidy(&mut cluster.name, name);
     tidy_all(&mut cluster.hosts, name);
@@ -85,7 +85,7 @@ pub(crate) fn cluster(mut cluster: Cluster) -> Cluster {
     cluster
 }
 
-/// Everything in an open login. The addresses must open nothing but a web page.
+/// Returns an open login with all of its text made safe to show. The addresses must open nothing but a web page.
 pub(crate) fn login(mut login: OpenLogin) -> OpenLogin {
     tidy(&mut login.link, url);
     tidy_all(&mut login.sign_in_host, name);
@@ -93,7 +93,7 @@ pub(crate) fn login(mut login: OpenLogin) -> OpenLogin {
     login
 }
 
-/// Everything in an error, but for a report of several lines.
+/// Returns an error with all of its text made safe to show, but for a report of several lines.
 pub(crate) fn error(mut error: ApiError) -> ApiError {
     tidy(&mut error.message, line);
     tidy_all(&mut error.hint, line);
@@ -105,7 +105,7 @@ pub(crate) fn error(mut error: ApiError) -> ApiError {
     error
 }
 
-/// Everything in a line of the log.
+/// Returns a line of the log with all of its text made safe to show.
 pub(crate) fn log(mut log: LogLine) -> LogLine {
     tidy(&mut log.level, name);
     tidy_all(&mut log.tunnel, name);
@@ -119,7 +119,7 @@ pub(crate) fn log(mut log: LogLine) -> LogLine {
     log
 }
 
-/// The program that holds an address, in words.
+/// Returns the program that holds an address, in words.
 pub(crate) fn holder(holder: &Holder) -> String {
     let program = holder.program.as_deref().map(name);
     match (program, holder.pid, holder.uid) {

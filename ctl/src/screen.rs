@@ -53,27 +53,27 @@ impl Screen {
         }
     }
 
-    /// Answers are JSON.
+    /// Tells whether answers are JSON.
     pub(crate) fn json(&self) -> bool {
         self.json
     }
 
-    /// A person watches the answer.
+    /// Tells whether a person watches the answer.
     pub(crate) fn answers_a_person(&self) -> bool {
         io::stdout().is_terminal()
     }
 
-    /// A person watches the progress.
+    /// Tells whether a person watches the progress.
     pub(crate) fn progress_is_watched(&self) -> bool {
         io::stderr().is_terminal()
     }
 
-    /// A person is there to do what is asked of them.
+    /// Tells whether a person is there to do what is asked of them.
     pub(crate) fn is_asked_by_a_person(&self) -> bool {
         io::stdin().is_terminal() && !self.json
     }
 
-    /// What a page is drawn for, now.
+    /// Returns what a page is drawn for, now.
     pub(crate) fn view(&self) -> View<'_> {
         View {
             width: self.answers_a_person().then(width).flatten(),
@@ -85,13 +85,13 @@ impl Screen {
         }
     }
 
-    /// The answer, or a part of it: lines without the last end of line.
+    /// Writes the answer, or a part of it: lines without the last end of line.
     pub(crate) fn answer(&self, text: &str) -> Result<(), CliError> {
         let drawn = self.drawn(&format!("{}\n", self.glyphs.plain(text)))?;
         written(stdio::stdout().write_all(&drawn))
     }
 
-    /// A part of the answer that steers the terminal: only for terminals.
+    /// Draws a page over the one before; only for terminals.
     pub(crate) fn redraw(&self, page: &str) -> Result<(), CliError> {
         let page = render::fitted(&self.glyphs.plain(page), size());
         // Home, each line cleared to its end, then all that is below: nothing flickers.
@@ -101,13 +101,13 @@ impl Screen {
         written(stdio::stdout().write_all(&page))
     }
 
-    /// The answer as JSON, in a shape that a person can read too.
+    /// Writes the answer as JSON, in a shape that a person can read too.
     pub(crate) fn answer_json(&self, answer: &impl Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string_pretty(answer).unwrap_or_default();
         self.raw(&render::json::harmless(&text))
     }
 
-    /// One line of NDJSON.
+    /// Writes one line of NDJSON.
     pub(crate) fn answer_json_line(&self, answer: &impl Serialize) -> Result<(), CliError> {
         let text = serde_json::to_string(answer).unwrap_or_default();
         self.raw(&render::json::harmless(&text))
@@ -117,12 +117,12 @@ impl Screen {
         written(stdio::stdout().write_all(format!("{text}\n").as_bytes()))
     }
 
-    /// Progress, warnings, hints. That nobody can read them is no failure.
+    /// Writes progress, warnings, hints. That nobody can read them is no error.
     pub(crate) fn say(&self, text: &str) {
         self.tell(&format!("{}\n", self.glyphs.plain(text)));
     }
 
-    /// A question; the answer is typed behind it.
+    /// Writes a question; the answer is typed behind it.
     pub(crate) fn ask(&self, question: &str) {
         self.tell(&self.glyphs.plain(question));
     }
@@ -135,12 +135,12 @@ impl Screen {
         let _ = stdio::stderr().write_all(format!("\r\x1b[2K{text}").as_bytes());
     }
 
-    /// Optional advice.
+    /// Writes optional advice.
     pub(crate) fn hint(&self, text: &str) {
         self.say(&format!("{} {text}", paint(Role::Command, "hint:")));
     }
 
-    /// It works, but.
+    /// Writes a warning.
     pub(crate) fn warn(&self, text: &str) {
         self.say(&format!("{} {text}", paint(Role::Warn, "warning:")));
     }
@@ -150,7 +150,7 @@ impl Screen {
         self.meanwhile.replace(what.to_owned());
     }
 
-    /// Tells a failure, on stdout with `--json`, else on stderr.
+    /// Tells an error, on stdout with `--json`, else on stderr.
     pub(crate) fn report(&self, failure: &CliError) -> Exit {
         match failure {
             CliError::ReaderGone => Exit::Done,
@@ -185,7 +185,7 @@ impl Screen {
         }
     }
 
-    /// The bytes of `text` for standard output, with colours if it can show them.
+    /// Returns the bytes of `text` for standard output, with colours if it can show them.
     fn drawn(&self, text: &str) -> Result<Vec<u8>, CliError> {
         let drawn = painted(text, self.settled(&io::stdout()));
         drawn.map_err(|it| CliError::failed(format!("cannot draw the answer: {it}")))
@@ -207,7 +207,7 @@ impl Screen {
     }
 }
 
-/// What time it is.
+/// Returns the time.
 pub(crate) fn now() -> Timestamp {
     #[expect(
         clippy::disallowed_methods,
@@ -216,7 +216,7 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// The bytes of `text`, with colours if `choice` says so.
+/// Returns the bytes of `text`, with colours if `choice` says so.
 fn painted(text: &str, choice: ColorChoice) -> io::Result<Vec<u8>> {
     let mut res = Vec::with_capacity(text.len());
     let mut painted = AutoStream::new(&mut res, choice);
@@ -235,7 +235,7 @@ fn written(result: io::Result<()>) -> Result<(), CliError> {
     }
 }
 
-/// The width of the terminal: what the person exported, else what the terminal says.
+/// Returns the width of the terminal: what the person exported, else what the terminal says.
 fn width() -> Option<usize> {
     let said = env::var("COLUMNS").ok().and_then(|it| it.parse().ok());
     said.or_else(|| size().map(|it| it.columns))

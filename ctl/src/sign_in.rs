@@ -16,7 +16,7 @@ use crate::{
     error::{CarriedLogin, CliError, Exit, Report},
     render::paint::{Role, paint},
     sanitise, screen,
-    waiting::{Waiting, beat},
+    waiting::{Waiting, ticks},
 };
 
 /// A sign-in URL is good for five minutes; a person gets a new one before that.
@@ -138,7 +138,7 @@ fn is_local_page(link: &str) -> bool {
         .any(|it| link.starts_with(it))
 }
 
-/// The address for a person who has a browser elsewhere, and how its answer gets back here.
+/// Shows the address to a person who has a browser elsewhere, and how its answer gets back here.
 fn show(
     cx: &Context,
     cluster: &str,
@@ -210,7 +210,7 @@ impl Wait<'_> {
             screen.say(&format!("  {DOING}{NOTE}"));
         }
         let mut line = Waiting::new(screen, DOING, NOTE);
-        let mut beat = beat();
+        let mut ticks = ticks();
         let mut minted = Instant::now();
         // A login that was over at once may have changed nothing that an event would tell of.
         let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
@@ -219,7 +219,7 @@ impl Wait<'_> {
                 event = events.next() => match event? {
                     None => return Err(commands::ended(self.cx)),
                     Some(status) => {
-                        if let Some(ended) = self.judge(&status).await? {
+                        if let Some(ended) = self.end_after(&status).await? {
                             return ended;
                         }
                     }
@@ -229,7 +229,7 @@ impl Wait<'_> {
                         return ended;
                     }
                 }
-                _ = beat.tick() => {
+                _ = ticks.tick() => {
                     if screen::now() >= self.expires_at {
                         return Err(unanswered(self.cluster));
                     }
@@ -244,15 +244,18 @@ impl Wait<'_> {
         }
     }
 
-    /// How the login ended, if it did. An event may be older than the login, so pomd is asked before it is believed.
-    async fn judge(&self, event: &Status) -> Result<Option<Result<Cluster, CliError>>, CliError> {
+    /// Returns how the login ended, if it did. An event may be older than the login, so pomd is asked before it is believed.
+    async fn end_after(
+        &self,
+        event: &Status,
+    ) -> Result<Option<Result<Cluster, CliError>>, CliError> {
         if state_of(event, self.cluster) == Some(ClusterState::LoginRunning) {
             return Ok(None);
         }
         self.look().await
     }
 
-    /// The same by what pomd says now.
+    /// Returns how the login ended by what pomd says now, if it did.
     async fn look(&self) -> Result<Option<Result<Cluster, CliError>>, CliError> {
         let status = sanitise::status(self.cx.client.status().await?);
         let cluster = status

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The most that is read of what pomd says when it fails.
 const WORDS_MOST: u64 = 64 << 10;
 
-/// The status of the pomd that runs, after starting one if none did.
+/// Returns the status of the pomd that runs, after starting one if none did.
 pub(crate) async fn ensure(cx: &Context) -> Result<Status, CliError> {
     match cx.client.status().await {
         Err(ClientError::NotRunning) if cx.may_start => {
@@ -109,7 +109,7 @@ fn command(cx: &Context, program: &Path, words: &std::fs::File) -> Command {
     command
 }
 
-/// Asks until somebody answers, or the time is over. `if_held`: only while somebody has the place, who may answer.
+/// Asks until somebody answers, or the time is over. `if_held`: only while somebody holds the lock, who may answer.
 async fn answering(
     cx: &Context,
     deadline: Instant,
@@ -132,7 +132,8 @@ fn place_is_held(cx: &Context) -> bool {
     holder::is_held(&cx.paths.state) || holder::is_held(cx.paths.runtime())
 }
 
-/// The program of this name in the folder that pomctl is in: by the name that pomctl was called by first, so that a link to
+/// Returns the program of this name in the folder that pomctl is in: by the name that pomctl was called by first, so that
+/// a link to
 /// the installed release stays a link; it may lead to another release at the next restart.
 pub(crate) fn sibling(name: &str) -> Option<PathBuf> {
     let program = |folder: PathBuf| {
@@ -144,7 +145,7 @@ pub(crate) fn sibling(name: &str) -> Option<PathBuf> {
         .or_else(|| folder().and_then(program))
 }
 
-/// The folder of pomctl as it was called, links not followed; `None` if that leads to another program.
+/// Returns the folder of pomctl as it was called, links not followed; `None` if that leads to another program.
 fn called() -> Option<PathBuf> {
     let said = PathBuf::from(env::args_os().next()?);
     let path = if said.components().count() > 1 {
@@ -159,7 +160,7 @@ fn called() -> Option<PathBuf> {
     (leads_to == ours).then(|| path.parent().map(Path::to_owned))?
 }
 
-/// The folder that pomctl is in, links followed.
+/// Returns the folder that pomctl is in, links followed.
 pub(crate) fn folder() -> Option<PathBuf> {
     let ours = env::current_exe().ok()?;
     let ours = ours.canonicalize().unwrap_or(ours);

@@ -57,23 +57,23 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// When to draw it.
-pub(crate) fn beat() -> Interval {
-    let mut beat = interval(NOTICEABLE);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    beat
+/// Returns when to draw the line.
+pub(crate) fn ticks() -> Interval {
+    let mut ticks = interval(NOTICEABLE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
 }
 
 /// Does `work`, and shows meanwhile that it is being done.
 pub(crate) async fn shown<T>(screen: &Screen, doing: &str, work: impl Future<Output = T>) -> T {
     let mut line = Waiting::new(screen, doing, "");
-    let mut beat = beat();
+    let mut ticks = ticks();
     let mut work = pin!(work);
     loop {
         tokio::select! {
             biased;
             done = &mut work => return done,
-            _ = beat.tick() => line.draw(),
+            _ = ticks.tick() => line.draw(),
         }
     }
 }

@@ -14,7 +14,10 @@ use control::text::clean;
 use jiff::Timestamp;
 use pomd_core::{
     config::{Address, Authority},
-    route::refusal::{self, OpenError, Refusal, RefusalKind, Step, Unreachable},
+    route::{
+        error::{HttpError, StepError, Target},
+        refusal::{self, OpenError, Refusal, RefusalKind},
+    },
     session::token::{Token, User},
 };
 use serde::{
@@ -78,14 +81,10 @@ pub async fn sign_in_url(
         return Err(login_refused(&answer));
     }
     sign_in::checked(&answer.body, at.tls).map_err(|wrong| {
-        let message = format!("{} gave no sign-in address: {wrong}", at.host_and_port());
-        Unreachable::new(Step::Http, &message)
-            .hint(IN_THE_WAY)
-            .into()
+        let error = HttpError::SignIn(wrong.to_string());
+        StepError::new(Target::Server(at.clone()), error).into()
     })
 }
-
-const IN_THE_WAY: &str = "is it a Pomerium, or is a login page of the network in the way?";
 
 async fn asked(
     upstream: &Upstream,
@@ -117,15 +116,12 @@ fn login_refused(answer: &Answer) -> OpenError {
     }
 }
 
-fn not_pomerium(at: &Address, answer: &Answer) -> Unreachable {
-    let kind = answer.content_type.as_deref().unwrap_or("nothing known");
-    let message = format!(
-        "{} does not answer as Pomerium does: {} bytes of {}",
-        at.host_and_port(),
-        answer.body.len(),
-        clean(kind, 80)
-    );
-    Unreachable::new(Step::Http, &message).hint(IN_THE_WAY)
+fn not_pomerium(at: &Address, answer: &Answer) -> StepError {
+    let error = HttpError::NotPomerium {
+        length: answer.body.len(),
+        content_type: answer.content_type.clone(),
+    };
+    StepError::new(Target::Server(at.clone()), error)
 }
 
 fn read_user(body: &[u8]) -> Option<User> {

@@ -4,7 +4,7 @@ use std::{env, ffi::OsStr, fs, path::Path};
 
 use super::{Surroundings, System};
 
-/// Asks with the surroundings of this process.
+/// Calls `ask` with the surroundings of this process.
 pub fn here<T>(ask: impl FnOnce(&Surroundings<'_>) -> T) -> T {
     let var = |name: &str| env::var(name).ok().filter(|it| !it.is_empty());
     let path = env::var_os("PATH");
@@ -17,7 +17,7 @@ pub fn here<T>(ask: impl FnOnce(&Surroundings<'_>) -> T) -> T {
     })
 }
 
-/// How this machine is called by those who come by ssh.
+/// Returns the name of this machine for those who come by ssh.
 pub fn host_name() -> String {
     #[cfg(unix)]
     let name = rustix::system::uname()
@@ -34,7 +34,7 @@ pub fn host_name() -> String {
     }
 }
 
-/// Whether a program can be run: a path, or a name in one of the folders of `path`, the value of `PATH`.
+/// Tells whether a program can be run: a path, or a name in one of the folders of `path`, the value of `PATH`.
 pub fn on_path(program: &str, path: Option<&OsStr>) -> bool {
     if program.contains(std::path::MAIN_SEPARATOR) || program.contains('/') {
         return is_program(Path::new(program));
@@ -42,7 +42,7 @@ pub fn on_path(program: &str, path: Option<&OsStr>) -> bool {
     env::split_paths(path.unwrap_or_default()).any(|it| is_program(&it.join(program)))
 }
 
-/// Whether this is a container; `var` looks up environment variables.
+/// Tells whether this is a container; `var` looks up environment variables.
 pub fn is_container(var: impl Fn(&str) -> Option<String>) -> bool {
     var("container").is_some()
         || ["/.dockerenv", "/run/.containerenv"]
@@ -50,7 +50,7 @@ pub fn is_container(var: impl Fn(&str) -> Option<String>) -> bool {
             .any(|it| Path::new(it).exists())
 }
 
-/// Whether this is Linux on Windows.
+/// Tells whether this is Linux on Windows.
 pub fn is_wsl() -> bool {
     fs::read_to_string("/proc/sys/kernel/osrelease")
         .is_ok_and(|it| it.to_ascii_lowercase().contains("microsoft"))

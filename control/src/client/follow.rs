@@ -3,7 +3,7 @@
 use super::{Client, ClientError, Lines, broken};
 use crate::wire::{LogLine, Status};
 
-/// What comes out of a stream that is followed.
+/// One item of a stream that is followed.
 #[derive(Clone, Debug)]
 pub enum News<T> {
     /// The next item.
@@ -30,7 +30,7 @@ impl FollowedEvents {
         }
     }
 
-    /// The next status; `None`: pomd has ended.
+    /// Returns the next status; `None`: pomd has ended.
     pub async fn next(&mut self) -> Result<Option<News<Status>>, ClientError> {
         match self.lines.next().await {
             Ok(Some(status)) => {
@@ -81,7 +81,7 @@ impl FollowedLogs {
         }
     }
 
-    /// The next line; `None`: pomd has ended.
+    /// Returns the next line; `None`: pomd has ended.
     pub async fn next(&mut self) -> Result<Option<News<LogLine>>, ClientError> {
         loop {
             match self.lines.next().await {
@@ -116,7 +116,7 @@ impl FollowedLogs {
         while let Some(line) = lines.next().await? {
             remembered.push(line);
         }
-        self.skip = told(&remembered, self.last.as_ref());
+        self.skip = position_after(&remembered, self.last.as_ref());
         self.lines = self.client.logs(tunnel, true).await?;
         Ok(Some(News::Restarted))
     }
@@ -127,13 +127,13 @@ fn is_same_life(one: &Option<Vec<u8>>, other: &Option<Vec<u8>>) -> bool {
     one.is_some() && one == other
 }
 
-/// How many of these lines were told when `last` was.
-fn told(lines: &[LogLine], last: Option<&LogLine>) -> usize {
+/// Returns how many of these lines were told when `last` was.
+fn position_after(lines: &[LogLine], last: Option<&LogLine>) -> usize {
     let found = last.and_then(|last| lines.iter().rposition(|it| it == last));
     found.map_or(0, |it| it + 1)
 }
 
-/// Nobody is there any more.
+/// Tells whether nobody is there any more.
 fn has_ended(error: &ClientError) -> bool {
     matches!(error, ClientError::NotRunning | ClientError::Cut { .. })
 }
@@ -171,7 +171,7 @@ mod tests {
             (Some(9), 0),
         ] {
             let last = last.map(line);
-            assert_eq!(told(&lines, last.as_ref()), expected, "{last:?}");
+            assert_eq!(position_after(&lines, last.as_ref()), expected, "{last:?}");
         }
     }
 }

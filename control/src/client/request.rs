@@ -39,7 +39,7 @@ pub(super) enum Asked {
     Once,
 }
 
-/// What the holder of the place says, and since when.
+/// What the lock file says of its holder, and since when.
 #[derive(PartialEq, Eq)]
 struct LockState {
     phase: Option<Phase>,
@@ -56,7 +56,8 @@ impl LockState {
 }
 
 impl Client {
-    /// Every question may be asked twice: those that start something find it done.
+    /// Sends a request, again where a restart left it without an answer. Every question may be asked twice: those that
+    /// start something find it done.
     pub(super) async fn send_request(
         &self,
         asked: Asked,
@@ -67,7 +68,7 @@ impl Client {
         let mut cut = 0;
         let mut stopping = None;
         loop {
-            let before = self.place();
+            let before = self.lock_state();
             let error = match self.send_once(request.clone(), patience).await {
                 Ok(answered) => return Ok(answered),
                 Err(error) => error,
@@ -123,17 +124,17 @@ impl Client {
         Ok((response, connection))
     }
 
-    /// A pomd that restarts has the place and is not there for a moment.
-    fn restarts(&self, place: &LockState) -> bool {
+    /// Tells whether a pomd restarts: it holds the lock and is not there for a moment.
+    fn restarts(&self, lock: &LockState) -> bool {
         let folder = self.lock_folder();
-        place.phase == Some(Phase::Restarting) && folder.is_some_and(holder::is_held)
+        lock.phase == Some(Phase::Restarting) && folder.is_some_and(holder::is_held)
     }
 
     /// Whether the holder says something else than `before`, now or soon: the end of its connections and what it says of
     /// its own end come one after the other.
     async fn moves_on_from(&self, before: &LockState) -> bool {
         let deadline = Instant::now() + WORD;
-        while *before == self.place() {
+        while *before == self.lock_state() {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -142,7 +143,7 @@ impl Client {
         true
     }
 
-    fn place(&self) -> LockState {
+    fn lock_state(&self) -> LockState {
         let folder = self.lock_folder();
         LockState {
             phase: folder.and_then(Holder::read).map(|it| it.phase()),
@@ -150,7 +151,7 @@ impl Client {
         }
     }
 
-    /// Where the lock is that tells of the pomd that is asked: beside its socket, if that is all that is known.
+    /// Returns the folder of the lock that tells of the pomd that is asked: beside its socket, if that is all that is known.
     fn lock_folder(&self) -> Option<&Path> {
         self.state.as_deref().or_else(|| self.socket.parent())
     }
@@ -177,7 +178,7 @@ impl Client {
             Ok(Err(error)) => return Err(broken(path, error)),
             Err(_) => return Err(broken(path, "it does not take connections")),
         };
-        if let Some(user) = socket::stranger(&stream).map_err(|it| broken(path, it))? {
+        if let Some(user) = socket::other_user(&stream).map_err(|it| broken(path, it))? {
             return Err(ClientError::NotOurs {
                 path: path.to_owned(),
                 user,

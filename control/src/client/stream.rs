@@ -54,7 +54,7 @@ impl<T: DeserializeOwned> Lines<T> {
         }
     }
 
-    /// The next line; `None` at the end of the stream.
+    /// Returns the next line; `None` at the end of the stream.
     pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
         loop {
             if let Some(end) = self.buffered.iter().position(|it| *it == b'\n') {
@@ -97,7 +97,7 @@ impl RouteStream {
         }
     }
 
-    /// The cluster that the connection waits for a login to, once it does. Told while the route is read.
+    /// Returns the cluster that the connection waits for a login to, once it does. Told while the route is read.
     pub fn login_needed(&self) -> watch::Receiver<Option<String>> {
         self.login_needed.subscribe()
     }

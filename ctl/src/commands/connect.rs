@@ -34,7 +34,7 @@ const UNATTENDED: Duration = Duration::from_secs(8);
 /// How long our input is read on after the route has ended, so that whoever writes it can read the last words first.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Until the route ends. Failures are told by [`report`].
+/// Carries bytes until the route ends. Errors are told by [`report`].
 pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, CliError> {
     let stream = open(cx, args).await?;
     let mut login_needed = stream.login_needed();
@@ -73,7 +73,7 @@ async fn open(cx: &Context, args: &ConnectArgs) -> Result<RouteStream, CliError>
     }
 }
 
-/// The end of a connection that may have carried bytes: nothing is added to them.
+/// Ends a connection that may have carried bytes: nothing is added to them.
 fn end(cx: &Context, args: &ConnectArgs, ended: io::Result<()>) -> Result<Exit, CliError> {
     let Err(error) = ended else {
         return Ok(Exit::Done);
@@ -97,19 +97,19 @@ pub(crate) fn report(screen: &Screen, args: &ConnectArgs, failure: &CliError) ->
     match failure {
         _ if args.ssh => report_to_ssh(screen, failure),
         CliError::Told(report) if !screen.json() => {
-            screen.say(&format!("pomctl: {}", words(report)));
+            screen.say(&format!("pomctl: {}", one_line(report)));
             report.exit
         }
         failure => screen.report(failure),
     }
 }
 
-/// The same for ssh, which prints what it is told so also where it throws our stderr away.
+/// Tells ssh why there is no connection; it prints what it is told so also where it throws our stderr away.
 pub(crate) fn report_to_ssh(screen: &Screen, failure: &CliError) -> Exit {
     let CliError::Told(report) = failure else {
         return screen.report(failure);
     };
-    let words = words(report);
+    let words = one_line(report);
     let speaker = if words.starts_with("pomd ") {
         "pomctl"
     } else {
@@ -144,8 +144,8 @@ fn tell_ssh(refusal: &[u8]) -> bool {
     true
 }
 
-/// The message, the request id that its hint may speak of, and the hint.
-fn words(report: &Report) -> String {
+/// Returns the message, the request id that its hint may speak of, and the hint.
+fn one_line(report: &Report) -> String {
     let mut message = report.message.clone();
     // As a fact it stands before the time, for a page of several lines.
     let fact = report.facts.iter().find(|it| it.0 == "request id");
@@ -180,7 +180,7 @@ async fn log_in(cx: &Context, cluster: &str) -> Result<(), CliError> {
     }
 }
 
-/// Until the route ends. That our input ends is told to the route, whose answer may still come.
+/// Carries bytes until the route ends. That our input ends is told to the route, whose answer may still come.
 async fn relay(
     stream: RouteStream,
     mut input: impl AsyncRead + Unpin,

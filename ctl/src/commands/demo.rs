@@ -29,7 +29,7 @@ fn become_it(mut command: Command) -> Result<std::io::Error, CliError> {
     Ok(command.exec())
 }
 
-/// Where a program cannot become another it waits for it.
+/// Runs the command and waits for it, where a program cannot become another.
 #[cfg(not(unix))]
 fn become_it(mut command: Command) -> Result<std::io::Error, CliError> {
     match command.status() {

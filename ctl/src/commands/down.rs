@@ -25,7 +25,7 @@ pub(crate) async fn run(cx: &Context, args: &DownArgs) -> Result<Exit, CliError>
     for name in &names {
         let answer = cx.client.down(name, args.now).await?;
         if !cx.screen.json() {
-            cx.screen.answer(&told(name, &answer, args.now))?;
+            cx.screen.answer(&summary(name, &answer, args.now))?;
         }
         answers.push(answer);
     }
@@ -37,7 +37,7 @@ pub(crate) async fn run(cx: &Context, args: &DownArgs) -> Result<Exit, CliError>
     Ok(Exit::Done)
 }
 
-/// The tunnels of these names, each once; also such that are removed and have connections still.
+/// Returns the tunnels of these names, each once; also such that are removed and have connections still.
 fn named(status: &Status, names: &[String]) -> Result<Vec<String>, CliError> {
     let mut res = Vec::new();
     for name in names {
@@ -61,7 +61,7 @@ fn nothing_to_do(cx: &Context) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-fn told(name: &str, answer: &DownAnswer, now: bool) -> String {
+fn summary(name: &str, answer: &DownAnswer, now: bool) -> String {
     let name = sanitise::name(name);
     match (answer.still_open, now) {
         (0, true) => format!("{name} is down, and its connections have ended."),

@@ -45,7 +45,7 @@ pub(crate) async fn run(cx: &Context, args: &LoginArgs) -> Result<Exit, CliError
     Ok(Exit::Done)
 }
 
-/// The cluster that is meant. Nobody named: all that need a login; if none does, all, to say so.
+/// Returns the cluster that is meant. Nobody named: all that need a login; if none does, all, to say so.
 fn chosen(status: &Status, said: Option<&str>, view: &View<'_>) -> Result<Vec<String>, CliError> {
     if let Some(said) = said {
         return Ok(vec![which::cluster(status, said)?.name.clone()]);

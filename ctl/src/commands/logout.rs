@@ -46,7 +46,7 @@ pub(crate) async fn run(cx: &Context, args: &LogoutArgs) -> Result<Exit, CliErro
     Ok(Exit::Done)
 }
 
-/// The cluster that is meant: the one named, the only one, or the only one that is logged in.
+/// Returns the cluster that is meant: the one named, the only one, or the only one that is logged in.
 fn chosen(status: &Status, said: Option<&str>) -> Result<String, CliError> {
     if let Some(said) = said {
         return Ok(which::cluster(status, said)?.name.clone());

@@ -51,7 +51,7 @@ async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exi
         cx.screen.say(&what_is_read(cx, true, status));
         while let Some(news) = lines.next().await? {
             match news {
-                News::Next(line) => told(cx, line, widest)?,
+                News::Next(line) => print(cx, line, widest)?,
                 News::Restarted => cx.screen.say("pomd restarted"),
             }
         }
@@ -60,12 +60,12 @@ async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exi
     let mut lines = cx.client.logs(name, false).await?;
     cx.screen.say(&what_is_read(cx, false, status));
     while let Some(line) = lines.next().await? {
-        told(cx, line, widest)?;
+        print(cx, line, widest)?;
     }
     Ok(Exit::Done)
 }
 
-fn told(cx: &Context, line: LogLine, widest: usize) -> Result<(), CliError> {
+fn print(cx: &Context, line: LogLine, widest: usize) -> Result<(), CliError> {
     if cx.screen.json() {
         return cx.screen.answer_json_line(&line);
     }
@@ -73,7 +73,7 @@ fn told(cx: &Context, line: LogLine, widest: usize) -> Result<(), CliError> {
     cx.screen.answer(&drawn(&line, widest, &cx.screen.view()))
 }
 
-/// Where these lines come from, and where all of them are.
+/// Returns where these lines come from, and where all of them are.
 fn what_is_read(cx: &Context, follow: bool, status: &Status) -> String {
     let reads = if follow { "Following" } else { "Reading" };
     let log = status.pomd.log.as_deref().map(sanitise::line);
@@ -91,7 +91,7 @@ fn what_is_read(cx: &Context, follow: bool, status: &Status) -> String {
     }
 }
 
-/// `14:05:40 warn  ssh-prod  connection 42: 403 for alice@example.com`.
+/// Returns `14:05:40 warn  ssh-prod  connection 42: 403 for alice@example.com`.
 fn drawn(line: &LogLine, widest: usize, view: &View<'_>) -> String {
     let time = times::time_to_the_second(line.at, view.now, view.zone);
     let role = match line.level.as_str() {
@@ -116,7 +116,7 @@ fn about(line: &LogLine) -> Option<&str> {
     line.tunnel.as_deref().or(line.cluster.as_deref())
 }
 
-/// The room for names.
+/// Returns the room for names.
 fn widest<'a>(names: impl Iterator<Item = &'a str>) -> usize {
     let names = names.map(|it| sanitise::name(it).chars().count());
     names.max().unwrap_or_default().min(30)
@@ -168,7 +168,7 @@ fn from_file(cx: &Context, args: &LogsArgs) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// The last lines of a file, however large it is.
+/// Returns the last lines of a file, however large it is.
 fn tail(file: &mut File) -> io::Result<Vec<String>> {
     let length = file.seek(SeekFrom::End(0))?;
     let skipped = length.saturating_sub(FILE_MOST);
@@ -192,7 +192,7 @@ fn tail(file: &mut File) -> io::Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The line is about the tunnel `name`; words that are no line of pomd's must name it.
+/// Tells whether the line is about the tunnel `name`; words that are no line of pomd's must name it.
 fn is_about(line: &Result<LogLine, String>, name: &str) -> bool {
     match line {
         Ok(line) => line.tunnel.as_deref() == Some(name),
@@ -200,7 +200,7 @@ fn is_about(line: &Result<LogLine, String>, name: &str) -> bool {
     }
 }
 
-/// The name stands in the line by itself, not as a part of another.
+/// Tells whether the name stands in the line by itself, not as a part of another.
 fn mentions(line: &str, name: &str) -> bool {
     let part_of_a_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     line.match_indices(name).any(|(at, _)| {

@@ -34,7 +34,7 @@ use crate::{
 /// How long pomd may take to say how things stand.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Does what was asked. What goes on for as long as somebody reads it ends with its reader, not at the next write.
+/// Runs the command. What goes on for as long as somebody reads it ends with its reader, not at the next write.
 pub(crate) async fn run(cx: &Context, command: Command) -> Result<Exit, CliError> {
     let goes_on = command.goes_on();
     tokio::select! {
@@ -60,7 +60,7 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
     }
 }
 
-/// What a pomd that ended took with it, behind a sentence.
+/// Returns what a pomd that ended took with it, behind a sentence.
 fn ended_with_it(connections: u64) -> String {
     match connections {
         0 => String::new(),
@@ -68,7 +68,7 @@ fn ended_with_it(connections: u64) -> String {
     }
 }
 
-/// The changes from now on, and how things stand.
+/// Returns the changes from now on, and the status.
 async fn subscribe(cx: &Context) -> Result<(Lines<Status>, Status), CliError> {
     let mut events = cx.client.events().await?;
     match tokio::time::timeout(LIMIT, events.next()).await {
@@ -79,13 +79,14 @@ async fn subscribe(cx: &Context) -> Result<(Lines<Status>, Status), CliError> {
     }
 }
 
-/// pomd went away in the middle of what it was asked; the hint is what its lock file says of its log.
+/// Returns the error for a pomd that went away in the middle of what it was asked; the hint is what its lock file says of
+/// its log.
 pub(crate) fn ended(cx: &Context) -> CliError {
     let facts = Holder::read(&cx.paths.state).and_then(|it| it.facts);
     CliError::pomd_ended(facts.as_ref().map(|it| it.log.as_deref()))
 }
 
-/// How things stand, or nothing where no pomd runs.
+/// Returns the status, or nothing where no pomd runs.
 async fn status_if_running(cx: &Context) -> Result<Option<Status>, CliError> {
     match cx.client.status().await {
         Err(ClientError::NotRunning) => Ok(None),
@@ -93,7 +94,7 @@ async fn status_if_running(cx: &Context) -> Result<Option<Status>, CliError> {
     }
 }
 
-/// Two hosts of one domain, each with a login of its own, are likely to be one Pomerium.
+/// Returns advice where two hosts of one domain, each with a login of its own, are likely to be one Pomerium.
 pub(super) fn one_login_for_both(status: &Status, new: &str) -> Option<String> {
     let domain = |it: &str| it.split_once('.').map(|it| it.1.to_owned());
     let ours = domain(new).filter(|it| it.contains('.'))?;

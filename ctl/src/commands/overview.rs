@@ -15,7 +15,7 @@ pub(crate) fn run(screen: &Screen) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// The commands by what they are for; also the top of `--help`.
+/// Returns the commands by what they are for; also the top of `--help`.
 pub(crate) fn text() -> &'static str {
     "\
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]

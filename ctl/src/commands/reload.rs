@@ -22,7 +22,7 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit, CliError> {
         cx.screen.answer_json(&answer)?;
         return Ok(Exit::Done);
     }
-    cx.screen.answer(&told(&answer))?;
+    cx.screen.answer(&summary(&answer))?;
     for leaving in answer.leaving.iter().filter(|it| it.connections > 0) {
         let name = sanitise::name(&leaving.name);
         cx.screen
@@ -31,7 +31,7 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-fn told(answer: &ReloadAnswer) -> String {
+fn summary(answer: &ReloadAnswer) -> String {
     let names =
         |names: &[String]| -> Vec<String> { names.iter().map(|it| sanitise::name(it)).collect() };
     let changed: Vec<String> = answer
@@ -64,7 +64,7 @@ fn told(answer: &ReloadAnswer) -> String {
     parts.join("; ")
 }
 
-/// Why a reload changed nothing; of a broken file also, what holds meanwhile.
+/// Returns why a reload changed nothing; of a broken file also, what holds meanwhile.
 pub(super) async fn refused(cx: &Context, error: ClientError) -> CliError {
     let is_broken = matches!(&error, ClientError::Api(it) if it.code == Code::ConfigBroken);
     let failure = CliError::from(error);
@@ -99,18 +99,18 @@ mod tests {
             unchanged: 3,
             ..ReloadAnswer::default()
         };
-        assert_eq!(told(&answer), "No tunnel changed (3 tunnels)");
+        assert_eq!(summary(&answer), "No tunnel changed (3 tunnels)");
         answer.added = vec!["metrics".into(), "x".into()];
         answer.changed = vec![ChangedTunnel {
             name: "grafana".into(),
             keys: vec!["listen".into(), "route".into()],
         }];
         assert_eq!(
-            told(&answer),
+            summary(&answer),
             "2 added: metrics, x; 1 changed: grafana (listen, route); 3 unchanged"
         );
         answer.unchanged = 0;
         answer.removed = vec!["ssh-old".into()];
-        assert!(told(&answer).ends_with("; 1 removed: ssh-old"));
+        assert!(summary(&answer).ends_with("; 1 removed: ssh-old"));
     }
 }

@@ -61,7 +61,7 @@ pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, CliErr
     Ok(Exit::Done)
 }
 
-/// Why nothing was restarted; of a broken file what a reload would say of it.
+/// Returns why nothing was restarted; of a broken file what a reload would say of it.
 async fn refused(cx: &Context, error: ClientError) -> CliError {
     let is_broken = matches!(&error, ClientError::Api(it) if it.code == Code::ConfigBroken);
     let mut failure = reload::refused(cx, error).await;
@@ -103,7 +103,7 @@ async fn agrees(cx: &Context, open: u64) -> Result<bool, CliError> {
     ))
 }
 
-/// The pomd of the new life, once it answers. `events` are those of the old one: they end with it.
+/// Returns the pomd of the new life, once it answers. `events` are those of the old one: they end with it.
 async fn successor(cx: &Context, mut events: Lines<Status>, pid: u32) -> Result<Status, CliError> {
     let deadline = Instant::now() + LIMIT;
     let ended = async { while let Ok(Some(_)) = events.next().await {} };

@@ -30,14 +30,14 @@ pub(crate) async fn run(cx: &Context, args: &StatusArgs) -> Result<Exit, CliErro
         return Ok(Exit::Done);
     }
     cx.screen.answer(&drawn(cx, &status))?;
-    Ok(verdict(&status))
+    Ok(exit_of(&status))
 }
 
 fn drawn(cx: &Context, status: &Status) -> String {
     page::status(&sanitise::status(status.clone()), &cx.screen.view())
 }
 
-/// Without pomd there is nothing to show; who has no tunnels yet is shown how to begin.
+/// Shows that no pomd runs, and to who has no tunnels yet how to begin.
 fn not_running(cx: &Context) -> Result<Exit, CliError> {
     // Only pomd can read the file; that it names no tunnel at all can be told without.
     let written = std::fs::read_to_string(&cx.paths.config);
@@ -93,7 +93,7 @@ async fn watch(cx: &Context, args: &StatusArgs) -> Result<Exit, CliError> {
     }
 }
 
-/// The tunnels of these names and their clusters; all, if none is named.
+/// Returns the tunnels of these names and their clusters; all, if none is named.
 fn only(mut status: Status, names: &[String]) -> Result<Status, CliError> {
     if names.is_empty() {
         return Ok(status);
@@ -105,12 +105,12 @@ fn only(mut status: Status, names: &[String]) -> Result<Status, CliError> {
         .retain(|it| chosen.iter().any(|tunnel| tunnel.cluster == it.name));
     status.leaving.retain(|it| names.contains(&it.name));
     status.tunnels = chosen;
-    status.healthy = verdict(&status) == Exit::Done;
+    status.healthy = exit_of(&status) == Exit::Done;
     Ok(status)
 }
 
-/// Whether something is wrong, or only a login missing. A tunnel that is down is neither.
-fn verdict(status: &Status) -> Exit {
+/// Returns whether something is wrong, or only a login missing. A tunnel that is down is neither.
+fn exit_of(status: &Status) -> Exit {
     let wrong = status.pomd.config.error.is_some()
         || status.tunnels.iter().any(|it| {
             matches!(
@@ -132,7 +132,7 @@ fn verdict(status: &Status) -> Exit {
     }
 }
 
-/// What is left when everything that moves by itself is taken away.
+/// Returns the status without everything that moves by itself.
 fn without_counters(status: &Status) -> Status {
     let mut status = status.clone();
     for tunnel in &mut status.tunnels {

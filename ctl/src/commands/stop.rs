@@ -71,7 +71,7 @@ async fn is_gone(cx: &Context, pid: u32, deadline: Instant) -> bool {
     }
 }
 
-/// Nobody answers; one that somebody else told to stop may be in the way for a moment yet.
+/// Answers where nobody does; a pomd that somebody else told to stop may be in the way for a moment yet.
 /// `is_ending`: it said so itself.
 async fn ended_already(cx: &Context, is_ending: bool) -> Result<Exit, CliError> {
     let deadline = Instant::now() + LIMIT;
@@ -96,7 +96,7 @@ async fn ended_already(cx: &Context, is_ending: bool) -> Result<Exit, CliError> 
     }
 }
 
-/// A restart is under way, which is no stop.
+/// Tells whether a restart is under way, which is no stop.
 fn restarts(cx: &Context) -> bool {
     Holder::read(&cx.paths.state).is_some_and(|it| it.phase() == Phase::Restarting)
 }

@@ -46,7 +46,7 @@ pub(crate) async fn run(cx: &Context, args: &UpArgs) -> Result<Exit, CliError> {
     }
 }
 
-/// The names, all of them known. A file that was saved a moment ago may not have been read yet, so an unknown name is
+/// Returns the names, all of them known. A file that was saved a moment ago may not have been read yet, so an unknown name is
 /// looked for once more after a reload; a broken file is told then, as that is why the name is unknown.
 async fn chosen(cx: &Context, args: &UpArgs, status: &Status) -> Result<Vec<String>, CliError> {
     let named = |tunnels: Vec<&Tunnel>| tunnels.iter().map(|it| it.name.clone()).collect();
@@ -207,9 +207,9 @@ fn cluster_to_log_in_to(proof: &Proof) -> Option<String> {
     }
 }
 
-/// The table of several, and what it is worth.
+/// Shows the table of several tunnels, and returns the exit code.
 async fn tell(cx: &Context, proofs: &[(String, Proof)]) -> Result<Exit, CliError> {
-    let exit = worth(proofs);
+    let exit = exit_of(proofs);
     if cx.screen.json() {
         let tunnels: Vec<Value> = proofs.iter().map(|(name, it)| as_json(name, it)).collect();
         cx.screen.answer_json(&json!({ "tunnels": tunnels }))?;
@@ -250,8 +250,8 @@ async fn tell(cx: &Context, proofs: &[(String, Proof)]) -> Result<Exit, CliError
     Ok(exit)
 }
 
-/// 1 if one of them failed, 4 if only a login is missing.
-fn worth(proofs: &[(String, Proof)]) -> Exit {
+/// Returns 1 if one of them failed, 4 if only a login is missing.
+fn exit_of(proofs: &[(String, Proof)]) -> Exit {
     let failed = |proof: &Proof| match proof {
         Ok(_) => Exit::Done,
         Err(ClientError::Api(error)) if error.code == Code::LoginNeeded => Exit::LoginNeeded,

@@ -7,7 +7,7 @@ use control::{
 
 use crate::{error::CliError, sanitise};
 
-/// The tunnels of these names, in the order given, each once.
+/// Returns the tunnels of these names, in the order given, each once.
 pub(crate) fn tunnels<'a>(
     status: &'a Status,
     names: &[String],
@@ -22,18 +22,18 @@ pub(crate) fn tunnels<'a>(
     Ok(found)
 }
 
-/// The tunnel of this name.
+/// Returns the tunnel of this name.
 pub(crate) fn tunnel<'a>(status: &'a Status, name: &str) -> Option<&'a Tunnel> {
     status.tunnels.iter().find(|it| it.name == name)
 }
 
-/// That there is no such tunnel, and which ones are similar.
+/// Returns the error for a name that no tunnel has, with those that are similar.
 pub(crate) fn no_tunnel(status: &Status, name: &str) -> CliError {
     let names = names(status.tunnels.iter().map(|it| &it.name));
     unknown("tunnel", "no_such_tunnel", name, &names)
 }
 
-/// The cluster that somebody means who says its name, one of its tunnels, a URL or a host.
+/// Returns the cluster that somebody means who says its name, one of its tunnels, a URL or a host.
 pub(crate) fn cluster<'a>(status: &'a Status, said: &str) -> Result<&'a Cluster, CliError> {
     let by_name = |name: &str| status.clusters.iter().find(|it| it.name == name);
     by_name(said)
@@ -66,7 +66,7 @@ fn by_host<'a>(status: &'a Status, host: &str) -> Option<&'a Cluster> {
     by_name(&host).or_else(by_pattern).or_else(by_route)
 }
 
-/// How many labels of the best pattern are given in full.
+/// Returns how many labels of the best pattern are given in full.
 fn best_match(patterns: &[String], host: &str) -> Option<usize> {
     let labels: Vec<&str> = host.split('.').collect();
     patterns
@@ -80,7 +80,8 @@ fn best_match(patterns: &[String], host: &str) -> Option<usize> {
         .max()
 }
 
-/// `*` stands for one or more labels. Goes back to the last `*` only, so the cost is a product, not a power.
+/// Tells whether the pattern matches: `*` stands for one or more labels. Goes back to the last `*`
+/// only, so the cost is a product, not a power.
 fn matches(pattern: &[&str], labels: &[&str]) -> bool {
     let (mut p, mut l) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -100,7 +101,7 @@ fn matches(pattern: &[&str], labels: &[&str]) -> bool {
     p == pattern.len()
 }
 
-/// The host of a URL, of `HOST:PORT`, or of a host.
+/// Returns the host of a URL, of `HOST:PORT`, or of a host.
 fn host(said: &str) -> &str {
     let rest = said.split_once("://").map_or(said, |it| it.1);
     let rest = rest.split(['/', '?', '#']).next().unwrap_or(rest);

@@ -39,7 +39,7 @@ static ASCII: Glyphs = Glyphs {
 };
 
 impl Glyphs {
-    /// As the locale and the terminal's name say; `POMD_ASCII=1` wins.
+    /// Returns the glyphs that the locale and the terminal's name allow; `POMD_ASCII=1` wins.
     pub(crate) fn for_environment(var: impl Fn(&str) -> Option<String>) -> &'static Self {
         let asked = var("POMD_ASCII").is_some_and(|it| it != "0");
         let simple = var("TERM").is_some_and(|it| it == "dumb" || it == "linux");
@@ -59,7 +59,7 @@ impl Glyphs {
         }
     }
 
-    /// `text` with the glyphs that others put into it spelled for this terminal.
+    /// Returns `text` with the glyphs that others put into it spelled for this terminal.
     pub(crate) fn plain(&self, text: &str) -> String {
         if !self.ascii || text.is_ascii() {
             return text.to_owned();

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use control::text::clean;
 
-/// `json` with every character that could steer a terminal written as `\uXXXX`. Outside of strings JSON has none but
+/// Returns `json` with every character that could steer a terminal written as `\uXXXX`. Outside of strings JSON has none but
 /// the ends of lines.
 pub(crate) fn harmless(json: &str) -> String {
     let mut res = String::with_capacity(json.len());

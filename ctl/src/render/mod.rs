@@ -31,12 +31,12 @@ pub(crate) struct View<'a> {
 }
 
 impl View<'_> {
-    /// A time as a person says it.
+    /// Returns a time as a person says it.
     pub(crate) fn time(&self, at: Timestamp) -> String {
         times::time(at, self.now, self.zone)
     }
 
-    /// A path, with `~` for the home folder.
+    /// Returns a path, with `~` for the home folder.
     pub(crate) fn path(&self, path: &Path) -> String {
         let short = self.home.and_then(|home| path.strip_prefix(home).ok());
         match short {
@@ -45,7 +45,7 @@ impl View<'_> {
         }
     }
 
-    /// The command that judges this configuration file.
+    /// Returns the command that checks this configuration file.
     pub(crate) fn check_command(&self, path: &Path) -> String {
         if self.checked == Some(path) {
             return "pomd check".to_owned();
@@ -59,12 +59,12 @@ impl View<'_> {
     }
 }
 
-/// `1 connection`, `2 connections`.
+/// Returns `1 connection`, `2 connections`.
 pub(crate) fn count(number: u64, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A sentence with its first letter large.
+/// Returns a sentence with its first letter large.
 pub(crate) fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| {
@@ -79,7 +79,7 @@ pub(crate) struct Size {
     pub(crate) rows: usize,
 }
 
-/// The lines of `page` that a terminal can show without scrolling, so that it can be drawn over.
+/// Returns the lines of `page` that a terminal can show without scrolling, so that it can be drawn over.
 pub(crate) fn fitted(page: &str, size: Option<Size>) -> String {
     let Some(size) = size.filter(|it| it.columns > 0 && it.rows > 1) else {
         return page.to_owned();

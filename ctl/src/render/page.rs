@@ -17,7 +17,7 @@ const WIDE: usize = 120;
 /// Below this each row becomes a block.
 const NARROW: usize = 60;
 
-/// The whole page.
+/// Returns the whole page.
 pub(crate) fn status(status: &Status, view: &View<'_>) -> String {
     let mut lines = top(status, view);
     // Who has a broken file knows how to begin.
@@ -40,7 +40,7 @@ pub(crate) fn status(status: &Status, view: &View<'_>) -> String {
     lines.join("\n")
 }
 
-/// What to do when there is nothing yet.
+/// Returns what to do when there is nothing yet.
 pub(crate) fn first_run(config: &Path, running: bool, view: &View<'_>) -> String {
     let config = control::text::clean(&view.path(config), 2000);
     let head = if running {
@@ -63,7 +63,7 @@ pub(crate) fn first_run(config: &Path, running: bool, view: &View<'_>) -> String
     )
 }
 
-/// What concerns all of it: a broken file, standing warnings.
+/// Returns what concerns all of the page: a broken file, standing warnings.
 fn top(status: &Status, view: &View<'_>) -> Vec<String> {
     let pomd = &status.pomd;
     let mut lines = Vec::new();
@@ -91,7 +91,7 @@ fn broken_file(status: &Status, error: &ConfigError, view: &View<'_>) -> [String
     ]
 }
 
-/// `pomd.toml has an error since 14:01; the settings of 13:58 apply. Run: pomd check`.
+/// Returns `pomd.toml has an error since 14:01; the settings of 13:58 apply. Run: pomd check`.
 pub(crate) fn not_in_force(status: &Status, error: &ConfigError, view: &View<'_>) -> String {
     let config = &status.pomd.config;
     let errors = match error.count {
@@ -114,7 +114,7 @@ fn file_name(status: &Status) -> String {
     name.display().to_string()
 }
 
-/// What holds while the file is broken: `settings`, if pomd has any.
+/// Returns what holds while the file is broken: `settings`, if pomd has any.
 pub(crate) fn meanwhile(status: &Status, settings: &str) -> String {
     if status.tunnels.is_empty() {
         "pomd has no tunnels until it is mended".to_owned()
@@ -123,7 +123,7 @@ pub(crate) fn meanwhile(status: &Status, settings: &str) -> String {
     }
 }
 
-/// `Not tried yet: db, ssh-old`: what listens has not shown by that that its route works.
+/// Returns `Not tried yet: db, ssh-old`: what listens has not shown by that that its route works.
 fn untried(status: &Status) -> Option<String> {
     const MOST: usize = 5;
     let tunnels = status.tunnels.iter().filter(|it| tunnel::is_untried(it));
@@ -143,7 +143,7 @@ fn leaving(status: &Status) -> Vec<String> {
         .collect()
 }
 
-/// `2 connections of ssh-old stay open until they end`.
+/// Returns `2 connections of ssh-old stay open until they end`.
 pub(crate) fn stays_open(connections: u64, name: &str) -> String {
     let (stay, they_end) = if connections == 1 {
         ("stays", "it ends")
@@ -154,7 +154,7 @@ pub(crate) fn stays_open(connections: u64, name: &str) -> String {
     format!("{connections} of {name} {stay} open until {they_end}")
 }
 
-/// A pomd of another release goes on as it was started; a person may want to change over.
+/// Returns advice where the pomd that runs is of another release than pomctl.
 fn other_release(status: &Status) -> Option<String> {
     let ours = env!("CARGO_PKG_VERSION");
     let theirs = &status.pomd.version;
@@ -263,7 +263,7 @@ impl<'a> Drawn<'a> {
         )
     }
 
-    /// Three lines where there is no room for a row.
+    /// Returns three lines where there is no room for a row.
     fn block(&self, row: &Row, of: &Tunnel) -> Vec<String> {
         let head = [&row.sign, &row.cells[0]];
         let mut lines = vec![format!(

@@ -15,7 +15,7 @@ pub(crate) enum Role {
     Link,
 }
 
-/// `text` in the colour of `role`: one of the terminal's own sixteen, so that its theme applies.
+/// Returns `text` in the colour of `role`: one of the terminal's own sixteen, so that its theme applies.
 pub(crate) fn paint(role: Role, text: &str) -> String {
     let style = style(role);
     if text.is_empty() || style.is_plain() {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::error::Report;
 
-/// `error: …`, its facts, and what to do.
+/// Returns `error: …`, its facts, and what to do.
 pub(crate) fn text(report: &Report, view: &View<'_>) -> String {
     let mut lines = vec![format!("{} {}", paint(Role::Bad, "error:"), report.message)];
     lines.extend(report.block.iter().cloned());
@@ -30,7 +30,7 @@ pub(crate) fn text(report: &Report, view: &View<'_>) -> String {
     lines.join("\n")
 }
 
-/// The same for programs.
+/// Returns the report as JSON.
 pub(crate) fn json(report: &Report) -> Value {
     let mut message = report.message.clone();
     for line in &report.block {
@@ -47,7 +47,7 @@ pub(crate) fn json(report: &Report) -> Value {
     }
 }
 
-/// `key   value`, the values below each other.
+/// Returns `key   value`, the values below each other.
 fn facts(facts: &[(String, String)]) -> Vec<String> {
     const LEAST: usize = 10;
     let widest = facts.iter().map(|it| it.0.chars().count()).max();
@@ -58,7 +58,7 @@ fn facts(facts: &[(String, String)]) -> Vec<String> {
         .collect()
 }
 
-/// Advice that is a whole sentence stands for itself; a clause is introduced.
+/// Returns a line of advice: a whole sentence stands for itself, a clause is introduced.
 fn hint(hint: &str) -> String {
     if hint.starts_with(char::is_uppercase) {
         return hint.to_owned();

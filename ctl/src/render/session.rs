@@ -9,7 +9,7 @@ use control::{
 
 use super::{View, paint::Role, sentence, table::Cell, times};
 
-/// What is said of the end of a session: `, until 23:41 (9h 12m)`, or since when it lasts where nobody told its end.
+/// Returns the end of a session: `, until 23:41 (9h 12m)`, or since when it lasts where nobody told its end.
 pub(crate) fn until(cluster: &Cluster, view: &View<'_>) -> String {
     const JUST_NOW: Duration = Duration::from_secs(60);
     if let Some(until) = cluster.until {
@@ -24,7 +24,7 @@ pub(crate) fn until(cluster: &Cluster, view: &View<'_>) -> String {
     }
 }
 
-/// `Logged in to corp as alice@example.com, until 23:41 (9h 12m)`.
+/// Returns `Logged in to corp as alice@example.com, until 23:41 (9h 12m)`.
 pub(crate) fn logged_in_to(cluster: &Cluster, view: &View<'_>) -> String {
     let user = cluster.user.as_deref();
     let user = user.map_or(String::new(), |it| format!(" as {it}"));
@@ -35,7 +35,7 @@ pub(crate) fn logged_in_to(cluster: &Cluster, view: &View<'_>) -> String {
     )
 }
 
-/// `Logged in as alice@example.com, until 23:41 (9h 12m)`.
+/// Returns `Logged in as alice@example.com, until 23:41 (9h 12m)`.
 pub(crate) fn logged_in(cluster: &Cluster, view: &View<'_>) -> String {
     match &cluster.user {
         Some(user) => format!("Logged in as {user}{}", until(cluster, view)),
@@ -43,7 +43,7 @@ pub(crate) fn logged_in(cluster: &Cluster, view: &View<'_>) -> String {
     }
 }
 
-/// The sign of a cluster's state.
+/// Returns the glyph of a cluster's state.
 pub(crate) fn sign(state: ClusterState, view: &View<'_>) -> Cell {
     let glyphs = view.glyphs;
     match state {
@@ -56,7 +56,7 @@ pub(crate) fn sign(state: ClusterState, view: &View<'_>) -> Cell {
     }
 }
 
-/// The column SESSION.
+/// Returns the column SESSION.
 pub(crate) fn session(cluster: &Cluster, view: &View<'_>) -> Cell {
     let since = cluster
         .since
@@ -73,7 +73,7 @@ pub(crate) fn session(cluster: &Cluster, view: &View<'_>) -> Cell {
     }
 }
 
-/// The forward proxy on the way to it.
+/// Returns the forward proxy on the way to it.
 pub(crate) fn through(cluster: &Cluster) -> Option<String> {
     let proxy = cluster.forward_proxy.as_ref()?;
     let variable = proxy.variable.as_ref();
@@ -81,7 +81,7 @@ pub(crate) fn through(cluster: &Cluster) -> Option<String> {
     Some(format!("through {}{variable}", proxy.url))
 }
 
-/// What is wrong with it, if something is that its state does not say.
+/// Returns what is wrong with the cluster, if something is that its state does not say.
 pub(crate) fn trouble(cluster: &Cluster) -> Option<String> {
     let reason = cluster.reason.as_ref()?;
     if reason.code == Code::LoginNeeded {
@@ -90,7 +90,7 @@ pub(crate) fn trouble(cluster: &Cluster) -> Option<String> {
     Some(with_hint(&reason.message, reason.hint.as_deref()))
 }
 
-/// A sentence and what to do.
+/// Returns a sentence and what to do.
 pub(crate) fn with_hint(message: &str, hint: Option<&str>) -> String {
     match hint {
         Some(hint) => format!("{message}. {}", sentence(hint)),

@@ -75,7 +75,7 @@ pub(crate) struct Row {
 const NARROWEST: usize = 12;
 const GAP: usize = 2;
 
-/// How wide each column would like to be.
+/// Returns how wide each column would like to be.
 pub(crate) fn widths(columns: &[Column], rows: &[Row]) -> Vec<usize> {
     columns
         .iter()
@@ -91,7 +91,7 @@ pub(crate) fn widths(columns: &[Column], rows: &[Row]) -> Vec<usize> {
         .collect()
 }
 
-/// Whether the columns fit into `width` if the yielding ones give all they can.
+/// Tells whether the columns fit into `width` if the yielding ones give all they can.
 pub(crate) fn fits(columns: &[Column], widths: &[usize], width: usize) -> bool {
     let least = columns.iter().zip(widths).map(|(column, wish)| {
         if column.yields {
@@ -103,7 +103,7 @@ pub(crate) fn fits(columns: &[Column], widths: &[usize], width: usize) -> bool {
     total(least) <= width
 }
 
-/// Header and rows as lines, fitted into `width` if there is one.
+/// Returns header and rows as lines, fitted into `width` if there is one.
 pub(crate) fn lines(
     columns: &[Column],
     rows: &[Row],
@@ -168,7 +168,7 @@ fn line(columns: &[Column], sign: &Cell, cells: &[Cell], widths: &[usize], cut: 
     res
 }
 
-/// `text` in at most `width` columns.
+/// Returns `text` in at most `width` columns.
 pub(crate) fn shortened(text: &str, width: usize, cut: &str) -> String {
     if text.chars().count() <= width {
         return text.to_owned();

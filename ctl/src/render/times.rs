@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use jiff::{Timestamp, tz::TimeZone};
 
-/// `14:05` today, `Mon 14:05` within a week, else `2026-11-22 14:05`.
+/// Returns `14:05` today, `Mon 14:05` within a week, else `2026-11-22 14:05`.
 pub(crate) fn time(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
     format(at, now, zone, "%H:%M")
 }
 
-/// The same with seconds, for logs.
+/// Returns the same with seconds, for logs.
 pub(crate) fn time_to_the_second(at: Timestamp, now: Timestamp, zone: &TimeZone) -> String {
     format(at, now, zone, "%H:%M:%S")
 }
 
-/// How long from `from` until `to`; nothing if that is over.
+/// Returns how long from `from` until `to`; nothing if that is over.
 pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }

@@ -9,7 +9,7 @@ use control::{
 
 use super::{View, count, glyphs::Glyphs, paint::Role, session::with_hint, table::Cell};
 
-/// The word of a state.
+/// Returns the word of a state.
 pub(crate) fn word(state: TunnelState) -> &'static str {
     match state {
         TunnelState::Up => "up",
@@ -21,7 +21,7 @@ pub(crate) fn word(state: TunnelState) -> &'static str {
     }
 }
 
-/// The colour of a state.
+/// Returns the colour of a state.
 pub(crate) fn role(state: TunnelState) -> Role {
     match state {
         TunnelState::Up => Role::Good,
@@ -31,7 +31,7 @@ pub(crate) fn role(state: TunnelState) -> Role {
     }
 }
 
-/// The sign of a state.
+/// Returns the glyph of a state.
 pub(crate) fn sign(state: TunnelState, glyphs: &Glyphs) -> Cell {
     let sign = match state {
         TunnelState::Up => glyphs.good,
@@ -43,7 +43,7 @@ pub(crate) fn sign(state: TunnelState, glyphs: &Glyphs) -> Cell {
     Cell::new(role(state), sign)
 }
 
-/// The local side, as a person would type it.
+/// Returns the local side, as a person would type it.
 pub(crate) fn local(tunnel: &Tunnel, glyphs: &Glyphs) -> String {
     let listen = &tunnel.listen;
     let Some(first) = listen.first() else {
@@ -59,12 +59,12 @@ pub(crate) fn local(tunnel: &Tunnel, glyphs: &Glyphs) -> String {
     }
 }
 
-/// The path of its Unix socket, if that is where it listens.
+/// Returns the path of its Unix socket, if that is where it listens.
 fn socket(tunnel: &Tunnel) -> Option<&str> {
     tunnel.listen.iter().find_map(|it| it.strip_prefix("unix:"))
 }
 
-/// The route, with its protocol where that is not TCP, and its server where that is another host.
+/// Returns the route, with its protocol where that is not TCP, and its server where that is another host.
 pub(crate) fn route(tunnel: &Tunnel) -> String {
     let route = match tunnel.protocol {
         Protocol::Tcp => tunnel.route.clone(),
@@ -77,12 +77,12 @@ pub(crate) fn route(tunnel: &Tunnel) -> String {
     }
 }
 
-/// It listens, and nothing more is known of it.
+/// Tells whether a tunnel listens and nothing more is known of it.
 pub(crate) fn is_untried(tunnel: &Tunnel) -> bool {
     tunnel.state == TunnelState::Up && tunnel.tried == Some(false)
 }
 
-/// CONN, RECV and SENT. What cannot have happened is not counted.
+/// Returns the columns CONN, RECV and SENT. What cannot have happened is not counted.
 pub(crate) fn counts(tunnel: &Tunnel, glyphs: &Glyphs) -> [String; 3] {
     let connections = tunnel.connections.open + tunnel.connections.waiting;
     let listens = !matches!(tunnel.state, TunnelState::Busy | TunnelState::Down);
@@ -107,7 +107,7 @@ pub(crate) fn counts(tunnel: &Tunnel, glyphs: &Glyphs) -> [String; 3] {
     ]
 }
 
-/// What is wrong with it, if something is: one line.
+/// Returns what is wrong with the tunnel, if something is: one line.
 pub(crate) fn trouble(
     tunnel: &Tunnel,
     cluster: Option<&Cluster>,
@@ -160,7 +160,7 @@ fn waits_for_login(
     }
 }
 
-/// The lines of a tunnel that works: what leads where, and the command that uses it.
+/// Returns the lines of a tunnel that works: what leads where, and the command that uses it.
 pub(crate) fn ready(tunnel: &Tunnel, answers_in_ms: u64, glyphs: &Glyphs) -> String {
     format!(
         "{} is up: {} {} {} (answers in {})\n\n    {}",
@@ -173,7 +173,7 @@ pub(crate) fn ready(tunnel: &Tunnel, answers_in_ms: u64, glyphs: &Glyphs) -> Str
     )
 }
 
-/// What a person types to use it, where the route's port tells.
+/// Returns what a person types to use the tunnel, where the route's port tells.
 fn usage(tunnel: &Tunnel, glyphs: &Glyphs) -> String {
     if let Some(path) = socket(tunnel) {
         return usage_of_socket(tunnel, path);
@@ -202,7 +202,7 @@ fn usage(tunnel: &Tunnel, glyphs: &Glyphs) -> String {
     }
 }
 
-/// The same for a Unix socket.
+/// Returns what a person types to use the Unix socket of a tunnel.
 fn usage_of_socket(tunnel: &Tunnel, path: &str) -> String {
     let is_plain = |it: char| it.is_ascii_alphanumeric() || "/._-".contains(it);
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));

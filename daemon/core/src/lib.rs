@@ -8,11 +8,13 @@
 //! | [`config`] | which values the configuration's text means, what is wrong with it, what a new one changes |
 //! | [`guard`] | which bytes of a local connection come from a web page, and are refused |
 //! | [`moment`] | whether the machine slept between two moments |
-//! | [`route`] | what a server's answer means, where a token may go, which connections are kept ready |
+//! | [`route`] | which step of opening a route failed and why, what a server's answer means, where a token may go, which connections are kept ready |
 //! | [`session`] | which request brings a token, and what the person in the browser is told |
+//! | [`words`] | every sentence that a person reads of a route, made from typed errors |
 
 pub mod config;
 pub mod guard;
 pub mod moment;
 pub mod route;
 pub mod session;
+pub mod words;

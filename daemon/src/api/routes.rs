@@ -29,6 +29,7 @@ use crate::{
     logging::RecentReader,
     session::LoginOutcome,
     system::usage,
+    tunnel::ProbeError,
 };
 
 /// Answers one request, whatever it holds; that pomd is stopping, if it stops meanwhile.
@@ -205,7 +206,7 @@ impl Route {
 
 async fn up(api: &Api, name: String) -> Result<wire::UpAnswer, Refused> {
     let tunnel = api.agent.up(name).await?;
-    let took = tunnel.prove().await?;
+    let took = tunnel.probe().await.map_err(not_probed)?;
     let status = api.agent.status().await?;
     let shown = status
         .tunnels
@@ -296,10 +297,10 @@ async fn connect(
         answer => answer?,
     };
     if ssh {
-        tunnel.has_grant()?;
+        tunnel.has_grant().map_err(|it| not_probed(*it))?;
     } else {
         // What held a moment ago is no word on this connection: raw bytes could not tell that it was refused.
-        tunnel.prove_anew().await?;
+        tunnel.probe_anew().await.map_err(not_probed)?;
     }
     let client = hyper::upgrade::on(request);
     upgrades
@@ -376,6 +377,24 @@ fn connections(status: &wire::Status) -> u64 {
     let open = status.tunnels.iter().map(|it| it.connections.open);
     let leaving = status.leaving.iter().map(|it| it.connections);
     open.chain(leaving).sum()
+}
+
+/// A route that did not open.
+fn not_probed(error: ProbeError) -> Refused {
+    let ProbeError {
+        reason,
+        facts,
+        cluster,
+    } = error;
+    Refused::new(wire::ApiError {
+        code: reason.code,
+        message: reason.message,
+        hint: reason.hint,
+        request_id: reason.request_id,
+        facts,
+        cluster: Some(cluster.to_string()),
+        holder: None,
+    })
 }
 
 fn gone(code: Code, name: &str) -> Refused {

@@ -6,7 +6,11 @@ use control::wire::{ApiError, Code, Reason};
 use jiff::{SignedDuration, Timestamp};
 use pomd_core::{
     config::Address,
-    route::refusal::{Refusal, RefusalKind, Step, Unreachable},
+    route::{
+        error::{Step, StepError},
+        refusal::{Refusal, RefusalKind},
+    },
+    words::step,
 };
 
 use super::core::Event;
@@ -57,7 +61,12 @@ pub enum Question {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// A step on the way failed.
-    Unreachable(Unreachable),
+    Unreachable {
+        /// Which step, and why.
+        error: Box<StepError>,
+        /// Where the settings of the cluster are.
+        section: String,
+    },
     /// The server answered otherwise.
     Refused(Refusal),
     /// The server wants a login where none can be.
@@ -108,7 +117,9 @@ impl LoginError {
     pub(super) fn was_answered(&self) -> bool {
         match self {
             Self::Server { cause, .. } => match cause {
-                Cause::Unreachable(it) => it.step == Step::Http && !it.timed_out,
+                Cause::Unreachable { error, .. } => {
+                    error.step() == Step::Http && !error.timed_out()
+                }
                 Cause::Refused(it) => !matches!(
                     it.kind,
                     RefusalKind::ClientCertificate | RefusalKind::DeviceNotEnrolled
@@ -270,7 +281,12 @@ pub(super) fn login_needed(cluster: &str, since: Timestamp) -> Reason {
 
 fn described(tried: &str, at: &Address, cause: &Cause) -> Described {
     match cause {
-        Cause::Unreachable(it) => unreachable(tried, it),
+        Cause::Unreachable { error, section } => Described {
+            code: step::code(error),
+            message: format!("{tried}: {error}"),
+            hint: step::advice(error, section),
+            request_id: None,
+        },
         Cause::Refused(it) => refused(tried, at, it),
         Cause::WantsLogin { request_id } => Described {
             code: Code::LoginFailed,
@@ -284,24 +300,6 @@ fn described(tried: &str, at: &Address, cause: &Cause) -> Described {
             hint: None,
             request_id: None,
         },
-    }
-}
-
-fn unreachable(tried: &str, it: &Unreachable) -> Described {
-    let code = match it.step {
-        Step::Local => Code::Local,
-        Step::ForwardProxy => Code::ForwardProxy,
-        _ if it.timed_out => Code::Timeout,
-        Step::Dns => Code::Dns,
-        Step::Tcp => Code::Tcp,
-        Step::Tls => Code::Tls,
-        Step::Http => Code::Http,
-    };
-    Described {
-        code,
-        message: format!("{tried}: {it}"),
-        hint: it.hint.clone(),
-        request_id: None,
     }
 }
 
@@ -349,7 +347,10 @@ fn refused(tried: &str, at: &Address, it: &Refusal) -> Described {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pomd_core::config::Host;
+    use pomd_core::{
+        config::Host,
+        route::error::{DialError, Target},
+    };
 
     #[test]
     fn each_error_names_the_step_and_what_was_tried() {
@@ -367,13 +368,9 @@ mod tests {
             let it = error.describe("corp");
             (it.code, it.message)
         };
-        let step = |step, timed_out| {
-            Cause::Unreachable(Unreachable {
-                step,
-                timed_out,
-                message: "looking up corp.example.com: no such name".to_owned(),
-                hint: None,
-            })
+        let failed = |error: DialError| Cause::Unreachable {
+            error: Box::new(StepError::new(Target::Server(at.clone()), error)),
+            section: "[cluster.corp]".to_owned(),
         };
         let refusal = |kind, status, detail: Option<&str>| {
             Cause::Refused(Refusal {
@@ -383,16 +380,13 @@ mod tests {
                 detail: detail.map(str::to_owned),
             })
         };
-        let dns = "cannot start a login to corp: looking up corp.example.com: no such name";
-        assert_eq!(told(step(Step::Dns, false)), (Code::Dns, dns.to_owned()));
-        assert_eq!(told(step(Step::Tcp, true)).0, Code::Timeout);
-        let proxy = told(step(Step::ForwardProxy, true));
-        assert_eq!(proxy.0, Code::ForwardProxy);
-        assert!(
-            proxy.1.contains("corp: forward proxy: looking"),
-            "{}",
-            proxy.1
+        let dns = "cannot start a login to corp: no such name: corp.example.com";
+        assert_eq!(
+            told(failed(DialError::NoSuchName)),
+            (Code::Dns, dns.to_owned())
         );
+        let late = DialError::LookupTimedOut(Duration::from_secs(5));
+        assert_eq!(told(failed(late)).0, Code::Timeout);
         assert_eq!(
             told(refusal(RefusalKind::Other, 500, Some("Internal Server Error"))),
             (

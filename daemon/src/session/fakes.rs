@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use pomd_core::{
     config::{Address, Config, Host},
-    route::refusal::{Step, Unreachable},
+    route::error::{DialError, StepError, Target},
     session::token::{Token, User},
 };
 use tokio::{
@@ -63,10 +63,16 @@ impl FakeServer {
         *self.broken.lock().unwrap() = broken.then(|| LoginError::Server {
             question: Question::SignInUrl,
             at: address("corp.example.com"),
-            cause: Cause::Unreachable(Unreachable::new(
-                Step::Tcp,
-                "connecting to 198.51.100.7:443: refused",
-            )),
+            cause: Cause::Unreachable {
+                error: Box::new(StepError::new(
+                    Target::Server(address("corp.example.com")),
+                    DialError::Failed(vec![(
+                        ([198, 51, 100, 7], 443).into(),
+                        std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into(),
+                    )]),
+                )),
+                section: "[cluster.corp]".to_owned(),
+            },
         });
     }
 

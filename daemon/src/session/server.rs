@@ -148,7 +148,7 @@ impl LoginTarget {
                         first = Some(LoginError::Server {
                             question,
                             at: at.clone(),
-                            cause: error.into(),
+                            cause: Cause::new(error, || self.upstream.section()),
                         });
                     }
                     Err(_) => {}
@@ -166,10 +166,14 @@ impl LoginTarget {
     }
 }
 
-impl From<OpenError> for Cause {
-    fn from(error: OpenError) -> Self {
+impl Cause {
+    /// Returns what came instead of an answer; `section` is where the settings of the cluster are.
+    fn new(error: OpenError, section: impl FnOnce() -> String) -> Self {
         match error {
-            OpenError::Unreachable(it) => Self::Unreachable(it),
+            OpenError::Unreachable(error) => Self::Unreachable {
+                error,
+                section: section(),
+            },
             OpenError::Refused(it) => Self::Refused(it),
             OpenError::Unauthenticated { request_id } => Self::WantsLogin { request_id },
             OpenError::LocalGone(error) => Self::Internal(error.to_string()),

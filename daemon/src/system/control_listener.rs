@@ -224,7 +224,7 @@ mod tests {
         let (client, accepted) = tokio::join!(control::socket::connect(&path), channel.accept());
         let client = client.unwrap();
         assert!(accepted.unwrap().is_some());
-        assert_eq!(control::socket::stranger(&client).unwrap(), None);
+        assert_eq!(control::socket::other_user(&client).unwrap(), None);
         // A lock may have been refused: who lives is not replaced.
         let second = ControlListener::bind(path.clone())
             .err()

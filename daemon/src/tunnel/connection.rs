@@ -11,7 +11,7 @@ use std::{
 };
 
 use control::{humanize, wire};
-use pomd_core::guard::Refusal;
+use pomd_core::{guard::Refusal, words::open};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
 
@@ -22,7 +22,6 @@ use super::{
     dialect::Dialect,
     guarded::Guarded,
     local::{Ends, Local},
-    reason,
     relay::{self, End},
 };
 use crate::{
@@ -233,15 +232,15 @@ impl Connection<'_> {
             } => {
                 let similar = tunnel.similar(&error, &grant).await;
                 let context = tunnel.context(&grant, &similar);
-                let Some(reason) = reason::reason(&error, &context) else {
+                let Some(reason) = open::reason(&error, &context) else {
                     return;
                 };
                 tracing::warn!(
                     reason = %reason.code,
                     "connection {number}: {}",
-                    reason::with_request_id(&reason)
+                    open::with_request_id(&reason)
                 );
-                let text = reason::for_ssh(&reason, &similar);
+                let text = open::for_ssh(&reason, &similar);
                 tunnel.failed(begun, reason);
                 text
             }

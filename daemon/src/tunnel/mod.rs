@@ -4,7 +4,7 @@
 //! control protocol's routes.
 //!
 //! `accept` lets in from either kind of socket (`local`), `connection` carries one, `attempt` decides when to try again, `probe` shows that the route works.
-//! `guarded` keeps web pages out, as `pomd_core::guard` decides. Pure: `reason`, `words`.
+//! `guarded` keeps web pages out, as `pomd_core::guard` decides.
 
 pub mod bind;
 pub mod local;
@@ -19,7 +19,6 @@ mod guarded;
 mod holder;
 mod outcome;
 mod probe;
-mod reason;
 
 use std::{
     fmt, io,
@@ -37,6 +36,7 @@ use pomd_core::{
     guard::Rules,
     route::refusal::{OpenError, Refusal, RefusalKind},
     session::token::Grant,
+    words::open,
 };
 use tokio::{
     net::TcpStream,
@@ -50,6 +50,7 @@ use dialect::Dialect;
 use guarded::Guarded;
 use local::{Ends, Local};
 use outcome::Outcome;
+pub use probe::ProbeError;
 
 use crate::{
     env::Env,
@@ -72,7 +73,7 @@ pub struct Tunnel {
     pub connections: TaskTracker,
     /// Ends its connections.
     pub cut: CancellationToken,
-    proofs: probe::Proofs,
+    probes: probe::Probes,
     /// Lets through one line a minute about connections that a missing login refused.
     complaints: Mutex<accept::Once>,
     /// The same about requests that the browser guard refused.
@@ -205,7 +206,7 @@ impl Tunnel {
             outcome: before.map_or_else(Outcome::default, |it| it.outcome.carried_over(same_route)),
             connections: TaskTracker::new(),
             cut: CancellationToken::new(),
-            proofs: probe::Proofs::default(),
+            probes: probe::Probes::default(),
             complaints: Mutex::default(),
             guarded: Mutex::default(),
         }
@@ -213,13 +214,13 @@ impl Tunnel {
 
     /// Shows that the route works: one CONNECT, closed at the 200; at most one in 5 s, else the last answer again.
     /// Returns how long it took. Never starts a login: without a grant it is an error with code `login_needed`.
-    pub async fn prove(&self) -> Result<Duration, wire::ApiError> {
-        probe::prove(self, probe::Fresh::Enough).await
+    pub async fn probe(&self) -> Result<Duration, ProbeError> {
+        probe::probe(self, probe::Fresh::Enough).await
     }
 
-    /// As [`Tunnel::prove`], but never an answer from before: for a connection that follows right away.
-    pub async fn prove_anew(&self) -> Result<Duration, wire::ApiError> {
-        probe::prove(self, probe::Fresh::Anew).await
+    /// As [`Tunnel::probe`], but never an answer from before: for a connection that follows right away.
+    pub async fn probe_anew(&self) -> Result<Duration, ProbeError> {
+        probe::probe(self, probe::Fresh::Anew).await
     }
 
     /// Carries a connection that did not come in by a port, such as one end of a pair that pomd made itself: no web page
@@ -234,7 +235,7 @@ impl Tunnel {
     }
 
     /// There is a token that no server has refused; else the error that asks for a login.
-    pub fn has_grant(&self) -> Result<(), Box<wire::ApiError>> {
+    pub fn has_grant(&self) -> Result<(), Box<ProbeError>> {
         match self.session.view().grant {
             Some(_) => Ok(()),
             None => Err(Box::new(probe::login_needed(self))),
@@ -243,7 +244,7 @@ impl Tunnel {
 
     /// The network is another one, or the machine slept: that the route could not be reached before says nothing now.
     pub fn look_again(&self) {
-        self.proofs.forget();
+        self.probes.forget();
         if self.outcome.look_again() {
             self.changed.notify_one();
         }
@@ -295,16 +296,11 @@ impl Tunnel {
         }
     }
 
-    /// The words for `error`, which `grant` met.
-    fn context<'a>(&'a self, grant: &'a Grant, similar: &'a [Authority]) -> reason::Context<'a> {
-        reason::Context {
+    /// Returns what a sentence about an error names, which `grant` met.
+    fn context<'a>(&'a self, grant: &'a Grant, similar: &'a [Authority]) -> open::Context<'a> {
+        open::Context {
             cluster: &self.spec.cluster,
-            named: self.cluster.named,
-            certificate: self
-                .cluster
-                .client_identity
-                .as_ref()
-                .map(|it| it.certificate.as_path()),
+            spec: &self.cluster,
             route: &self.spec.route,
             user: grant.user.as_deref(),
             similar,

@@ -6,9 +6,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use control::wire;
+use pomd_core::words::open;
 use tokio::time::Instant;
-
-use super::reason;
 
 /// How the newest attempt ended. That a login is missing is no outcome: the session says so.
 #[derive(Debug, Default)]
@@ -63,7 +62,7 @@ impl Outcome {
     pub fn look_again(&self) -> bool {
         let mut newest = self.newest();
         newest.elsewhere_at = Some(Instant::now());
-        let of_network = newest.trouble.take_if(|it| reason::is_of_network(it.code));
+        let of_network = newest.trouble.take_if(|it| open::is_of_network(it.code));
         of_network.is_some()
     }
 
@@ -71,7 +70,7 @@ impl Outcome {
     pub fn failed(&self, begun: Instant, trouble: wire::Reason) -> bool {
         let mut newest = self.newest();
         let is_over = newest.cleared_at.is_some_and(|it| begun < it)
-            || reason::is_of_network(trouble.code)
+            || open::is_of_network(trouble.code)
                 && newest.elsewhere_at.is_some_and(|it| begun < it);
         newest.tried = true;
         !is_over && newest.show(Some(trouble))

@@ -1,4 +1,4 @@
-//! Shows that a route works by opening it once, and does not do so more often than useful.
+//! The probe: shows that a route works by opening it once, and does not do so more often than useful.
 
 use std::{
     io,
@@ -7,31 +7,44 @@ use std::{
     time::Duration,
 };
 
-use control::wire::{ApiError, Code, Reason};
-use jiff::{Timestamp, tz::TimeZone};
-use pomd_core::{route::refusal::OpenError, session::token::Grant};
+use control::wire::{Code, Reason};
+use jiff::tz::TimeZone;
+use pomd_core::{
+    config::ClusterName, route::refusal::OpenError, session::token::Grant, words::open as words,
+};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     sync::Mutex,
     time::Instant,
 };
 
-use super::{Tunnel, reason};
-use crate::upstream::{Early, EarlySource};
+use super::Tunnel;
+use crate::upstream::{Early, EarlySource, steps::Steps};
 
 /// For so long an answer is given again.
 const REST: Duration = Duration::from_secs(5);
 
-type Answer = Result<Duration, ApiError>;
+/// Why a probe did not open its route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeError {
+    /// What a person must learn of it.
+    pub reason: Reason,
+    /// More about it, as pairs for a terminal.
+    pub facts: Vec<(String, String)>,
+    /// The cluster whose route it is.
+    pub cluster: ClusterName,
+}
+
+type Answer = Result<Duration, ProbeError>;
 
 /// The last answer. The lock is held while the route is opened: whoever asks meanwhile waits in it for the same answer,
 /// and if the first one goes away the next one takes over, which is all of the single flight that is needed. What
 /// happens inside has limits of its own.
 #[derive(Debug, Default)]
-pub(super) struct Proofs(Mutex<Option<Proof>>);
+pub(super) struct Probes(Mutex<Option<Probe>>);
 
 #[derive(Debug)]
-struct Proof {
+struct Probe {
     begun: Instant,
     at: Instant,
     /// The login that it was tried with: another one may get another answer.
@@ -48,33 +61,32 @@ pub(super) enum Fresh {
     Anew,
 }
 
-/// See [`Tunnel::prove`] and [`Tunnel::prove_anew`].
-pub(super) async fn prove(tunnel: &Tunnel, fresh: Fresh) -> Answer {
+/// Opens the route once; see [`Tunnel::probe`] and [`Tunnel::probe_anew`].
+pub(super) async fn probe(tunnel: &Tunnel, fresh: Fresh) -> Answer {
     let asked = Instant::now();
     let grant = || tunnel.session.view().grant;
     let attempt = |it| open(tunnel, it);
-    let Some(answer) = tunnel.proofs.get(fresh, grant, attempt).await else {
+    let Some(answer) = tunnel.probes.get(fresh, grant, attempt).await else {
         return Err(login_needed(tunnel));
     };
     // `up` has just taken the old reason away; an answer that is given again brings it back.
     if let Err(error) = &answer
-        && !matches!(error.code, Code::LoginNeeded | Code::Internal)
+        && !matches!(error.reason.code, Code::LoginNeeded | Code::Internal)
         && tunnel.outcome.trouble().is_none()
     {
-        tunnel.failed(asked, as_reason(error, tunnel.env.clock.now()));
+        let at = tunnel.env.clock.now();
+        tunnel.failed(
+            asked,
+            Reason {
+                at,
+                ..error.reason.clone()
+            },
+        );
     }
     answer
 }
 
-fn as_reason(error: &ApiError, at: Timestamp) -> Reason {
-    Reason {
-        hint: error.hint.clone(),
-        request_id: error.request_id.clone(),
-        ..Reason::new(error.code, error.message.clone(), at)
-    }
-}
-
-impl Proofs {
+impl Probes {
     /// No answer from before counts any more; one that is being looked for does.
     pub(super) fn forget(&self) {
         if let Ok(mut last) = self.0.try_lock() {
@@ -96,17 +108,17 @@ impl Proofs {
         let mut last = self.0.lock().await;
         let grant = grant()?;
         let generation = grant.generation;
-        let is_fresh = |it: &&Proof| match fresh {
+        let is_fresh = |it: &&Probe| match fresh {
             Fresh::Enough => it.at.elapsed() < REST,
             Fresh::Anew => it.begun > asked,
         };
         let same_login = last.as_ref().filter(|it| it.generation == generation);
-        if let Some(proof) = same_login.filter(is_fresh) {
-            return Some(proof.answer.clone());
+        if let Some(probe) = same_login.filter(is_fresh) {
+            return Some(probe.answer.clone());
         }
         let begun = Instant::now();
         let answer = attempt(grant).await;
-        *last = Some(Proof {
+        *last = Some(Probe {
             begun,
             at: Instant::now(),
             generation,
@@ -123,8 +135,14 @@ async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
         ended: false,
     };
     let start = Instant::now();
+    let mut steps = Steps::begin();
     let route = &tunnel.spec.route;
-    let error = match tunnel.upstream.open(route, &grant.token, &mut early).await {
+    let opening = tunnel
+        .upstream
+        .open_in_steps(route, &grant.token, &mut early, &mut steps);
+    let opened = opening.await;
+    tracing::debug!(tunnel = %tunnel.name, "probe: {steps}");
+    let error = match opened {
         Ok(opened) => {
             drop(opened);
             tunnel.session.accepted(grant.generation);
@@ -139,7 +157,7 @@ async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
     }
     let similar = tunnel.similar(&error, &grant).await;
     let context = tunnel.context(&grant, &similar);
-    let Some(reason) = reason::reason(&error, &context) else {
+    let Some(reason) = words::reason(&error, &context) else {
         return Err(internal(tunnel));
     };
     tracing::warn!(
@@ -147,40 +165,33 @@ async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
         cluster = %tunnel.spec.cluster,
         reason = %reason.code,
         "{}",
-        reason::with_request_id(&reason)
+        words::with_request_id(&reason)
     );
     tunnel.failed(start, reason.clone());
-    Err(ApiError {
-        code: reason.code,
-        message: reason.message,
-        hint: reason.hint,
-        request_id: reason.request_id,
-        facts: reason::facts(&error, &context, &TimeZone::system()),
-        cluster: Some(tunnel.spec.cluster.to_string()),
-        holder: None,
+    Err(ProbeError {
+        reason,
+        facts: words::facts(&error, &context, &TimeZone::system()),
+        cluster: tunnel.spec.cluster.clone(),
     })
 }
 
-pub(super) fn login_needed(tunnel: &Tunnel) -> ApiError {
-    let message = reason::login_needed(&tunnel.spec.cluster);
+/// Returns the error that asks for a login.
+pub(super) fn login_needed(tunnel: &Tunnel) -> ProbeError {
+    let message = words::login_needed(&tunnel.spec.cluster);
     error(tunnel, Code::LoginNeeded, message)
 }
 
 /// There is no local side that could have gone away.
-fn internal(tunnel: &Tunnel) -> ApiError {
-    let message = format!("cannot tell whether {} works", tunnel.name);
+fn internal(tunnel: &Tunnel) -> ProbeError {
+    let message = words::probe_failed(tunnel.name.as_str());
     error(tunnel, Code::Internal, message)
 }
 
-fn error(tunnel: &Tunnel, code: Code, message: String) -> ApiError {
-    ApiError {
-        code,
-        message,
-        hint: None,
-        request_id: None,
+fn error(tunnel: &Tunnel, code: Code, message: String) -> ProbeError {
+    ProbeError {
+        reason: Reason::new(code, message, tunnel.env.clock.now()),
         facts: Vec::new(),
-        cluster: Some(tunnel.spec.cluster.to_string()),
-        holder: None,
+        cluster: tunnel.spec.cluster.clone(),
     }
 }
 
@@ -206,6 +217,8 @@ mod tests {
         future::{pending, ready},
     };
 
+    use jiff::Timestamp;
+
     use super::*;
     use pomd_core::session::token::Token;
 
@@ -219,15 +232,11 @@ mod tests {
         })
     }
 
-    fn failed(code: Code) -> ApiError {
-        ApiError {
-            code,
-            message: String::new(),
-            hint: None,
-            request_id: None,
+    fn failed(code: Code) -> ProbeError {
+        ProbeError {
+            reason: Reason::new(code, String::new(), Timestamp::UNIX_EPOCH),
             facts: Vec::new(),
-            cluster: None,
-            holder: None,
+            cluster: ClusterName::parse("corp").unwrap(),
         }
     }
 
@@ -236,14 +245,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_given_again_for_five_seconds() {
         for first in [TOOK, Err(failed(Code::Forbidden))] {
-            let proofs = Proofs::default();
+            let probes = Probes::default();
             let tries = Cell::new(0);
             let attempt = |answer: Answer| {
                 tries.set(tries.get() + 1);
                 ready(answer)
             };
             for _ in 0..3 {
-                let answer = proofs
+                let answer = probes
                     .get(Fresh::Enough, || grant(1), |_| attempt(first.clone()))
                     .await;
                 assert_eq!(answer.unwrap(), first);
@@ -251,7 +260,7 @@ mod tests {
             }
             assert_eq!(tries.get(), 1);
             tokio::time::advance(Duration::from_millis(200)).await;
-            proofs
+            probes
                 .get(Fresh::Enough, || grant(1), |_| attempt(TOOK))
                 .await;
             assert_eq!(tries.get(), 2);
@@ -260,17 +269,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_not_given_to_another_login() {
-        let proofs = Proofs::default();
+        let probes = Probes::default();
         let refused: Answer = Err(failed(Code::LoginNeeded));
-        let answer = proofs
+        let answer = probes
             .get(Fresh::Enough, || grant(1), |_| ready(refused.clone()))
             .await;
         assert_eq!(answer.unwrap(), refused);
         assert_eq!(
-            proofs.get(Fresh::Enough, || None, |_| ready(TOOK)).await,
+            probes.get(Fresh::Enough, || None, |_| ready(TOOK)).await,
             None
         );
-        let answer = proofs
+        let answer = probes
             .get(Fresh::Enough, || grant(2), |_| ready(TOOK))
             .await;
         assert_eq!(answer.unwrap(), TOOK);
@@ -278,10 +287,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_who_ask_at_once_share_one_attempt() {
-        let proofs = Proofs::default();
+        let probes = Probes::default();
         let tries = Cell::new(0);
         let ask = || {
-            proofs.get(
+            probes.get(
                 Fresh::Enough,
                 || grant(1),
                 |_| async {
@@ -298,10 +307,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_asks_anew_is_given_no_answer_from_before_and_shares_one_from_after() {
-        let proofs = Proofs::default();
+        let probes = Probes::default();
         let tries = Cell::new(0);
         let ask = || {
-            proofs.get(
+            probes.get(
                 Fresh::Anew,
                 || grant(1),
                 |_| async {
@@ -321,7 +330,7 @@ mod tests {
         tokio::join!(second, others);
         assert_eq!(tries.get(), 3);
         // And are good for who is content with the last.
-        proofs
+        probes
             .get(Fresh::Enough, || grant(1), |_| ready(TOOK))
             .await;
         assert_eq!(tries.get(), 3);
@@ -329,14 +338,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_leaves_does_not_take_the_others_answer_along() {
-        let proofs = Proofs::default();
-        let leaves = proofs.get(Fresh::Enough, || grant(1), |_| pending());
+        let probes = Probes::default();
+        let leaves = probes.get(Fresh::Enough, || grant(1), |_| pending());
         assert!(
             tokio::time::timeout(Duration::from_secs(1), leaves)
                 .await
                 .is_err()
         );
-        let stays = proofs.get(Fresh::Enough, || grant(1), |_| ready(TOOK));
+        let stays = probes.get(Fresh::Enough, || grant(1), |_| ready(TOOK));
         assert_eq!(stays.await, Some(TOOK));
     }
 }

@@ -7,7 +7,7 @@ pub(super) mod recent;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    net::{SocketAddr, ToSocketAddrs},
     sync::Arc,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use pomd_core::{
     config::{Authority, Host},
-    route::refusal::{Step, Unreachable},
+    route::error::{DialError, Step},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -24,8 +24,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Limits, exhausted};
-use crate::failpoints::{Failpoint, Failpoints};
+use super::{Limits, steps::Steps};
+use crate::{
+    failpoints::{Failpoint, Failpoints},
+    system::{errors, limits},
+};
 
 /// How long an address may stay silent before the next one is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -42,17 +45,14 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(super) struct Dialer {
     limits: Limits,
     lookups: Arc<Semaphore>,
-    /// Where a person would set `connect`.
-    place: String,
     failpoints: Failpoints,
 }
 
 impl Dialer {
-    pub(super) fn new(limits: Limits, place: String) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
-            place,
             failpoints: Failpoints::none(),
         }
     }
@@ -61,14 +61,21 @@ impl Dialer {
         self.failpoints = failpoints;
     }
 
-    /// A connection to `target`, ready for small writes and silent deaths.
-    pub(super) async fn dial(&self, target: &Authority) -> Result<TcpStream, Unreachable> {
+    /// Returns a connection to `target` that is ready for small writes and silent deaths.
+    pub(super) async fn dial(
+        &self,
+        target: &Authority,
+        steps: &mut Steps,
+    ) -> Result<TcpStream, DialError> {
         let addresses = self.lookup(target).await?;
-        self.connect(target, addresses).await
+        steps.taken(Step::Resolve);
+        let stream = self.connect(addresses).await?;
+        steps.taken(Step::Connect);
+        Ok(stream)
     }
 
-    /// The addresses of `target` in the order to try them.
-    pub(super) async fn lookup(&self, target: &Authority) -> Result<Vec<SocketAddr>, Unreachable> {
+    /// Returns the addresses of `target` in the order to try them.
+    pub(super) async fn lookup(&self, target: &Authority) -> Result<Vec<SocketAddr>, DialError> {
         let name = match &target.host {
             Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, target.port)]),
             Host::Name(name) => name.clone(),
@@ -88,23 +95,14 @@ impl Dialer {
         };
         match timeout(limit, asked).await {
             Ok(Ok(found)) if !found.is_empty() => Ok(interleave(found)),
-            Ok(Ok(_)) => Err(self.no_such_name(target)),
-            Ok(Err(error)) => Err(self.lookup_failed(target, &error)),
-            Err(_) => {
-                let message = format!("looking up {} took more than {}", target.host, shown(limit));
-                Err(Unreachable::new(Step::Dns, &message)
-                    .timed_out()
-                    .hint("is this machine offline, or its name server gone?"))
-            }
+            Ok(Ok(_)) => Err(DialError::NoSuchName),
+            Ok(Err(error)) => Err(lookup_failed(error)),
+            Err(_) => Err(DialError::LookupTimedOut(limit)),
         }
     }
 
-    /// The first of `addresses` that answers, each tried a little after the one before.
-    pub(super) async fn connect(
-        &self,
-        target: &Authority,
-        addresses: Vec<SocketAddr>,
-    ) -> Result<TcpStream, Unreachable> {
+    /// Returns a connection to the first of `addresses` that answers, each tried a little after the one before.
+    pub(super) async fn connect(&self, addresses: Vec<SocketAddr>) -> Result<TcpStream, DialError> {
         let limit = self.limits.tcp;
         let mut failed = Vec::new();
         let connect = async |address: SocketAddr| {
@@ -117,58 +115,51 @@ impl Dialer {
                 prepare(&stream);
                 Ok(stream)
             }
-            Ok(None) => Err(exhausted::told(target, &failed)
-                .unwrap_or_else(|| Unreachable::new(Step::Tcp, &failures(target, &failed)))),
+            Ok(None) if failed.iter().any(lacks_descriptors) => Err(DialError::OutOfDescriptors {
+                limit: limits::descriptors(),
+            }),
+            Ok(None) => Err(DialError::Failed(
+                failed
+                    .into_iter()
+                    .map(|(at, error)| (at, error.into()))
+                    .collect(),
+            )),
             Err(_) => {
-                let silent = addresses
-                    .iter()
-                    .filter(|it| !failed.iter().any(|(address, _)| address == *it));
-                let message = silence(target, silent, limit);
-                let hint = format!(
-                    "is a VPN off, or a firewall in the way? To dial elsewhere set connect in {}",
-                    self.place
-                );
-                Err(Unreachable::new(Step::Tcp, &message)
-                    .timed_out()
-                    .hint(&hint))
+                let has_failed = |it: &SocketAddr| failed.iter().any(|(address, _)| address == it);
+                let silent = addresses.iter().filter(|it| !has_failed(it));
+                Err(DialError::TimedOut {
+                    silent: silent.map(SocketAddr::ip).collect(),
+                    limit,
+                })
             }
         }
     }
+}
 
-    fn lookup_failed(&self, target: &Authority, error: &io::Error) -> Unreachable {
-        let error = error.to_string();
-        // There is no kind for these: the words of the C libraries, and of Windows.
-        let unknown = [
-            "not known",
-            "No address associated",
-            "nodename nor servname",
-            "No such host",
-            "no data of the requested type",
-        ];
-        if unknown.iter().any(|it| error.contains(it)) {
-            return self.no_such_name(target);
-        }
-        let reason = error
-            .strip_prefix("failed to lookup address information: ")
-            .unwrap_or(&error);
-        let message = format!("cannot look up {}: {}", target.host, lower(reason));
-        Unreachable::new(Step::Dns, &message)
-            .hint("is this machine offline, or its name server gone?")
-    }
+/// Whether an address failed for what this machine lacks: that is no fault of the network (E1).
+fn lacks_descriptors((_, error): &(SocketAddr, io::Error)) -> bool {
+    errors::is_out_of_descriptors(error)
+}
 
-    fn no_such_name(&self, target: &Authority) -> Unreachable {
-        let message = format!("no such name: {}", target.host);
-        let hint = format!(
-            "VPN off, or a typo? To dial elsewhere set connect in {}",
-            self.place
-        );
-        Unreachable::new(Step::Dns, &message).hint(&hint)
+fn lookup_failed(error: io::Error) -> DialError {
+    // There is no kind for these: the words of the C libraries, and of Windows.
+    const UNKNOWN: [&str; 5] = [
+        "not known",
+        "No address associated",
+        "nodename nor servname",
+        "No such host",
+        "no data of the requested type",
+    ];
+    let text = error.to_string();
+    match UNKNOWN.iter().any(|it| text.contains(it)) {
+        true => DialError::NoSuchName,
+        false => DialError::Lookup(error.into()),
     }
 }
 
-/// What speaks where TLS should (T3): asked on a connection of its own, without any secret.
-pub(super) async fn greeting<S>(
-    dialling: impl Future<Output = Result<S, Unreachable>>,
+/// Returns what speaks where TLS should (T3): asked on a connection of its own, without any secret.
+pub(super) async fn greeting<S, E>(
+    dialling: impl Future<Output = Result<S, E>>,
 ) -> Option<&'static str>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -188,7 +179,7 @@ where
     timeout(LOOK, look).await.ok()?
 }
 
-/// The families in turn, IPv6 first, each in the order the system gave.
+/// Returns the addresses of both families in turn, IPv6 first, each in the order the system gave.
 fn interleave(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let (six, four): (Vec<_>, Vec<_>) = found.into_iter().partition(SocketAddr::is_ipv6);
     let mut res = Vec::with_capacity(six.len() + four.len());
@@ -244,73 +235,6 @@ fn prepare(stream: &TcpStream) {
     }
 }
 
-/// `cannot reach HOST:PORT (ADDRESS): REASON`, for one address or for several.
-fn failures(target: &Authority, failed: &[(SocketAddr, io::Error)]) -> String {
-    match failed {
-        [] => format!("cannot reach {target}: it has no address"),
-        [(address, error)] => {
-            format!("{}: {}", attempt(target, &[address.ip()]), reason(error))
-        }
-        [(_, first), rest @ ..] if rest.iter().all(|(_, it)| reason(it) == reason(first)) => {
-            let tried: Vec<_> = failed.iter().map(|(it, _)| it.ip()).collect();
-            format!("{}: {}", attempt(target, &tried), reason(first))
-        }
-        _ => {
-            let each: Vec<_> = failed
-                .iter()
-                .take(3)
-                .map(|(address, error)| format!("{} {}", address.ip(), reason(error)))
-                .collect();
-            format!("cannot reach {target}: {}", each.join(", "))
-        }
-    }
-}
-
-fn silence<'a>(
-    target: &Authority,
-    silent: impl Iterator<Item = &'a SocketAddr>,
-    limit: Duration,
-) -> String {
-    let silent: Vec<_> = silent.map(SocketAddr::ip).collect();
-    format!(
-        "{}: no answer within {}",
-        attempt(target, &silent),
-        shown(limit)
-    )
-}
-
-/// `cannot reach HOST:PORT (ADDRESS, …)`, without what would only repeat the host.
-fn attempt(target: &Authority, tried: &[IpAddr]) -> String {
-    if matches!(target.host, Host::Ip(_)) || tried.is_empty() {
-        return format!("cannot reach {target}");
-    }
-    let mut list: Vec<_> = tried.iter().take(3).map(IpAddr::to_string).collect();
-    if tried.len() > 3 {
-        list.push("…".to_owned());
-    }
-    format!("cannot reach {target} ({})", list.join(", "))
-}
-
-/// An error of the system in lower case and without its number.
-pub(super) fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    let words = text.split(" (os error").next().unwrap_or(&text);
-    lower(words)
-}
-
-fn lower(text: &str) -> String {
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => String::new(),
-    }
-}
-
-/// A limit as people say it: `10 s`, `1.5 s`.
-pub(super) fn shown(limit: Duration) -> String {
-    format!("{} s", (limit.as_secs_f64() * 10.0).round() / 10.0)
-}
-
 mod system {
     use std::{io, time::Duration};
 
@@ -352,7 +276,7 @@ mod tests {
     }
 
     fn dialer(limits: Limits) -> Dialer {
-        Dialer::new(limits, "[cluster.corp]".to_owned())
+        Dialer::new(limits)
     }
 
     /// What becomes of an attempt, and after how long.
@@ -461,58 +385,25 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_names_the_addresses_and_the_reason_once() {
-        let target = authority("corp.example.com", 443);
-        let refused =
-            || io::Error::from_raw_os_error(rustix::io::Errno::CONNREFUSED.raw_os_error());
-        let unreachable =
-            || io::Error::from_raw_os_error(rustix::io::Errno::NETUNREACH.raw_os_error());
-        assert_eq!(
-            failures(&target, &[(address("198.51.100.7:443"), refused())]),
-            "cannot reach corp.example.com:443 (198.51.100.7): connection refused"
-        );
-        assert_eq!(
-            failures(
-                &target,
-                &[
-                    (address("[2001:db8::7]:443"), unreachable()),
-                    (address("198.51.100.7:443"), refused())
-                ]
-            ),
-            "cannot reach corp.example.com:443: 2001:db8::7 network is unreachable, 198.51.100.7 connection refused"
-        );
-        assert_eq!(
-            failures(
-                &authority("198.51.100.7", 443),
-                &[(address("198.51.100.7:443"), refused())]
-            ),
-            "cannot reach 198.51.100.7:443: connection refused"
-        );
-        assert_eq!(
-            silence(
-                &target,
-                [address("198.51.100.7:443")].iter(),
-                Duration::from_secs(10)
-            ),
-            "cannot reach corp.example.com:443 (198.51.100.7): no answer within 10 s"
-        );
+    fn n3_an_unknown_name_is_told_apart_from_a_name_server_that_fails() {
+        let failed = |text: &str| {
+            let text = format!("failed to lookup address information: {text}");
+            lookup_failed(io::Error::other(text))
+        };
+        let unknown = failed("Name or service not known");
+        assert!(matches!(unknown, DialError::NoSuchName), "{unknown:?}");
+        let broken = failed("Temporary failure in name resolution");
+        assert!(matches!(broken, DialError::Lookup(_)), "{broken:?}");
     }
 
     #[test]
-    fn n3_an_unknown_name_is_told_apart_from_a_name_server_that_fails() {
-        let dialer = dialer(Limits::default());
-        let target = authority("corp.example.com", 443);
-        let error =
-            |text: &str| io::Error::other(format!("failed to lookup address information: {text}"));
-        let it = dialer.lookup_failed(&target, &error("Name or service not known"));
-        assert_eq!(it.message, "no such name: corp.example.com");
-        assert!(it.hint.unwrap().contains("connect in [cluster.corp]"));
-        let it = dialer.lookup_failed(&target, &error("Temporary failure in name resolution"));
-        assert_eq!(
-            it.message,
-            "cannot look up corp.example.com: temporary failure in name resolution"
-        );
-        assert_eq!(it.step, Step::Dns);
+    #[cfg(unix)]
+    fn e1_a_dial_without_a_descriptor_is_no_failure_of_tcp() {
+        use rustix::io::Errno;
+
+        let failed = |error: Errno| (address("127.0.0.1:443"), io::Error::from(error));
+        assert!(lacks_descriptors(&failed(Errno::MFILE)));
+        assert!(!lacks_descriptors(&failed(Errno::CONNREFUSED)));
     }
 
     #[tokio::test]
@@ -520,7 +411,7 @@ mod tests {
         let found = dialer(Limits::default())
             .lookup(&authority("::1", 443))
             .await;
-        assert_eq!(found, Ok(vec![address("[::1]:443")]));
+        assert_eq!(found.unwrap(), [address("[::1]:443")]);
     }
 
     #[tokio::test]
@@ -530,15 +421,14 @@ mod tests {
             listener.local_addr().unwrap().port()
         };
         let error = dialer(Limits::default())
-            .dial(&authority("127.0.0.1", port))
+            .dial(&authority("127.0.0.1", port), &mut Steps::begin())
             .await
             .unwrap_err();
-        assert_eq!(error.step, Step::Tcp);
-        assert!(!error.timed_out);
-        assert_eq!(
-            error.message,
-            format!("cannot reach 127.0.0.1:{port}: connection refused")
-        );
+        let DialError::Failed(failed) = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(failed.len(), 1);
+        assert_eq!(failed[0].1.kind, io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]
@@ -546,7 +436,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let stream = dialer(Limits::default())
-            .dial(&authority("127.0.0.1", port))
+            .dial(&authority("127.0.0.1", port), &mut Steps::begin())
             .await
             .unwrap();
         let socket = socket2::SockRef::from(&stream);
@@ -580,17 +470,15 @@ mod tests {
         let target = authority("127.0.0.1", full.port());
         let mut queued = Vec::new();
         let error = loop {
-            match dialer(limits).dial(&target).await {
+            match dialer(limits).dial(&target, &mut Steps::begin()).await {
                 Ok(it) if queued.len() < 8 => queued.push(it),
                 Ok(_) => panic!("the queue never filled"),
                 Err(it) => break it,
             }
         };
-        assert!(error.timed_out, "{error:?}");
-        assert_eq!(error.step, Step::Tcp);
-        assert_eq!(
-            error.message,
-            format!("cannot reach {target}: no answer within 0.2 s")
-        );
+        let DialError::TimedOut { silent, limit } = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!((silent, limit), (vec![full.ip()], limits.tcp));
     }
 }

@@ -10,16 +10,16 @@ use std::{
     time::Duration,
 };
 
-use control::text::clean;
 use pomd_core::{
-    config::Authority,
+    config::{Address, Authority},
     route::{
-        head::{Body, Framing, Head, HeadError, HeadReader},
-        refusal::{self, OpenError, Step, Unreachable},
+        body::Body,
+        error::{DialError, HttpError, StepError, SystemError, Target},
+        head::{Framing, Head, HeadError, HeadReader},
+        refusal::{self, OpenError},
         token_policy::Permitted,
     },
 };
-use rustls::ProtocolVersion;
 use tokio::{
     io::ReadBuf,
     net::TcpStream,
@@ -29,26 +29,28 @@ use zeroize::Zeroizing;
 
 use super::{
     Early, EarlySource, Opened,
-    dial::{reason, shown},
+    answer::Asked,
     pool::{Said, Waited},
-    record::{Records, RecvError, Remote},
-    tls::{certificate::Identity, handshake},
+    record::{RecvError, Remote},
+    tls::certificate::Identity,
 };
 
 /// The most early bytes that are kept, and the most that is queued at once.
 const FLIGHT: usize = 64 << 10;
+/// The most of the body of a refusal that is read.
+const REFUSAL: usize = 64 << 10;
 /// How long the body of a refusal may take.
 const BODY: Duration = Duration::from_secs(2);
 
 /// How we name ourselves to the server.
 pub(super) const AGENT: &str = concat!("pomd/", env!("CARGO_PKG_VERSION"));
 
-/// What the server is to us.
+/// The server at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer<'a> {
-    /// `HOST` or `HOST:PORT`, for messages.
-    pub(super) name: &'a str,
-    /// Our certificate, where there is TLS.
+    /// Its address.
+    pub(super) address: &'a Address,
+    /// The client certificate, where there is TLS.
     pub(super) identity: Option<&'a Identity>,
     /// How long the answer may take.
     pub(super) limit: Duration,
@@ -58,9 +60,19 @@ pub(super) struct Peer<'a> {
     pub(super) reach: Duration,
 }
 
-/// Why there is no open route.
+impl Peer<'_> {
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            server: self.address,
+            identity: self.identity,
+            is_warm: self.waited.is_some(),
+        }
+    }
+}
+
+/// Why there is no open route, and whether to retry.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct AttemptError {
     pub(super) error: OpenError,
     pub(super) again: Again,
 }
@@ -103,7 +115,7 @@ pub(super) async fn connect<R>(
     early: &mut Early<R>,
     eager: bool,
     peer: Peer<'_>,
-) -> Result<Opened, Failure>
+) -> Result<Opened, AttemptError>
 where
     R: EarlySource,
 {
@@ -132,7 +144,7 @@ where
             _ => Again::No,
         };
         let error = refused(&mut remote, head).await;
-        return Err(Failure { error, again });
+        return Err(AttemptError { error, again });
     }
     // Whatever the head says of a body: the bytes behind it are the service's.
     match exchange.finish().await {
@@ -146,10 +158,11 @@ where
 
 /// The answer that refuses, with what its body says if that comes soon.
 async fn refused(remote: &mut Remote, head: Head) -> OpenError {
-    let mut body = Body::new(head.framing);
+    let framing = head.framing();
+    let mut body = Body::up_to(REFUSAL, framing);
     body.push(&head.rest);
     let rest = async {
-        while !body.ended() {
+        while body.end().is_none() {
             match poll_fn(|cx| remote.poll_recv(cx)).await {
                 Ok(piece) => body.push(piece.bytes()),
                 Err(_) => return,
@@ -157,28 +170,28 @@ async fn refused(remote: &mut Remote, head: Head) -> OpenError {
         }
     };
     // A body that was promised and did not come is a body all the same.
-    let promised = matches!(head.framing, Framing::Length(1..) | Framing::Chunked);
-    let whole = timeout(BODY, rest).await.is_ok() && body.ended();
+    let promised = matches!(framing, Framing::Length(1..) | Framing::Chunked);
+    let whole = timeout(BODY, rest).await.is_ok() && body.end().is_some();
     let bytes = match body.bytes() {
         [] if promised && !whole => b" ",
         bytes => bytes,
     };
-    refusal::from(head.status, head.request_id.as_deref(), bytes)
+    refusal::from(head.status, head.request_id().as_deref(), bytes)
 }
 
-fn late<R>(exchange: &Exchange<'_, R>, peer: Peer<'_>) -> Failure {
+fn late<R>(exchange: &Exchange<'_, R>, peer: Peer<'_>) -> AttemptError {
     let again = exchange.again(peer, Waited::is_silent);
-    let error = if exchange.is_lost(peer) {
-        let limit = shown(peer.reach);
-        let message = format!("cannot reach {}: no answer within {limit}", peer.name);
-        let hint = "is a VPN off, or a firewall in the way?";
-        Unreachable::new(Step::Tcp, &message).hint(hint)
-    } else {
-        let message = format!("{} did not answer within {}", peer.name, shown(peer.limit));
-        Unreachable::new(Step::Http, &message)
+    let target = Target::Server(peer.address.clone());
+    let error = match exchange.is_lost(peer) {
+        true => {
+            let silent = Vec::new();
+            let limit = peer.reach;
+            StepError::new(target, DialError::TimedOut { silent, limit })
+        }
+        false => StepError::new(target, HttpError::TimedOut(peer.limit)),
     };
-    Failure {
-        error: error.timed_out().into(),
+    AttemptError {
+        error: error.into(),
         again,
     }
 }
@@ -193,7 +206,7 @@ struct Exchange<'a, R> {
     /// How much of the early bytes was queued.
     sent: usize,
     /// Writing failed. The answer may be there all the same (H6).
-    broken: Option<String>,
+    broken: Option<SystemError>,
     reader: HeadReader,
 }
 
@@ -308,13 +321,13 @@ impl<R: EarlySource> Exchange<'_, R> {
         while self.broken.is_none() {
             match self.remote.poll_flush(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => self.broken = Some(reason(&error)),
+                Poll::Ready(Err(error)) => self.broken = Some(error.into()),
                 Poll::Ready(Ok(())) => {
                     let Some(flight) = self.next_flight() else {
                         break;
                     };
                     if let Err(error) = self.remote.queue(&flight) {
-                        self.broken = Some(error.to_string());
+                        self.broken = Some(io::Error::other(error).into());
                     }
                 }
             }
@@ -337,86 +350,20 @@ impl<R: EarlySource> Exchange<'_, R> {
         (!flight.is_empty()).then_some(flight)
     }
 
-    fn failure(&self, stop: Stop, peer: Peer<'_>) -> Failure {
+    fn failure(&mut self, stop: Stop, peer: Peer<'_>) -> AttemptError {
         let again = match stop {
             Stop::Remote(_) => self.again(peer, Waited::is_unheard),
             Stop::Local(_) | Stop::Head(_) => Again::No,
         };
         let error = match stop {
             Stop::Local(error) => OpenError::LocalGone(error),
-            Stop::Head(error) => self.not_an_answer(error, peer).into(),
-            Stop::Remote(error) => match self.certificate_wanted(&error, peer) {
-                Some(wanted) => wanted,
-                None => self.broke_off(&error, peer).into(),
-            },
-        };
-        Failure { error, again }
-    }
-
-    fn not_an_answer(&self, error: HeadError, peer: Peer<'_>) -> Unreachable {
-        let message = match error {
-            HeadError::NotHttp => {
-                let text = String::from_utf8_lossy(self.reader.held());
-                format!("{}: not an HTTP answer: «{}»", peer.name, clean(&text, 80))
+            Stop::Head(error) => peer.asked().no_head(error, &self.reader),
+            Stop::Remote(error) => {
+                let begun = !self.reader.is_untouched();
+                peer.asked()
+                    .cut(error, self.broken.take(), begun, self.remote)
             }
-            other => format!("{}: {other}", peer.name),
         };
-        Unreachable::new(Step::Http, &message)
-    }
-
-    fn certificate_wanted(&self, error: &RecvError, peer: Peer<'_>) -> Option<OpenError> {
-        let identity = peer.identity?;
-        match error {
-            RecvError::Tls(error) => handshake::certificate_wanted(error, identity),
-            RecvError::Cut | RecvError::Io(_) => {
-                let late_verdict =
-                    self.is_tls13() && self.reader.is_untouched() && identity.may_be_missed();
-                late_verdict.then(|| {
-                    refusal::certificate_wanted("closed right after it had asked for a certificate")
-                })
-            }
-            RecvError::Closed => None,
-        }
-    }
-
-    /// Only here does the client believe in a handshake that the server is about to refuse.
-    fn is_tls13(&self) -> bool {
-        match &self.remote.records {
-            Records::Tls(tls) => tls.protocol_version() == Some(ProtocolVersion::TLSv1_3),
-            Records::Plain => false,
-        }
-    }
-
-    fn broke_off(&self, error: &RecvError, peer: Peer<'_>) -> Unreachable {
-        let ended = !matches!(error, RecvError::Tls(_));
-        let why = match error {
-            RecvError::Closed | RecvError::Cut => String::new(),
-            RecvError::Tls(error) => format!(": {error}"),
-            RecvError::Io(error) => format!(": {}", reason(error)),
-        };
-        let why = match &self.broken {
-            Some(it) if why.is_empty() => format!(": {it}"),
-            _ => why,
-        };
-        let how = if self.reader.is_untouched() {
-            "without an answer"
-        } else {
-            "in the middle of its answer"
-        };
-        let message = format!("{} closed the connection {how}{why}", peer.name);
-        let error = Unreachable::new(Step::Http, &message);
-        match self.speaks_only_h2(ended, peer) {
-            true => error.hint(handshake::ONLY_H2),
-            false => error,
-        }
-    }
-
-    /// A server of `codec_type: http2` agrees on no protocol with us, and closes upon what we say.
-    fn speaks_only_h2(&self, ended: bool, peer: Peer<'_>) -> bool {
-        let agreed = match &self.remote.records {
-            Records::Tls(tls) => tls.alpn_protocol().is_some(),
-            Records::Plain => true,
-        };
-        ended && !agreed && peer.waited.is_none() && self.reader.is_untouched()
+        AttemptError { error, again }
     }
 }

@@ -3,14 +3,15 @@
 //! The transport policy is here in one place. Knows one route, one token, one connection. Must not know sessions, what
 //! happens after a refusal, or the local side beyond "a stream of early bytes".
 
+mod answer;
 mod dial;
-mod exhausted;
 mod get;
 mod h1;
 mod open;
 pub mod pool;
 pub mod proxy;
 pub mod record;
+pub mod steps;
 pub mod stream;
 pub mod tls;
 pub mod transport;
@@ -26,26 +27,27 @@ use std::{
 use pomd_core::{
     config::{Address, Authority, ClusterName, ClusterSpec, Host, Route},
     route::{
-        refusal::{OpenError, Step, Unreachable},
+        error::{Step, StepError, Target, TlsError},
+        refusal::{self, OpenError},
         token_policy::TokenPolicy,
     },
     session::token::Token,
+    words,
 };
-use rustls::ProtocolVersion;
-use tokio::{io::AsyncRead, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
 use crate::{clock::Clock, failpoints::Failpoints};
 
-use dial::{Dialer, recent::Reached, shown};
-use h1::Peer;
+use answer::Asked;
+use dial::{Dialer, recent::Reached};
 use pool::{Budget, Spares};
 use proxy::{Environment, Proxies};
-use record::{HandshakeError, Remote};
+use record::Remote;
+use steps::Steps;
 pub use tls::check_files;
-use tls::{Secure, Tls, handshake};
-use transport::Carrier;
+use tls::{Secure, Tls};
+use transport::Transport;
 
 /// How to reach one cluster. Cheap to make: certificates and keys are read when first needed, and again when their
 /// files change.
@@ -55,8 +57,6 @@ pub struct Upstream {
     spec: ClusterSpec,
     tokens: TokenPolicy,
     limits: Limits,
-    /// Where a person would change this cluster's settings.
-    place: String,
     dialer: Dialer,
     reached: Reached,
     proxies: Proxies,
@@ -145,17 +145,15 @@ pub struct Answer {
 impl Upstream {
     /// For the cluster `name`. Never touches a file or the network yet.
     pub fn new(name: ClusterName, cluster: ClusterSpec, limits: Limits) -> Self {
-        let place = place(&name, &cluster);
         Self {
-            dialer: Dialer::new(limits, place.clone()),
+            dialer: Dialer::new(limits),
             reached: Reached::default(),
-            proxies: Proxies::new(&cluster, limits, &place),
-            tls: Tls::new(&cluster, &place, limits.tls),
-            tokens: TokenPolicy::new(name.clone(), cluster.clone(), place.clone()),
+            proxies: Proxies::new(&cluster, limits),
+            tls: Tls::new(&cluster, limits.tls),
+            tokens: TokenPolicy::new(name.clone(), cluster.clone()),
             name,
             spec: cluster,
             limits,
-            place,
             spares: None,
             guarded: AtomicBool::new(false),
         }
@@ -189,7 +187,12 @@ impl Upstream {
     pub async fn keep_spares(&self, stop: CancellationToken) {
         match &self.spares {
             // Apart, as its size would be that of every future around it.
-            Some(it) => Box::pin(it.keep(stop, |at| async move { self.fresh(&at).await })).await,
+            Some(it) => {
+                Box::pin(it.keep(stop, |at| async move {
+                    self.fresh(&at, &mut Steps::begin()).await
+                }))
+                .await
+            }
             None => stop.cancelled().await,
         }
     }
@@ -220,7 +223,12 @@ impl Upstream {
         }
     }
 
-    /// The forward proxy on the way to `address`.
+    /// Returns where the settings of this cluster are, as advice names it.
+    pub fn section(&self) -> String {
+        words::section(&self.name, &self.spec)
+    }
+
+    /// Returns the forward proxy on the way to `address`.
     pub fn forward_proxy(&self, address: &Address) -> Option<proxy::Shown> {
         let proxy = self.proxies.proxy(address, &self.target(address));
         Some(proxy.ok()??.shown())
@@ -237,9 +245,28 @@ impl Upstream {
     where
         R: EarlySource,
     {
+        self.open_in_steps(route, token, early, &mut Steps::begin())
+            .await
+    }
+
+    /// As [`Upstream::open`], with the steps that were taken in `steps`; the error says which of them failed.
+    pub async fn open_in_steps<R>(
+        &self,
+        route: &Route,
+        token: &Token,
+        early: &mut Early<R>,
+        steps: &mut Steps,
+    ) -> Result<Opened, OpenError>
+    where
+        R: EarlySource,
+    {
         let permitted = self.tokens.permit(token, &route.address)?;
-        // Apart, as it is large, and whoever waits for it would keep that room for as long as the route is open.
-        let opened = Box::pin(self.open_somehow(&route.authority, permitted, early)).await;
+        // Boxed: keeps the size of dialling out of every future that stays for as long as the route is open.
+        let opened = Box::pin(self.open_somehow(&route.authority, permitted, early, steps)).await;
+        match &opened {
+            Ok(_) => steps.taken(Step::Upstream),
+            Err(error) => error.step().into_iter().for_each(|it| steps.taken(it)),
+        }
         let answered = matches!(
             opened,
             Ok(_) | Err(OpenError::Refused(_) | OpenError::Unauthenticated { .. })
@@ -264,65 +291,62 @@ impl Upstream {
         let permitted = token
             .map(|token| self.tokens.permit(token, address))
             .transpose()?;
-        let name = address.host_and_port();
-        let socket = self.dial(address).await?;
-        let mut peer = Peer {
-            name: &name,
-            identity: None,
-            limit: self.limits.get,
-            waited: None,
-            reach: self.limits.tcp,
+        let request = get::request(address, path, permitted)
+            .map_err(|error| StepError::new(Target::Server(address.clone()), error))?;
+        // Boxed: keeps the size of dialling out of every future around a GET.
+        let fresh = Box::pin(self.fresh(address, &mut Steps::begin())).await;
+        let (remote, secure) = fresh?;
+        let asked = Asked {
+            server: address,
+            identity: secure.as_ref().map(|it| &*it.identity),
+            is_warm: false,
         };
-        if !address.tls {
-            return get::get(socket, address, path, permitted, peer, false, true).await;
-        }
-        let secure = self.tls.secure().await?;
-        let server_name = tls::server_name(self.verified(address))?;
-        let shaking = TlsConnector::from(secure.config.clone()).connect(server_name, socket);
-        let stream = match timeout(self.limits.tls, shaking).await {
-            Ok(Ok(it)) => it,
-            Ok(Err(error)) => {
-                let error = handshake::error(error);
-                return Err(self.handshake_failed(error, address, &secure).await);
-            }
-            Err(_) => return Err(self.handshake_late(address).into()),
-        };
-        peer.identity = Some(&secure.identity);
-        let version = stream.get_ref().1.protocol_version();
-        let late_verdict =
-            version == Some(ProtocolVersion::TLSv1_3) && secure.identity.may_be_missed();
-        let agreed = stream.get_ref().1.alpn_protocol().is_some();
-        get::get(stream, address, path, permitted, peer, late_verdict, agreed).await
+        get::get(remote, &request, asked, self.limits.get).await
     }
 
-    /// A handshaken connection, made now.
-    async fn fresh(&self, address: &Address) -> Result<(Remote, Option<Secure>), OpenError> {
-        let socket = self.dial(address).await?;
+    /// Returns a connection to `address`, past its handshake, that was made now: the steps up to `tls`.
+    async fn fresh(
+        &self,
+        address: &Address,
+        steps: &mut Steps,
+    ) -> Result<(Remote, Option<Secure>), OpenError> {
+        let socket = self.dial(address, steps).await?;
         if !address.tls {
             return Ok((Remote::plain(socket), None));
         }
-        let secure = self.tls.secure().await?;
-        let name = tls::server_name(self.verified(address))?;
-        let shaking = Remote::handshake(socket, secure.config.clone(), name);
-        match timeout(self.limits.tls, shaking).await {
-            Ok(Ok(remote)) => Ok((remote, Some(secure))),
-            Ok(Err(error)) => Err(self.handshake_failed(error, address, &secure).await),
-            Err(_) => Err(self.handshake_late(address).into()),
+        match self.tls.handshake(socket, self.verified(address)).await {
+            Ok((remote, secure)) => {
+                steps.taken(Step::Tls);
+                Ok((remote, Some(secure)))
+            }
+            Err(error) => Err(self.handshake_failed(error, address).await),
         }
     }
 
-    /// A connection to `address` that has said nothing yet, through the forward proxy where there is one.
-    async fn dial(&self, address: &Address) -> Result<Carrier, Unreachable> {
+    /// Returns a connection to `address` that has said nothing yet, through the forward proxy where there is one.
+    async fn dial(&self, address: &Address, steps: &mut Steps) -> Result<Transport, StepError> {
         let target = self.target(address);
-        let carrier = match self.proxies.proxy(address, &target)? {
-            // Apart, as it is large, and whoever waits for it would keep that room for as long as the route is open.
-            Some(proxy) => Box::pin(proxy.open(&self.dialer, &target)).await?,
-            None => Carrier::Tcp(self.dialer.dial(&target).await?),
+        let proxy = self
+            .proxies
+            .proxy(address, &target)
+            .map_err(|cause| StepError::new(Target::Server(address.clone()), cause))?;
+        let dialled = match proxy {
+            // Boxed: keeps the size of TLS to a proxy out of every dialling.
+            Some(proxy) => {
+                let opened = Box::pin(proxy.open(&self.dialer, &target)).await;
+                steps.taken(Step::Proxy);
+                opened
+            }
+            None => match self.dialer.dial(&target, steps).await {
+                Ok(socket) => Ok(Transport::Tcp(socket)),
+                Err(error) => Err(error.into()),
+            },
         };
-        if let Ok(peer) = carrier.socket().peer_addr() {
+        let transport = dialled.map_err(|cause| StepError::new(Target::Dialled(target), cause))?;
+        if let Ok(peer) = transport.socket().peer_addr() {
             self.reached.note(peer.ip());
         }
-        Ok(carrier)
+        Ok(transport)
     }
 
     fn target(&self, address: &Address) -> Authority {
@@ -336,59 +360,20 @@ impl Upstream {
         self.spec.server_name.as_ref().unwrap_or(&address.host)
     }
 
-    async fn handshake_failed(
-        &self,
-        error: HandshakeError,
-        address: &Address,
-        secure: &Secure,
-    ) -> OpenError {
-        let another = match &error {
-            HandshakeError::Tls(it) if handshake::speaks_no_tls(it) => {
-                dial::greeting(self.dial(address)).await
+    async fn handshake_failed(&self, error: TlsError, address: &Address) -> OpenError {
+        let error = match error {
+            TlsError::ClientCertificate(how) => return refusal::certificate_wanted(&how),
+            TlsError::NotTls { .. } => {
+                let mut steps = Steps::begin();
+                let again = self.dial(address, &mut steps);
+                let instead = Box::pin(dial::greeting(again)).await;
+                TlsError::NotTls { instead }
             }
-            _ => None,
+            other => other,
         };
-        let name = address.host_and_port();
-        let error = handshake::failed(&error, &name, &secure.identity, &self.place, another);
-        self.with_proxy(error, address)
-    }
-
-    /// A forward proxy that says it connected us may have lied: whoever looks for the cause has to know of it.
-    fn with_proxy(&self, error: OpenError, address: &Address) -> OpenError {
-        match (error, self.forward_proxy(address)) {
-            (OpenError::Unreachable(mut it), Some(proxy)) => {
-                it.message = format!("{} (through {})", it.message, proxy.url);
-                it.into()
-            }
-            (error, _) => error,
-        }
-    }
-
-    fn handshake_late(&self, address: &Address) -> Unreachable {
-        let message = format!(
-            "the TLS handshake with {} took more than {}",
-            address.host_and_port(),
-            shown(self.limits.tls)
-        );
-        Unreachable::new(Step::Tls, &message)
-            .timed_out()
-            .hint("is a firewall or a TLS inspection in the way?")
-    }
-}
-
-/// `[cluster.corp]`, or how to make one for a host that has none.
-fn place(name: &ClusterName, cluster: &ClusterSpec) -> String {
-    if cluster.named {
-        let name = name.as_str();
-        return if name.contains('.') {
-            format!("[cluster.\"{name}\"]")
-        } else {
-            format!("[cluster.{name}]")
-        };
-    }
-    match cluster.login_at.first() {
-        Some(it) => format!("a [cluster.NAME] with hosts = [\"{}\"]", it.host),
-        None => "a [cluster.NAME]".to_owned(),
+        let mut error = StepError::new(Target::Server(address.clone()), error);
+        error.through = self.forward_proxy(address).map(|it| it.url);
+        error.into()
     }
 }
 

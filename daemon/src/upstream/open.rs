@@ -9,9 +9,10 @@ use pomd_core::{
 
 use super::{
     Early, EarlySource, Opened, Upstream,
-    h1::{self, Again, Failure, Peer},
+    h1::{self, Again, AttemptError, Peer},
     pool::{Waited, Way},
     record::Remote,
+    steps::Steps,
     tls::Secure,
 };
 
@@ -40,6 +41,7 @@ impl Upstream {
         authority: &Authority,
         permitted: Permitted<'_>,
         early: &mut Early<R>,
+        steps: &mut Steps,
     ) -> Result<Opened, OpenError>
     where
         R: EarlySource,
@@ -50,7 +52,7 @@ impl Upstream {
         loop {
             let connection = match ready.take() {
                 Some(it) => it,
-                None => self.fresh(address).await?.into(),
+                None => self.fresh(address, steps).await?.into(),
             };
             let opened = self
                 .attempt(connection, authority, permitted, early, eager)
@@ -69,6 +71,7 @@ impl Upstream {
                 }
                 _ => return opened.map_err(|it| it.error),
             }
+            steps.begin_again();
         }
     }
 
@@ -79,14 +82,13 @@ impl Upstream {
         permitted: Permitted<'_>,
         early: &mut Early<R>,
         eager: bool,
-    ) -> Result<Opened, Failure>
+    ) -> Result<Opened, AttemptError>
     where
         R: EarlySource,
     {
-        let name = permitted.address().host_and_port();
         let request = h1::request(authority, permitted);
         let peer = Peer {
-            name: &name,
+            address: permitted.address(),
             identity: connection.secure.as_ref().map(|it| &*it.identity),
             limit: self.limits.answer,
             waited: connection.waited,

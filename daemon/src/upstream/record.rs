@@ -29,7 +29,7 @@ use tokio::io::AsyncWrite;
 
 use super::{
     stream::{BoxError, SendProgress, Stream, StreamEnd},
-    transport::Carrier,
+    transport::Transport,
 };
 use crate::{
     buffer::{self, Buffer, Queue},
@@ -49,7 +49,7 @@ const SLACK: usize = 112;
 #[derive(Debug)]
 pub struct Remote {
     /// The socket, or what else carries it.
-    pub socket: Carrier,
+    pub socket: Transport,
     /// The record layer, without any buffer of its own.
     pub records: Records,
     /// Ciphertext that was read and not opened yet: the start of a record, or of a handshake message.
@@ -102,7 +102,7 @@ pub enum RecvError {
 impl Remote {
     /// Shakes hands over `socket`. No limit of its own.
     pub async fn handshake(
-        socket: impl Into<Carrier>,
+        socket: impl Into<Transport>,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, HandshakeError> {
@@ -131,7 +131,7 @@ impl Remote {
     }
 
     /// Over a socket without TLS.
-    pub fn plain(socket: impl Into<Carrier>) -> Self {
+    pub fn plain(socket: impl Into<Transport>) -> Self {
         Self::new(socket.into(), Records::Plain)
     }
 
@@ -179,6 +179,14 @@ impl Remote {
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
+    /// Ready when reading may bring something, an end included. Takes nothing.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.opened.is_empty() || self.closed {
+            return Poll::Ready(Ok(()));
+        }
+        self.socket.poll_read_ready(cx)
+    }
+
     /// The next plaintext, at least one byte. Cancel-safe.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Buffer, RecvError>> {
         loop {
@@ -221,7 +229,7 @@ impl Remote {
         Poll::Ready(read)
     }
 
-    fn new(socket: Carrier, records: Records) -> Self {
+    fn new(socket: Transport, records: Records) -> Self {
         Self {
             socket,
             records,

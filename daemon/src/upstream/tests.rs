@@ -76,9 +76,29 @@ fn refusal(res: Result<Opened, OpenError>) -> Refusal {
     }
 }
 
-fn unreachable<T: std::fmt::Debug>(res: Result<T, OpenError>) -> Unreachable {
+/// A step that failed, and what a person is told of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    step: Step,
+    timed_out: bool,
+    message: String,
+    hint: Option<String>,
+}
+
+impl From<StepError> for Told {
+    fn from(error: StepError) -> Self {
+        Self {
+            step: error.step(),
+            timed_out: error.timed_out(),
+            message: error.to_string(),
+            hint: words::step::advice(&error, "[cluster.corp]"),
+        }
+    }
+}
+
+fn unreachable<T: std::fmt::Debug>(res: Result<T, OpenError>) -> Told {
     match res.unwrap_err() {
-        OpenError::Unreachable(it) => it,
+        OpenError::Unreachable(it) => (*it).into(),
         other => panic!("not unreachable: {other:?}"),
     }
 }

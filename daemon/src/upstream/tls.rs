@@ -19,7 +19,8 @@ use std::{
 use jiff::Timestamp;
 use pomd_core::{
     config::{ClientIdentity, ClusterSpec, Host},
-    route::refusal::{Step, Unreachable},
+    route::error::{FileError, FileProblem, PemError, SettingsError, TlsError},
+    words::{self, tls::Term},
 };
 use rustls::{
     ClientConfig, Error, InconsistentKeys,
@@ -33,12 +34,9 @@ use rustls_platform_verifier::Verifier;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use zeroize::Zeroizing;
 
-use certificate::{Anyone, Identity, Telling};
+use certificate::{AcceptsAny, Identity, NamesIssuer};
 
-use super::{
-    dial::{reason, shown},
-    proxy,
-};
+use super::{proxy, record::Remote, transport::Transport};
 use crate::named_file::{self, Kind, ReadError};
 
 /// A certificate or key file is a few KiB, a bundle of roots some hundred.
@@ -67,7 +65,6 @@ struct Files {
     ca_file: Option<PathBuf>,
     identity: Option<ClientIdentity>,
     insecure: bool,
-    place: String,
     made: Mutex<Made>,
 }
 
@@ -94,17 +91,17 @@ struct Stamp {
 }
 
 impl Tls {
-    /// Touches no file yet. `place` is where a person would change the settings, `limit` how long the files may take.
-    pub(super) fn new(spec: &ClusterSpec, place: &str, limit: Duration) -> Self {
+    /// Touches no file yet. `limit` is how long the files may take, and a handshake.
+    pub(super) fn new(spec: &ClusterSpec, limit: Duration) -> Self {
         Self {
-            files: Arc::new(Files::new(spec, place)),
+            files: Arc::new(Files::new(spec)),
             looking: Arc::new(Semaphore::new(1)),
             limit,
         }
     }
 
-    /// The settings as the files say now; as they said before where a changed one cannot be used (T5, T7).
-    pub(super) async fn secure(&self) -> Result<Secure, Unreachable> {
+    /// Returns the settings as the files say now; as they said before where a changed one cannot be used (T5, T7).
+    pub(super) async fn secure(&self) -> Result<Secure, SettingsError> {
         if let Some(ready) = self.files.ready() {
             return Ok(ready);
         }
@@ -119,29 +116,34 @@ impl Tls {
             look.await.ok()
         };
         match timeout(self.limit, looked).await {
-            Ok(Some(found)) => found,
-            Ok(None) => Err(Unreachable::new(
-                Step::Tls,
-                "the TLS settings cannot be made",
-            )),
-            Err(_) => {
-                let message = format!(
-                    "reading the certificates took more than {}",
-                    shown(self.limit)
-                );
-                Err(self.files.problem(&message).timed_out())
-            }
+            Ok(found) => found.unwrap_or(Err(SettingsError::Ending)),
+            Err(_) => Err(SettingsError::TimedOut(self.limit)),
+        }
+    }
+
+    /// Shakes hands over `socket` with a server that has to prove the name `host`: the one way to TLS.
+    pub(super) async fn handshake(
+        &self,
+        socket: impl Into<Transport>,
+        host: &Host,
+    ) -> Result<(Remote, Secure), TlsError> {
+        let secure = self.secure().await?;
+        let name = server_name(host)?;
+        let shaking = Remote::handshake(socket, Arc::clone(&secure.config), name);
+        match timeout(self.limit, shaking).await {
+            Ok(Ok(remote)) => Ok((remote, secure)),
+            Ok(Err(error)) => Err(handshake::error(error, &secure.identity)),
+            Err(_) => Err(TlsError::TimedOut(self.limit)),
         }
     }
 }
 
 impl Files {
-    fn new(spec: &ClusterSpec, place: &str) -> Self {
+    fn new(spec: &ClusterSpec) -> Self {
         Self {
             ca_file: spec.ca_file.clone(),
             identity: spec.client_identity.clone(),
             insecure: spec.insecure_skip_verify,
-            place: place.to_owned(),
             made: Mutex::default(),
         }
     }
@@ -167,7 +169,7 @@ impl Files {
         Some(made.current.as_ref()?.0.clone())
     }
 
-    fn look(&self) -> Result<Secure, Unreachable> {
+    fn look(&self) -> Result<Secure, SettingsError> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((secure, stamps)) = &mut made.current
             && self.unchanged(stamps)
@@ -188,9 +190,10 @@ impl Files {
                     return Err(problem);
                 };
                 let secure = secure.clone();
-                if made.warned.as_ref() != Some(&problem.message) {
-                    tracing::warn!("{}; what it said before stays in use", problem.message);
-                    made.warned = Some(problem.message);
+                let problem = words::tls::settings(&problem);
+                if made.warned.as_ref() != Some(&problem) {
+                    tracing::warn!("{problem}; what it said before stays in use");
+                    made.warned = Some(problem);
                 }
                 Ok(secure)
             }
@@ -216,7 +219,7 @@ impl Files {
         })
     }
 
-    fn make(&self) -> Result<(Secure, Seen), Unreachable> {
+    fn make(&self) -> Result<(Secure, Seen), SettingsError> {
         let provider = Arc::new(cipher_suites::provider());
         let mut seen = Seen::default();
         let verifier = self.verifier(&provider, &mut seen)?;
@@ -231,7 +234,7 @@ impl Files {
         let identity = Arc::new(Identity::new(key));
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| self.problem(&format!("TLS cannot be set up: {error}")))?
+            .map_err(|error| SettingsError::Library(error.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_client_cert_resolver(identity.clone());
@@ -245,33 +248,26 @@ impl Files {
         &self,
         provider: &Arc<CryptoProvider>,
         seen: &mut Seen,
-    ) -> Result<Arc<dyn ServerCertVerifier>, Unreachable> {
+    ) -> Result<Arc<dyn ServerCertVerifier>, SettingsError> {
         let mut extra = Vec::new();
         if let Some(path) = &self.ca_file {
             extra = self.certificates("ca_file", path, seen)?;
         }
         if self.insecure {
-            return Ok(Arc::new(Anyone(Arc::clone(provider))));
+            return Ok(Arc::new(AcceptsAny(Arc::clone(provider))));
         }
         match Verifier::new_with_extra_roots(extra, Arc::clone(provider)) {
-            Ok(it) => Ok(Arc::new(Telling(Arc::new(it)))),
-            Err(error) => Err(match &self.ca_file {
-                Some(path) => {
-                    let why = words(&error);
-                    self.problem(&format!("cannot use ca_file {}: {why}", path.display()))
-                }
-                None => Unreachable::new(
-                    Step::Tls,
-                    &format!(
-                        "no certificate can be verified on this machine: {}",
-                        words(&error)
-                    ),
-                )
-                .hint(&format!(
-                    "install the system's roots (ca-certificates), or set ca_file in {}",
-                    self.place
-                )),
-            }),
+            Ok(it) => Ok(Arc::new(NamesIssuer(Arc::new(it)))),
+            Err(error) => {
+                let why = match error {
+                    Error::General(text) => text,
+                    other => other.to_string(),
+                };
+                Err(match &self.ca_file {
+                    Some(path) => file_error("ca_file", path, FileProblem::Crypto(why)).into(),
+                    None => SettingsError::NoRoots(why),
+                })
+            }
         }
     }
 
@@ -279,9 +275,10 @@ impl Files {
         &self,
         path: &Path,
         seen: &mut Seen,
-    ) -> Result<PrivateKeyDer<'static>, Unreachable> {
+    ) -> Result<PrivateKeyDer<'static>, FileError> {
         let bytes = self.read("client_key", path, Kind::Secret, seen)?;
-        pem::private_key(&bytes).map_err(|why| self.cannot_use("client_key", path, &why))
+        pem::private_key(&bytes)
+            .map_err(|error| file_error("client_key", path, FileProblem::Pem(error)))
     }
 
     /// The key with its certificates, if they belong together.
@@ -291,63 +288,67 @@ impl Files {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
         provider: &CryptoProvider,
-    ) -> Result<CertifiedKey, Unreachable> {
+    ) -> Result<CertifiedKey, FileError> {
         let key = provider
             .key_provider
             .load_private_key(key)
-            .map_err(|error| self.cannot_use("client_key", &identity.key, &error.to_string()))?;
+            .map_err(|error| {
+                let problem = FileProblem::Crypto(error.to_string());
+                file_error("client_key", &identity.key, problem)
+            })?;
         let key = CertifiedKey::new(chain, key);
-        let why = match key.keys_match() {
+        let problem = match key.keys_match() {
             // Unknown: the key cannot say.
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => return Ok(key),
-            Err(Error::InconsistentKeys(_)) => {
-                format!("{} is not its key", identity.key.display())
-            }
-            Err(error) => certificate::not_ours(&error),
+            Err(Error::InconsistentKeys(_)) => FileProblem::OtherKey(identity.key.clone()),
+            Err(error) if certificate::is_version_one(&error) => FileProblem::VersionOne,
+            Err(error) => FileProblem::Crypto(certificate::reason(&error)),
         };
-        Err(self.cannot_use("client_cert", &identity.certificate, &why))
+        Err(file_error("client_cert", &identity.certificate, problem))
     }
 
     fn certificates(
         &self,
-        key: &str,
+        key: &'static str,
         path: &Path,
         seen: &mut Seen,
-    ) -> Result<Vec<CertificateDer<'static>>, Unreachable> {
+    ) -> Result<Vec<CertificateDer<'static>>, FileError> {
         let bytes = self.read(key, path, Kind::Public, seen)?;
-        let found = pem::certificates(&bytes).map_err(|why| self.cannot_use(key, path, &why))?;
-        let warning =
-            |it: &String| format!("{key} {} is used without a part: {it}", path.display());
+        let found = pem::certificates(&bytes)
+            .map_err(|error| file_error(key, path, FileProblem::Pem(error)))?;
+        let warning = |bad: &PemError| words::tls::used_in_part(key, path, bad);
         seen.warnings.extend(found.bad.iter().map(warning));
         Ok(found.good)
     }
 
     fn read(
         &self,
-        key: &str,
+        key: &'static str,
         path: &Path,
         kind: Kind,
         seen: &mut Seen,
-    ) -> Result<Zeroizing<Vec<u8>>, Unreachable> {
-        let found = named_file::read(path, kind, FILE).map_err(|error| match error {
-            ReadError::Io(error) => {
-                let why = reason(&error);
-                self.problem(&format!("cannot read {key} {}: {why}", path.display()))
-            }
-            error => self.cannot_use(key, path, &error.to_string()),
-        })?;
+    ) -> Result<Zeroizing<Vec<u8>>, FileError> {
+        let found = named_file::read(path, kind, FILE)
+            .map_err(|error| file_error(key, path, refused_by_reader(error)))?;
         seen.stamps.push(Stamp::of(&found));
         seen.warnings.extend(found.warnings);
         Ok(found.bytes)
     }
+}
 
-    fn cannot_use(&self, key: &str, path: &Path, why: &str) -> Unreachable {
-        self.problem(&format!("cannot use {key} {}: {why}", path.display()))
+fn file_error(key: &'static str, path: &Path, problem: FileProblem) -> FileError {
+    FileError {
+        key,
+        path: path.to_owned(),
+        problem,
     }
+}
 
-    fn problem(&self, message: &str) -> Unreachable {
-        let hint = format!("see {}", self.place);
-        Unreachable::new(Step::Tls, message).hint(&hint)
+/// Returns what the reader of named files found wrong.
+pub(super) fn refused_by_reader(error: ReadError) -> FileProblem {
+    match error {
+        ReadError::Io(error) => FileProblem::Io(error.into()),
+        error => FileProblem::Refused(error.to_string()),
     }
 }
 
@@ -366,7 +367,7 @@ impl Stamp {
 /// Reads the files that `spec` names, and says of each what is wrong with it: the key of the configuration, and a
 /// sentence. `now` is when certificates are asked to be valid.
 pub fn check_files(spec: &ClusterSpec, now: Timestamp) -> Vec<(&'static str, String)> {
-    let files = Files::new(spec, "");
+    let files = Files::new(spec);
     let mut res = Vec::new();
     if let Some(path) = &files.ca_file {
         files.check_certificates("ca_file", path, now, &mut res);
@@ -381,10 +382,10 @@ pub fn check_files(spec: &ClusterSpec, now: Timestamp) -> Vec<(&'static str, Str
                 let pair =
                     chain.map(|it| files.pair(identity, it, key, &cipher_suites::provider()));
                 if let Some(Err(error)) = pair {
-                    res.push(("client_cert", error.message));
+                    res.push(("client_cert", words::tls::file(&error)));
                 }
             }
-            (_, Err(error)) => res.push(("client_key", error.message)),
+            (_, Err(error)) => res.push(("client_key", words::tls::file(&error))),
         }
     }
     if let Some(path) = &spec.forward_proxy_auth {
@@ -412,7 +413,7 @@ impl Files {
         let chain = match found {
             Ok(it) => it,
             Err(error) => {
-                res.push((key, error.message));
+                res.push((key, words::tls::file(&error)));
                 return None;
             }
         };
@@ -420,37 +421,25 @@ impl Files {
             let Some((from, until)) = certificate::validity(it) else {
                 continue;
             };
-            let day = |it: Timestamp| it.strftime("%Y-%m-%d").to_string();
-            let what = match () {
-                () if until < now => format!("expired on {}", day(until)),
-                () if from > now => format!("is not valid before {}", day(from)),
+            let term = match () {
+                () if until < now => Term::Expired(until),
+                () if from > now => Term::NotBefore(from),
                 () => continue,
             };
-            let which = match chain.len() {
-                1 => "the certificate".to_owned(),
-                all => format!("certificate {} of {all}", index + 1),
-            };
-            res.push((key, format!("{which} in {key} {} {what}", path.display())));
+            let place = (index + 1, chain.len());
+            res.push((key, words::tls::out_of_term(key, path, place, term)));
         }
         Some(chain)
     }
 }
 
-fn words(error: &Error) -> String {
-    match error {
-        Error::General(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// The name to verify, which is also the SNI.
-pub(super) fn server_name(host: &Host) -> Result<ServerName<'static>, Unreachable> {
+/// Returns the name to verify, which is also the SNI.
+fn server_name(host: &Host) -> Result<ServerName<'static>, TlsError> {
     match host {
         Host::Ip(ip) => Ok(ServerName::from(*ip)),
-        Host::Name(name) => ServerName::try_from(name.clone()).map_err(|_| {
-            let message = format!("no certificate can be for the name {name}");
-            Unreachable::new(Step::Tls, &message)
-        }),
+        Host::Name(name) => {
+            ServerName::try_from(name.clone()).map_err(|_| TlsError::Name(host.clone()))
+        }
     }
 }
 
@@ -462,14 +451,16 @@ mod tests {
     #[tokio::test]
     async fn f14_files_that_cannot_be_read_to_their_end_hold_nobody_for_ever() {
         let lab = Lab::new().await;
-        let tls = Tls::new(&lab.spec(), "[cluster.corp]", Duration::from_millis(20));
+        let tls = Tls::new(&lab.spec(), Duration::from_millis(20));
         // As a look does that does not come back.
         let hung = Arc::clone(&tls.looking).try_acquire_owned().unwrap();
         for _ in 0..3 {
             let error = tls.secure().await.unwrap_err();
-            assert!(error.timed_out);
-            assert_eq!(error.step, Step::Tls);
-            assert_eq!(error.message, "reading the certificates took more than 0 s");
+            assert!(matches!(error, SettingsError::TimedOut(_)), "{error:?}");
+            assert_eq!(
+                words::tls::settings(&error),
+                "reading the certificates took more than 20 ms"
+            );
         }
         drop(hung);
         while tls.secure().await.is_err() {}

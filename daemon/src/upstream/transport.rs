@@ -12,54 +12,72 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::client::TlsStream;
+
+use super::record::{RecvError, Remote};
+use crate::buffer::Buffer;
+
+/// The most that is sealed at once.
+const FLIGHT: usize = 64 << 10;
 
 /// A byte stream whose other end is the cluster.
 #[derive(Debug)]
-pub enum Carrier {
+pub enum Transport {
     /// A socket: to the cluster, or to a forward proxy that passes everything on.
     Tcp(TcpStream),
     /// TLS to a forward proxy that passes on what is inside.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Outer>),
 }
 
-impl Carrier {
+/// TLS that carries another connection.
+#[derive(Debug)]
+pub struct Outer {
+    remote: Remote,
+    /// Plaintext that was received and not taken yet; idle, there is no buffer.
+    unread: Option<Buffer>,
+    ended: bool,
+}
+
+impl Transport {
     /// Ready when a read may bring something, without a buffer to read into. With TLS it may bring nothing after all.
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(socket) => socket.poll_read_ready(cx),
-            Self::Tls(stream) => {
-                let (socket, session) = stream.get_ref();
-                // It wants nothing more as long as something opened, or the end, was not taken yet.
-                if !session.wants_read() {
-                    return Poll::Ready(Ok(()));
-                }
-                socket.poll_read_ready(cx)
-            }
+            Self::Tls(outer) if outer.unread.is_none() => outer.remote.poll_ready(cx),
+            Self::Tls(_) => Poll::Ready(Ok(())),
         }
     }
 
-    /// Closing it is to look like a fault at the other end.
+    /// Makes closing it look like a fault at the other end.
     pub fn set_zero_linger(&self) -> io::Result<()> {
         self.socket().set_zero_linger()
     }
 
-    /// The socket below, whose other end is the cluster or the forward proxy.
+    /// Returns the socket below, whose other end is the cluster or the forward proxy.
     pub fn socket(&self) -> &TcpStream {
         match self {
             Self::Tcp(socket) => socket,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(outer) => outer.remote.socket.socket(),
         }
     }
 }
 
-impl From<TcpStream> for Carrier {
+impl From<TcpStream> for Transport {
     fn from(socket: TcpStream) -> Self {
         Self::Tcp(socket)
     }
 }
 
-impl AsyncRead for Carrier {
+impl From<Remote> for Transport {
+    fn from(remote: Remote) -> Self {
+        Self::Tls(Box::new(Outer {
+            remote,
+            unread: None,
+            ended: false,
+        }))
+    }
+}
+
+impl AsyncRead for Transport {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -67,16 +85,12 @@ impl AsyncRead for Carrier {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, to),
-            Self::Tls(stream) => match ready!(Pin::new(stream).poll_read(cx, to)) {
-                // Whether an end was meant is for what is inside to tell.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-                read => Poll::Ready(read),
-            },
+            Self::Tls(outer) => outer.poll_read(cx, to),
         }
     }
 }
 
-impl AsyncWrite for Carrier {
+impl AsyncWrite for Transport {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -84,21 +98,63 @@ impl AsyncWrite for Carrier {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, from),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, from),
+            Self::Tls(outer) => outer.poll_write(cx, from),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(outer) => outer.remote.poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(outer) => outer.poll_shutdown(cx),
         }
+    }
+}
+
+impl Outer {
+    fn poll_read(&mut self, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut received = match self.unread.take() {
+            Some(unread) => unread,
+            None => match ready!(self.remote.poll_recv(cx)) {
+                Ok(received) => received,
+                // Whether an end was meant is for what is inside to tell.
+                Err(RecvError::Closed | RecvError::Cut) => return Poll::Ready(Ok(())),
+                Err(RecvError::Tls(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                Err(RecvError::Io(error)) => return Poll::Ready(Err(error)),
+            },
+        };
+        let count = received.len().min(to.remaining());
+        to.put_slice(&received.bytes()[..count]);
+        received.consume(count);
+        self.unread = Some(received).filter(|it| !it.is_empty());
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        // One flight at a time: what is taken is queued whole.
+        ready!(self.remote.poll_flush(cx))?;
+        let count = from.len().min(FLIGHT);
+        self.remote
+            .queue(&from[..count])
+            .map_err(io::Error::other)?;
+        match self.remote.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(count)),
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.ended {
+            self.ended = true;
+            self.remote.queue_close().map_err(io::Error::other)?;
+        }
+        ready!(self.remote.poll_flush(cx))?;
+        Pin::new(&mut self.remote.socket).poll_shutdown(cx)
     }
 }

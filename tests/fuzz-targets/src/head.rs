@@ -1,7 +1,10 @@
 //! Heads and bodies of answers, in any pieces.
 
 use fastrand::Rng;
-use pomd_core::route::head::{Body, Head, HeadError, HeadReader};
+use pomd_core::route::{
+    body::Body,
+    head::{Head, HeadError, HeadReader},
+};
 
 use crate::random::{cut, split_first, unpacked};
 
@@ -39,14 +42,14 @@ pub(super) fn h1_head(bytes: &[u8]) {
         "what comes behind the head is other than what was sent"
     );
     let body = |pieces: &[&[u8]]| {
-        let mut res = Body::new(head.framing);
+        let mut res = Body::up_to(64 << 10, head.framing());
         pieces.iter().for_each(|it| res.push(it));
         assert!(
             res.bytes().len() <= 64 << 10,
             "a body of {} bytes is kept",
             res.bytes().len()
         );
-        (res.bytes().to_vec(), res.ended())
+        (res.bytes().to_vec(), res.end())
     };
     assert_eq!(
         body(&cut(&mut random, &head.rest)),

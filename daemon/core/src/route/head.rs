@@ -1,23 +1,25 @@
-//! The head and the body of an answer, put together from pieces. Pure.
+//! The head of an HTTP answer, put together from pieces: the one reader of them, whoever answers.
 //!
 //! The result depends on the bytes alone, never on how they were cut into pieces.
 
+use control::text::clean;
+
 use super::refusal::shown_id;
 
-/// The most that all heads of one answer may take, interim ones included.
-const HEAD: usize = 128 << 10;
+/// The most that all heads of one answer may take by default, interim ones included.
+pub const HEAD: usize = 128 << 10;
 /// The most interim heads.
 const INTERIM: usize = 100;
 /// The most header lines in one head.
 const LINES: usize = 1024;
-/// The most of a body that is kept.
-const BODY: usize = 64 << 10;
 /// How an answer begins.
 const BEGINNING: &[u8] = b"HTTP/1.";
 
 /// Takes pieces until a final head is whole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct HeadReader {
+    /// The most that all heads may take.
+    most: usize,
     held: Vec<u8>,
     /// No head ends before here.
     looked: usize,
@@ -31,11 +33,9 @@ pub struct HeadReader {
 pub struct Head {
     /// The status, never an interim one.
     pub status: u16,
-    /// Pomerium's `x-request-id`, fit to be shown.
-    pub request_id: Option<String>,
-    /// Where the body ends.
-    pub framing: Framing,
-    /// The bytes that came behind the head.
+    /// The head itself, which httparse takes.
+    bytes: Vec<u8>,
+    /// What came behind it.
     pub rest: Vec<u8>,
 }
 
@@ -67,8 +67,25 @@ pub enum HeadError {
     Broken(httparse::Error),
 }
 
+impl Default for HeadReader {
+    fn default() -> Self {
+        Self::up_to(HEAD)
+    }
+}
+
 impl HeadReader {
-    /// Takes the next piece; the head once it is whole. Not to be called again after that, or after an error.
+    /// Makes a reader of heads of at most `most` bytes.
+    pub fn up_to(most: usize) -> Self {
+        Self {
+            most,
+            held: Vec::new(),
+            looked: 0,
+            spent: 0,
+            interim: 0,
+        }
+    }
+
+    /// Takes the next piece; returns the head once it is whole. Not to be called again after that, or after an error.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Option<Head>, HeadError> {
         let mut pieces = bytes.chunks(16 << 10);
         for piece in &mut pieces {
@@ -81,12 +98,12 @@ impl HeadReader {
         Ok(None)
     }
 
-    /// What was not understood yet.
+    /// Returns what was not understood yet.
     pub fn held(&self) -> &[u8] {
         &self.held
     }
 
-    /// Not a byte came.
+    /// Whether not a byte came.
     pub fn is_untouched(&self) -> bool {
         self.spent == 0 && self.held.is_empty()
     }
@@ -94,7 +111,7 @@ impl HeadReader {
     fn advance(&mut self) -> Result<Option<Head>, HeadError> {
         loop {
             self.skip_empty_lines();
-            if self.spent > HEAD {
+            if self.spent > self.most {
                 return Err(HeadError::TooLong);
             }
             if self.held == b"\r" {
@@ -105,13 +122,13 @@ impl HeadReader {
                 return Err(HeadError::NotHttp);
             }
             let end = self.find_end();
-            if self.spent + end.unwrap_or(self.held.len()) > HEAD {
+            if self.spent + end.unwrap_or(self.held.len()) > self.most {
                 return Err(HeadError::TooLong);
             }
             let Some(end) = end else { return Ok(None) };
-            let mut head = parse(&self.held[..end]).map_err(HeadError::Broken)?;
+            let status = status(&self.held[..end]).map_err(HeadError::Broken)?;
             // 101 switches protocols and has no other answer behind it.
-            if head.status < 200 && head.status != 101 {
+            if status < 200 && status != 101 {
                 self.interim += 1;
                 if self.interim > INTERIM {
                     return Err(HeadError::TooManyInterim);
@@ -119,8 +136,12 @@ impl HeadReader {
                 self.take(end);
                 continue;
             }
-            head.rest = self.held.split_off(end);
-            return Ok(Some(head));
+            let rest = self.held.split_off(end);
+            return Ok(Some(Head {
+                status,
+                bytes: std::mem::take(&mut self.held),
+                rest,
+            }));
         }
     }
 
@@ -162,26 +183,53 @@ impl HeadReader {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Head, httparse::Error> {
+impl Head {
+    /// Returns the words behind the status, cleaned for display.
+    pub fn reason(&self) -> String {
+        let reason = |it: &httparse::Response<'_, '_>| it.reason.map(|it| clean(it.trim(), 100));
+        self.parsed(reason).unwrap_or_default()
+    }
+
+    /// Returns the value of `x-request-id`, cleaned for display.
+    pub fn request_id(&self) -> Option<String> {
+        let id = self.values("x-request-id").into_iter().next()?;
+        Some(shown_id(&id)).filter(|it| !it.is_empty())
+    }
+
+    /// Returns the values of the header `name`, as they are.
+    pub fn values(&self, name: &str) -> Vec<String> {
+        let values = self.parsed(|it| {
+            let headers = it.headers.iter();
+            let found = headers.filter(|it| it.name.eq_ignore_ascii_case(name));
+            let values = found.map(|it| String::from_utf8_lossy(it.value).into_owned());
+            Some(values.collect())
+        });
+        values.unwrap_or_default()
+    }
+
+    /// Returns where the body ends.
+    pub fn framing(&self) -> Framing {
+        let framing = |it: &httparse::Response<'_, '_>| Some(framing(self.status, it.headers));
+        self.parsed(framing).unwrap_or(Framing::Close)
+    }
+
+    fn parsed<T>(&self, get: impl FnOnce(&httparse::Response<'_, '_>) -> Option<T>) -> Option<T> {
+        let mut headers = vec![httparse::EMPTY_HEADER; LINES];
+        let mut answer = httparse::Response::new(&mut headers);
+        answer.parse(&self.bytes).ok()?;
+        get(&answer)
+    }
+}
+
+/// The status of a whole head.
+fn status(head: &[u8]) -> Result<u16, httparse::Error> {
     let mut headers = vec![httparse::EMPTY_HEADER; LINES];
     let mut answer = httparse::Response::new(&mut headers);
-    if answer.parse(bytes)?.is_partial() {
+    if answer.parse(head)?.is_partial() {
         // Cannot be: an empty line ends every head.
         return Err(httparse::Error::NewLine);
     }
-    let status = answer.code.unwrap_or_default();
-    let request_id = answer
-        .headers
-        .iter()
-        .find(|it| it.name.eq_ignore_ascii_case("x-request-id"))
-        .map(|it| shown_id(&String::from_utf8_lossy(it.value)))
-        .filter(|it| !it.is_empty());
-    Ok(Head {
-        status,
-        request_id,
-        framing: framing(status, answer.headers),
-        rest: Vec::new(),
-    })
+    Ok(answer.code.unwrap_or_default())
 }
 
 fn framing(status: u16, headers: &[httparse::Header<'_>]) -> Framing {
@@ -202,102 +250,6 @@ fn framing(status: u16, headers: &[httparse::Header<'_>]) -> Framing {
     value("content-length")
         .and_then(|it| it.trim().parse().ok())
         .map_or(Framing::Close, Framing::Length)
-}
-
-/// Takes pieces of a body until it is whole, or longer than 64 KiB.
-#[derive(Debug)]
-pub struct Body {
-    framing: Framing,
-    /// Not decoded yet; only a chunked body waits here.
-    raw: Vec<u8>,
-    /// Of the current chunk, what is still to come and the line end behind it.
-    chunk: Option<u64>,
-    whole: Vec<u8>,
-    ended: bool,
-}
-
-impl Body {
-    /// Returns a body of which nothing came yet.
-    pub fn new(framing: Framing) -> Self {
-        Self {
-            framing,
-            raw: Vec::new(),
-            chunk: None,
-            whole: Vec::new(),
-            ended: framing == Framing::Length(0),
-        }
-    }
-
-    /// It is whole, or nothing more of it is wanted.
-    pub fn ended(&self) -> bool {
-        self.ended
-    }
-
-    /// What came of it.
-    pub fn bytes(&self) -> &[u8] {
-        &self.whole
-    }
-
-    /// Takes the next piece.
-    pub fn push(&mut self, bytes: &[u8]) {
-        for piece in bytes.chunks(16 << 10) {
-            if self.ended {
-                return;
-            }
-            match self.framing {
-                Framing::Chunked => {
-                    self.raw.extend_from_slice(piece);
-                    self.decode();
-                    self.ended |= self.raw.len() > BODY;
-                }
-                Framing::Length(all) => {
-                    self.keep(piece);
-                    self.ended |= self.whole.len() as u64 >= all;
-                    self.whole.truncate(usize::try_from(all).unwrap_or(BODY));
-                }
-                Framing::Close => self.keep(piece),
-            }
-        }
-    }
-
-    fn keep(&mut self, piece: &[u8]) {
-        let room = BODY - self.whole.len();
-        self.whole
-            .extend_from_slice(&piece[..piece.len().min(room)]);
-        self.ended |= self.whole.len() == BODY;
-    }
-
-    fn decode(&mut self) {
-        while !self.ended {
-            match self.chunk {
-                Some(left) if left > 2 => {
-                    let data = (left - 2).min(self.raw.len() as u64) as usize;
-                    if data == 0 {
-                        return;
-                    }
-                    let piece: Vec<u8> = self.raw.drain(..data).collect();
-                    self.keep(&piece);
-                    self.chunk = Some(left - data as u64);
-                }
-                Some(_) => {
-                    if self.raw.len() < 2 {
-                        return;
-                    }
-                    self.raw.drain(..2);
-                    self.chunk = None;
-                }
-                None => match httparse::parse_chunk_size(&self.raw) {
-                    Ok(httparse::Status::Complete((line, size))) if size > 0 => {
-                        self.raw.drain(..line);
-                        self.chunk = Some(size.saturating_add(2));
-                    }
-                    Ok(httparse::Status::Partial) => return,
-                    // The last chunk; or nonsense, behind which nothing can be read.
-                    Ok(_) | Err(_) => self.ended = true,
-                },
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -348,8 +300,8 @@ mod tests {
         for head in [whole(bytes), byte_by_byte(bytes)] {
             let head = head.unwrap().unwrap();
             assert_eq!(head.status, 200);
-            assert_eq!(head.request_id.as_deref(), Some("abc"));
-            assert_eq!(head.framing, Framing::Length(5));
+            assert_eq!(head.request_id().as_deref(), Some("abc"));
+            assert_eq!(head.framing(), Framing::Length(5));
             assert_eq!(head.rest, b"SSH-2.0\r\n\r\n");
         }
     }
@@ -441,38 +393,6 @@ mod tests {
         assert_eq!(byte_by_byte(bytes.as_bytes()).unwrap().unwrap().status, 200);
     }
 
-    fn body(framing: Framing, pieces: &[&[u8]]) -> (Vec<u8>, bool) {
-        let mut body = Body::new(framing);
-        pieces.iter().for_each(|it| body.push(it));
-        (body.bytes().to_vec(), body.ended())
-    }
-
-    #[test]
-    fn a_body_ends_where_its_framing_says() {
-        let length = |it| Framing::Length(it);
-        assert_eq!(body(length(3), &[b"ab", b"cd"]), (b"abc".to_vec(), true));
-        assert_eq!(body(length(3), &[b"ab"]), (b"ab".to_vec(), false));
-        assert_eq!(body(length(0), &[]), (vec![], true));
-        assert_eq!(body(Framing::Close, &[b"ab"]), (b"ab".to_vec(), false));
-        let long = vec![0; 1 << 20];
-        for it in [Framing::Close, length(1 << 30), length(u64::MAX)] {
-            assert_eq!(body(it, &[&long]), (vec![0; BODY], true));
-        }
-        let chunked = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
-        assert_eq!(
-            body(Framing::Chunked, &[chunked]),
-            (b"abcde".to_vec(), true)
-        );
-        let bytes: Vec<_> = chunked.chunks(1).collect();
-        assert_eq!(body(Framing::Chunked, &bytes), (b"abcde".to_vec(), true));
-        assert_eq!(body(Framing::Chunked, &[b"zz\r\n"]), (vec![], true));
-        assert_eq!(
-            body(Framing::Chunked, &[b"ffffffffffffffff\r\nab"]),
-            (b"ab".to_vec(), false)
-        );
-        assert!(body(Framing::Chunked, &[&vec![b'1'; 1 << 20]]).1);
-    }
-
     fn heads() -> impl Strategy<Value = Vec<u8>> {
         let line = prop_oneof![
             Just(b"HTTP/1.1 200 OK\r\n".to_vec()),
@@ -525,31 +445,6 @@ mod tests {
                 // A broken line is only told at the end of the head.
                 (Ok(ours), Err(())) => prop_assert_eq!(ours, None),
             }
-        }
-
-        #[test]
-        fn a_chunked_body_is_what_was_put_in(
-            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..40), 0..6),
-            cuts in proptest::collection::vec(any::<usize>(), 0..8),
-        ) {
-            let mut bytes = Vec::new();
-            for it in &chunks {
-                bytes.extend_from_slice(format!("{:x}\r\n", it.len()).as_bytes());
-                bytes.extend_from_slice(it);
-                bytes.extend_from_slice(b"\r\n");
-            }
-            bytes.extend_from_slice(b"0\r\n\r\n");
-            let mut cuts: Vec<_> = cuts.iter().map(|it| it % (bytes.len() + 1)).collect();
-            cuts.push(bytes.len());
-            cuts.sort_unstable();
-            let mut body = Body::new(Framing::Chunked);
-            let mut from = 0;
-            for to in cuts {
-                body.push(&bytes[from..to]);
-                from = to;
-            }
-            prop_assert!(body.ended());
-            prop_assert_eq!(body.bytes(), chunks.concat());
         }
     }
 }

@@ -1,17 +1,19 @@
-//! Why a route did not open, sorted by what the caller does about it. Pure.
+//! Why a route did not open, sorted by what the caller does about it.
 
-use std::{fmt, io};
+use std::io;
 
 use control::text::clean;
 use serde_json::Value;
 
+use super::error::{Step, StepError};
+
 /// The longest body that is looked into.
 const BODY: usize = 64 << 10;
 
-/// Why a route did not open. One variant per reaction.
+/// Why a route did not open. One variant per reaction of the caller.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The server does not take the token: drop *that* token, log in, try again. (401, or a redirect to a login.)
+    /// The server does not take the token: drop *that* token, log in, retry. (401, or a redirect to a login.)
     #[error("Pomerium wants a login")]
     Unauthenticated {
         /// Finds the case in Pomerium's log.
@@ -22,7 +24,7 @@ pub enum OpenError {
     Refused(Refusal),
     /// No answer came about: keep the token, tell the local side which step failed.
     #[error("{0}")]
-    Unreachable(Unreachable),
+    Unreachable(Box<StepError>),
     /// The local side went away before the route was open.
     #[error("the local side went away")]
     LocalGone(#[source] io::Error),
@@ -41,7 +43,7 @@ pub struct Refusal {
     pub detail: Option<String>,
 }
 
-/// What a refusal means; the table of `What a refusal means`.
+/// What a refusal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalKind {
     /// 403 with a body: the policy says no.
@@ -60,43 +62,13 @@ pub enum RefusalKind {
     Other,
 }
 
-/// A step that failed before the server could answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreachable {
-    /// Which step.
-    pub step: Step,
-    /// It ended because its time was over.
-    pub timed_out: bool,
-    /// What was tried, with what, and how it failed: one line, lower case, cleaned for display.
-    pub message: String,
-    /// What to do, where something can be done.
-    pub hint: Option<String>,
-}
-
-/// The steps of opening a route, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// No step of the way: this machine lacks what every step needs.
-    Local,
-    /// Looking the name up.
-    Dns,
-    /// The way to the forward proxy, and what it answered.
-    ForwardProxy,
-    /// Connecting.
-    Tcp,
-    /// The TLS handshake.
-    Tls,
-    /// The CONNECT or GET and its answer.
-    Http,
-}
-
-/// What an answer that opens nothing means. `request_id` is the header's, which counts more than the body's.
+/// Returns what an answer that opens nothing means. `request_id` is the header's, which counts more than the body's.
 pub fn from(status: u16, request_id: Option<&str>, body: &[u8]) -> OpenError {
-    let said = Said::read(body);
+    let details = BodyDetails::read(body);
     let request_id = request_id
         .filter(|it| !it.trim().is_empty())
         .map(shown_id)
-        .or(said.request_id);
+        .or(details.request_id);
     let kind = match status {
         401 | 301..=303 | 307 | 308 => return OpenError::Unauthenticated { request_id },
         403 if body.is_empty() => RefusalKind::WrongProtocol,
@@ -111,11 +83,12 @@ pub fn from(status: u16, request_id: Option<&str>, body: &[u8]) -> OpenError {
         kind,
         status,
         request_id,
-        detail: said.detail,
+        detail: details.detail,
     })
 }
 
-/// TLS itself refused for want of a (good) client certificate.
+/// Returns the refusal of a server that wants a client certificate, or a better one, and says so by TLS alone; `detail` is
+/// how it said so.
 pub fn certificate_wanted(detail: &str) -> OpenError {
     OpenError::Refused(Refusal {
         kind: RefusalKind::ClientCertificate,
@@ -125,93 +98,53 @@ pub fn certificate_wanted(detail: &str) -> OpenError {
     })
 }
 
-/// A request id, fit to be shown.
+/// Returns a request id that is fit to be shown.
 pub fn shown_id(id: &str) -> String {
     clean(id, 100)
 }
 
-impl Unreachable {
-    /// A step that failed; `message` may hold text from outside.
-    pub fn new(step: Step, message: &str) -> Self {
-        Self {
-            step,
-            timed_out: false,
-            message: clean(message, 400),
-            hint: None,
-        }
-    }
-
-    /// The same, because its time was over.
-    pub fn timed_out(mut self) -> Self {
-        self.timed_out = true;
-        self
-    }
-
-    /// The same, with what to do about it.
-    pub fn hint(mut self, hint: &str) -> Self {
-        self.hint = Some(clean(hint, 400));
-        self
-    }
-}
-
-impl From<Unreachable> for OpenError {
-    fn from(it: Unreachable) -> Self {
-        Self::Unreachable(it)
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            RefusalKind::Forbidden => "the policy does not allow it",
-            RefusalKind::WrongProtocol => "the route is not for TCP",
-            RefusalKind::NoSuchRoute => "Pomerium has no such route",
-            RefusalKind::DeviceNotEnrolled => "Pomerium does not know this device yet",
-            RefusalKind::ClientCertificate => "Pomerium wants a client certificate",
-            RefusalKind::UpstreamUnavailable => "Pomerium cannot reach the service",
-            RefusalKind::Other => "Pomerium refused",
-        })?;
-        if self.status != 0 {
-            write!(f, " ({})", self.status)?;
-        }
-        match &self.detail {
-            Some(it) => write!(f, ": {it}"),
-            None => Ok(()),
+impl OpenError {
+    /// Returns the step that failed; `None` where no step did, because the local side went away.
+    pub fn step(&self) -> Option<Step> {
+        match self {
+            Self::Unauthenticated { .. } => Some(Step::Session),
+            Self::Refused(refusal) => Some(refusal.step()),
+            Self::Unreachable(error) => Some(error.step()),
+            Self::LocalGone(_) => None,
         }
     }
 }
 
-impl fmt::Display for Unreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Of the other steps the message itself says enough.
-        if self.step == Step::ForwardProxy {
-            write!(f, "{}: ", self.step)?;
+impl Refusal {
+    fn step(&self) -> Step {
+        match self.kind {
+            // TLS said it, and there is no status.
+            RefusalKind::ClientCertificate if self.status == 0 => Step::Tls,
+            RefusalKind::Forbidden
+            | RefusalKind::WrongProtocol
+            | RefusalKind::NoSuchRoute
+            | RefusalKind::DeviceNotEnrolled
+            | RefusalKind::ClientCertificate => Step::Policy,
+            RefusalKind::UpstreamUnavailable => Step::Upstream,
+            RefusalKind::Other => Step::Http,
         }
-        f.write_str(&self.message)
     }
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Local => "this machine",
-            Self::Dns => "DNS",
-            Self::ForwardProxy => "forward proxy",
-            Self::Tcp => "TCP",
-            Self::Tls => "TLS",
-            Self::Http => "HTTP",
-        })
+impl From<StepError> for OpenError {
+    fn from(error: StepError) -> Self {
+        Self::Unreachable(Box::new(error))
     }
 }
 
 /// What a body says, in either of its two shapes: `error`, `request_id` (Pomerium) or `statusText`, `requestId` (Envoy).
 #[derive(Default)]
-struct Said {
+struct BodyDetails {
     request_id: Option<String>,
     detail: Option<String>,
 }
 
-impl Said {
+impl BodyDetails {
     fn read(body: &[u8]) -> Self {
         if body.len() > BODY {
             return Self::default();

@@ -8,7 +8,7 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
-use super::refusal::{Step, Unreachable};
+use super::error::{StepError, Target, TokenError, TokenReason};
 use crate::{
     config::{Address, ClusterName, ClusterSpec},
     session::token::Token,
@@ -19,8 +19,6 @@ use crate::{
 pub struct TokenPolicy {
     cluster: ClusterName,
     spec: ClusterSpec,
-    /// The section of the configuration that holds the cluster's settings, as messages name it.
-    config_section: String,
     /// Grows while the cluster lives: a tunnel may be added that names another.
     ports: RwLock<BTreeSet<u16>>,
 }
@@ -33,68 +31,55 @@ pub struct Permitted<'a> {
 }
 
 impl<'a> Permitted<'a> {
-    /// The token's text, for a request over a connection to [`Permitted::address`].
+    /// Returns the token's text, for a request over a connection to [`Permitted::address`].
     pub fn reveal(&self) -> &'a str {
         self.token.reveal()
     }
 
-    /// Where it may be sent.
+    /// Returns where it may be sent.
     pub fn address(&self) -> &'a Address {
         self.address
     }
 }
 
 impl TokenPolicy {
-    /// Returns the policy of a cluster; `config_section` is where a person changes its settings.
-    pub fn new(cluster: ClusterName, spec: ClusterSpec, config_section: String) -> Self {
+    /// Returns the policy of a cluster.
+    pub fn new(cluster: ClusterName, spec: ClusterSpec) -> Self {
         Self {
             cluster,
-            config_section,
             ports: RwLock::new(spec.ports.clone()),
             spec,
         }
     }
 
-    /// Tunnels that were added name these ports.
+    /// Allows these ports too: tunnels that were added name them.
     pub fn allow_ports(&self, ports: &BTreeSet<u16>) {
         let mut own = self.ports.write().unwrap_or_else(PoisonError::into_inner);
         own.extend(ports);
     }
 
-    /// The token may go to `address`: its host is one of the cluster's; there is TLS, unless the cluster itself has none;
+    /// Returns the token as it may be sent to `address`: its host is one of the cluster's; there is TLS, unless the cluster itself has none;
     /// and its port is named by the cluster or by a tunnel of it, or `connect` says where to dial in any case.
     pub fn permit<'a>(
         &self,
         token: &'a Token,
         address: &'a Address,
-    ) -> Result<Permitted<'a>, Unreachable> {
+    ) -> Result<Permitted<'a>, StepError> {
         let Address { tls, host, port } = address;
-        let cluster = &self.cluster;
+        let refused = |reason| {
+            let cluster = self.cluster.clone();
+            let error = TokenError { cluster, reason };
+            Err(StepError::new(Target::Server(address.clone()), error))
+        };
         if !self.spec.allows(host) && !self.spec.login_at.iter().any(|it| it.host == *host) {
-            let message = format!("the login of {cluster} is not for {host}: nothing was sent");
-            let hint = format!("if it is, add it to hosts in {}", self.config_section);
-            return Err(Unreachable::new(Step::Http, &message).hint(&hint));
+            return refused(TokenReason::Host);
         }
         if !tls && !self.spec.is_plain() {
-            let message = format!(
-                "the login of {cluster} is not sent to {host} without TLS: nothing was sent"
-            );
-            let hint = format!(
-                "write the route with https; where nothing of {cluster} has TLS, say so with url = \"http://…\" in {}",
-                self.config_section
-            );
-            return Err(Unreachable::new(Step::Http, &message).hint(&hint));
+            return refused(TokenReason::Plain);
         }
         let ports = self.ports.read().unwrap_or_else(PoisonError::into_inner);
         if self.spec.connect.is_none() && !ports.contains(port) {
-            let message = format!(
-                "the login of {cluster} is not for port {port} of {host}: nothing was sent"
-            );
-            let hint = format!(
-                "if it is, say so in {}: url with that port, or connect = \"HOST:{port}\"; or write a tunnel whose route names it",
-                self.config_section
-            );
-            return Err(Unreachable::new(Step::Http, &message).hint(&hint));
+            return refused(TokenReason::Port);
         }
         Ok(Permitted { token, address })
     }
@@ -104,11 +89,12 @@ impl TokenPolicy {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::words::step::advice;
 
     fn policy(cluster: &str) -> TokenPolicy {
         let config = Config::parse(cluster, std::path::Path::new("/")).unwrap();
         let (name, spec) = config.clusters.into_iter().next().unwrap();
-        TokenPolicy::new(name, spec, "[cluster.corp]".to_owned())
+        TokenPolicy::new(name, spec)
     }
 
     const HTTPS: &str = "[cluster.corp]\nhosts = [\"*.corp.test\"]\nurl = \"https://corp.test\"\n";
@@ -163,11 +149,11 @@ mod tests {
                 Err(error) => {
                     assert!(!refused.is_empty(), "{settings}{address}: {error}");
                     assert!(
-                        error.message.contains(refused)
-                            && error.message.contains("nothing was sent"),
+                        error.to_string().contains(refused)
+                            && error.to_string().contains("nothing was sent"),
                         "{settings}{address}: {error}"
                     );
-                    assert!(error.hint.is_some());
+                    assert!(advice(&error, "[cluster.corp]").is_some());
                 }
             }
         }

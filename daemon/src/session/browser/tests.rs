@@ -129,7 +129,7 @@ async fn a_server_that_cannot_be_asked_is_told_and_the_login_stays_open() {
     assert!(
         reply
             .whole
-            .contains("connecting to 198.51.100.7:443: refused"),
+            .contains("cannot reach corp.example.com (198.51.100.7): connection refused"),
         "{}",
         reply.whole
     );

@@ -164,7 +164,7 @@ async fn l6_a_login_page_out_of_reach_is_told_tried_again_and_reached_in_the_end
     world.server.break_down(true);
     let refused = world.session.grant(None, SSH).await.unwrap_err();
     assert_eq!(refused.reason.code, Code::Tcp);
-    let words = "cannot start a login to corp: connecting to 198.51.100.7:443: refused";
+    let words = "cannot start a login to corp: cannot reach corp.example.com (198.51.100.7): connection refused";
     assert_eq!(refused.reason.message, words);
     let hint = refused.reason.hint.unwrap();
     assert!(

@@ -3,47 +3,43 @@
 //! Knows one stream. The proxy's credentials go in; a token never comes here.
 
 use control::text::clean;
-use pomd_core::config::Authority;
+use pomd_core::{
+    config::Authority,
+    route::{
+        error::ProxyError,
+        head::{Head, HeadError, HeadReader},
+    },
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use super::{super::h1::AGENT, credentials::Credentials, error::Failure};
+use super::{super::h1::AGENT, credentials::Credentials};
 
 /// The most that the heads of an answer may take (A17).
 const HEAD: usize = 16 << 10;
 /// The most of something else that is looked at.
 const GARBAGE: usize = 80;
-/// The most header lines.
-const LINES: usize = 256;
-/// How an answer begins.
-const BEGINNING: &[u8] = b"HTTP/1.";
 
 /// Has the proxy at the other end of `stream` connect it to `target`. No limit of its own.
 pub(super) async fn connect<S>(
     stream: &mut S,
     target: &Authority,
     credentials: Option<&Credentials>,
-) -> Result<(), Failure>
+) -> Result<(), ProxyError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     stream.write_all(&request(target, credentials)).await?;
     stream.flush().await?;
-    let answer = answer(stream).await?;
-    if (200..300).contains(&answer.status) {
-        return Ok(());
+    let head = answer(stream).await?;
+    match head.status {
+        200..300 => Ok(()),
+        status => Err(ProxyError::Answered {
+            status,
+            reason: head.reason(),
+            schemes: schemes(&head),
+        }),
     }
-    Err(Failure::Answered(answer))
-}
-
-/// An answer that opens nothing.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    /// The words behind the status. Cleaned for display.
-    pub(super) said: String,
-    /// The ways to log in that it offers, as it spells them. Cleaned for display.
-    pub(super) schemes: Vec<String>,
 }
 
 /// The head of the question. Holds the credentials.
@@ -62,65 +58,52 @@ fn request(target: &Authority, credentials: Option<&Credentials>) -> Zeroizing<V
 }
 
 /// The first final head. Byte by byte, because what stands behind it belongs to whoever was asked for.
-async fn answer<S>(stream: &mut S) -> Result<Answer, Failure>
+async fn answer<S>(stream: &mut S) -> Result<Head, ProxyError>
 where
     S: AsyncRead + Unpin,
 {
-    let mut held = Vec::new();
-    let mut spent = 0;
+    let mut reader = HeadReader::up_to(HEAD);
     loop {
         let mut byte = [0];
         if stream.read(&mut byte).await? == 0 {
-            return Err(match begins(&held) {
-                true => Failure::Closed,
-                false => Failure::NotHttp(held),
-            });
+            return Err(ProxyError::Closed);
         }
-        held.push(byte[0]);
-        if !begins(&held) {
-            if byte[0] == b'\n' || held.len() >= GARBAGE {
-                return Err(Failure::NotHttp(held));
+        match reader.push(&byte) {
+            Ok(None) => {}
+            Ok(Some(head)) => return Ok(head),
+            Err(HeadError::TooLong | HeadError::TooManyInterim) => {
+                return Err(ProxyError::HeadTooLong);
             }
-            continue;
-        }
-        if spent + held.len() > HEAD {
-            return Err(Failure::TooLong);
-        }
-        if !held.ends_with(b"\n\r\n") && !held.ends_with(b"\n\n") {
-            continue;
-        }
-        match parse(&held) {
-            None => {
-                held.truncate(GARBAGE);
-                return Err(Failure::NotHttp(held));
+            Err(HeadError::NotHttp) => {
+                return Err(ProxyError::NotHttp(line(stream, reader.held()).await?));
             }
-            // 101 switches protocols and has no other answer behind it.
-            Some(it) if it.status < 200 && it.status != 101 => {
-                spent += held.len();
-                held.clear();
+            Err(HeadError::Broken(_)) => {
+                let held = reader.held();
+                return Err(ProxyError::NotHttp(
+                    held[..held.len().min(GARBAGE)].to_vec(),
+                ));
             }
-            Some(it) => return Ok(it),
         }
     }
 }
 
-fn begins(held: &[u8]) -> bool {
-    let known = held.len().min(BEGINNING.len());
-    held[..known] == BEGINNING[..known]
+/// The rest of the line that began with `begun`, as far as it is worth being shown.
+async fn line<S>(stream: &mut S, begun: &[u8]) -> Result<Vec<u8>, ProxyError>
+where
+    S: AsyncRead + Unpin,
+{
+    let mut line = begun.to_vec();
+    let mut byte = [0];
+    while line.last() != Some(&b'\n') && line.len() < GARBAGE && stream.read(&mut byte).await? > 0 {
+        line.push(byte[0]);
+    }
+    Ok(line)
 }
 
-fn parse(head: &[u8]) -> Option<Answer> {
-    let mut headers = vec![httparse::EMPTY_HEADER; LINES];
-    let mut answer = httparse::Response::new(&mut headers);
-    if !answer.parse(head).ok()?.is_complete() {
-        return None;
-    }
+/// The ways to log in that a proxy offers, as it spells them. Cleaned for display.
+fn schemes(head: &Head) -> Vec<String> {
     let mut schemes: Vec<String> = Vec::new();
-    for header in answer.headers.iter() {
-        if !header.name.eq_ignore_ascii_case("proxy-authenticate") {
-            continue;
-        }
-        let value = String::from_utf8_lossy(header.value);
+    for value in head.values("proxy-authenticate") {
         for part in value.split(',') {
             // A parameter of a scheme is no scheme.
             let word = part.split_whitespace().next().unwrap_or_default();
@@ -130,11 +113,7 @@ fn parse(head: &[u8]) -> Option<Answer> {
             }
         }
     }
-    Some(Answer {
-        status: answer.code?,
-        said: clean(answer.reason.unwrap_or_default().trim(), 100),
-        schemes,
-    })
+    schemes
 }
 
 #[cfg(test)]
@@ -153,7 +132,7 @@ mod tests {
     }
 
     /// What becomes of these bytes, and how many of them were taken.
-    fn read(bytes: &[u8]) -> (Result<Answer, Failure>, usize) {
+    fn read(bytes: &[u8]) -> (Result<Head, ProxyError>, usize) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
@@ -187,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_to_the_end_of_its_head_and_no_further() {
-        for (bytes, status, said) in [
+        for (bytes, status, reason) in [
             (&b"HTTP/1.1 200 OK\r\n\r\nrest"[..], 200, "OK"),
             (b"HTTP/1.0 200\r\nVia: x\r\n\r\nrest", 200, ""),
             (b"HTTP/1.1 502 Bad\x07Gateway\r\n\r\nrest", 502, ""),
@@ -199,12 +178,12 @@ mod tests {
             ),
         ] {
             let (answer, taken) = read(bytes);
-            if said.is_empty() && status == 502 {
-                assert!(matches!(answer, Err(Failure::NotHttp(_))));
+            if reason.is_empty() && status == 502 {
+                assert!(matches!(answer, Err(ProxyError::NotHttp(_))));
                 continue;
             }
             let answer = answer.unwrap();
-            assert_eq!((answer.status, answer.said.as_str()), (status, said));
+            assert_eq!((answer.status, answer.reason().as_str()), (status, reason));
             assert_eq!(&bytes[taken..], b"rest");
         }
     }
@@ -215,21 +194,21 @@ mod tests {
             b"HTTP/1.1 407 Auth\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: \
               Digest realm=\"x\", nonce=\"y\", Basic realm=\"z\"\r\nproxy-authenticate: NEGOTIATE\r\n\r\n",
         );
-        assert_eq!(answer.unwrap().schemes, ["Negotiate", "Digest", "Basic"]);
+        assert_eq!(schemes(&answer.unwrap()), ["Negotiate", "Digest", "Basic"]);
     }
 
     #[test]
     fn a17_no_answer_is_held_beyond_16_kib() {
         let long = [b"HTTP/1.1 200 OK\r\nX: ".to_vec(), vec![b'x'; 1 << 20]].concat();
         let (answer, taken) = read(&long);
-        assert!(matches!(answer, Err(Failure::TooLong)));
+        assert!(matches!(answer, Err(ProxyError::HeadTooLong)));
         assert_eq!(taken, HEAD + 1);
         let interim = b"HTTP/1.1 100 Go on\r\n\r\n".repeat(10_000);
         let (answer, taken) = read(&interim);
-        assert!(matches!(answer, Err(Failure::TooLong)));
+        assert!(matches!(answer, Err(ProxyError::HeadTooLong)));
         assert!(taken <= HEAD + 1);
         let (answer, taken) = read(&vec![b'<'; 1 << 20]);
-        assert!(matches!(answer, Err(Failure::NotHttp(_))));
+        assert!(matches!(answer, Err(ProxyError::NotHttp(_))));
         assert_eq!(taken, GARBAGE);
     }
 
@@ -246,8 +225,8 @@ mod tests {
             ),
         ] {
             match (read(bytes).0, wrong) {
-                (Err(Failure::Closed), None) => {}
-                (Err(Failure::NotHttp(got)), Some(want)) => assert_eq!(got, want),
+                (Err(ProxyError::Closed), None) => {}
+                (Err(ProxyError::NotHttp(got)), Some(want)) => assert_eq!(got, want),
                 (other, _) => panic!("{bytes:?}: {other:?}"),
             }
         }

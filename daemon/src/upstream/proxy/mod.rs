@@ -5,35 +5,34 @@
 
 mod credentials;
 mod environment;
-mod error;
 mod exceptions;
 mod http;
 mod socks;
 
 use std::{
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use pomd_core::{
     config::{Address, Authority, ClusterSpec, ForwardProxy, ProxyAddress, ProxyKind},
-    route::refusal::{OpenError, Step, Unreachable},
+    route::error::{Cause, FileError, FileProblem, ProxyError, ProxyInUse},
+    words,
 };
-use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
     Limits,
-    dial::{Dialer, reason, shown},
-    tls::{self, Tls, handshake},
-    transport::Carrier,
+    dial::Dialer,
+    steps::Steps,
+    tls::{self, Tls},
+    transport::Transport,
 };
-use crate::named_file::{self, Kind, ReadError};
+use crate::named_file::{self, Kind};
 
 use credentials::Credentials;
 pub use environment::Environment;
-use error::Context;
 
 /// The most that a file with a user and a password holds.
 const FILE: u64 = 1024;
@@ -47,7 +46,6 @@ pub(super) struct Proxies {
     /// For the TLS of a proxy itself: the cluster's roots, but neither its client certificate nor its leniency.
     tls: Tls,
     limits: Limits,
-    place: String,
 }
 
 /// The forward proxy on the way to one address.
@@ -71,8 +69,8 @@ pub struct Shown {
 }
 
 impl Proxies {
-    /// Touches no file yet. `place` is where a person would change the settings.
-    pub(super) fn new(spec: &ClusterSpec, limits: Limits, place: &str) -> Self {
+    /// Touches no file yet.
+    pub(super) fn new(spec: &ClusterSpec, limits: Limits) -> Self {
         let of_proxy = ClusterSpec {
             client_identity: None,
             insecure_skip_verify: false,
@@ -82,9 +80,8 @@ impl Proxies {
             setting: spec.forward_proxy.clone(),
             auth: spec.forward_proxy_auth.clone(),
             environment: Arc::default(),
-            tls: Tls::new(&of_proxy, place, limits.tls),
+            tls: Tls::new(&of_proxy, limits.tls),
             limits,
-            place: place.to_owned(),
         }
     }
 
@@ -97,19 +94,17 @@ impl Proxies {
         &self,
         address: &Address,
         target: &Authority,
-    ) -> Result<Option<Proxy<'_>>, Unreachable> {
+    ) -> Result<Option<Proxy<'_>>, Cause> {
         match &self.setting {
             ForwardProxy::None => Ok(None),
-            ForwardProxy::At(_) if !address.tls => {
-                let message = format!(
-                    "{address} is without TLS: the forward proxy would see the login, nothing was sent"
-                );
-                let hint = format!(
-                    "to go without it set forward_proxy = \"none\" in {}",
-                    self.place
-                );
-                Err(Unreachable::new(Step::ForwardProxy, &message).hint(&hint))
-            }
+            ForwardProxy::At(proxy) if !address.tls => Err(Cause::Proxy {
+                proxy: Box::new(ProxyInUse {
+                    address: proxy.clone(),
+                    variable: None,
+                    password_in: None,
+                }),
+                error: ProxyError::Plain,
+            }),
             ForwardProxy::At(proxy) => Ok(Some(Proxy {
                 all: self,
                 address: proxy.clone(),
@@ -144,130 +139,105 @@ impl Proxy<'_> {
         }
     }
 
-    /// A connection to `target` through the proxy.
+    /// Returns a connection to `target` through the proxy.
     pub(super) async fn open(
         &self,
         dialer: &Dialer,
         target: &Authority,
-    ) -> Result<Carrier, Unreachable> {
-        let mut context = Context {
-            proxy: &self.address,
+    ) -> Result<Transport, Cause> {
+        let mut proxy = ProxyInUse {
+            address: self.address.clone(),
             variable: self.variable,
             password_in: None,
-            target,
-            place: &self.all.place,
         };
-        let credentials = self.credentials(&mut context).await?;
-        let dialled = dialer.dial(&self.address.authority).await;
-        let socket = dialled.map_err(|it| context.unreached(it))?;
-        let mut carrier = match self.address.kind {
-            ProxyKind::Http | ProxyKind::Socks5 => Carrier::Tcp(socket),
+        let opened = self.connect(dialer, target, &mut proxy).await;
+        opened.map_err(|error| Cause::Proxy {
+            proxy: Box::new(proxy),
+            error,
+        })
+    }
+
+    async fn connect(
+        &self,
+        dialer: &Dialer,
+        target: &Authority,
+        proxy: &mut ProxyInUse,
+    ) -> Result<Transport, ProxyError> {
+        let credentials = self.credentials(proxy).await?;
+        let authority = &self.address.authority;
+        let dialled = dialer.dial(authority, &mut Steps::begin()).await;
+        let socket = dialled.map_err(ProxyError::Dial)?;
+        let mut transport = match self.address.kind {
+            ProxyKind::Http | ProxyKind::Socks5 => Transport::Tcp(socket),
             ProxyKind::Https => {
-                let shaken = self.shake_hands(socket).await;
-                Carrier::Tls(Box::new(shaken.map_err(|it| context.tls_failed(it))?))
+                let shaken = self.all.tls.handshake(socket, &authority.host).await;
+                shaken.map_err(ProxyError::Tls)?.0.into()
             }
         };
         let limit = self.all.limits.proxy;
         let credentials = credentials.as_ref();
-        let asked = match self.address.kind {
-            ProxyKind::Http | ProxyKind::Https => {
-                timeout(limit, http::connect(&mut carrier, target, credentials)).await
-            }
-            ProxyKind::Socks5 => {
-                timeout(limit, socks::connect(&mut carrier, target, credentials)).await
+        let asked = async {
+            match self.address.kind {
+                ProxyKind::Http | ProxyKind::Https => {
+                    http::connect(&mut transport, target, credentials).await
+                }
+                ProxyKind::Socks5 => socks::connect(&mut transport, target, credentials).await,
             }
         };
-        match asked {
-            Ok(Ok(())) => Ok(carrier),
-            Ok(Err(failure)) => Err(context.told(&failure)),
-            Err(_) => Err(context.silent(limit)),
+        match timeout(limit, asked).await {
+            Ok(answered) => answered.map(|()| transport),
+            Err(_) => Err(ProxyError::TimedOut(limit)),
         }
     }
 
-    /// Who we are to the proxy, and into `context` where that stands: the file, or else the environment.
-    async fn credentials(
-        &self,
-        context: &mut Context<'_>,
-    ) -> Result<Option<Credentials>, Unreachable> {
+    /// Returns the user and password for the proxy, and notes in `proxy` where they are written: the file, or else the
+    /// environment.
+    async fn credentials(&self, proxy: &mut ProxyInUse) -> Result<Option<Credentials>, ProxyError> {
         if let Some(path) = &self.all.auth {
-            context.password_in = Some(path.display().to_string());
-            return read(path.clone(), context).await.map(Some);
+            proxy.password_in = Some(path.display().to_string());
+            return read(path.clone()).await.map(Some);
         }
         if self.credentials.is_some() {
-            context.password_in = self.variable.map(str::to_owned);
+            proxy.password_in = self.variable.map(str::to_owned);
         }
         Ok(self.credentials.clone())
     }
-
-    async fn shake_hands(&self, socket: TcpStream) -> Result<TlsStream<TcpStream>, Unreachable> {
-        let authority = &self.address.authority;
-        let peer = authority.to_string();
-        let secure = self.all.tls.secure().await?;
-        let name = tls::server_name(&authority.host)?;
-        let shaking = TlsConnector::from(secure.config.clone()).connect(name, socket);
-        let limit = self.all.limits.tls;
-        let error = match timeout(limit, shaking).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => handshake::error(error),
-            Err(_) => {
-                let limit = shown(limit);
-                let message = format!("the TLS handshake with {peer} took more than {limit}");
-                return Err(Unreachable::new(Step::Tls, &message).timed_out());
-            }
-        };
-        let place = &self.all.place;
-        Err(
-            match handshake::failed(&error, &peer, &secure.identity, place, None) {
-                OpenError::Unreachable(it) => it,
-                // Only about a client certificate, and this machine's is for the cluster.
-                other => {
-                    let message = format!("{peer} wants a client certificate: {other}");
-                    Unreachable::new(Step::Tls, &message)
-                }
-            },
-        )
-    }
 }
 
-/// What is wrong with the file of the key `forward_proxy_auth`, in sentences.
+/// Returns what is wrong with the file of the key `forward_proxy_auth`, in sentences.
 pub(super) fn check(path: &Path) -> Vec<String> {
     match load(path) {
         Ok((credentials, mut warnings)) => {
             let password = &*credentials.password;
             if password.trim() != password {
-                warnings.push(format!(
-                    "the password in {} begins or ends with a space: is that meant?",
-                    path.display()
-                ));
+                warnings.push(words::proxy::spaces_around_password(path));
             }
             warnings
         }
-        Err(problem) => vec![problem],
+        Err(error) => vec![words::tls::file(&error)],
     }
 }
 
-/// Read anew for each connection: a changed password needs no reload.
-async fn read(path: PathBuf, context: &Context<'_>) -> Result<Credentials, Unreachable> {
+/// Reads the file anew for each connection: a changed password needs no reload.
+async fn read(path: PathBuf) -> Result<Credentials, ProxyError> {
     let loaded = spawn_blocking(move || load(&path)).await;
-    let loaded = loaded.unwrap_or_else(|_| Err("pomd is ending".to_owned()));
-    let hint = format!("see forward_proxy_auth in {}", context.place);
-    loaded
-        .map(|it| it.0)
-        .map_err(|it| Unreachable::new(Step::ForwardProxy, &it).hint(&hint))
+    // Only a process that is ending does not come to an answer.
+    let loaded = loaded.map_err(io::Error::other)?;
+    loaded.map(|it| it.0).map_err(ProxyError::Credentials)
 }
 
-fn load(path: &Path) -> Result<(Credentials, Vec<String>), String> {
-    let shown = path.display();
-    let found = named_file::read(path, Kind::Secret, FILE).map_err(|error| match error {
-        ReadError::Io(error) => {
-            format!("cannot read forward_proxy_auth {shown}: {}", reason(&error))
-        }
-        error => format!("cannot use forward_proxy_auth {shown}: {error}"),
-    })?;
+fn load(path: &Path) -> Result<(Credentials, Vec<String>), FileError> {
+    let error = |problem| FileError {
+        key: "forward_proxy_auth",
+        path: path.to_owned(),
+        problem,
+    };
+    let found = named_file::read(path, Kind::Secret, FILE)
+        .map_err(|it| error(tls::refused_by_reader(it)))?;
     let credentials = std::str::from_utf8(&found.bytes).ok();
-    let credentials = credentials.and_then(Credentials::parse).ok_or_else(|| {
-        format!("cannot use forward_proxy_auth {shown}: it does not hold user:password in one line")
-    })?;
+    let credentials = credentials
+        .and_then(Credentials::parse)
+        .ok_or_else(|| error(FileProblem::NoCredentials))?;
     Ok((credentials, found.warnings))
 }
 

@@ -4,11 +4,14 @@
 
 use std::net::IpAddr;
 
-use pomd_core::config::{Authority, Host};
+use pomd_core::{
+    config::{Authority, Host},
+    route::error::ProxyError,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use super::{credentials::Credentials, error::Failure};
+use super::credentials::Credentials;
 
 const VERSION: u8 = 5;
 const NOTHING: u8 = 0;
@@ -24,7 +27,7 @@ pub(super) async fn connect<S>(
     stream: &mut S,
     target: &Authority,
     credentials: Option<&Credentials>,
-) -> Result<(), Failure>
+) -> Result<(), ProxyError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -37,31 +40,31 @@ where
     match (answer(stream).await?, credentials) {
         (NOTHING, _) => {}
         (PASSWORD, Some(it)) => log_in(stream, it).await?,
-        (NO_METHOD | PASSWORD, None) => return Err(Failure::WantsPassword),
-        (NO_METHOD, Some(_)) => return Err(Failure::NoPassword),
-        (other, _) => return Err(Failure::NotSocks(vec![VERSION, other])),
+        (NO_METHOD | PASSWORD, None) => return Err(ProxyError::PasswordWanted),
+        (NO_METHOD, Some(_)) => return Err(ProxyError::NoPassword),
+        (other, _) => return Err(ProxyError::NotSocks(vec![VERSION, other])),
     }
     stream.write_all(&question(target)).await?;
     stream.flush().await?;
     match answer(stream).await? {
         0 => skip_bound(stream).await,
-        code => Err(Failure::Refused(code)),
+        code => Err(ProxyError::Socks(code)),
     }
 }
 
 /// Two bytes: the version, and what it says.
-async fn answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<u8, Failure> {
+async fn answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<u8, ProxyError> {
     let mut first = [0];
     if stream.read(&mut first).await? == 0 {
-        return Err(Failure::Closed);
+        return Err(ProxyError::Closed);
     }
     if first[0] != VERSION {
-        return Err(Failure::NotSocks(first.to_vec()));
+        return Err(ProxyError::NotSocks(first.to_vec()));
     }
     Ok(stream.read_u8().await?)
 }
 
-async fn log_in<S>(stream: &mut S, credentials: &Credentials) -> Result<(), Failure>
+async fn log_in<S>(stream: &mut S, credentials: &Credentials) -> Result<(), ProxyError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -78,7 +81,7 @@ where
     stream.read_exact(&mut answer).await?;
     match answer[1] {
         0 => Ok(()),
-        _ => Err(Failure::BadPassword),
+        _ => Err(ProxyError::BadPassword),
     }
 }
 
@@ -105,13 +108,13 @@ fn question(target: &Authority) -> Vec<u8> {
 }
 
 /// Where the proxy connects from, which nobody asked for.
-async fn skip_bound<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(), Failure> {
+async fn skip_bound<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(), ProxyError> {
     let _reserved = stream.read_u8().await?;
     let length = match stream.read_u8().await? {
         IPV4 => 4,
         IPV6 => 16,
         NAME => usize::from(stream.read_u8().await?),
-        other => return Err(Failure::NotSocks(vec![VERSION, 0, 0, other])),
+        other => return Err(ProxyError::NotSocks(vec![VERSION, 0, 0, other])),
     };
     let mut bound = [0; 255 + 2];
     stream.read_exact(&mut bound[..length + 2]).await?;
@@ -137,7 +140,7 @@ mod tests {
         said: &[u8],
         host: &str,
         login: Option<&str>,
-    ) -> (Result<(), Failure>, Vec<u8>, DuplexStream) {
+    ) -> (Result<(), ProxyError>, Vec<u8>, DuplexStream) {
         let (mut near, mut far) = duplex(4096);
         far.write_all(said).await.unwrap();
         far.shutdown().await.unwrap();
@@ -184,8 +187,8 @@ mod tests {
 
     #[tokio::test]
     async fn each_refusal_is_told_apart() {
-        use Failure as F;
-        type Is = fn(&Failure) -> bool;
+        use ProxyError as F;
+        type Is = fn(&ProxyError) -> bool;
         let rows: [(&[u8], Option<&str>, Is); 11] = [
             (b"", None, |it| matches!(it, F::Closed)),
             (b"\x05", None, |it| matches!(it, F::Io(_))),
@@ -194,15 +197,15 @@ mod tests {
                 None,
                 |it| matches!(it, F::NotSocks(it) if it == b"H"),
             ),
-            (b"\x05\xff", None, |it| matches!(it, F::WantsPassword)),
+            (b"\x05\xff", None, |it| matches!(it, F::PasswordWanted)),
             (b"\x05\xff", Some("a:b"), |it| matches!(it, F::NoPassword)),
             // Without credentials it was not offered.
-            (b"\x05\x02", None, |it| matches!(it, F::WantsPassword)),
+            (b"\x05\x02", None, |it| matches!(it, F::PasswordWanted)),
             (b"\x05\x07", None, |it| matches!(it, F::NotSocks(_))),
             (b"\x05\x02\x01\x01", Some("a:b"), |it| {
                 matches!(it, F::BadPassword)
             }),
-            (b"\x05\0\x05\x05", None, |it| matches!(it, F::Refused(5))),
+            (b"\x05\0\x05\x05", None, |it| matches!(it, F::Socks(5))),
             (b"\x05\0\x05\0\0\x09", None, |it| {
                 matches!(it, F::NotSocks(_))
             }),

@@ -297,7 +297,7 @@ async fn n2_early_bytes_that_nobody_hears_end_with_the_limit_of_a_connection_tha
     let socket = socket2::SockRef::from(waiting.get_ref().0);
     socket.attach_filter(&drop_all).unwrap();
     let it = unreachable(ready.open(b"hello").await);
-    assert_eq!((it.step, it.timed_out), (Step::Tcp, true));
+    assert_eq!((it.step, it.timed_out), (Step::Connect, true));
     let message = "cannot reach corp.example.com: no answer within 1.5 s";
     assert_eq!(it.message, message);
     // They may arrive yet: nobody says them again.

@@ -7,10 +7,12 @@ use rcgen::date_time_ymd;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::net::TcpStream;
 
+use pomd_core::route::error::SettingsError;
+
 use super::{super::tls::certificate::Der, *};
 
 /// Opens against `server`, which the client is going to distrust.
-async fn distrusts(lab: &Lab, upstream: &Upstream, server: &TlsAcceptor) -> Unreachable {
+async fn distrusts(lab: &Lab, upstream: &Upstream, server: &TlsAcceptor) -> Told {
     let mut early = early(Says(b"secret"));
     let (route, token) = (route(), token());
     let (res, accepted) = join!(upstream.open(&route, &token, &mut early), async {
@@ -132,7 +134,7 @@ async fn a16_an_older_tls_is_refused_and_nothing_is_said_before_the_handshake_is
         (hello, said)
     });
     let it = unreachable(res);
-    assert_eq!((it.step, it.timed_out), (Step::Tls, false), "{it}");
+    assert_eq!((it.step, it.timed_out), (Step::Tls, false), "{it:?}");
     assert_eq!(extensions(&hello)[&SUPPORTED_VERSIONS], [4, 3, 4, 3, 3]);
     assert!(said.first().is_none_or(|it| *it == ALERT), "{said:?}");
     assert!(said.len() < 16, "an alert and nothing behind it: {said:?}");
@@ -331,12 +333,18 @@ async fn t5_a_new_client_certificate_is_used_without_a_reload() {
     assert!(!std::sync::Arc::ptr_eq(&now.config, &again.config));
 }
 
+/// What is told of settings that cannot be used.
+fn unusable(res: Result<Secure, SettingsError>) -> Told {
+    let error = TlsError::Settings(res.unwrap_err());
+    StepError::new(Target::Server(corp()), error).into()
+}
+
 #[tokio::test]
 async fn t7_files_that_cannot_be_used_are_named() {
     let lab = Lab::new().await;
     let path = lab.path("x.pem");
     let message = async |spec: ClusterSpec| {
-        let it = lab.upstream_of(spec).tls.secure().await.unwrap_err();
+        let it = unusable(lab.upstream_of(spec).tls.secure().await);
         assert_eq!(
             (it.step, it.hint.as_deref()),
             (Step::Tls, Some("see [cluster.corp]"))
@@ -398,7 +406,7 @@ async fn a27_a_key_that_others_can_read_is_not_used_not_even_when_it_is_read_aga
     let upstream = lab.upstream_of(spec.clone());
     for bad in [0o640, 0o644, 0o660, 0o666] {
         mode(&identity.key, bad);
-        let said = upstream.tls.secure().await.unwrap_err().message;
+        let said = unusable(upstream.tls.secure().await).message;
         let start = format!("cannot use client_key {}: ", identity.key.display());
         assert!(
             said.starts_with(&start) && said.contains("chmod "),
@@ -421,15 +429,10 @@ async fn a27_a_key_that_others_can_read_is_not_used_not_even_when_it_is_read_aga
     std::fs::copy(spec.ca_file.as_ref().unwrap(), &authority).unwrap();
     spec.ca_file = Some(authority);
     mode(folder.path(), 0o777);
-    let said = lab
-        .upstream_of(spec.clone())
-        .tls
-        .secure()
-        .await
-        .unwrap_err();
+    let said = unusable(lab.upstream_of(spec.clone()).tls.secure().await);
     assert!(
         said.message.contains("everybody may write the folder"),
-        "{said}"
+        "{said:?}"
     );
     mode(folder.path(), 0o755);
     lab.upstream_of(spec).tls.secure().await.unwrap();
@@ -565,7 +568,7 @@ async fn t1_a_client_certificate_of_version_1_is_told_as_such() {
     let mut spec = lab.spec();
     let name = identity.certificate.display().to_string();
     spec.client_identity = Some(identity);
-    let error = lab.upstream_of(spec).tls.secure().await.unwrap_err();
+    let error = unusable(lab.upstream_of(spec).tls.secure().await);
     assert_eq!(
         error.message,
         format!(

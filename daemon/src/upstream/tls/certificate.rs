@@ -1,4 +1,4 @@
-//! What is wrong with a certificate, in words; and the two ways of judging one.
+//! What is wrong with a certificate; and the two ways of verifying one.
 //!
 //! Knows certificates and TLS errors. Must not know files, sockets or clusters.
 
@@ -8,6 +8,7 @@ use std::sync::{
 };
 
 use jiff::Timestamp;
+use pomd_core::route::error::CertificateProblem;
 use rustls::{
     AlertDescription, CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme,
     client::{
@@ -19,7 +20,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-/// A certificate that was not accepted, and who issued it.
+/// A certificate that was not accepted, with its issuer.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{cause}")]
 pub(in crate::upstream) struct Distrusted {
@@ -28,11 +29,11 @@ pub(in crate::upstream) struct Distrusted {
     pub(in crate::upstream) issuer: Option<String>,
 }
 
-/// Judges as `0` does, and keeps the issuer of what it refuses.
+/// Verifies as `0` does, and keeps the issuer of what it refuses.
 #[derive(Debug)]
-pub(in crate::upstream) struct Telling(pub(in crate::upstream) Arc<dyn ServerCertVerifier>);
+pub(in crate::upstream) struct NamesIssuer(pub(in crate::upstream) Arc<dyn ServerCertVerifier>);
 
-impl ServerCertVerifier for Telling {
+impl ServerCertVerifier for NamesIssuer {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -46,8 +47,10 @@ impl ServerCertVerifier for Telling {
             .map_err(|error| match error {
                 Error::InvalidCertificate(cause) => {
                     let issuer = issuer(end_entity);
-                    let told = Distrusted { cause, issuer };
-                    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(told))))
+                    let distrusted = Distrusted { cause, issuer };
+                    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(
+                        distrusted,
+                    ))))
                 }
                 other => other,
             })
@@ -76,11 +79,11 @@ impl ServerCertVerifier for Telling {
     }
 }
 
-/// Takes any certificate whose key is really there: `insecure_skip_verify`.
+/// Accepts any certificate whose key is really there: `insecure_skip_verify`.
 #[derive(Debug)]
-pub(in crate::upstream) struct Anyone(pub(in crate::upstream) Arc<CryptoProvider>);
+pub(in crate::upstream) struct AcceptsAny(pub(in crate::upstream) Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptsAny {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -125,8 +128,8 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// Our own certificate, if there is one; whether any server ever asked for it, and whether any server answered what we
-/// asked all the same. Only a server that asked can be unhappy with the answer.
+/// The client certificate, if there is one; whether any server ever asked for it, and whether any server answered a request
+/// all the same. Only a server that asked can be unhappy with the answer.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct Identity {
     key: Option<Arc<CertifiedKey>>,
@@ -147,13 +150,13 @@ impl Identity {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// A server spoke HTTP to us.
+    /// Notes that a server answered in HTTP.
     pub(in crate::upstream) fn answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }
 
-    /// A mere close may be the way in which a server says that it misses a certificate: it asked for one, got none, and
-    /// never went on without.
+    /// Whether a mere close may be the way in which a server says that it misses a certificate: it asked for one, got
+    /// none, and never went on without.
     pub(in crate::upstream) fn may_be_missed(&self) -> bool {
         self.was_asked() && self.key.is_none() && !self.answered.load(Ordering::Relaxed)
     }
@@ -170,63 +173,40 @@ impl ResolvesClientCert for Identity {
     }
 }
 
-/// What is wrong with the certificate of `peer`, and what to do: `place` is where settings of this cluster stand.
-pub(in crate::upstream) fn told(wrong: &Distrusted, peer: &str, place: &str) -> (String, String) {
+/// Returns what is wrong with a certificate that was not accepted.
+pub(super) fn problem(cause: &CertificateError) -> CertificateProblem {
     use CertificateError as E;
-    let by = match &wrong.issuer {
-        Some(it) => format!("issued by \"{it}\""),
-        None => "its issuer has no name".to_owned(),
-    };
-    let in_the_way = "is a login page or a TLS inspection in the way?";
-    let clock = "this machine's clock is judged by: is it right? Else the server needs a new one";
-    let (what, hint) = match &wrong.cause {
-        E::UnknownIssuer => (
-            format!("is not trusted: {by}, which this machine does not know"),
-            format!("{in_the_way} If this Pomerium has a private CA, set ca_file in {place}"),
-        ),
-        E::BadSignature => (
-            format!("is not trusted: {by}, but that signature is not theirs"),
-            format!("{in_the_way} If its private CA is a new one, renew ca_file in {place}"),
-        ),
-        E::ExpiredContext { not_after, .. } => (
-            format!("expired on {} ({by})", date(*not_after)),
-            clock.to_owned(),
-        ),
-        E::NotValidYetContext { not_before, .. } => (
-            format!("is not valid before {} ({by})", date(*not_before)),
-            clock.to_owned(),
-        ),
+    match cause {
+        E::UnknownIssuer => CertificateProblem::UnknownIssuer,
+        E::BadSignature => CertificateProblem::BadSignature,
+        E::ExpiredContext { not_after, .. } => CertificateProblem::Expired(not_after.as_secs()),
+        E::NotValidYetContext { not_before, .. } => {
+            CertificateProblem::NotYetValid(not_before.as_secs())
+        }
         E::NotValidForNameContext {
             expected,
             presented,
-        } => (
-            format!(
-                "is for {}, not for {} ({by})",
-                names(presented),
-                expected.to_str()
-            ),
-            format!("{in_the_way} If one of its names is right, set server_name in {place}"),
-        ),
-        other => (
-            format!("is not acceptable: {other} ({by})"),
-            in_the_way.to_owned(),
-        ),
-    };
-    (format!("the certificate of {peer} {what}"), hint)
+        } => CertificateProblem::WrongName {
+            expected: expected.to_str().into_owned(),
+            presented: presented.iter().map(|it| bare_name(it)).collect(),
+        },
+        other => CertificateProblem::Other(other.to_string()),
+    }
 }
 
-/// Why we cannot present a certificate of our own.
-pub(in crate::upstream) fn not_ours(error: &Error) -> String {
+/// Whether a certificate is of no use because it is of X.509 version 1.
+pub(super) fn is_version_one(error: &Error) -> bool {
+    error.to_string().contains("UnsupportedCertVersion")
+}
+
+/// Returns why a certificate is of no use, in rustls' words.
+pub(super) fn reason(error: &Error) -> String {
     let text = error.to_string();
-    if text.contains("UnsupportedCertVersion") {
-        return "it is an X.509 certificate of version 1, and only version 3 is supported"
-            .to_owned();
-    }
     text.trim_start_matches("invalid peer certificate: ")
         .to_owned()
 }
 
-/// The name behind an error of rustls that a [`Telling`] made.
+/// Returns what a [`NamesIssuer`] put into an error of rustls.
 pub(in crate::upstream) fn distrusted(error: &Error) -> Option<&Distrusted> {
     match error {
         Error::InvalidCertificate(CertificateError::Other(it)) => it.0.downcast_ref(),
@@ -234,7 +214,7 @@ pub(in crate::upstream) fn distrusted(error: &Error) -> Option<&Distrusted> {
     }
 }
 
-/// The alerts by which a server says that it wants a certificate, or a better one.
+/// Whether a server says by this alert that it wants a client certificate, or a better one. `asked`: it asked for one.
 pub(in crate::upstream) fn wants_certificate(alert: AlertDescription, asked: bool) -> bool {
     match alert {
         AlertDescription::CertificateRequired
@@ -253,8 +233,8 @@ pub(in crate::upstream) fn wants_certificate(alert: AlertDescription, asked: boo
     }
 }
 
-/// An alert as words: `handshake failure`.
-pub(in crate::upstream) fn alert_words(alert: AlertDescription) -> String {
+/// Returns the name of an alert: `handshake failure`.
+pub(in crate::upstream) fn alert_name(alert: AlertDescription) -> String {
     let mut res = String::new();
     let mut before_was_upper = true;
     for c in format!("{alert:?}").chars() {
@@ -267,31 +247,13 @@ pub(in crate::upstream) fn alert_words(alert: AlertDescription) -> String {
     res
 }
 
-fn date(time: UnixTime) -> String {
-    let second = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    Timestamp::from_second(second).map_or_else(
-        |_| "a far year".to_owned(),
-        |it| it.strftime("%Y-%m-%d").to_string(),
-    )
+/// A name of a certificate, which rustls lists as `DnsName("a.example")`.
+fn bare_name(listed: &str) -> String {
+    let inner = listed.split_once('(').map_or(listed, |(_, inner)| inner);
+    inner.trim_end_matches(')').trim_matches('"').to_owned()
 }
 
-/// The names of a certificate as rustls lists them, `DnsName("a.example")`, at most three of them.
-fn names(presented: &[String]) -> String {
-    if presented.is_empty() {
-        return "no name".to_owned();
-    }
-    let shown = presented.iter().take(3).map(|it| {
-        let inner = it.split_once('(').map_or(it.as_str(), |(_, inner)| inner);
-        inner.trim_end_matches(')').trim_matches('"')
-    });
-    let mut res = shown.collect::<Vec<_>>().join(", ");
-    if presented.len() > 3 {
-        res.push_str(", …");
-    }
-    res
-}
-
-/// Who issued `certificate`: the common name, else the organisation.
+/// Returns who issued `certificate`: the common name, else the organisation.
 fn issuer(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = Der(certificate).next()?;
     let (_, signed) = Der(certificate).next()?;
@@ -305,7 +267,7 @@ fn issuer(certificate: &[u8]) -> Option<String> {
     attribute(name, 3).or_else(|| attribute(name, 10))
 }
 
-/// From when and until when `certificate` is valid.
+/// Returns from when and until when `certificate` is valid.
 pub(in crate::upstream) fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
     let (_, certificate) = Der(certificate).next()?;
     let (_, signed) = Der(certificate).next()?;
@@ -438,16 +400,13 @@ mod tests {
     }
 
     #[test]
-    fn alerts_are_told_in_words() {
+    fn alerts_have_readable_names() {
         assert_eq!(
-            alert_words(AlertDescription::HandshakeFailure),
+            alert_name(AlertDescription::HandshakeFailure),
             "handshake failure"
         );
-        assert_eq!(alert_words(AlertDescription::UnknownCA), "unknown ca");
-        assert_eq!(
-            alert_words(AlertDescription::BadRecordMac),
-            "bad record mac"
-        );
+        assert_eq!(alert_name(AlertDescription::UnknownCA), "unknown ca");
+        assert_eq!(alert_name(AlertDescription::BadRecordMac), "bad record mac");
     }
 
     #[test]
@@ -468,9 +427,8 @@ mod tests {
     }
 
     #[test]
-    fn names_are_shown_without_their_wrapping() {
-        let presented = ["DnsName(\"a.example\")", "IpAddress(127.0.0.1)", "b"].map(str::to_owned);
-        assert_eq!(names(&presented), "a.example, 127.0.0.1, b");
-        assert_eq!(names(&[]), "no name");
+    fn names_lose_their_wrapping() {
+        let listed = ["DnsName(\"a.example\")", "IpAddress(127.0.0.1)", "b"];
+        assert_eq!(listed.map(bare_name), ["a.example", "127.0.0.1", "b"]);
     }
 }

@@ -1,12 +1,11 @@
 //! Certificates and keys in PEM, read as tolerantly as people write them: text around the blocks, any line ends, spaces
 //! at the ends of lines, a byte that is no text, a block that is damaged beside others that are good. Pure.
 
-use std::fmt::Write;
-
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
+use pomd_core::route::error::{PemDamage, PemError, PemKind};
 use rustls::{
     RootCertStore,
     pki_types::{
@@ -15,7 +14,7 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
-use super::certificate::not_ours;
+use super::certificate::{is_version_one, reason};
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -28,43 +27,51 @@ struct Block {
     label: String,
     /// The line it begins in, from 1.
     line: usize,
-    contents: Result<Zeroizing<Vec<u8>>, &'static str>,
+    contents: Result<Zeroizing<Vec<u8>>, PemDamage>,
 }
 
 /// The certificates of a file, and what is wrong with those that cannot be used.
 #[derive(Debug, Default)]
 pub(super) struct Certificates {
     pub(super) good: Vec<CertificateDer<'static>>,
-    /// Such as `the certificate in line 21 is damaged`.
-    pub(super) bad: Vec<String>,
+    pub(super) bad: Vec<PemError>,
 }
 
-/// Reads every certificate. `Err`: there is none that can be used, and why, as a sentence goes on after the file's name.
-pub(super) fn certificates(bytes: &[u8]) -> Result<Certificates, String> {
+/// Reads every certificate. `Err`: none can be used.
+pub(super) fn certificates(bytes: &[u8]) -> Result<Certificates, PemError> {
     let blocks = blocks(bytes);
     let mut res = Certificates::default();
-    for block in &blocks {
+    for Block {
+        label,
+        line,
+        contents,
+    } in &blocks
+    {
         if !matches!(
-            &*block.label,
+            &**label,
             "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE"
         ) {
             continue;
         }
-        let line = block.line;
-        match &block.contents {
-            Err(why) => res.bad.push(format!("the certificate in line {line} is damaged: {why}")),
-            Ok(_) if block.label.starts_with("TRUSTED") => res.bad.push(format!(
-                "the certificate in line {line} is in OpenSSL's own form: convert it with openssl x509"
-            )),
+        let damaged = |damage| PemError::Damaged {
+            kind: PemKind::Certificate,
+            line: *line,
+            damage,
+        };
+        match contents {
+            Err(damage) => res.bad.push(damaged(damage.clone())),
+            Ok(_) if label.starts_with("TRUSTED") => {
+                res.bad.push(PemError::Trusted { line: *line });
+            }
             Ok(der) => {
                 let der = CertificateDer::from(der.to_vec());
                 // Whether it can be a root or a client's certificate at all.
                 match RootCertStore::empty().add(der.clone()) {
                     Ok(()) => res.good.push(der),
-                    Err(error) => res.bad.push(format!(
-                        "the certificate in line {line} is damaged: {}",
-                        not_ours(&error)
-                    )),
+                    Err(error) if is_version_one(&error) => {
+                        res.bad.push(damaged(PemDamage::VersionOne));
+                    }
+                    Err(error) => res.bad.push(damaged(PemDamage::Crypto(reason(&error)))),
                 }
             }
         }
@@ -72,57 +79,46 @@ pub(super) fn certificates(bytes: &[u8]) -> Result<Certificates, String> {
     if !res.good.is_empty() {
         return Ok(res);
     }
-    Err(match res.bad.first() {
-        Some(bad) => bad.clone(),
-        None => nothing(bytes, &blocks, "certificate"),
+    Err(match res.bad.into_iter().next() {
+        Some(bad) => bad,
+        None => nothing(bytes, &blocks, PemKind::Certificate),
     })
 }
 
-/// Reads the one private key. `Err`: as a sentence goes on after the file's name.
-pub(super) fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+/// Reads the one private key.
+pub(super) fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
     let blocks = blocks(bytes);
     for block in &blocks {
         let make: fn(Vec<u8>) -> PrivateKeyDer<'static> = match &*block.label {
             "PRIVATE KEY" => |it| PrivatePkcs8KeyDer::from(it).into(),
             "RSA PRIVATE KEY" => |it| PrivatePkcs1KeyDer::from(it).into(),
             "EC PRIVATE KEY" => |it| PrivateSec1KeyDer::from(it).into(),
-            "ENCRYPTED PRIVATE KEY" => return Err(ENCRYPTED.to_owned()),
-            "OPENSSH PRIVATE KEY" => {
-                return Err("it holds a key of ssh, not one of a certificate".to_owned());
-            }
+            "ENCRYPTED PRIVATE KEY" => return Err(PemError::Encrypted),
+            "OPENSSH PRIVATE KEY" => return Err(PemError::Ssh),
             _ => continue,
         };
         return match &block.contents {
-            Ok(it) => Ok(make(it.to_vec())),
-            Err(why) if *why == ENCRYPTED => Err(ENCRYPTED.to_owned()),
-            Err(why) => Err(format!("the key in line {} is damaged: {why}", block.line)),
+            Ok(der) => Ok(make(der.to_vec())),
+            Err(damage) => Err(PemError::Damaged {
+                kind: PemKind::PrivateKey,
+                line: block.line,
+                damage: damage.clone(),
+            }),
         };
     }
-    Err(nothing(bytes, &blocks, "private key"))
+    Err(nothing(bytes, &blocks, PemKind::PrivateKey))
 }
 
-const ENCRYPTED: &str = "its key has a passphrase, and pomd cannot ask for it: remove it with openssl pkey -in OLD -out NEW";
-
 /// Why there is no block that was looked for: what there is instead.
-fn nothing(bytes: &[u8], blocks: &[Block], wanted: &str) -> String {
+fn nothing(bytes: &[u8], blocks: &[Block], wanted: PemKind) -> PemError {
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        return "it is empty".to_owned();
+        return PemError::Empty;
     }
-    let mut res = format!("it holds no {wanted} in PEM");
-    if let Some(first) = blocks.first() {
-        let label = control::text::clean(&first.label.to_lowercase(), 40);
-        let _ = write!(res, ", but a {label}");
-        let exchanged = match wanted {
-            "certificate" => first.label.ends_with("PRIVATE KEY"),
-            _ => first.label.ends_with("CERTIFICATE"),
-        };
-        if exchanged {
-            res += "; are client_cert and client_key exchanged?";
-        }
-    } else if bytes.starts_with(&[0x30, 0x82]) {
-        res += "; it looks like DER: convert it with openssl x509 -inform der, or openssl pkcs12 -nodes";
+    PemError::Missing {
+        wanted,
+        found: blocks.first().map(|it| it.label.clone()),
+        is_der: bytes.starts_with(&[0x30, 0x82]),
     }
-    res
 }
 
 fn blocks(bytes: &[u8]) -> Vec<Block> {
@@ -170,12 +166,12 @@ fn blocks(bytes: &[u8]) -> Vec<Block> {
             }
         }
         let contents = if encrypted {
-            Err(ENCRYPTED)
+            Err(PemDamage::Encrypted)
         } else if !ended {
-            Err("its end is missing")
+            Err(PemDamage::NoEnd)
         } else {
             let der = BASE64.decode(body.as_bytes());
-            der.map(Zeroizing::new).map_err(|_| "it is not base64")
+            der.map(Zeroizing::new).map_err(|_| PemDamage::NotBase64)
         };
         res.push(Block {
             label: label.0.trim().to_owned(),
@@ -188,6 +184,7 @@ fn blocks(bytes: &[u8]) -> Vec<Block> {
 
 #[cfg(test)]
 mod tests {
+    use pomd_core::words::tls::pem as told;
     use proptest::prelude::*;
 
     use super::*;
@@ -247,7 +244,7 @@ mod tests {
                 let found = certificates(text.as_bytes()).unwrap();
                 assert_eq!((found.good.len(), found.bad.len()), (1, 1), "{text}");
                 assert!(
-                    found.bad[0].contains(&format!("in line {line} ")),
+                    told(&found.bad[0]).contains(&format!("in line {line} ")),
                     "{found:?}"
                 );
             }
@@ -258,17 +255,13 @@ mod tests {
     #[test]
     fn c8_what_is_there_instead_is_named() {
         let (certificate, key) = pair();
-        let refused = |text: &str| certificates(text.as_bytes()).unwrap_err();
+        let refused = |text: &str| told(&certificates(text.as_bytes()).unwrap_err());
         assert_eq!(refused(" \r\n"), "it is empty");
         assert_eq!(refused("x"), "it holds no certificate in PEM");
         assert!(refused(&key).contains("but a private key; are client_cert and client_key"));
         assert!(refused("0\u{82}").starts_with("it holds no certificate"));
-        assert!(
-            certificates(&[0x30, 0x82, 1, 0])
-                .unwrap_err()
-                .contains("DER")
-        );
-        let refused = |text: &str| private_key(text.as_bytes()).unwrap_err();
+        assert!(told(&certificates(&[0x30, 0x82, 1, 0]).unwrap_err()).contains("DER"));
+        let refused = |text: &str| told(&private_key(text.as_bytes()).unwrap_err());
         assert_eq!(refused(""), "it is empty");
         assert!(
             refused(&certificate).contains("but a certificate; are client_cert and client_key")
