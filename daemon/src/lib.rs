@@ -19,7 +19,7 @@
 //! | [`tunnel`] | one listener's connections: who connects, keep web pages out, open, relay, refuse | `agent`, `api`, `config_file`, `load`, `hyper`, `toml` |
 //! | [`api`] | the control socket: requests into commands | `portal`, `upstream`, `rustls`, `toml` |
 //! | [`env`] | the seams to the machine and the people around it, one value cloned into every room | `agent`, `api`, `load`, `portal`, `tunnel` |
-//! | [`admission`] | who keeps a place where places are few | `agent`, `api`, `load`, `session`, `tunnel`, `upstream` |
+//! | [`admission`], [`accept_backoff`] | who keeps a place where places are few, and what follows a failed accept | `agent`, `api`, `load`, `session`, `tunnel`, `upstream` |
 //! | [`service_notify`] | tells a service manager how things stand, and that the agent lives | `api`, `load`, `session`, `tunnel`, `upstream` |
 //! | [`restart`] | runs the program that is installed now in this one's place, and hands locks and listeners over | `agent`, `api`, `load`, `session`, `tunnel`, `upstream` |
 //! | [`named_file`] | reads the files that the configuration names, tolerant of their form and strict about who may change them | `agent`, `api`, `load`, `session`, `tunnel`, `upstream`, `rustls` |
@@ -29,6 +29,7 @@
 //!
 //! A test reads the last column: rooms and crates whose names no `use` of the room may hold.
 
+pub mod accept_backoff;
 pub mod admission;
 pub mod agent;
 pub mod api;

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent::{AgentHandle, Broken, Loaded, Refused, refusal},
+    agent::{AgentError, AgentHandle, Broken, Loaded},
     config_file::{self, FileError},
     env::Env,
     system::home::shown,
@@ -47,19 +47,18 @@ pub struct Reloads(mpsc::Sender<Request>);
 #[derive(Debug)]
 enum Request {
     /// Read the file now and say what changed.
-    Reload(oneshot::Sender<Result<wire::ReloadAnswer, Refused>>),
+    Reload(oneshot::Sender<Result<wire::ReloadAnswer, AgentError>>),
     /// Read the file if it is not the one that was read last; whether what holds now is what it says.
     Settle(oneshot::Sender<bool>),
 }
 
 impl Reloads {
     /// Reads the file now and says what changed.
-    pub async fn reload(&self) -> Result<wire::ReloadAnswer, Refused> {
-        let stopping = || Box::new(refusal(wire::Code::Stopping, "pomd is stopping"));
+    pub async fn reload(&self) -> Result<wire::ReloadAnswer, AgentError> {
         let (reply, answer) = oneshot::channel();
         let sent = self.0.send(Request::Reload(reply)).await;
-        sent.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        sent.map_err(|_| AgentError::Stopping)?;
+        answer.await.map_err(|_| AgentError::Stopping)?
     }
 
     /// Lets a save of a moment ago come into force, so that an answer does not tell what stood before it. Looks at the
@@ -256,7 +255,7 @@ impl Loader {
     async fn reload_and_tell(
         &mut self,
         asked: bool,
-    ) -> Option<Result<wire::ReloadAnswer, Refused>> {
+    ) -> Option<Result<wire::ReloadAnswer, AgentError>> {
         let Env {
             surroundings,
             proxies,
@@ -276,14 +275,14 @@ impl Loader {
         seen.is_some_and(|it| it.content == now.content && it.warnings == now.warnings)
     }
 
-    async fn apply_and_tell(&mut self, now: Seen) -> Result<wire::ReloadAnswer, Refused> {
+    async fn apply_and_tell(&mut self, now: Seen) -> Result<wire::ReloadAnswer, AgentError> {
         self.service.notify(Notification::Reloading).await;
         let answer = self.apply(now).await;
         self.service.notify(Notification::Running).await;
         answer
     }
 
-    async fn apply(&mut self, now: Seen) -> Result<wire::ReloadAnswer, Refused> {
+    async fn apply(&mut self, now: Seen) -> Result<wire::ReloadAnswer, AgentError> {
         let loaded = evaluate(
             &now.content,
             &self.path,

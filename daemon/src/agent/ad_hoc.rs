@@ -2,25 +2,18 @@
 
 use std::sync::Arc;
 
-use control::wire::{ApiError, Code};
 use pomd_core::config::{self, Destination, Listen, Start, TunnelName, TunnelSpec};
 
-use super::{Agent, Refused, refusal};
+use super::{Agent, AgentError};
 use crate::tunnel::Tunnel;
 
 impl Agent {
     /// The tunnel that leads to `name`, else one made for it. The name may be a stranger's: whatever it holds, the file
     /// alone says which server is dialled and whose login it takes.
-    pub(super) fn connect(&mut self, name: &str, ssh: bool) -> Result<Arc<Tunnel>, Refused> {
-        let name = config::bare_name(name).map_err(|it| ApiError {
-            hint: Some(it.instead.clone()),
-            ..refusal(Code::BadRequest, it.what)
-        })?;
-        let Destination { route, cluster } =
-            self.config.destination(&name).map_err(|it| ApiError {
-                hint: Some(it.hint()),
-                ..refusal(Code::NoSuchCluster, it.to_string())
-            })?;
+    pub(super) fn connect(&mut self, name: &str, ssh: bool) -> Result<Arc<Tunnel>, AgentError> {
+        let name = config::bare_name(name).map_err(AgentError::NoRoute)?;
+        let found = self.config.destination(&name);
+        let Destination { route, cluster } = found.map_err(AgentError::NoDestination)?;
         let mut tunnels = self.tunnels.values().map(|it| &it.tunnel);
         let known = tunnels.find(|it| {
             let spec = &it.spec;
@@ -32,8 +25,7 @@ impl Agent {
         // A route's text is always a name: letters, digits, dots and hyphens, and a colon that becomes a hyphen.
         let name = route.authority.to_string().replace(['[', ']', ':'], "-");
         let name = TunnelName::parse(name.trim_matches('-'))
-            .or_else(|| TunnelName::parse("connect"))
-            .ok_or_else(|| refusal(Code::Internal, "a fixed name is no name"))?;
+            .ok_or_else(|| AgentError::NoSuchTunnel(name.clone()))?;
         let spec = TunnelSpec {
             route,
             cluster,
@@ -44,12 +36,9 @@ impl Agent {
             browser_guard: true,
             allow_hosts: Vec::new(),
         };
-        let tunnel = self.make_tunnel(&name, &spec, None).ok_or_else(|| {
-            refusal(
-                Code::NoSuchCluster,
-                format!("{} was removed meanwhile", spec.cluster),
-            )
-        })?;
+        let tunnel = self
+            .make_tunnel(&name, &spec, None)
+            .ok_or_else(|| AgentError::ClusterRemoved(spec.cluster.to_string()))?;
         let tunnel = Arc::new(tunnel);
         self.ad_hoc.retain(is_used);
         self.ad_hoc.push(tunnel.clone());

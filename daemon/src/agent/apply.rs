@@ -12,7 +12,7 @@ use pomd_core::config::{
 };
 use tracing::{debug, info, warn};
 
-use super::{Agent, Broken, Loaded, ManagedTunnel, Refused, refusal};
+use super::{Agent, AgentError, Broken, Loaded, ManagedTunnel};
 use crate::{
     clock::time_of_day,
     tunnel::{Parts, Tunnel, peer::Owners},
@@ -20,10 +20,12 @@ use crate::{
 
 impl Agent {
     /// Goes over to what was read; a broken file changes nothing but the status.
-    pub(super) async fn apply(&mut self, loaded: Loaded) -> Result<wire::ReloadAnswer, Refused> {
+    pub(super) async fn apply(&mut self, loaded: Loaded) -> Result<wire::ReloadAnswer, AgentError> {
         match loaded {
             Loaded::Broken(broken) => {
-                let error = Box::new(refusal(wire::Code::ConfigBroken, broken.report.clone()));
+                let error = AgentError::ConfigBroken {
+                    report: broken.report.clone(),
+                };
                 self.keep_last_good(broken);
                 Err(error)
             }

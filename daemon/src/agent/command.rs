@@ -8,13 +8,11 @@ use pomd_core::config::{BrowserChoice, Config};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
+use super::AgentError;
 use crate::{session::Session, tunnel::Tunnel};
 
 /// How long connections that are cut may take to end before whoever cut them is answered.
 const CUT: Duration = Duration::from_secs(1);
-
-/// Why a request failed, ready for the wire.
-pub type Refused = Box<wire::ApiError>;
 
 /// A request to the agent; each is answered once.
 #[derive(Debug)]
@@ -34,7 +32,7 @@ pub enum Command {
         /// The tunnel.
         tunnel: String,
         /// Takes the answer.
-        reply: oneshot::Sender<Result<Arc<Tunnel>, Refused>>,
+        reply: oneshot::Sender<Result<Arc<Tunnel>, AgentError>>,
     },
     /// Stop listening, until told otherwise or restarted.
     Down {
@@ -43,7 +41,7 @@ pub enum Command {
         /// End its connections too.
         now: bool,
         /// Takes the answer, and the connections that are ending.
-        reply: oneshot::Sender<Result<(wire::DownAnswer, Vec<TaskTracker>), Refused>>,
+        reply: oneshot::Sender<Result<(wire::DownAnswer, Vec<TaskTracker>), AgentError>>,
     },
     /// A tunnel to a route, for one connection that did not come in by a port.
     Connect {
@@ -52,21 +50,21 @@ pub enum Command {
         /// Refusals are told in ssh's own words.
         ssh: bool,
         /// Takes the answer.
-        reply: oneshot::Sender<Result<Arc<Tunnel>, Refused>>,
+        reply: oneshot::Sender<Result<Arc<Tunnel>, AgentError>>,
     },
     /// Hand out the session of a cluster.
     Session {
         /// The cluster.
         cluster: String,
         /// Takes the answer.
-        reply: oneshot::Sender<Result<ClusterHandle, Refused>>,
+        reply: oneshot::Sender<Result<ClusterHandle, AgentError>>,
     },
     /// Go over to what the configuration file holds now.
     Apply {
         /// What was read.
         loaded: Loaded,
         /// Takes the answer.
-        reply: oneshot::Sender<Result<wire::ReloadAnswer, Refused>>,
+        reply: oneshot::Sender<Result<wire::ReloadAnswer, AgentError>>,
     },
     /// Go over to the last good configuration of an earlier life.
     FallBack {
@@ -121,22 +119,22 @@ pub struct AgentHandle(pub(super) mpsc::Sender<Command>);
 
 impl AgentHandle {
     /// See [`Command::Status`].
-    pub async fn status(&self) -> Result<Arc<wire::Status>, Refused> {
+    pub async fn status(&self) -> Result<Arc<wire::Status>, AgentError> {
         self.ask(|reply| Command::Status { reply }).await
     }
 
     /// See [`Command::Watch`].
-    pub async fn watch(&self) -> Result<watch::Receiver<Arc<wire::Status>>, Refused> {
+    pub async fn watch(&self) -> Result<watch::Receiver<Arc<wire::Status>>, AgentError> {
         self.ask(|reply| Command::Watch { reply }).await
     }
 
     /// See [`Command::Up`].
-    pub async fn up(&self, tunnel: String) -> Result<Arc<Tunnel>, Refused> {
+    pub async fn up(&self, tunnel: String) -> Result<Arc<Tunnel>, AgentError> {
         self.ask(|reply| Command::Up { tunnel, reply }).await?
     }
 
     /// See [`Command::Down`]. Returns once the connections that end with it have ended, or have had their time.
-    pub async fn down(&self, tunnel: String, now: bool) -> Result<wire::DownAnswer, Refused> {
+    pub async fn down(&self, tunnel: String, now: bool) -> Result<wire::DownAnswer, AgentError> {
         let asked = self.ask(|reply| Command::Down { tunnel, now, reply });
         let (answer, ending) = asked.await??;
         let all_ended = async {
@@ -151,24 +149,24 @@ impl AgentHandle {
     }
 
     /// See [`Command::Connect`].
-    pub async fn connect(&self, route: String, ssh: bool) -> Result<Arc<Tunnel>, Refused> {
+    pub async fn connect(&self, route: String, ssh: bool) -> Result<Arc<Tunnel>, AgentError> {
         self.ask(|reply| Command::Connect { route, ssh, reply })
             .await?
     }
 
     /// See [`Command::Session`].
-    pub async fn session(&self, cluster: String) -> Result<ClusterHandle, Refused> {
+    pub async fn session(&self, cluster: String) -> Result<ClusterHandle, AgentError> {
         self.ask(|reply| Command::Session { cluster, reply })
             .await?
     }
 
     /// See [`Command::Apply`].
-    pub async fn apply(&self, loaded: Loaded) -> Result<wire::ReloadAnswer, Refused> {
+    pub async fn apply(&self, loaded: Loaded) -> Result<wire::ReloadAnswer, AgentError> {
         self.ask(|reply| Command::Apply { loaded, reply }).await?
     }
 
     /// See [`Command::FallBack`].
-    pub async fn fall_back(&self, config: Config, read_at: Timestamp) -> Result<(), Refused> {
+    pub async fn fall_back(&self, config: Config, read_at: Timestamp) -> Result<(), AgentError> {
         let config = Box::new(config);
         self.ask(|reply| Command::FallBack {
             config,
@@ -179,7 +177,7 @@ impl AgentHandle {
     }
 
     /// See [`Command::ReaderWarns`].
-    pub async fn reader_warns(&self, warnings: Vec<String>) -> Result<(), Refused> {
+    pub async fn reader_warns(&self, warnings: Vec<String>) -> Result<(), AgentError> {
         self.ask(|reply| Command::ReaderWarns { warnings, reply })
             .await
     }
@@ -187,27 +185,10 @@ impl AgentHandle {
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, Refused> {
+    ) -> Result<T, AgentError> {
         let (reply, answer) = oneshot::channel();
         let sent = self.0.send(command(reply)).await;
-        sent.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())
-    }
-}
-
-fn stopping() -> Refused {
-    Box::new(refusal(wire::Code::Stopping, "pomd is stopping"))
-}
-
-/// An error without further facts.
-pub fn refusal(code: wire::Code, message: impl Into<String>) -> wire::ApiError {
-    wire::ApiError {
-        code,
-        message: message.into(),
-        hint: None,
-        request_id: None,
-        facts: Vec::new(),
-        cluster: None,
-        holder: None,
+        sent.map_err(|_| AgentError::Stopping)?;
+        answer.await.map_err(|_| AgentError::Stopping)
     }
 }

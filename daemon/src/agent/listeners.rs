@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-use super::{Agent, Listening, ManagedTunnel, RETRY, Refused, refusal, status};
+use super::{Agent, AgentError, Listening, ManagedTunnel, RETRY, status};
 use crate::{
     system::control_listener,
     tunnel::{
@@ -25,7 +25,7 @@ const CHOICES: u32 = 10;
 
 impl Agent {
     /// Listens, until told otherwise or restarted.
-    pub(super) fn up(&mut self, name: &str) -> Result<Arc<Tunnel>, Refused> {
+    pub(super) fn up(&mut self, name: &str) -> Result<Arc<Tunnel>, AgentError> {
         let name = self.tunnel_name(name)?;
         let Some(managed) = self.tunnels.get_mut(&name) else {
             return Err(no_such_tunnel(name.as_str()));
@@ -40,7 +40,11 @@ impl Agent {
         self.look();
         match self.tunnels.get(&name).and_then(|it| it.obstacle.clone()) {
             None => Ok(tunnel),
-            Some(reason) => Err(Box::new(status::obstacle_error(&tunnel, reason))),
+            Some(reason) => Err(AgentError::CannotListen {
+                tunnel: tunnel.name.clone(),
+                listen: tunnel.spec.listen.clone(),
+                reason: Box::new(reason),
+            }),
         }
     }
 
@@ -49,7 +53,7 @@ impl Agent {
         &mut self,
         name: &str,
         now: bool,
-    ) -> Result<wire::DownAnswer, Refused> {
+    ) -> Result<wire::DownAnswer, AgentError> {
         let left = self.leaving.iter().filter(|it| it.name.as_str() == name);
         let left: Vec<Arc<Tunnel>> = left.cloned().collect();
         if now {
@@ -99,7 +103,7 @@ impl Agent {
         name: &str,
         left: &[Arc<Tunnel>],
         now: bool,
-    ) -> Result<wire::DownAnswer, Refused> {
+    ) -> Result<wire::DownAnswer, AgentError> {
         let last = left.last().ok_or_else(|| no_such_tunnel(name))?;
         let open: usize = left.iter().map(|it| it.connections.len()).sum();
         let tunnel = status::tunnel(&self.managed(last.clone()), self.setup.env.clock.now());
@@ -133,7 +137,7 @@ impl Agent {
         status::addresses(listen, chosen, &self.setup.place.socket)
     }
 
-    fn tunnel_name(&self, name: &str) -> Result<TunnelName, Refused> {
+    fn tunnel_name(&self, name: &str) -> Result<TunnelName, AgentError> {
         TunnelName::parse(name)
             .filter(|it| self.tunnels.contains_key(it))
             .ok_or_else(|| no_such_tunnel(name))
@@ -298,10 +302,6 @@ impl Agent {
     }
 }
 
-fn no_such_tunnel(name: &str) -> Refused {
-    let name = control::text::clean(name, 80);
-    Box::new(refusal(
-        wire::Code::NoSuchTunnel,
-        format!("no tunnel {name}"),
-    ))
+fn no_such_tunnel(name: &str) -> AgentError {
+    AgentError::NoSuchTunnel(name.to_owned())
 }

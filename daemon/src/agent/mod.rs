@@ -16,6 +16,7 @@ mod apply;
 mod clusters;
 mod command;
 mod environment;
+mod error;
 mod listeners;
 mod loopback;
 mod ports;
@@ -60,7 +61,8 @@ use crate::{
     upstream::{Upstream, pool::Budget, proxy::Shown},
 };
 pub use clusters::is_same;
-pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded, Refused, refusal};
+pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded};
+pub use error::AgentError;
 use ports::Ports;
 use publish::Publisher;
 use tick::TickSchedule;
@@ -305,17 +307,14 @@ impl Agent {
         }
     }
 
-    fn session(&self, name: &str) -> Result<ClusterHandle, Refused> {
+    fn session(&self, name: &str) -> Result<ClusterHandle, AgentError> {
         let mut clusters = self.clusters.iter();
         match clusters.find(|(it, _)| it.as_str() == name) {
             Some((_, cluster)) => Ok(ClusterHandle {
                 session: cluster.session.clone(),
                 browser: cluster.spec.browser.clone(),
             }),
-            None => Err(Box::new(refusal(
-                wire::Code::NoSuchCluster,
-                format!("no cluster {}", control::text::clean(name, 80)),
-            ))),
+            None => Err(AgentError::NoSuchCluster(name.to_owned())),
         }
     }
 

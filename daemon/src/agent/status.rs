@@ -6,7 +6,7 @@ use control::wire::{self, Code, TunnelState};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use pomd_core::config::{ClusterName, Listen, Route};
 
-use super::{Agent, Cluster, ManagedTunnel, Setup, refusal};
+use super::{Agent, Cluster, ManagedTunnel, Setup};
 use crate::{
     session,
     system::socket_activation::Socket,
@@ -297,54 +297,6 @@ pub(super) fn insecure(cluster: &ClusterName) -> String {
     )
 }
 
-/// Why `up` failed: the tunnel cannot listen.
-pub(super) fn obstacle_error(tunnel: &Tunnel, reason: wire::Reason) -> wire::ApiError {
-    let name = &tunnel.name;
-    let of_port = |port: u16| (Some(format!("port {port}")), port.checked_add(1));
-    let (place, next) = match &tunnel.spec.listen {
-        Listen::Loopback(port) => of_port(*port),
-        Listen::Address(address) => of_port(address.port()),
-        Listen::Unix(socket) => (Some(format!("socket {socket}")), None),
-        Listen::Chosen => (None, None),
-    };
-    let in_use = reason.code == Code::AddressInUse;
-    let message = match place {
-        Some(place) if in_use => format!("{place} is in use, so {name} can't listen yet"),
-        _ => format!("{name} can't listen: {}", reason.message),
-    };
-    let mut facts = Vec::new();
-    if in_use {
-        let it = match tunnel.spec.listen {
-            Listen::Unix(_) => "socket",
-            _ => "port",
-        };
-        facts.push(("held by".to_owned(), held_by(&reason)));
-        facts.push((
-            "waiting".to_owned(),
-            format!("pomd takes the {it} as soon as it is free"),
-        ));
-    }
-    let hint = reason.hint.clone().or_else(|| {
-        let next = next?;
-        in_use.then(|| format!("to use another port, set listen = {next} in [tunnel.{name}]"))
-    });
-    wire::ApiError {
-        facts,
-        hint,
-        holder: reason.holder,
-        ..refusal(reason.code, message)
-    }
-}
-
-fn held_by(reason: &wire::Reason) -> String {
-    let holder = reason.holder.as_ref();
-    match holder.map(|it| (it.program.as_deref(), it.pid, it.uid, it.ours)) {
-        Some((Some(program), Some(pid), ..)) => format!("{program} (pid {pid})"),
-        Some((_, _, Some(uid), ours)) => control::text::program_of(uid, ours),
-        _ => reason.message.clone(),
-    }
-}
-
 /// Whether `new` must be shown at once.
 pub(super) fn differs_in_more_than_counters(old: &wire::Status, new: &wire::Status) -> bool {
     without_counters(old) != without_counters(new)
@@ -438,31 +390,6 @@ pub(super) mod tests {
         assert!(differs(|it| it.tunnels[0].listen.clear()));
         assert!(differs(|it| it.tunnels.clear()));
         assert!(differs(|it| it.pomd.warnings.push("w".to_owned())));
-    }
-
-    #[test]
-    fn who_holds_a_port_is_told_as_far_as_it_is_known() {
-        let holder = |pid, program: Option<&str>, uid| wire::Reason {
-            holder: Some(wire::Holder {
-                pid,
-                program: program.map(str::to_owned),
-                uid,
-                ours: false,
-            }),
-            ..wire::Reason::new(Code::AddressInUse, "as it was said", Timestamp::UNIX_EPOCH)
-        };
-        assert_eq!(
-            held_by(&holder(Some(7), Some("node"), Some(1))),
-            "node (pid 7)"
-        );
-        assert_eq!(
-            held_by(&holder(None, None, Some(54_321))),
-            "a program of another user (uid 54321)"
-        );
-        assert_eq!(held_by(&holder(None, None, None)), "as it was said");
-        let unknown =
-            wire::Reason::new(Code::AddressInUse, "as it was said", Timestamp::UNIX_EPOCH);
-        assert_eq!(held_by(&unknown), "as it was said");
     }
 
     #[test]

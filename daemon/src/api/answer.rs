@@ -29,7 +29,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Response<Body> {
         ),
         Err(error) => self::error(
             StatusCode::INTERNAL_SERVER_ERROR,
-            &crate::agent::refusal(Code::Internal, format!("cannot write the answer: {error}")),
+            &super::error::api_error(Code::Internal, format!("cannot write the answer: {error}")),
         ),
     }
 }

@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod connect;
+mod error;
 mod guard;
 mod hang_up;
 mod query;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::{
+    accept_backoff::{AfterFailure, Backoff},
     admission::{Admission, Capacity, Slot},
     agent::AgentHandle,
     env::Env,
@@ -61,8 +63,6 @@ const REQUEST: Duration = Duration::from_secs(10);
 const HEAD: usize = 16 << 10;
 /// How long answers under way may take once pomd stops.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long to wait after a failed accept: it is for lack of descriptors, and they come back.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// As many clients are answered where there are no descriptors left.
 const RESERVE: usize = 4;
@@ -99,6 +99,7 @@ pub async fn serve(api: Arc<Api>, bound: ControlListener) {
     let mut clients = JoinSet::new();
     let admission = Admission::new(CLIENTS);
     let mut reserve = Reserve::new(RESERVE);
+    let mut backoff = Backoff::default();
     // Clients that were handed a route: they may stay for days, and do not count among those that ask.
     let mut carried = JoinSet::new();
     loop {
@@ -127,16 +128,26 @@ pub async fn serve(api: Arc<Api>, bound: ControlListener) {
         };
         match accepted {
             Ok(Some(stream)) => {
+                backoff.succeeded();
                 clients.spawn(serve_client(api.clone(), socket(stream), admission.enter()));
             }
             Ok(None) => {
                 warn!("somebody else's program connected to the control socket and was turned away")
             }
             Err(error) if errors::is_out_of_descriptors(&error) && reserve.spend() => {}
-            Err(error) => {
-                warn!("cannot accept a client on the control socket: {error}");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
+            Err(error) => match backoff.failed(&error) {
+                AfterFailure::Retry => {}
+                AfterFailure::GiveUp => {
+                    warn!("cannot accept clients on the control socket any more: {error}");
+                    // First, for it takes the file along.
+                    drop(bound.take());
+                    bound = bind_again(&api.socket);
+                }
+                AfterFailure::Pause(pause) | AfterFailure::Exhausted(pause) => {
+                    warn!("cannot accept a client on the control socket: {error}");
+                    tokio::time::sleep(pause).await;
+                }
+            },
         }
     }
     // Before the socket is gone: who does not find it looks at the locks.

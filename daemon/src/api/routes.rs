@@ -19,17 +19,13 @@ use super::{
     answer::{self, Body, cluster_of},
     body::body,
     connect::Upgraded,
+    error::{Refused, api_error, not_probed, of_agent, removed, stopping},
     guard,
     query::{decode, parameter},
 };
 use crate::{
-    admission::Slot,
-    agent::{Refused, refusal},
-    failpoints::Failpoint,
-    logging::RecentReader,
-    session::LoginOutcome,
-    system::usage,
-    tunnel::ProbeError,
+    admission::Slot, agent::AgentError, failpoints::Failpoint, logging::RecentReader,
+    session::LoginOutcome, system::usage,
 };
 
 /// Answers one request, whatever it holds; that pomd is stopping, if it stops meanwhile.
@@ -43,7 +39,7 @@ pub(super) async fn answer(
         biased;
         answer = answer_whatever(api, request, upgrades, slot) => answer,
         () = api.stop.cancelled() => {
-            answer::refused(&refusal(Code::Stopping, "pomd is stopping"))
+            answer::refused(&stopping())
         }
     }
 }
@@ -55,17 +51,17 @@ async fn answer_whatever(
     slot: &Slot,
 ) -> Response<Body> {
     if let Err(error) = api.env.failpoints.check(Failpoint::Request) {
-        let error = refusal(Code::Internal, error.to_string());
+        let error = api_error(Code::Internal, error.to_string());
         return answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error);
     }
     if guard::is_from_web_page(request.uri(), request.headers()) {
-        let error = refusal(Code::BadRequest, "requests of web pages get no answer here");
+        let error = api_error(Code::BadRequest, "requests of web pages get no answer here");
         return answer::error(StatusCode::FORBIDDEN, &error);
     }
     let path = request.uri().path().to_owned();
     let segments: Option<Vec<String>> = path.split('/').skip(1).map(decode).collect();
     let Some(segments) = segments else {
-        let error = refusal(
+        let error = api_error(
             Code::BadRequest,
             "the path is not valid UTF-8 in percent-encoding",
         );
@@ -74,13 +70,13 @@ async fn answer_whatever(
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let Some(route) = Route::find(&segments) else {
         let message = format!("no such path: {}", clean(&path, 200));
-        return answer::error(StatusCode::NOT_FOUND, &refusal(Code::BadRequest, message));
+        return answer::error(StatusCode::NOT_FOUND, &api_error(Code::BadRequest, message));
     };
     if request.method() != route.method() {
         let message = format!("{} goes by {}", clean(&path, 200), route.method());
         return answer::error(
             StatusCode::METHOD_NOT_ALLOWED,
-            &refusal(Code::BadRequest, message),
+            &api_error(Code::BadRequest, message),
         );
     }
     let query = request.uri().query().unwrap_or_default().to_owned();
@@ -91,11 +87,11 @@ async fn answer_whatever(
     let body = match body(request.into_body()).await {
         Ok(body) => body,
         Err((status, message)) => {
-            return answer::error(status, &refusal(Code::BadRequest, message));
+            return answer::error(status, &api_error(Code::BadRequest, message));
         }
     };
     if !slot.is_served() {
-        let error = refusal(
+        let error = api_error(
             Code::BadRequest,
             "others needed the place before all was said",
         );
@@ -164,12 +160,15 @@ impl Route {
         let is_settled = !self.depends_on_the_file() || api.reloads.settle().await;
         Ok(match self {
             Self::Status => {
-                let mut status = Arc::unwrap_or_clone(api.agent.status().await?);
+                let mut status = Arc::unwrap_or_clone(api.agent.status().await.map_err(of_agent)?);
                 status.pomd.config.pending = !is_settled;
                 status.pomd.usage = Some(usage::now());
                 answer::json(&status)
             }
-            Self::Events => answer::endless(events(api.agent.watch().await?, api.stop.clone())),
+            Self::Events => answer::endless(events(
+                api.agent.watch().await.map_err(of_agent)?,
+                api.stop.clone(),
+            )),
             Self::Logs => {
                 let follow = parameter(query, "follow").as_deref() == Some("true");
                 let tunnel = parameter(query, "tunnel");
@@ -183,11 +182,11 @@ impl Route {
             Self::Up(tunnel) => answer::json(&up(api, tunnel).await?),
             Self::Down(tunnel) => {
                 let now = parameter(query, "now").as_deref() == Some("true");
-                answer::json(&api.agent.down(tunnel, now).await?)
+                answer::json(&api.agent.down(tunnel, now).await.map_err(of_agent)?)
             }
             Self::Login(cluster) => answer::json(&login(api, cluster, &body).await?),
             Self::Logout(cluster) => answer::json(&logout(api, cluster).await?),
-            Self::Reload => answer::json(&api.reloads.reload().await?),
+            Self::Reload => answer::json(&api.reloads.reload().await.map_err(of_agent)?),
             Self::Restart => {
                 let force = parameter(query, "force").as_deref() == Some("true");
                 answer::json(&restart(api, force).await?)
@@ -195,7 +194,7 @@ impl Route {
             Self::Stop => answer::json(&stop(api).await?),
             Self::GiveWay => answer::json(&give_way(api, &body).await?),
             Self::Connect => {
-                return Err(Box::new(refusal(
+                return Err(Box::new(api_error(
                     Code::Internal,
                     "an upgrade is not answered here",
                 )));
@@ -205,14 +204,14 @@ impl Route {
 }
 
 async fn up(api: &Api, name: String) -> Result<wire::UpAnswer, Refused> {
-    let tunnel = api.agent.up(name).await?;
+    let tunnel = api.agent.up(name).await.map_err(of_agent)?;
     let took = tunnel.probe().await.map_err(not_probed)?;
-    let status = api.agent.status().await?;
+    let status = api.agent.status().await.map_err(of_agent)?;
     let shown = status
         .tunnels
         .iter()
         .find(|it| it.name == tunnel.name.as_str());
-    let shown = shown.ok_or_else(|| gone(Code::NoSuchTunnel, tunnel.name.as_str()))?;
+    let shown = shown.ok_or_else(|| removed(Code::NoSuchTunnel, tunnel.name.as_str()))?;
     Ok(wire::UpAnswer {
         tunnel: shown.clone(),
         answers_in_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -224,25 +223,25 @@ async fn login(api: &Api, name: String, body: &[u8]) -> Result<wire::LoginAnswer
         wire::LoginRequest::default()
     } else {
         serde_json::from_slice(body).map_err(|it| {
-            refusal(
+            api_error(
                 Code::BadRequest,
                 format!("the body is not a login request: {it}"),
             )
         })?
     };
-    let handle = api.agent.session(name.clone()).await?;
+    let handle = api.agent.session(name.clone()).await.map_err(of_agent)?;
     let outcome = match handle.session.login(request).await {
         Ok(outcome) => outcome,
         Err(mut error) => {
-            let status = api.agent.status().await?;
+            let status = api.agent.status().await.map_err(of_agent)?;
             let hint = answer::other_port(&status, &name, &handle.session.address());
             error.hint = hint.or(error.hint);
             return Err(Box::new(error));
         }
     };
-    let status = api.agent.status().await?;
+    let status = api.agent.status().await.map_err(of_agent)?;
     Ok(wire::LoginAnswer {
-        cluster: cluster_of(&status, &name).ok_or_else(|| gone(Code::NoSuchCluster, &name))?,
+        cluster: cluster_of(&status, &name).ok_or_else(|| removed(Code::NoSuchCluster, &name))?,
         login: match outcome {
             LoginOutcome::LoggedIn => None,
             LoginOutcome::Open(login) => Some(login),
@@ -252,12 +251,12 @@ async fn login(api: &Api, name: String, body: &[u8]) -> Result<wire::LoginAnswer
 }
 
 async fn logout(api: &Api, name: String) -> Result<wire::LogoutAnswer, Refused> {
-    let handle = api.agent.session(name.clone()).await?;
+    let handle = api.agent.session(name.clone()).await.map_err(of_agent)?;
     let before = handle.session.logout().await;
-    let status = api.agent.status().await?;
+    let status = api.agent.status().await.map_err(of_agent)?;
     let tunnels = status.tunnels.iter().filter(|it| it.cluster == name);
     Ok(wire::LogoutAnswer {
-        cluster: cluster_of(&status, &name).ok_or_else(|| gone(Code::NoSuchCluster, &name))?,
+        cluster: cluster_of(&status, &name).ok_or_else(|| removed(Code::NoSuchCluster, &name))?,
         forgotten: before.is_some(),
         user: before.and_then(|it| it.user),
         still_open: tunnels.map(|it| it.connections.open).sum(),
@@ -284,17 +283,17 @@ async fn connect(
             "this path wants HTTP/1.1 and the header Upgrade: {}",
             spoken.join(" or ")
         );
-        return Err(Box::new(refusal(Code::BadRequest, message)));
+        return Err(Box::new(api_error(Code::BadRequest, message)));
     };
     let route = parameter(query, "route").unwrap_or_default();
     let ssh = parameter(query, "ssh").as_deref() == Some("true");
     let tunnel = match api.agent.connect(route.clone(), ssh).await {
         // Its cluster may have been written into the file a moment ago.
-        Err(error) if error.code == Code::NoSuchCluster => {
+        Err(AgentError::NoDestination(_) | AgentError::ClusterRemoved(_)) => {
             api.reloads.settle().await;
-            api.agent.connect(route, ssh).await?
+            api.agent.connect(route, ssh).await.map_err(of_agent)?
         }
-        answer => answer?,
+        answer => answer.map_err(of_agent)?,
     };
     if ssh {
         tunnel.has_grant().map_err(|it| not_probed(*it))?;
@@ -310,12 +309,12 @@ async fn connect(
             framed: upgrade == wire::CONNECT_FRAMED,
             notes: parameter(query, "notes").as_deref() == Some("true"),
         })
-        .map_err(|_| refusal(Code::BadRequest, "one upgrade for each connection"))?;
+        .map_err(|_| api_error(Code::BadRequest, "one upgrade for each connection"))?;
     Ok(answer::switching_protocols(upgrade))
 }
 
 async fn stop(api: &Api) -> Result<wire::StopAnswer, Refused> {
-    let connections = connections(&*api.agent.status().await?);
+    let connections = connections(&*api.agent.status().await.map_err(of_agent)?);
     api.stop.cancel();
     Ok(wire::StopAnswer {
         pid: std::process::id(),
@@ -326,16 +325,16 @@ async fn stop(api: &Api) -> Result<wire::StopAnswer, Refused> {
 /// Ends pomd in favour of one in the foreground, which takes over the place. One in the foreground gives way to nobody.
 async fn give_way(api: &Api, body: &[u8]) -> Result<wire::StopAnswer, Refused> {
     let request: wire::GiveWayRequest = serde_json::from_slice(body).map_err(|it| {
-        refusal(
+        api_error(
             Code::BadRequest,
             format!("the body does not say who takes over: {it}"),
         )
     })?;
     if !api.in_background {
         let message = format!("pomd runs already (pid {})", std::process::id());
-        return Err(Box::new(refusal(Code::BadRequest, message)));
+        return Err(Box::new(api_error(Code::BadRequest, message)));
     }
-    let connections = connections(&*api.agent.status().await?);
+    let connections = connections(&*api.agent.status().await.map_err(of_agent)?);
     tracing::info!(
         "gives way to the pomd in the foreground or of a service (pid {}); {connections} connections end",
         request.pid
@@ -351,15 +350,15 @@ async fn give_way(api: &Api, body: &[u8]) -> Result<wire::StopAnswer, Refused> {
 /// run.
 async fn restart(api: &Api, force: bool) -> Result<wire::RestartAnswer, Refused> {
     if !force {
-        api.reloads.reload().await?;
+        api.reloads.reload().await.map_err(of_agent)?;
     }
     let version = api.restart.check().await.map_err(|why| {
         let message = format!("pomd was not restarted and goes on as it is: {why}");
-        Box::new(refusal(Code::Local, message))
+        Box::new(api_error(Code::Local, message))
     })?;
-    let status = api.agent.status().await?;
+    let status = api.agent.status().await.map_err(of_agent)?;
     if api.stop.is_cancelled() {
-        return Err(Box::new(refusal(Code::Stopping, "pomd is stopping")));
+        return Err(Box::new(stopping()));
     }
     tracing::info!("asked to restart as pomd {version}");
     api.restart.request();
@@ -377,31 +376,6 @@ fn connections(status: &wire::Status) -> u64 {
     let open = status.tunnels.iter().map(|it| it.connections.open);
     let leaving = status.leaving.iter().map(|it| it.connections);
     open.chain(leaving).sum()
-}
-
-/// A route that did not open.
-fn not_probed(error: ProbeError) -> Refused {
-    let ProbeError {
-        reason,
-        facts,
-        cluster,
-    } = error;
-    Refused::new(wire::ApiError {
-        code: reason.code,
-        message: reason.message,
-        hint: reason.hint,
-        request_id: reason.request_id,
-        facts,
-        cluster: Some(cluster.to_string()),
-        holder: None,
-    })
-}
-
-fn gone(code: Code, name: &str) -> Refused {
-    Box::new(refusal(
-        code,
-        format!("{} was removed meanwhile", clean(name, 80)),
-    ))
 }
 
 /// The present status, then the newest after every change: a slow reader skips, never lags.

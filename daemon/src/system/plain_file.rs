@@ -24,18 +24,22 @@ pub fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Returns options that make a file for its owner alone, follow no link in its place and wait for no other end of a pipe.
+#[cfg(unix)]
 pub fn private() -> OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use rustix::fs::OFlags;
+
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut options = File::options();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-
-        use rustix::fs::OFlags;
-
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        options.mode(0o600).custom_flags(flags.bits().cast_signed());
-    }
+    options.mode(0o600).custom_flags(flags.bits().cast_signed());
     options
+}
+
+/// Returns plain options: a folder of the user's profile is closed to others by inheritance.
+#[cfg(not(unix))]
+pub fn private() -> OpenOptions {
+    File::options()
 }
 
 /// Writes the mode of a file as a person knows it: ` (mode 0644)`, or nothing where the system has no modes.

@@ -13,9 +13,9 @@ use super::{
     local::{Ends, Local},
     peer::PeerVerdict,
 };
-use crate::system::{
-    descriptor_reserve::Reserve,
-    errors::{self, AcceptTrouble},
+use crate::{
+    accept_backoff::{AfterFailure, Backoff},
+    system::descriptor_reserve::Reserve,
 };
 
 /// What the accept loop needs to know, and whom it tells.
@@ -40,20 +40,10 @@ pub(super) trait AcceptHandler {
     fn relieved(&mut self);
 }
 
-/// After a failure: short, for descriptors come back at any moment; longer each time, so that waiting costs nothing.
-const PAUSES: [Duration; 4] = [
-    Duration::from_millis(10),
-    Duration::from_millis(25),
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-];
 /// How long connections wait in the listener's queue before they are reset: their clients are to learn of it (E1).
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// So many are reset in one go, at most: all that a queue holds.
 const QUEUE: usize = 4096;
-/// Failures that are about one connection: so many in a row are more than that.
-const PATIENCE: u32 = 16;
-
 /// Accepts until `stop`. `Err`: a listener is broken.
 pub(super) async fn accept(
     handler: &mut impl AcceptHandler,
@@ -61,7 +51,7 @@ pub(super) async fn accept(
     stop: &CancellationToken,
 ) -> io::Result<()> {
     let mut turn = 0;
-    let mut failures = 0_u32;
+    let mut backoff = Backoff::default();
     // Since when, or since the connections that waited were reset.
     let mut exhausted: Option<Instant> = None;
     let mut reserve = Reserve::new(1);
@@ -82,7 +72,7 @@ pub(super) async fn accept(
         };
         let error = match accepted {
             Ok((local, ends)) => {
-                failures = 0;
+                backoff.succeeded();
                 if exhausted.take().is_some() {
                     handler.relieved();
                 }
@@ -91,28 +81,28 @@ pub(super) async fn accept(
             }
             Err(error) => error,
         };
-        failures = failures.saturating_add(1);
-        match errors::accept_trouble(&error) {
-            AcceptTrouble::Broken => return Err(error),
-            AcceptTrouble::Passing if failures <= PATIENCE => continue,
-            AcceptTrouble::Passing => {}
-            AcceptTrouble::Exhausted => match exhausted {
-                None => {
-                    exhausted = Some(Instant::now());
-                    failures = 1;
-                    handler.exhausted(&error);
-                }
-                Some(since) if since.elapsed() >= GIVE_UP => {
-                    exhausted = Some(Instant::now());
-                    match reset_waiting(listeners, &mut turn, &mut reserve) {
-                        0 => {}
-                        count => handler.gave_up(count),
+        let pause = match backoff.failed(&error) {
+            AfterFailure::GiveUp => return Err(error),
+            AfterFailure::Retry => continue,
+            AfterFailure::Pause(pause) => pause,
+            AfterFailure::Exhausted(pause) => {
+                match exhausted {
+                    None => {
+                        exhausted = Some(Instant::now());
+                        handler.exhausted(&error);
                     }
+                    Some(since) if since.elapsed() >= GIVE_UP => {
+                        exhausted = Some(Instant::now());
+                        match reset_waiting(listeners, &mut turn, &mut reserve) {
+                            0 => {}
+                            count => handler.gave_up(count),
+                        }
+                    }
+                    Some(_) => handler.still_exhausted(),
                 }
-                Some(_) => handler.still_exhausted(),
-            },
-        }
-        let pause = PAUSES[PAUSES.len().min(failures as usize) - 1];
+                pause
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(pause) => {}
