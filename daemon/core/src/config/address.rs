@@ -14,10 +14,48 @@ const PORT: &str = "a port is a number from 1 to 65535";
 /// What Pomerium publishes, and where Pomerium is dialled for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
+    /// What the route carries.
+    pub protocol: Protocol,
     /// The CONNECT target by which Pomerium picks the route.
     pub authority: Authority,
     /// Where TLS is dialled, unless the cluster's `connect` says otherwise. Its host is what a cluster's patterns match.
     pub address: Address,
+}
+
+/// What a route carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// A stream of bytes.
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// Requests of a browser.
+    Http,
+}
+
+impl Protocol {
+    /// Returns what a route carries whose `from` has this scheme in lower case, and whether Pomerium is reached by TLS.
+    pub fn of_scheme(scheme: &str) -> Option<(Self, bool)> {
+        Some(match scheme {
+            "tcp+https" => (Self::Tcp, true),
+            "tcp+http" => (Self::Tcp, false),
+            "udp+https" => (Self::Udp, true),
+            "udp+http" => (Self::Udp, false),
+            "https" => (Self::Http, true),
+            "http" => (Self::Http, false),
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Http => "HTTP",
+        })
+    }
 }
 
 /// `HOST:PORT`, as in a CONNECT line. An IPv6 host stands in brackets when printed.
@@ -48,22 +86,22 @@ impl Route {
             let authority = Authority::parse(text).map_err(route_hint)?;
             return Ok(Self::direct(authority, true));
         };
-        let tls = match scheme.to_ascii_lowercase().as_str() {
-            "tcp+https" => true,
-            "tcp+http" => false,
-            "udp+https" | "udp+http" => {
+        let scheme_of = scheme.to_ascii_lowercase();
+        let tls = match (Protocol::of_scheme(&scheme_of), scheme_of.as_str()) {
+            (Some((Protocol::Tcp, tls)), _) => tls,
+            (Some((Protocol::Udp, _)), _) => {
                 return Err(Wrong::new(
                     not_yet("a UDP route"),
                     "only TCP routes can be opened so far",
                 ));
             }
-            "ssh" => {
+            (None, "ssh") => {
                 return Err(Wrong::new(
                     "an ssh:// route needs no tunnel",
                     "Pomerium is the SSH server there: ssh USER@ROUTE@HOST",
                 ));
             }
-            known @ ("https" | "http" | "tcp") => {
+            (_, known @ ("https" | "http" | "tcp")) => {
                 let what = format!("unknown kind of route {}", quoted(scheme));
                 let server = rest.split(['/', '?', '#']).next().unwrap_or_default();
                 return Err(Wrong::new(what, instead_of_url(known, server)));
@@ -84,6 +122,7 @@ impl Route {
                 Ok(Self::direct(authority, tls))
             }
             target => Ok(Self {
+                protocol: Protocol::Tcp,
                 authority: Authority::parse(target).map_err(route_hint)?,
                 address: Address::with_scheme(tls, server)?,
             }),
@@ -98,7 +137,11 @@ impl Route {
             host: authority.host.clone(),
             port: default_port(tls),
         };
-        Self { authority, address }
+        Self {
+            protocol: Protocol::Tcp,
+            authority,
+            address,
+        }
     }
 }
 

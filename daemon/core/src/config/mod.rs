@@ -26,7 +26,7 @@ mod warnings;
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
-pub use address::{Address, Authority, Route};
+pub use address::{Address, Authority, Protocol, Route};
 pub use changes::{Change, Changes, changes};
 pub use control::wire::{BrowserChoice, Start};
 pub use host::Host;
