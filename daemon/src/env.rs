@@ -8,10 +8,8 @@ use std::sync::Arc;
 use crate::{
     clock::Clock,
     failpoints::Failpoints,
-    session::{
-        Open,
-        server::{LoginServer, Pomerium},
-    },
+    opener::LinkOpener,
+    session::server::{LoginServer, Pomerium},
     surroundings::Surroundings,
     system::disk::{Disk, Fs},
     upstream::proxy::Environment,
@@ -27,7 +25,7 @@ pub struct Env {
     /// The places where a test makes something fail.
     pub failpoints: Failpoints,
     /// The browser that login links are shown in.
-    pub opener: Arc<dyn Open>,
+    pub opener: Arc<dyn LinkOpener>,
     /// The servers that logins ask.
     pub login_server: Arc<dyn LoginServer>,
     /// The environment variables of this process and of its service manager.
@@ -38,7 +36,7 @@ pub struct Env {
 
 impl Env {
     /// Returns the real clock, disk and servers, the environment of this process alone, and no forward proxy.
-    pub fn real(opener: Arc<dyn Open>) -> Self {
+    pub fn real(opener: Arc<dyn LinkOpener>) -> Self {
         Self {
             clock: Clock::real(),
             fs: Arc::new(Disk),

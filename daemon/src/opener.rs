@@ -18,7 +18,6 @@ use futures_util::future::BoxFuture;
 use tokio::{io::AsyncReadExt, process::Command, time::timeout};
 
 use crate::{
-    session::Open,
     surroundings::{Now, Surroundings},
     system::{
         default_browser, exec, limits,
@@ -57,6 +56,15 @@ const PASSED_ON: [&str; 6] = [
     "XAUTHORITY",
 ];
 
+/// Shows a link to the person at the keyboard.
+pub trait LinkOpener: Send + Sync {
+    /// Tells whether there is somewhere to show it: a browser that is not a text browser, and a display. Answers at most
+    /// after some seconds.
+    fn available(&self, browser: &BrowserChoice) -> BoxFuture<'static, bool>;
+    /// Opens `link`; `Err` says in words why not. Done soon, at most after some seconds for each program that is tried.
+    fn open(&self, browser: &BrowserChoice, link: &str) -> BoxFuture<'static, Result<(), String>>;
+}
+
 /// The browser of this machine, as the cluster's settings and the environment of the moment say.
 #[derive(Clone, Debug)]
 pub struct SystemBrowser(Surroundings);
@@ -68,7 +76,7 @@ impl SystemBrowser {
     }
 }
 
-impl Open for SystemBrowser {
+impl LinkOpener for SystemBrowser {
     fn available(&self, browser: &BrowserChoice) -> BoxFuture<'static, bool> {
         let (here, browser) = (self.0.clone(), browser.clone());
         Box::pin(async move { decide(&browser, &here.now().await).is_ok() })

@@ -13,7 +13,7 @@ use std::fmt;
 use control::text::clean;
 use jiff::Timestamp;
 use pomd_core::{
-    config::{Address, Authority},
+    config::{Address, Authority, Protocol},
     route::{
         error::{HttpError, StepError, Target},
         refusal::{self, OpenError, Refusal, RefusalKind},
@@ -194,10 +194,8 @@ fn read_route(raw: &RawValue) -> Option<Authority> {
     }
     let from = lenient::<Shape>(raw)?.from;
     let (scheme, rest) = from.split_once("://")?;
-    if !matches!(
-        scheme.to_ascii_lowercase().as_str(),
-        "tcp+https" | "tcp+http"
-    ) {
+    let protocol = Protocol::of_scheme(&scheme.to_ascii_lowercase());
+    if !matches!(protocol, Some((Protocol::Tcp, _))) {
         return None;
     }
     // In the bastion form the target stands behind the host that is dialled.

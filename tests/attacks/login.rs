@@ -136,7 +136,8 @@ async fn a5_a_user_who_may_use_the_listeners_may_not_answer_the_owner_s_login() 
     // The listeners are another matter.
     let tunnel = waiting.pomd.address("echo").await.to_string();
     let said = other_user.does(&["connect", &tunnel, "1"]).await;
-    assert_eq!(said.trim(), "silence after 18 bytes", "an echo that stays");
+    let echo = format!("silence after {} bytes", "SSH-2.0-other-user\r\n".len());
+    assert_eq!(said.trim(), echo, "an echo that stays");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,15 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// Copies a program so that it can be run at once. Another process writes it: a descriptor of ours that is open for
+/// writing would live on for a moment in whatever another test starts meanwhile, and a program that somebody writes is
+/// "text file busy".
+pub fn copy(program: &Path, to: &Path) {
+    let status = Command::new(system("cp")).arg(program).arg(to).status();
+    let copied = status.is_ok_and(|it| it.success());
+    assert!(copied, "cp {} {}", program.display(), to.display());
+}
+
 /// The folder where the workspace's binaries are. `cargo test` alone builds those of a package only for that package's
 /// own tests, so they are built here, once for all tests of a run.
 fn built() -> &'static Path {

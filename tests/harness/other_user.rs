@@ -33,8 +33,7 @@ impl OtherUser {
             return None;
         }
         let folder = pomd::folder();
-        let copied = fs::copy(helper, folder.path().join("other-user"));
-        copied.unwrap_or_else(|error| panic!("{}: {error}", helper.display()));
+        crate::binary::copy(helper, &folder.path().join("other-user"));
         let opened = fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755));
         opened.unwrap_or_else(|error| panic!("{error}"));
         Some(Self { folder })

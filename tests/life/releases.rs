@@ -7,7 +7,7 @@ use std::{
 };
 
 use integration::{
-    binary::binary,
+    binary::{binary, copy},
     pomd::{self, Setup},
 };
 
@@ -21,10 +21,10 @@ fn install(folder: &Path) {
     }
 }
 
-/// A link where that is possible: a program that was just written may be busy while another test starts a process.
+/// A link where that is possible.
 fn put(name: &str, at: &Path) {
     if fs::hard_link(binary(name), at).is_err() {
-        fs::copy(binary(name), at).unwrap();
+        copy(&binary(name), at);
     }
 }
 

@@ -9,8 +9,8 @@
 //! | [`guard`] | which bytes of a local connection come from a web page, and are refused |
 //! | [`moment`] | whether the machine slept between two moments |
 //! | [`route`] | which step of opening a route failed and why, what a server's answer means, where a token may go, which connections are kept ready |
-//! | [`session`] | which request brings a token, and what the person in the browser is told |
-//! | [`words`] | every sentence that a person reads of a route, made from typed errors |
+//! | [`session`] | when to ask for a login and whom, which token is current, what a session hands over, what the browser is told |
+//! | [`words`] | every sentence that a person reads of a route or a login, made from typed errors |
 
 pub mod config;
 pub mod guard;

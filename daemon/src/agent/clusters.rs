@@ -12,10 +12,11 @@ use tracing::{error, info, warn};
 
 use super::{Agent, Cluster, RESTART, status};
 use crate::{
-    session::{self, Session, core::Handover},
+    session::{self, Session},
     tunnel::peer::PeerVerdict,
     upstream::{Limits, Upstream},
 };
+use pomd_core::session::Handover;
 
 /// How long a session that is replaced may take to close its login and to write what it holds.
 const LAST_WRITE: Duration = Duration::from_secs(2);

@@ -8,10 +8,10 @@ use pomd_core::config::{ClusterName, Listen, Route};
 
 use super::{Agent, Cluster, ManagedTunnel, Setup};
 use crate::{
-    session,
     system::socket_activation::Socket,
     tunnel::{Counters, Tunnel, bind},
 };
+use pomd_core::session::View;
 
 /// How long a tunnel shows that its last connection failed.
 const ERROR_SHOWN: SignedDuration = SignedDuration::from_hours(1);
@@ -219,7 +219,7 @@ fn state(managed: &ManagedTunnel, now: Timestamp) -> (TunnelState, Option<wire::
 /// `1 connection waits for a login to lab since 14:02. Run: pomctl login lab`, else the cluster's own words.
 fn login_reason(
     tunnel: &Tunnel,
-    view: &session::core::View,
+    view: &View,
     waiting: u64,
     now: Timestamp,
 ) -> Option<wire::Reason> {

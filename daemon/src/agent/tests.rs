@@ -13,14 +13,12 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, time::advance};
 
 use super::*;
-use crate::{
-    clock::Clock,
-    session::{Open, core::Handover},
-};
+use crate::{clock::Clock, opener::LinkOpener};
+use pomd_core::session::Handover;
 
 struct NoBrowser;
 
-impl Open for NoBrowser {
+impl LinkOpener for NoBrowser {
     fn available(&self, _: &BrowserChoice) -> BoxFuture<'static, bool> {
         Box::pin(ready(false))
     }

@@ -11,7 +11,7 @@ use control::wire::{self, ApiError, Code, ErrorAnswer, LIFE_HEADER, PROTOCOL, PR
 use futures_util::Stream;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{Response, StatusCode, body::Frame, header};
-use pomd_core::config::Address;
+use pomd_core::{config::Address, session::error::LoginError};
 use serde::Serialize;
 
 /// Drawn anew by each life of the process.
@@ -132,6 +132,20 @@ fn response(status: StatusCode, content_type: &'static str, body: Body) -> Respo
 pub(super) fn cluster_of(status: &wire::Status, name: &str) -> Option<wire::Cluster> {
     status.clusters.iter().find(|it| it.name == name).cloned()
 }
+/// Returns the error of a login to `cluster`; `hint` is better advice than its own.
+pub(super) fn login_error(error: &LoginError, cluster: &str, hint: Option<String>) -> ApiError {
+    let described = error.describe(cluster);
+    ApiError {
+        code: described.code,
+        message: described.message,
+        hint: hint.or(described.hint),
+        request_id: described.request_id,
+        facts: Vec::new(),
+        cluster: Some(cluster.to_owned()),
+        holder: None,
+    }
+}
+
 /// What is odd where a login at `address` fails: all tunnels of its cluster go to servers on another port.
 pub(super) fn other_port(
     status: &wire::Status,

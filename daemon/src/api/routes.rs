@@ -232,11 +232,10 @@ async fn login(api: &Api, name: String, body: &[u8]) -> Result<wire::LoginAnswer
     let handle = api.agent.session(name.clone()).await.map_err(of_agent)?;
     let outcome = match handle.session.login(request).await {
         Ok(outcome) => outcome,
-        Err(mut error) => {
+        Err(error) => {
             let status = api.agent.status().await.map_err(of_agent)?;
             let hint = answer::other_port(&status, &name, &handle.session.address());
-            error.hint = hint.or(error.hint);
-            return Err(Box::new(error));
+            return Err(Box::new(answer::login_error(&error, &name, hint)));
         }
     };
     let status = api.agent.status().await.map_err(of_agent)?;

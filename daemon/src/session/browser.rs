@@ -33,13 +33,14 @@ use tokio::{
 };
 
 use super::{
-    Open,
-    core::{Answer, Welcome},
-    error::LoginError,
     server::{LoginServer, LoginTarget, NotGood},
     source::{Attempt, PendingLogin, Source, Started},
 };
-use crate::admission::{Admission, Capacity, Slot};
+use crate::{
+    admission::{Admission, Capacity, Slot},
+    opener::LinkOpener,
+};
+use pomd_core::session::{Answer, Welcome, error::LoginError};
 
 /// How long pages can be read after the login is over.
 const LINGER: Duration = Duration::from_secs(30);
@@ -74,7 +75,7 @@ pub struct Browser {
     /// Decides who may use the login page.
     pub peer_check: PeerCheck,
     /// Shows links.
-    pub opener: Arc<dyn Open>,
+    pub opener: Arc<dyn LinkOpener>,
     /// The browser that the configuration names.
     pub choice: BrowserChoice,
 }

@@ -24,15 +24,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{
-    Open,
-    error::{Cause, LoginError, Question},
-    server::{LoginServer, LoginTarget, NotGood, Vouched},
-};
+use super::server::{LoginServer, LoginTarget, NotGood, Vouched};
 use crate::{
     clock::Clock,
+    opener::LinkOpener,
     upstream::{Limits, Upstream},
 };
+use pomd_core::session::error::{Cause, LoginError, Question};
 
 /// A server that knows some tokens.
 #[derive(Default)]
@@ -150,7 +148,7 @@ impl FakeBrowser {
     }
 }
 
-impl Open for FakeBrowser {
+impl LinkOpener for FakeBrowser {
     fn available(&self, _: &BrowserChoice) -> BoxFuture<'static, bool> {
         Box::pin(ready(!self.missing.load(Ordering::SeqCst)))
     }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use control::wire::{self, ApiError, Opener};
+use control::wire::{self, Opener};
 use jiff::Timestamp;
 use pomd_core::{config::Address, session::token::Grant};
 use tokio::{
@@ -22,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     LoginOutcome, NoGrant,
-    core::{Handover, Look, Patience, View, Wait, WaiterView, is_no_bound},
-    error::LoginError,
     server::{LoginServer, LoginTarget, NotGood},
     source::PendingLogin,
 };
 use crate::clock::Clock;
+use pomd_core::session::{
+    Handover, Look, Patience, View, Wait, WaiterView, error::LoginError, is_no_bound,
+};
 
 /// How often a login may be overtaken by others before the person is told to try again.
 const TRIES: usize = 3;
@@ -244,7 +245,7 @@ impl Session {
     }
 
     /// Logs a person in: asks the server whether the token is still good, or for a login.
-    pub async fn login(&self, request: wire::LoginRequest) -> Result<LoginOutcome, ApiError> {
+    pub async fn login(&self, request: wire::LoginRequest) -> Result<LoginOutcome, LoginError> {
         let shown_by_pomd = request.opener == Opener::Pomd;
         for _ in 0..TRIES {
             let held = self.shared.view.borrow().grant.clone();
@@ -262,7 +263,7 @@ impl Session {
                         return Ok(LoginOutcome::LoggedIn);
                     }
                     Err(NotGood::Refused) => self.refused(grant.generation).await,
-                    Err(NotGood::Unasked(error)) => return Err(self.error(&error)),
+                    Err(NotGood::Unasked(error)) => return Err(error),
                 }
             }
             let asked = self.ask(|reply| Command::Ask {
@@ -272,11 +273,11 @@ impl Session {
             match asked.await {
                 Some(Asked::Granted) => {}
                 Some(Asked::Open(open)) => return self.tell(open, request.mint).await,
-                Some(Asked::Failed(error)) => return Err(self.error(&error)),
-                None => return Err(self.error(&self.ended())),
+                Some(Asked::Failed(error)) => return Err(error),
+                None => return Err(self.ended()),
             }
         }
-        Err(self.error(&LoginError::Overtaken))
+        Err(LoginError::Overtaken)
     }
 
     /// Logs a person out: the token and its file are forgotten, a pending login is closed, nothing asks until a person
@@ -308,7 +309,7 @@ impl Session {
         )
     }
 
-    async fn tell(&self, open: OpenLogin, mint: bool) -> Result<LoginOutcome, ApiError> {
+    async fn tell(&self, open: OpenLogin, mint: bool) -> Result<LoginOutcome, LoginError> {
         let sign_in_url = match open.sign_in_url {
             _ if !mint => None,
             Some(url) => Some(url),
@@ -324,7 +325,7 @@ impl Session {
         }))
     }
 
-    async fn mint(&self, redirect: String) -> Result<String, ApiError> {
+    async fn mint(&self, redirect: String) -> Result<String, LoginError> {
         let mut newest = self.shared.minted.lock().await;
         let usable = newest.take_if(|it| it.is_for(&redirect));
         let minted = match usable {
@@ -333,7 +334,7 @@ impl Session {
                 let (server, cluster) = (&self.shared.server, &self.shared.cluster);
                 let url = server.sign_in_url(cluster, &redirect).await;
                 Minted {
-                    url: url.map_err(|it| self.error(&it))?,
+                    url: url?,
                     redirect,
                     at: Instant::now(),
                 }
@@ -350,10 +351,6 @@ impl Session {
 
     fn name(&self) -> &str {
         self.shared.cluster.name.as_str()
-    }
-
-    fn error(&self, error: &LoginError) -> ApiError {
-        error.api_error(self.name())
     }
 
     fn gone(&self) -> NoGrant {

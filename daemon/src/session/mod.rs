@@ -6,8 +6,6 @@
 //! know tunnels, the relay or the configuration's syntax.
 
 pub mod browser;
-pub mod core;
-pub mod error;
 #[cfg(test)]
 mod fakes;
 mod handle;
@@ -19,7 +17,6 @@ mod task;
 use std::{path::PathBuf, sync::Arc};
 
 use control::wire;
-use futures_util::future::BoxFuture;
 use pomd_core::config::{ClusterName, ClusterSpec};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{env::Env, upstream::Upstream};
 pub use browser::PeerCheck;
 pub use handle::Session;
+use pomd_core::session::Handover;
 
-use self::core::Handover;
 use browser::Browser;
 use server::LoginTarget;
 use store::Store;
@@ -49,23 +46,10 @@ pub struct Setup {
     pub env: Env,
     /// Who may use the login page.
     pub peer_check: PeerCheck,
-    /// Told after each change of the [`View`](core::View).
+    /// Told after each change of the [`View`](pomd_core::session::View).
     pub changed: Arc<Notify>,
     /// What an earlier session of the same login address left.
     pub handover: Handover,
-}
-
-/// Shows a link to the person at the keyboard.
-pub trait Open: Send + Sync {
-    /// There is somewhere to show it: a browser that is not a text browser, and a display. Known soon, at most after
-    /// some seconds.
-    fn available(&self, browser: &wire::BrowserChoice) -> BoxFuture<'static, bool>;
-    /// Opens `link`; done soon, at most after some seconds for each program that is tried. `Err` says why not, in words.
-    fn open(
-        &self,
-        browser: &wire::BrowserChoice,
-        link: &str,
-    ) -> BoxFuture<'static, Result<(), String>>;
 }
 
 /// Why there is no grant.

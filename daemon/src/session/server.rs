@@ -10,9 +10,8 @@ use pomd_core::{
     session::token::{Token, User},
 };
 
-use super::error::{Cause, LoginError, Question};
-
 use crate::{portal, upstream::Upstream};
+use pomd_core::session::error::{Cause, LoginError, Question};
 
 /// How long all addresses of a cluster together may take for one answer.
 const LIMIT: Duration = Duration::from_secs(45);
@@ -162,21 +161,6 @@ impl LoginTarget {
                 question,
                 within: LIMIT,
             })),
-        }
-    }
-}
-
-impl Cause {
-    /// Returns what came instead of an answer; `section` is where the settings of the cluster are.
-    fn new(error: OpenError, section: impl FnOnce() -> String) -> Self {
-        match error {
-            OpenError::Unreachable(error) => Self::Unreachable {
-                error,
-                section: section(),
-            },
-            OpenError::Refused(it) => Self::Refused(it),
-            OpenError::Unauthenticated { request_id } => Self::WantsLogin { request_id },
-            OpenError::LocalGone(error) => Self::Internal(error.to_string()),
         }
     }
 }

@@ -12,8 +12,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    core::{Answer, Welcome},
+use pomd_core::session::{
+    Answer, Welcome,
     error::{LoginError, Question},
 };
 

@@ -18,8 +18,8 @@ use pomd_core::{
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::core::Write;
 use crate::system::disk::{self, Folder, Fs, Opened, describe};
+use pomd_core::session::Write;
 
 /// The folder of the files, inside of the state folder.
 const FOLDER: &str = "tokens";

@@ -24,13 +24,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    core::{self, Asker, Core, Effect, Handover, Input, Reply, View, WaiterView, Write},
     handle::{Asked, Command, OpenLogin, SHARED, Session, Shared, Waiting},
     server::LoginTarget,
     source::{Event, Source},
     store::Store,
 };
 use crate::{env::Env, failpoints::Failpoint};
+use pomd_core::session::{
+    self, Asker, Core, Effect, Handover, Input, Reply, View, WaiterView, Write,
+};
 
 use attempt::Running;
 
@@ -370,7 +372,7 @@ fn replace<T: PartialEq>(place: &mut T, new: T) -> bool {
     changed
 }
 
-fn log(cluster: &str, event: &core::Event) {
+fn log(cluster: &str, event: &session::Event) {
     let message = event.describe(cluster);
     if event.is_trouble() {
         tracing::warn!(cluster, "{message}");

@@ -6,7 +6,11 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use pomd_core::{guard::Refusal, route::refusal::OpenError, session::token::Grant};
+use pomd_core::{
+    guard::Refusal,
+    route::refusal::OpenError,
+    session::{Patience, token::Grant},
+};
 use tokio::{io::Interest, time::Instant};
 
 use super::{
@@ -16,7 +20,7 @@ use super::{
     local::Local,
 };
 use crate::{
-    session::{NoGrant, core::Patience},
+    session::NoGrant,
     upstream::{Early, Opened},
 };
 

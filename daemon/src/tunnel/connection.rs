@@ -11,7 +11,7 @@ use std::{
 };
 
 use control::{humanize, wire};
-use pomd_core::{guard::Refusal, words::open};
+use pomd_core::{guard::Refusal, session::Patience, words::open};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
 
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     failpoints::Failpoint,
-    session::{NoGrant, core::Patience},
+    session::NoGrant,
     upstream::{Early, Opened},
 };
 

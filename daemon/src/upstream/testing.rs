@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 use pomd_core::{
     config::{
         Address, Authority, BrowserChoice, ClientIdentity, ClusterName, ClusterSpec, ForwardProxy,
-        Host, HostPattern, Route,
+        Host, HostPattern, Protocol, Route,
     },
     session::token::Token,
 };
@@ -297,6 +297,7 @@ pub(crate) fn corp() -> Address {
 
 pub(crate) fn route() -> Route {
     Route {
+        protocol: Protocol::Tcp,
         authority: Authority {
             host: Host::Name(HOST.to_owned()),
             port: 22,

@@ -4,6 +4,7 @@ mod connect;
 mod get;
 mod pool;
 mod proxy;
+mod steps;
 mod trust;
 
 use std::{

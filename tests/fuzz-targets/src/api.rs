@@ -23,8 +23,8 @@ use pomd::{
     load::Loader,
     lock::Marker,
     logging::Recent,
+    opener::LinkOpener,
     restart::Restart,
-    session::Open,
     system::service::{Heartbeat, Service},
 };
 
@@ -192,7 +192,7 @@ fn statuses(mut heard: &[u8]) -> Vec<u16> {
 
 struct NoBrowser;
 
-impl Open for NoBrowser {
+impl LinkOpener for NoBrowser {
     fn available(&self, _: &BrowserChoice) -> BoxFuture<'static, bool> {
         Box::pin(ready(false))
     }

@@ -8,11 +8,9 @@ use jiff::Timestamp;
 use model::in_virtual_time;
 use percent_encoding::percent_decode_str;
 use pomd::{
+    opener::LinkOpener,
     session::{
-        Open,
         browser::{self, Browser, Job},
-        core::Welcome,
-        error::LoginError,
         server::{LoginServer, LoginTarget, NotGood, Vouched},
         source::{Attempt, Event, Verdict},
         store::{FILE_MOST, decode, encode},
@@ -22,7 +20,9 @@ use pomd::{
 use pomd_core::{
     config::{Address, Config, Host},
     session::{
+        Welcome,
         callback::LoginEndpoints,
+        error::LoginError,
         pages,
         token::{Credential, Token},
     },
@@ -274,7 +274,7 @@ impl LoginServer for Credulous {
     }
 }
 
-impl Open for Credulous {
+impl LinkOpener for Credulous {
     fn available(&self, _: &BrowserChoice) -> BoxFuture<'static, bool> {
         Box::pin(async { false })
     }

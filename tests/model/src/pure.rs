@@ -11,10 +11,8 @@ use super::{
     oracle::{Cause, Oracle},
     session::{Now, Seen, Session},
 };
-use pomd::{
-    agent,
-    session::core::{Handover, Patience, Write},
-};
+use pomd::agent;
+use pomd_core::session::{Handover, Patience, Write};
 
 /// How long a server may take to mint.
 const MINT: Duration = Duration::from_secs(45);

@@ -10,12 +10,11 @@ use control::wire::ClusterState;
 use jiff::Timestamp;
 use pomd_core::{
     config::Address,
-    session::token::{Credential, Grant, Token, User},
-};
-
-use pomd::session::{
-    core::{Answer, Core, Effect, Event, Handover, Input, Look, Patience, Wait, WaitPolicy, Write},
-    error::{LoginError, Question},
+    session::{
+        Answer, Core, Effect, Event, Handover, Input, Look, Patience, Wait, WaitPolicy, Write,
+        error::{LoginError, Question},
+        token::{Credential, Grant, Token, User},
+    },
 };
 
 /// What time it is, on the wall and by a clock that nobody sets.

@@ -1,9 +1,10 @@
-//! Every sentence that a person reads of a route, made from typed errors: what was tried, with what, how it failed, and
-//! what to do about it.
+//! Every sentence that a person reads of a route or a login, made from typed errors: what was tried, with what, how it
+//! failed, and what to do about it.
 //!
 //! Nothing else makes such sentences. Text from outside is cleaned here, once. Advice names only commands and keys that
 //! exist.
 
+pub mod login;
 pub mod open;
 pub mod proxy;
 pub mod step;

@@ -157,7 +157,10 @@ fn refused(refusal: &Refusal, context: &Context<'_>) -> Told {
         }
         RefusalKind::WrongProtocol => (
             Code::Forbidden,
-            format!("{authority} is no TCP route of {cluster}{status}"),
+            format!(
+                "{authority} is no {} route of {cluster}{status}",
+                route.protocol
+            ),
             Some("it is a UDP route, which this tunnel does not carry".to_owned()),
         ),
         RefusalKind::NoSuchRoute => (

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 use super::{
     super::{
         LoginOutcome, NoGrant,
-        core::Patience,
         fakes::{path_of, visit},
     },
     *,
 };
+use pomd_core::session::{Patience, error::LoginError};
 use world::World;
 
 const NEEDS_LOGIN: &str = "corp needs a login. Run: pomctl login corp";
@@ -314,10 +314,7 @@ async fn a_person_is_told_which_step_fails_and_the_token_is_kept() {
         .login(LoginRequest::default())
         .await
         .unwrap_err();
-    assert_eq!(
-        (error.code, error.cluster.as_deref()),
-        (Code::Tcp, Some("corp"))
-    );
+    assert_eq!(error.describe("corp").code, Code::Tcp);
     assert!(world.view().grant.is_some());
 
     let world = World::new().await;
@@ -327,7 +324,7 @@ async fn a_person_is_told_which_step_fails_and_the_token_is_kept() {
         .login(LoginRequest::default())
         .await
         .unwrap_err();
-    assert_eq!(error.code, Code::Tcp);
+    assert_eq!(error.describe("corp").code, Code::Tcp);
 }
 
 #[tokio::test(start_paused = true)]
@@ -565,7 +562,7 @@ async fn stop_ends_the_waiting_and_the_login_and_everything_is_joined() {
         .login(LoginRequest::default())
         .await
         .unwrap_err();
-    assert_eq!(error.code, Code::Stopping);
+    assert_eq!(error, LoginError::Stopping);
     let NoGrant { reason } = world.session.grant(None, SSH).await.unwrap_err();
     assert_eq!(reason.code, Code::Stopping);
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 /// The most that either part takes: SOCKS counts it in a byte, and nobody types more.
@@ -46,22 +47,18 @@ impl Credentials {
     }
 }
 
-/// What stands in a URL, without its percent-encoding; `None` if that is broken or not UTF-8.
+/// Returns `encoded` without its percent-encoding; `None` if that is broken or not UTF-8.
 pub(super) fn percent_decoded(encoded: &str) -> Option<Zeroizing<String>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(encoded.len()));
-    let mut rest = encoded.as_bytes();
-    while let [first, more @ ..] = rest {
-        rest = more;
-        bytes.push(match (first, more) {
-            (b'%', [high, low, after @ ..]) => {
-                rest = after;
-                let digit = |it: &u8| char::from(*it).to_digit(16);
-                u8::try_from(digit(high)? * 16 + digit(low)?).ok()?
-            }
-            (b'%', _) => return None,
-            _ => *first,
-        });
+    let is_whole = |behind: &str| {
+        let digits = behind.as_bytes().get(..2);
+        digits.is_some_and(|it| it.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !encoded.split('%').skip(1).all(is_whole) {
+        return None;
     }
+    // As long as it gets: growing would leave copies of the password behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(encoded.len()));
+    bytes.extend(percent_decode_str(encoded));
     let text = std::str::from_utf8(&bytes).ok()?;
     Some(Zeroizing::new(text.to_owned()))
 }

@@ -24,13 +24,11 @@ use zeroize::Zeroizing;
 
 use pomd::{
     clock::Clock,
-    session::{
-        Open,
-        error::{LoginError, Question},
-        server::{LoginServer, LoginTarget, NotGood, Vouched},
-    },
+    opener::LinkOpener,
+    session::server::{LoginServer, LoginTarget, NotGood, Vouched},
     system::disk::{Disk, Folder, Fs, Opened},
 };
+use pomd_core::session::error::{LoginError, Question};
 
 use crate::history::{HOSTS, Mood};
 
@@ -178,7 +176,7 @@ impl Outside {
     }
 }
 
-impl Open for Outside {
+impl LinkOpener for Outside {
     fn available(&self, browser: &BrowserChoice) -> BoxFuture<'static, bool> {
         let is_there = *browser != BrowserChoice::None && self.state().browser.0;
         Box::pin(std::future::ready(is_there))

@@ -10,7 +10,8 @@ use tokio::{
 };
 
 use super::outside::{Heard, Outside};
-use pomd::{session::core::Patience, tunnel::Tunnel};
+use pomd::tunnel::Tunnel;
+use pomd_core::session::Patience;
 
 use crate::history::Mood;
 

@@ -2,7 +2,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use super::*;
 use crate::{
-    config::{Address, ClientIdentity, Config, ForwardProxy, Host},
+    config::{Address, ClientIdentity, Config, ForwardProxy, Host, Protocol},
     route::error::{
         Cause, DialError, HttpError, ProxyError, ProxyInUse, StepError, Target, TlsError,
     },
@@ -15,6 +15,7 @@ fn authority(host: &str, port: u16) -> Authority {
 
 fn route(host: &str) -> Route {
     Route {
+        protocol: Protocol::Tcp,
         authority: authority(host, 22),
         address: Address {
             tls: true,

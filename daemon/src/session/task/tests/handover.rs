@@ -4,7 +4,8 @@ use control::wire::{ClusterState, Opener};
 use pomd_core::session::token::{Grant, Token};
 
 use super::{SSH, world::World};
-use crate::session::{core::Handover, fakes::address};
+use crate::session::fakes::address;
+use pomd_core::session::Handover;
 
 #[tokio::test(start_paused = true)]
 async fn what_was_inherited_wins_over_the_file_and_is_saved() {

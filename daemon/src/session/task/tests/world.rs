@@ -15,13 +15,13 @@ use crate::{
     session::{
         LoginOutcome, Session,
         browser::Browser,
-        core::{Handover, View},
         fakes::{FakeBrowser, FakeServer, FakeTime, Reply, corp, path_of, visit},
         store::Store,
         task::{Dependencies, start},
     },
     system::disk::Disk,
 };
+use pomd_core::session::{Handover, View};
 
 /// A session with everything around it.
 pub(super) struct World {

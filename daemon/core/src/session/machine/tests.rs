@@ -1,7 +1,7 @@
 mod histories;
 
+use crate::{config::Host, session::token::Token};
 use control::wire::ClusterState;
-use pomd_core::{config::Host, session::token::Token};
 
 use super::*;
 

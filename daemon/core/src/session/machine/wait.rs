@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pomd_core::session::token::Grant;
+use crate::session::token::Grant;
 
 use super::{WaitPolicy, WaiterView};
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::{config::Address, session::token::Credential};
 use jiff::Timestamp;
-use pomd_core::{config::Address, session::token::Credential};
 
 use super::{TICK, after};
 

@@ -12,22 +12,22 @@ mod messages;
 mod view;
 mod wait;
 
-use jiff::{SignedDuration, Timestamp};
-use pomd_core::{
+use crate::{
     config::Address,
     session::token::{Credential, Grant},
 };
+use jiff::{SignedDuration, Timestamp};
 
 pub use disk::Write;
 pub use messages::{Answer, Asker, Effect, Event, Handover, Input, Reply, WaitPolicy, Welcome};
-pub use view::{View, WaiterView};
+pub use view::{Need, View, WaiterView};
 pub use wait::{Look, Patience, Wait};
 
 use self::{
     attempts::{Attempts, Step},
     disk::Disk,
 };
-use super::error::LoginError;
+use crate::session::error::LoginError;
 
 /// The longest pause of a driver while time matters ([`Core::rest`]): sleep is noticed by it, and what could not be
 /// written is tried again as often.

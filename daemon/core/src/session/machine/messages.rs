@@ -1,10 +1,10 @@
 //! What a [`Core`](super::Core) is told and what it decides, as values.
 
-use jiff::Timestamp;
-use pomd_core::{
+use crate::{
     config::Address,
     session::token::{Grant, Token, User},
 };
+use jiff::Timestamp;
 
 use super::Write;
 

@@ -1,12 +1,14 @@
 //! What others may know of a session: the [`View`] for everybody, the [`WaiterView`] for connections that wait.
 
+use crate::{
+    config::Address,
+    session::{error::LoginError, token::Grant},
+    words::login,
+};
 use control::wire::{ClusterState, Code, Reason};
-use jiff::Timestamp;
-use pomd_core::{config::Address, session::token::Grant};
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Core, Handover, WaitPolicy};
-
-use crate::session::error::{self, Need};
 
 /// What everybody may know of a session. Holds no link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,29 @@ pub struct WaiterView {
     pub address: Address,
     /// A person logged out, and nobody logged in since.
     pub logged_out: bool,
+}
+
+/// Why there is no grant.
+#[derive(Debug)]
+pub enum Need<'a> {
+    /// The server refused two tokens right after it gave them.
+    RefusedTwice,
+    /// The last attempt failed.
+    Failed {
+        /// How.
+        error: &'a LoginError,
+        /// When.
+        at: Timestamp,
+        /// How long connections start no other.
+        pause: Option<SignedDuration>,
+    },
+    /// Somebody has to log in.
+    Login {
+        /// Why the login could not be shown.
+        not_shown: Option<&'a str>,
+        /// What the disk did not take.
+        not_written: Option<&'a str>,
+    },
 }
 
 impl Core {
@@ -102,7 +127,7 @@ impl Core {
                 not_written: self.disk.trouble().map(|it| it.0.as_str()),
             }
         };
-        error::reason(&self.cluster, &need, self.since)
+        login::reason(&self.cluster, &need, self.since)
     }
 }
 
@@ -138,7 +163,7 @@ impl View {
                 state: ClusterState::LoginNeeded,
                 since: Some(until),
                 until: None,
-                reason: Some(error::login_needed(cluster, until)),
+                reason: Some(login::login_needed(cluster, until)),
                 ..self
             },
             _ => self,
@@ -149,7 +174,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pomd_core::session::token::Token;
+    use crate::session::token::Token;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()

@@ -1,103 +1,17 @@
-//! Why a login came to nothing.
+//! Logins in sentences: why one came to nothing, why there is no token, what the log says of a session.
 
-use std::time::Duration;
+use control::wire::{Code, Reason};
+use jiff::Timestamp;
 
-use control::wire::{ApiError, Code, Reason};
-use jiff::{SignedDuration, Timestamp};
-use pomd_core::{
+use crate::{
     config::Address,
-    route::{
-        error::{Step, StepError},
-        refusal::{Refusal, RefusalKind},
+    route::refusal::{Refusal, RefusalKind},
+    session::{
+        Event, Need,
+        error::{Cause, LoginError, Question},
     },
     words::step,
 };
-
-use super::core::Event;
-
-/// Why a login came to nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LoginError {
-    /// A question to the server had no answer that helps.
-    Server {
-        /// What was asked.
-        question: Question,
-        /// Where.
-        at: Address,
-        /// What happened instead.
-        cause: Cause,
-    },
-    /// None of the cluster's addresses answered in this time.
-    NoAnswer {
-        /// What was asked.
-        question: Question,
-        /// How long.
-        within: Duration,
-    },
-    /// This machine gives the login page no port.
-    CannotListen(String),
-    /// The login was cancelled, or broke.
-    Interrupted,
-    /// Whenever a login was made, its token was refused right away.
-    Overtaken,
-    /// The session's settings changed, and another session runs instead.
-    Replaced,
-    /// pomd stops.
-    Stopping,
-    /// The session's task is gone, which is a fault of pomd's.
-    Broken,
-}
-
-/// What the server is asked for a login.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Where to sign in.
-    SignInUrl,
-    /// Whether a token is good.
-    IsTokenGood,
-}
-
-/// What came instead of an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// A step on the way failed.
-    Unreachable {
-        /// Which step, and why.
-        error: Box<StepError>,
-        /// Where the settings of the cluster are.
-        section: String,
-    },
-    /// The server answered otherwise.
-    Refused(Refusal),
-    /// The server wants a login where none can be.
-    WantsLogin {
-        /// Finds the case in Pomerium's log.
-        request_id: Option<String>,
-    },
-    /// A fault of pomd's, in words.
-    Internal(String),
-}
-
-/// Why there is no grant.
-#[derive(Debug)]
-pub(super) enum Need<'a> {
-    /// The server refused two tokens right after it gave them.
-    RefusedTwice,
-    /// The last attempt failed.
-    Failed {
-        error: &'a LoginError,
-        at: Timestamp,
-        /// How long connections start no other.
-        pause: Option<SignedDuration>,
-    },
-    /// Somebody has to log in.
-    Login {
-        /// Why the login could not be shown.
-        not_shown: Option<&'a str>,
-        /// What the disk did not take.
-        not_written: Option<&'a str>,
-    },
-}
 
 /// A [`LoginError`] in words.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,25 +27,7 @@ pub struct Described {
 }
 
 impl LoginError {
-    /// Something spoke at the other end, though not as was hoped.
-    pub(super) fn was_answered(&self) -> bool {
-        match self {
-            Self::Server { cause, .. } => match cause {
-                Cause::Unreachable { error, .. } => {
-                    error.step() == Step::Http && !error.timed_out()
-                }
-                Cause::Refused(it) => !matches!(
-                    it.kind,
-                    RefusalKind::ClientCertificate | RefusalKind::DeviceNotEnrolled
-                ),
-                Cause::WantsLogin { .. } => true,
-                Cause::Internal(_) => false,
-            },
-            _ => false,
-        }
-    }
-
-    /// The error in words.
+    /// Returns the error in words.
     pub fn describe(&self, cluster: &str) -> Described {
         let said = |code, message| Described {
             code,
@@ -177,7 +73,7 @@ impl LoginError {
         }
     }
 
-    /// The error as the state of a cluster or a connection.
+    /// Returns the error as the state of a cluster or a connection.
     pub fn reason(&self, cluster: &str, at: Timestamp) -> Reason {
         let it = self.describe(cluster);
         Reason {
@@ -186,24 +82,10 @@ impl LoginError {
             ..Reason::new(it.code, it.message, at)
         }
     }
-
-    /// The error as the answer to a request.
-    pub fn api_error(&self, cluster: &str) -> ApiError {
-        let it = self.describe(cluster);
-        ApiError {
-            code: it.code,
-            message: it.message,
-            hint: it.hint,
-            request_id: it.request_id,
-            facts: Vec::new(),
-            cluster: Some(cluster.to_owned()),
-            holder: None,
-        }
-    }
 }
 
 impl Event {
-    /// Whether the event is worth a warning.
+    /// Tells whether the event is worth a warning.
     pub fn is_trouble(&self) -> bool {
         match self {
             Self::LoggedIn { instead_of, .. } => instead_of.is_some(),
@@ -212,7 +94,7 @@ impl Event {
         }
     }
 
-    /// The event as a log line.
+    /// Returns the event as a log line.
     pub fn describe(&self, cluster: &str) -> String {
         match self {
             Self::LoggedIn { user, instead_of } => {
@@ -243,7 +125,7 @@ impl Question {
 }
 
 /// Says why there is no grant; `since` is when a login was first needed.
-pub(super) fn reason(cluster: &str, need: &Need<'_>, since: Timestamp) -> Reason {
+pub fn reason(cluster: &str, need: &Need<'_>, since: Timestamp) -> Reason {
     match need {
         Need::RefusedTwice => {
             let message =
@@ -274,7 +156,7 @@ pub(super) fn reason(cluster: &str, need: &Need<'_>, since: Timestamp) -> Reason
 }
 
 /// Says that somebody has to log in.
-pub(super) fn login_needed(cluster: &str, since: Timestamp) -> Reason {
+pub fn login_needed(cluster: &str, since: Timestamp) -> Reason {
     let message = format!("{cluster} needs a login. Run: pomctl login {cluster}");
     Reason::new(Code::LoginNeeded, message, since)
 }
@@ -347,9 +229,11 @@ fn refused(tried: &str, at: &Address, it: &Refusal) -> Described {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pomd_core::{
+    use std::time::Duration;
+
+    use crate::{
         config::Host,
-        route::error::{DialError, Target},
+        route::error::{DialError, StepError, Target},
     };
 
     #[test]

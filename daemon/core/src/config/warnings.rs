@@ -12,7 +12,11 @@ use super::{
 
 /// Warns of what can be used, and will not work as it is.
 pub(super) fn of_tunnel(draft: &Draft, machine: &Machine, found: &mut Found) {
-    let Route { authority, address } = &draft.route.value;
+    let Route {
+        protocol: _,
+        authority,
+        address,
+    } = &draft.route.value;
     let odd = [&authority.host, &address.host]
         .into_iter()
         .find(|it| matches!(it, Host::Name(name) if name.contains('_')));

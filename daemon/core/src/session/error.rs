@@ -1,0 +1,109 @@
+//! Why a login came to nothing.
+
+use std::time::Duration;
+
+use crate::{
+    config::Address,
+    route::{
+        error::{Step, StepError},
+        refusal::{OpenError, Refusal, RefusalKind},
+    },
+};
+
+/// Why a login came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginError {
+    /// A question to the server had no answer that helps.
+    Server {
+        /// What was asked.
+        question: Question,
+        /// Where.
+        at: Address,
+        /// What happened instead.
+        cause: Cause,
+    },
+    /// None of the cluster's addresses answered in this time.
+    NoAnswer {
+        /// What was asked.
+        question: Question,
+        /// How long.
+        within: Duration,
+    },
+    /// This machine gives the login page no port.
+    CannotListen(String),
+    /// The login was cancelled, or broke.
+    Interrupted,
+    /// Whenever a login was made, its token was refused right away.
+    Overtaken,
+    /// The session's settings changed, and another session runs instead.
+    Replaced,
+    /// pomd stops.
+    Stopping,
+    /// The session's task is gone, which is a fault of pomd's.
+    Broken,
+}
+
+/// What the server is asked for a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Where to sign in.
+    SignInUrl,
+    /// Whether a token is good.
+    IsTokenGood,
+}
+
+/// What came instead of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A step on the way failed.
+    Unreachable {
+        /// Which step, and why.
+        error: Box<StepError>,
+        /// Where the settings of the cluster are.
+        section: String,
+    },
+    /// The server answered otherwise.
+    Refused(Refusal),
+    /// The server wants a login where none can be.
+    WantsLogin {
+        /// Finds the case in Pomerium's log.
+        request_id: Option<String>,
+    },
+    /// A fault of pomd's, in words.
+    Internal(String),
+}
+
+impl LoginError {
+    /// Tells whether something spoke at the other end, though not as was hoped.
+    pub fn was_answered(&self) -> bool {
+        match self {
+            Self::Server { cause, .. } => match cause {
+                Cause::Unreachable { error, .. } => {
+                    error.step() == Step::Http && !error.timed_out()
+                }
+                Cause::Refused(it) => !matches!(
+                    it.kind,
+                    RefusalKind::ClientCertificate | RefusalKind::DeviceNotEnrolled
+                ),
+                Cause::WantsLogin { .. } => true,
+                Cause::Internal(_) => false,
+            },
+            _ => false,
+        }
+    }
+}
+
+impl Cause {
+    /// Returns what came instead of an answer; `section` is where the settings of the cluster are.
+    pub fn new(error: OpenError, section: impl FnOnce() -> String) -> Self {
+        match error {
+            OpenError::Unreachable(error) => Self::Unreachable {
+                error,
+                section: section(),
+            },
+            OpenError::Refused(it) => Self::Refused(it),
+            OpenError::Unauthenticated { request_id } => Self::WantsLogin { request_id },
+            OpenError::LocalGone(error) => Self::Internal(error.to_string()),
+        }
+    }
+}
