@@ -225,6 +225,7 @@ pub async fn run(
         socket: options.place.socket.clone(),
         lost,
         stop: stop.clone(),
+        closing: CancellationToken::new(),
         restart: options.restart.clone(),
         inherited: options.inherited.clone(),
         marker: marker.clone(),

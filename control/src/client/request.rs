@@ -25,8 +25,6 @@ use crate::{
 const RESTART: Duration = Duration::from_secs(10);
 /// How often it is asked again meanwhile.
 const AGAIN: Duration = Duration::from_millis(20);
-/// How long after its connections a holder may say that it ends.
-const WORD: Duration = Duration::from_millis(500);
 /// How often a question is asked again whose connection ended without an answer: a restart ends few.
 const CUT_MOST: u32 = 3;
 
@@ -79,7 +77,8 @@ impl Client {
                 ClientError::Cut { .. } => {
                     cut += 1;
                     // A fault inside pomd cuts, too, and is no reason to meet it again.
-                    cut <= CUT_MOST && (before.is_ending() || self.moves_on_from(&before).await)
+                    // One that ends says so in its lock before it cuts.
+                    cut <= CUT_MOST && (before.is_ending() || before != self.lock_state())
                 }
                 ClientError::NotRunning => self.restarts(&before),
                 _ => false,
@@ -128,19 +127,6 @@ impl Client {
     fn restarts(&self, lock: &LockState) -> bool {
         let folder = self.lock_folder();
         lock.phase == Some(Phase::Restarting) && folder.is_some_and(holder::is_held)
-    }
-
-    /// Whether the holder says something else than `before`, now or soon: the end of its connections and what it says of
-    /// its own end come one after the other.
-    async fn moves_on_from(&self, before: &LockState) -> bool {
-        let deadline = Instant::now() + WORD;
-        while *before == self.lock_state() {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-        true
     }
 
     fn lock_state(&self) -> LockState {

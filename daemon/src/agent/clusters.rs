@@ -125,7 +125,7 @@ impl Agent {
         let upstream = Upstream::new(name.clone(), spec.clone(), Limits::default())
             .with_environment(self.setup.env.proxies.clone())
             .with_failpoints(self.setup.env.failpoints.clone())
-            .with_spares(self.spares.clone(), self.setup.env.clock.clone());
+            .with_pool(self.pool.clone(), self.setup.env.clock.clone());
         let upstream = Arc::new(upstream);
         let stop = CancellationToken::new();
         let setup = session::Setup {
@@ -141,10 +141,10 @@ impl Agent {
         let (session, task) = Session::new(setup, stop.clone());
         let keeping = {
             let (upstream, stop) = (upstream.clone(), stop.clone());
-            async move { upstream.keep_spares(stop).await }
+            async move { upstream.run_pool(stop).await }
         };
         let task = async move {
-            // A session that ends takes its spares along, and is not thought to live for their sake.
+            // A session that ends takes its warm connections along, and is not thought to live for their sake.
             tokio::pin!(task);
             tokio::select! {
                 () = &mut task => return,

@@ -48,7 +48,7 @@ impl Agent {
             self.on_environment_changed();
         }
         for cluster in self.clusters.values() {
-            cluster.upstream.look_at_spares();
+            cluster.upstream.refresh_pool();
         }
         if self.is_bound_passed_unseen() {
             self.changed.notify_one();
@@ -74,7 +74,7 @@ impl Agent {
 
     fn on_environment_changed(&mut self) {
         for cluster in self.clusters.values() {
-            cluster.upstream.discard_spares();
+            cluster.upstream.invalidate_pool();
             cluster.session.on_environment_changed();
         }
         for managed in self.tunnels.values() {

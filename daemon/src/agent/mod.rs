@@ -120,7 +120,7 @@ pub struct Agent {
     owners: Arc<Owners>,
     relay: Arc<relay::Shared>,
     /// For the connections that all clusters keep ready.
-    spares: Budget,
+    pool: Budget,
     /// The number of the newest connection.
     numbers: Arc<AtomicU64>,
     changed: Arc<Notify>,
@@ -212,7 +212,7 @@ impl Agent {
             ports: Ports::load(&setup.place.state, setup.env.fs.clone()),
             owners: Arc::new(owners),
             relay: Arc::new(shared_by_relays(config.settings.read_ahead)),
-            spares: Budget::of_process(),
+            pool: Budget::of_process(),
             numbers: Arc::default(),
             changed: Arc::new(Notify::new()),
             listeners: JoinSet::new(),

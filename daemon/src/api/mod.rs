@@ -11,6 +11,8 @@ mod guard;
 mod hang_up;
 mod query;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::{
     convert::Infallible,
@@ -83,6 +85,8 @@ pub struct Api {
     pub lost: Arc<Notify>,
     /// Ends pomd.
     pub stop: CancellationToken,
+    /// Ends the answers to clients, once the lock files say that pomd ends: whoever is cut looks there.
+    pub closing: CancellationToken,
     /// Lets it go on anew after that.
     pub restart: Restart,
     /// Keeps the listeners for that.
@@ -112,7 +116,7 @@ pub async fn serve(api: Arc<Api>, bound: ControlListener) {
                 match ended {
                     Ok(None) => {}
                     Ok(Some(upgraded)) => {
-                        carried.spawn(Upgraded::carry(upgraded, api.stop.clone()));
+                        carried.spawn(Upgraded::carry(upgraded, api.closing.clone()));
                     }
                     Err(error) => error!("a client of the control socket met a fault inside pomd: {error}"),
                 }
@@ -159,6 +163,7 @@ pub async fn serve(api: Arc<Api>, bound: ControlListener) {
         api.marker.mark(Phase::Ending);
         drop(bound);
     }
+    api.closing.cancel();
     while clients.join_next().await.is_some() {}
     while carried.join_next().await.is_some() {}
 }
@@ -192,7 +197,7 @@ pub async fn serve_client(
     slot: Slot,
 ) -> Option<Upgraded> {
     let slot = Arc::new(slot);
-    let stop = api.stop.clone();
+    let closing = api.closing.clone();
     let (upgrades, mut upgraded) = mpsc::channel(1);
     let endless = Endless::default();
     let stream = HangUpWatch::new(stream, endless.clone());
@@ -224,7 +229,7 @@ pub async fn serve_client(
             debug!("a client of the control socket that said nothing made room for others");
             return None;
         }
-        () = stop.cancelled() => {
+        () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(LAST_WORDS, connection).await
         }

@@ -38,7 +38,7 @@ pub(super) async fn answer(
     tokio::select! {
         biased;
         answer = answer_whatever(api, request, upgrades, slot) => answer,
-        () = api.stop.cancelled() => {
+        () = api.closing.cancelled() => {
             answer::refused(&stopping())
         }
     }
@@ -167,14 +167,14 @@ impl Route {
             }
             Self::Events => answer::endless(events(
                 api.agent.watch().await.map_err(of_agent)?,
-                api.stop.clone(),
+                api.closing.clone(),
             )),
             Self::Logs => {
                 let follow = parameter(query, "follow").as_deref() == Some("true");
                 let tunnel = parameter(query, "tunnel");
                 let reader = api.recent.reader();
                 if follow {
-                    answer::endless(lines(reader, tunnel, Some(api.stop.clone())))
+                    answer::endless(lines(reader, tunnel, Some(api.closing.clone())))
                 } else {
                     answer::ndjson(lines(reader, tunnel, None))
                 }

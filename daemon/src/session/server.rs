@@ -54,7 +54,7 @@ pub trait LoginServer: Send + Sync {
     ) -> BoxFuture<'a, Option<Timestamp>>;
     /// Drops what is kept ready to reach the server: a person logged out.
     fn disconnect(&self, cluster: &LoginTarget) {
-        cluster.upstream.forget_spares();
+        cluster.upstream.clear_pool();
     }
 }
 

@@ -97,7 +97,7 @@ impl Connection<'_> {
     async fn open(&self, early: &mut Early<&Guarded>) -> Result<Opened, AttemptError> {
         let tunnel = self.tunnel;
         let logged_in = tunnel.session.view().state == wire::ClusterState::LoggedIn;
-        let dialect = tunnel.dialect();
+        let dialect = Dialect::of(tunnel.spec.ssh);
         match first_sign(early.source, dialect.first_word(logged_in)).await {
             Sign::Gone => return Err(AttemptError::Gone),
             Sign::Bytes => poll_fn(|cx| early.source.poll_first(cx)).await?,
@@ -245,7 +245,7 @@ impl Connection<'_> {
                 text
             }
         };
-        match tunnel.dialect().refusal(&text) {
+        match Dialect::of(tunnel.spec.ssh).refusal(&text) {
             Some(told) => local.say_and_close(&told).await,
             None => local.reset(),
         }

@@ -3,8 +3,9 @@
 //! Knows its listeners, a [`Session`] and an [`Upstream`]. Must not know the configuration file, other tunnels or the
 //! control protocol's routes.
 //!
-//! `accept` lets in from either kind of socket (`local`), `connection` carries one, `attempt` decides when to try again, `probe` shows that the route works.
-//! `guarded` keeps web pages out, as `pomd_core::guard` decides.
+//! `accept` lets in from either kind of socket (`local`), `connection` carries one, `attempt` decides when to try again,
+//! `dialect` knows what differs between the languages of clients, `probe` shows that the route works. `guarded` keeps web
+//! pages out, as `pomd_core::guard` decides. Pure: `dialect`.
 
 pub mod bind;
 pub mod local;
@@ -46,7 +47,6 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use dialect::Dialect;
 use guarded::Guarded;
 use local::{Ends, Local};
 use outcome::Outcome;
@@ -271,11 +271,6 @@ impl Tunnel {
         );
         let carried = connection::carry(self.clone(), local, ends, number, caller);
         self.connections.spawn(carried.instrument(span));
-    }
-
-    /// The language that its clients speak.
-    fn dialect(&self) -> Dialect {
-        Dialect::of(self.spec.ssh)
     }
 
     fn clear_outcome(&self) {

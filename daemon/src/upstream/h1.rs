@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 use super::{
     Early, EarlySource, Opened,
     answer::Asked,
-    pool::{Said, Waited},
+    pool::{IdleState, Sent},
     record::{RecvError, Remote},
     tls::certificate::Identity,
 };
@@ -54,9 +54,11 @@ pub(super) struct Peer<'a> {
     pub(super) identity: Option<&'a Identity>,
     /// How long the answer may take.
     pub(super) limit: Duration,
-    /// What was known of the connection, if it is a spare.
-    pub(super) waited: Option<Waited>,
-    /// How long it may take to reach the server, which a spare shows only when something is said on it.
+    /// What was known of the connection, if it is a warm one.
+    pub(super) idle_state: Option<IdleState>,
+    /// The connection was made for another name of the cluster.
+    pub(super) borrowed: bool,
+    /// How long it may take to reach the server, which a warm connection shows only when something is said on it.
     pub(super) reach: Duration,
 }
 
@@ -65,7 +67,7 @@ impl Peer<'_> {
         Asked {
             server: self.address,
             identity: self.identity,
-            is_warm: self.waited.is_some(),
+            is_warm: self.idle_state.is_some(),
         }
     }
 }
@@ -84,8 +86,10 @@ pub(super) enum Again {
     No,
     /// Without early bytes: some were sent, and a guard of the server against them would look like this.
     Patiently,
-    /// Yes: it was said on a spare that had ended, and nobody can have heard it.
+    /// Yes: it was said on a warm connection that had ended, and nobody can have heard it.
     Unheard,
+    /// Yes: a server that was reached by another name knows no such route, which its own may.
+    ByItsName,
 }
 
 /// The head of a CONNECT. Holds the token.
@@ -139,8 +143,9 @@ where
     if head.status != 200 {
         let again = match head.status {
             400 if exchange.sent > 0 => Again::Patiently,
-            // It had waited too long for a request.
-            408 if peer.waited.is_some() => Again::Unheard,
+            // It had idle_state too long for a request.
+            408 if peer.idle_state.is_some() => Again::Unheard,
+            404 | 421 if peer.borrowed => Again::ByItsName,
             _ => Again::No,
         };
         let error = refused(&mut remote, head).await;
@@ -180,7 +185,7 @@ async fn refused(remote: &mut Remote, head: Head) -> OpenError {
 }
 
 fn late<R>(exchange: &Exchange<'_, R>, peer: Peer<'_>) -> AttemptError {
-    let again = exchange.again(peer, Waited::is_silent);
+    let again = exchange.again(peer, IdleState::is_silent);
     let target = Target::Server(peer.address.clone());
     let error = match exchange.is_lost(peer) {
         true => {
@@ -211,21 +216,21 @@ struct Exchange<'a, R> {
 }
 
 impl<R> Exchange<'_, R> {
-    /// It is said on a spare, and nothing of it arrived.
+    /// Whether it is said on a warm connection, and nothing of it arrived.
     fn is_lost(&self, peer: Peer<'_>) -> bool {
         let socket = self.remote.socket.socket();
-        peer.waited.is_some_and(|it| it.is_lost(socket))
+        peer.idle_state.is_some_and(|it| it.is_lost(socket))
     }
 
-    /// Whether the spare that this is said on is of the kind that `unheard` means.
-    fn again(&self, peer: Peer<'_>, unheard: fn(&Waited, &TcpStream, Said) -> bool) -> Again {
-        let said = Said {
+    /// Whether the warm connection that this is said on is of the kind that `unheard` means.
+    fn again(&self, peer: Peer<'_>, unheard: fn(&IdleState, &TcpStream, Sent) -> bool) -> Again {
+        let sent = Sent {
             written: self.remote.written(),
             early: self.sent > 0,
         };
         let socket = self.remote.socket.socket();
-        match peer.waited {
-            Some(it) if self.reader.is_untouched() && unheard(&it, socket, said) => {
+        match peer.idle_state {
+            Some(it) if self.reader.is_untouched() && unheard(&it, socket, sent) => {
                 // What the system still holds of it is not to leave later.
                 let _ = self.remote.socket.set_zero_linger();
                 Again::Unheard
@@ -243,17 +248,17 @@ enum Stop {
 }
 
 impl<R: EarlySource> Exchange<'_, R> {
-    /// `None`: its time is over; for a spare that nobody seems to hear that comes sooner.
+    /// `None`: its time is over; for a warm connection that nobody seems to hear that comes sooner.
     async fn answer(&mut self, peer: Peer<'_>) -> Result<Option<Head>, Stop> {
         let begun = Instant::now();
-        if let Some(waited) = peer.waited {
-            for limit in [waited.patience(), peer.reach] {
+        if let Some(idle_state) = peer.idle_state {
+            for limit in [idle_state.patience(), peer.reach] {
                 let at = begun + limit.min(peer.limit);
                 if let Ok(answered) = timeout_at(at, poll_fn(|cx| self.poll(cx))).await {
                     return answered.map(Some);
                 }
                 let lost = limit == peer.reach && self.is_lost(peer);
-                if lost || self.again(peer, Waited::is_silent) == Again::Unheard {
+                if lost || self.again(peer, IdleState::is_silent) == Again::Unheard {
                     return Ok(None);
                 }
             }
@@ -352,7 +357,7 @@ impl<R: EarlySource> Exchange<'_, R> {
 
     fn failure(&mut self, stop: Stop, peer: Peer<'_>) -> AttemptError {
         let again = match stop {
-            Stop::Remote(_) => self.again(peer, Waited::is_unheard),
+            Stop::Remote(_) => self.again(peer, IdleState::is_unheard),
             Stop::Local(_) | Stop::Head(_) => Again::No,
         };
         let error = match stop {

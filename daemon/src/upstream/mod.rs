@@ -41,7 +41,7 @@ use crate::{clock::Clock, failpoints::Failpoints};
 
 use answer::Asked;
 use dial::{Dialer, recent::Reached};
-use pool::{Budget, Spares};
+use pool::{Budget, Pool};
 use proxy::{Environment, Proxies};
 use record::Remote;
 use steps::Steps;
@@ -62,7 +62,7 @@ pub struct Upstream {
     proxies: Proxies,
     tls: Tls,
     /// `None`: each connection is made when it is asked for.
-    spares: Option<Spares>,
+    pool: Option<Pool>,
     /// A server of this cluster refused with early bytes what it accepted without: they wait for its answer.
     guarded: AtomicBool,
 }
@@ -154,7 +154,7 @@ impl Upstream {
             name,
             spec: cluster,
             limits,
-            spares: None,
+            pool: None,
             guarded: AtomicBool::new(false),
         }
     }
@@ -172,8 +172,8 @@ impl Upstream {
     }
 
     /// Connections that are ready may be kept, within `budget`.
-    pub fn with_spares(mut self, budget: Budget, clock: Clock) -> Self {
-        self.spares = Some(Spares::new(budget, clock));
+    pub fn with_pool(mut self, budget: Budget, clock: Clock) -> Self {
+        self.pool = Some(Pool::new(budget, clock));
         self
     }
 
@@ -183,12 +183,12 @@ impl Upstream {
     }
 
     /// Keeps connections ready until `stop`, where somebody was answered lately. Looks at the time when told to, by
-    /// [`Upstream::look_at_spares`], and has no timer of its own.
-    pub async fn keep_spares(&self, stop: CancellationToken) {
-        match &self.spares {
+    /// [`Upstream::refresh_pool`], and has no timer of its own.
+    pub async fn run_pool(&self, stop: CancellationToken) {
+        match &self.pool {
             // Apart, as its size would be that of every future around it.
             Some(it) => {
-                Box::pin(it.keep(stop, |at| async move {
+                Box::pin(it.run(stop, |at| async move {
                     self.fresh(&at, &mut Steps::begin()).await
                 }))
                 .await
@@ -198,16 +198,16 @@ impl Upstream {
     }
 
     /// To be called each half minute: ready connections that are too old go, and others are made.
-    pub fn look_at_spares(&self) {
-        if let Some(it) = &self.spares {
-            it.look();
+    pub fn refresh_pool(&self) {
+        if let Some(it) = &self.pool {
+            it.refresh();
         }
     }
 
     /// The network is another one, or the machine slept: none of the ready connections is worth trying.
-    pub fn discard_spares(&self) {
-        if let Some(it) = &self.spares {
-            it.discard();
+    pub fn invalidate_pool(&self) {
+        if let Some(it) = &self.pool {
+            it.invalidate_all();
         }
     }
 
@@ -217,9 +217,9 @@ impl Upstream {
     }
 
     /// Nobody is logged in any more: no connection is kept ready until one is used again.
-    pub fn forget_spares(&self) {
-        if let Some(it) = &self.spares {
-            it.forget();
+    pub fn clear_pool(&self) {
+        if let Some(it) = &self.pool {
+            it.clear();
         }
     }
 
@@ -271,11 +271,11 @@ impl Upstream {
             opened,
             Ok(_) | Err(OpenError::Refused(_) | OpenError::Unauthenticated { .. })
         );
-        if let Some(spares) = &self.spares
+        if let Some(pool) = &self.pool
             && answered
             && route.address.tls
         {
-            spares.used(self.way(&route.address), &route.address);
+            pool.note_use(&self.key(&route.address));
         }
         opened
     }
@@ -324,7 +324,7 @@ impl Upstream {
     }
 
     /// Returns a connection to `address` that has said nothing yet, through the forward proxy where there is one.
-    async fn dial(&self, address: &Address, steps: &mut Steps) -> Result<Transport, StepError> {
+    async fn dial(&self, address: &Address, steps: &mut Steps) -> Result<Transport, OpenError> {
         let target = self.target(address);
         let proxy = self
             .proxies

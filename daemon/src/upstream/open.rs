@@ -10,7 +10,7 @@ use pomd_core::{
 use super::{
     Early, EarlySource, Opened, Upstream,
     h1::{self, Again, AttemptError, Peer},
-    pool::{Waited, Way},
+    pool::{IdleState, Key},
     record::Remote,
     steps::Steps,
     tls::Secure,
@@ -20,8 +20,10 @@ use super::{
 struct Connection {
     remote: Remote,
     secure: Option<Secure>,
-    /// What was known of it, if it comes from the stock.
-    waited: Option<Waited>,
+    /// What was known of it, if it comes from the pool.
+    idle_state: Option<IdleState>,
+    /// It was made for another name of the cluster.
+    borrowed: bool,
 }
 
 impl From<(Remote, Option<Secure>)> for Connection {
@@ -29,13 +31,14 @@ impl From<(Remote, Option<Secure>)> for Connection {
         Self {
             remote,
             secure,
-            waited: None,
+            idle_state: None,
+            borrowed: false,
         }
     }
 }
 
 impl Upstream {
-    /// With a spare if there is one; what was said on it in vain is said once more on a fresh connection.
+    /// Opens with a warm connection if there is one; what was said on it in vain is said once more on a fresh one.
     pub(super) async fn open_somehow<R>(
         &self,
         authority: &Authority,
@@ -48,23 +51,31 @@ impl Upstream {
     {
         let address = permitted.address();
         let mut eager = !self.guarded.load(Ordering::Relaxed);
-        let mut ready = self.spare(address).await;
+        let mut warm = self.warm(address).await;
+        let mut borrowed_in_vain = false;
         loop {
-            let connection = match ready.take() {
+            let connection = match warm.take() {
                 Some(it) => it,
                 None => self.fresh(address, steps).await?.into(),
             };
             let opened = self
                 .attempt(connection, authority, permitted, early, eager)
                 .await;
+            if borrowed_in_vain
+                && opened.is_ok()
+                && let Some(pool) = &self.pool
+            {
+                pool.stop_borrowing();
+            }
             match opened.as_ref().map_err(|it| it.again) {
                 Err(Again::Unheard) => {
-                    if let Some(spares) = &self.spares {
-                        spares.doubt(&self.way(address));
+                    if let Some(pool) = &self.pool {
+                        pool.invalidate(&self.key(address));
                     }
                 }
                 // An Envoy may be told not to take early bytes; none of them reached the service.
                 Err(Again::Patiently) if eager => eager = false,
+                Err(Again::ByItsName) => borrowed_in_vain = true,
                 Ok(_) if !eager && !self.guarded.swap(true, Ordering::Relaxed) => {
                     tracing::debug!(cluster = %self.name, "opened only without early bytes");
                     return opened.map_err(|it| it.error);
@@ -91,39 +102,42 @@ impl Upstream {
             address: permitted.address(),
             identity: connection.secure.as_ref().map(|it| &*it.identity),
             limit: self.limits.answer,
-            waited: connection.waited,
+            idle_state: connection.idle_state,
+            borrowed: connection.borrowed,
             reach: self.limits.tcp,
         };
         h1::connect(connection.remote, request, early, eager, peer).await
     }
 
-    /// One from the stock that is alive, and was made with the certificates that hold now.
-    async fn spare(&self, address: &Address) -> Option<Connection> {
-        let spares = self.spares.as_ref().filter(|_| address.tls)?;
-        let way = self.way(address);
+    /// Takes a warm connection that is alive, and was made with the certificates that hold now.
+    async fn warm(&self, address: &Address) -> Option<Connection> {
+        let pool = self.pool.as_ref().filter(|_| address.tls)?;
+        let key = self.key(address);
+        pool.ask(key.clone(), address);
         let mut secure: Option<Secure> = None;
         loop {
-            let mut spare = spares.take(&way)?;
+            let (made_for, mut warm) = pool.take(&key)?;
             let current = match secure.take() {
                 Some(it) => it,
                 None => self.tls.secure().await.ok()?,
             };
-            let is_current = Arc::ptr_eq(&spare.secure.config, &current.config);
-            if is_current && let Some(waited) = spare.look().await {
-                spares.worked(&way);
+            let is_current = Arc::ptr_eq(&warm.secure.config, &current.config);
+            if is_current && let Some(idle_state) = warm.idle_state().await {
+                pool.confirm(&made_for);
                 return Some(Connection {
-                    remote: spare.remote,
-                    secure: Some(spare.secure),
-                    waited: Some(waited),
+                    remote: warm.remote,
+                    secure: Some(warm.secure),
+                    idle_state: Some(idle_state),
+                    borrowed: made_for != key,
                 });
             }
             secure = Some(current);
         }
     }
 
-    /// What one spare for `address` is good for.
-    pub(super) fn way(&self, address: &Address) -> Way {
-        Way {
+    /// The key of connections for `address` in the pool.
+    pub(super) fn key(&self, address: &Address) -> Key {
+        Key {
             target: self.target(address),
             name: self.verified(address).clone(),
             proxy: self.forward_proxy(address).map(|it| it.url),

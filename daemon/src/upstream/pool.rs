@@ -1,14 +1,18 @@
-//! The stock of connections that are ready: past their handshake, and nothing said on them yet.
+//! The pool of warm connections: past their handshake, and nothing said on them yet.
 //!
 //! A connection that finds one here is open after one round trip. They are made in the background, only where somebody
-//! was answered before and only with TLS; what happens to them while they wait is noticed at once. `pomd_core::route::pool` decides what is
-//! made and what still counts, `idle_state` what the end of a spare means. Must not know what is said on them.
+//! was answered before and only with TLS; what happens to them while they wait is noticed at once. How many are kept, and
+//! which, is decided by [`pomd_core::route::pool`]; `idle_state` tells what the end of one means. Must not know what is said
+//! on them.
 
 mod idle_state;
 
 use std::{
     future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,37 +20,38 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use pomd_core::{
     config::{Address, Authority, Host},
-    route::{
-        pool::{Order, Stock},
-        refusal::OpenError,
-    },
+    route::pool::{Inventory, Order},
 };
+use rustls::{client::verify_server_name, server::ParsedCertificate};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{record::Remote, tls::Secure};
+use super::{
+    record::{Records, Remote},
+    tls::{self, Secure},
+};
 use crate::{clock::Clock, system::limits};
 
 use idle_state::is_quiet;
-pub(super) use idle_state::{Said, Waited};
+pub(super) use idle_state::{IdleState, Sent};
 
-/// The most spares of all clusters together.
+/// The most warm connections of all clusters together.
 const MOST: usize = 64;
 /// They take no more than this part of the descriptors that there are.
 const SHARE: u64 = 16;
 /// How long bytes that are there already may take to be read.
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// How many spares there may be in the whole process.
+/// How many warm connections there may be in the whole process.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Semaphore>);
 
-/// What one spare is good for: connections that are dialled alike and prove the same name.
+/// What a warm connection was made for: connections with the same key are dialled alike and prove the same name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Way {
+pub(super) struct Key {
     /// What is dialled.
     pub(super) target: Authority,
     /// The name in the certificate.
@@ -55,20 +60,22 @@ pub(super) struct Way {
     pub(super) proxy: Option<String>,
 }
 
-/// The spares of one cluster.
+/// The warm connections of one cluster.
 #[derive(Debug)]
-pub(super) struct Spares {
+pub(super) struct Pool {
     budget: Budget,
     clock: Clock,
     /// Held for moments: a look or a move.
-    stock: Mutex<Stock<Way, Address, Spare>>,
+    inventory: Mutex<Inventory<Key, Address, WarmConnection>>,
     /// Told when there may be something to make, or nothing any more.
     changed: Notify,
+    /// A server that was reached by one name knew no route that it knows by another: each name needs its own.
+    separate: AtomicBool,
 }
 
-/// A connection that is ready.
+/// A connection that is past its handshake and unused.
 #[derive(Debug)]
-pub(super) struct Spare {
+pub(super) struct WarmConnection {
     pub(super) remote: Remote,
     pub(super) secure: Secure,
     _permit: OwnedSemaphorePermit,
@@ -82,15 +89,15 @@ impl Budget {
         Self::new(share.map_or(MOST, |it| it.min(MOST)))
     }
 
-    /// So many.
+    /// A budget for `most` connections.
     pub fn new(most: usize) -> Self {
         Self(Arc::new(Semaphore::new(most)))
     }
 }
 
-impl Spare {
-    /// What is known of it now; `None`: it is not to be used.
-    pub(super) async fn look(&mut self) -> Option<Waited> {
+impl WarmConnection {
+    /// Returns what is known of it now; `None`: it is not to be used.
+    pub(super) async fn idle_state(&mut self) -> Option<IdleState> {
         let remote = &mut self.remote;
         if !is_quiet(remote.socket.socket()) {
             // Perhaps only tickets, which come right behind the handshake.
@@ -99,81 +106,115 @@ impl Spare {
                 return None;
             }
         }
-        Waited::look(remote.socket.socket(), remote.written())
+        IdleState::look(remote.socket.socket(), remote.written())
+    }
+
+    /// Whether its server proved `name`, too. Any connection to a cluster carries any of its routes.
+    fn proves(&self, name: &Host) -> bool {
+        let Records::Tls(tls) = &self.remote.records else {
+            return false;
+        };
+        let certificate = tls.peer_certificates().and_then(<[_]>::first);
+        let parsed = certificate.and_then(|it| ParsedCertificate::try_from(it).ok());
+        let name = tls::server_name(name).ok();
+        let both = parsed.zip(name);
+        both.is_some_and(|(certificate, name)| verify_server_name(&certificate, &name).is_ok())
     }
 }
 
-impl Spares {
+impl Pool {
     pub(super) fn new(budget: Budget, clock: Clock) -> Self {
         Self {
             budget,
             clock,
-            stock: Mutex::default(),
+            inventory: Mutex::default(),
             changed: Notify::new(),
+            separate: AtomicBool::new(false),
         }
     }
 
-    /// Somebody was answered on `way`, which leads to `address`.
-    pub(super) fn used(&self, way: Way, address: &Address) {
+    /// Notes that a connection for `key`, which leads to `address`, is asked for.
+    pub(super) fn ask(&self, key: Key, address: &Address) {
         let now = self.clock.moment();
-        self.lock().used(way, address.clone(), now);
+        self.lock().ask(key, address.clone(), now);
+    }
+
+    /// Notes that somebody was answered on a connection for `key`.
+    pub(super) fn note_use(&self, key: &Key) {
+        let now = self.clock.moment();
+        self.lock().note_use(key, now);
         self.changed.notify_one();
     }
 
-    /// One for `way`. Whoever takes it looks whether it is alive.
-    pub(super) fn take(&self, way: &Way) -> Option<Spare> {
+    /// Takes out a connection that serves `key`, with the key that it was made for. Whoever takes it looks whether it is
+    /// alive.
+    pub(super) fn take(&self, key: &Key) -> Option<(Key, WarmConnection)> {
         let now = self.clock.moment();
-        self.lock().take(way, now)
+        // Another name's server may stand elsewhere, but not behind another port or proxy.
+        let is_near =
+            |other: &Key| (other.target.port, &other.proxy) == (key.target.port, &key.proxy);
+        let may_borrow = !self.separate.load(Relaxed);
+        self.lock().take(key, now, |other, connection| {
+            may_borrow && is_near(other) && connection.proves(&key.name)
+        })
     }
 
-    /// One that was taken from `way` was alive.
-    pub(super) fn worked(&self, way: &Way) {
-        self.lock().worked(way);
+    /// From now on a connection serves only the key that it was made for.
+    pub(super) fn stop_borrowing(&self) {
+        if !self.separate.swap(true, Relaxed) {
+            tracing::debug!("each name needs connections of its own");
+        }
     }
 
-    /// One that was taken from `way` had ended unnoticed: the others may have, too.
-    pub(super) fn doubt(&self, way: &Way) {
-        self.lock().discard_way(way);
-        tracing::debug!("a ready connection to {} had ended", way.target);
+    /// Notes that a connection that was taken from `key` was alive.
+    pub(super) fn confirm(&self, key: &Key) {
+        self.lock().confirm(key);
     }
 
-    /// Throws all away, but goes on making new ones: at the next look or use.
-    pub(super) fn discard(&self) {
-        self.lock().discard();
+    /// Throws those of `key` away: one of them had ended unnoticed, so the others may have, too.
+    pub(super) fn invalidate(&self, key: &Key) {
+        self.lock().invalidate(key);
+        tracing::debug!("a warm connection to {} had ended", key.target);
+    }
+
+    /// Throws all away. New ones are made at the next [`Self::refresh`] or use.
+    pub(super) fn invalidate_all(&self) {
+        self.lock().invalidate_all();
     }
 
     /// Throws all away and makes no more, until somebody is answered again.
-    pub(super) fn forget(&self) {
-        self.lock().forget();
+    pub(super) fn clear(&self) {
+        self.lock().clear();
         self.changed.notify_one();
     }
 
-    /// To be called now and then: throws away what no longer counts, and lets others be made.
-    pub(super) fn look(&self) {
+    /// Throws away what is too old, and lets others be made. To be called now and then.
+    pub(super) fn refresh(&self) {
         if !self.lock().is_idle() {
             self.changed.notify_one();
         }
     }
 
-    /// How many there are.
+    /// How many connections there are.
     #[cfg(test)]
-    pub(super) fn count(&self) -> usize {
-        self.lock().count()
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
     }
 
-    /// Keeps the stock until `stop`; `make` dials and shakes hands. Without it there is never anything in stock.
-    pub(super) async fn keep<F>(&self, stop: CancellationToken, make: impl Fn(Address) -> F)
+    /// Keeps the pool filled until `stop`; `make` dials and shakes hands. Unless this runs, the pool stays empty.
+    pub(super) async fn run<F, E>(&self, stop: CancellationToken, make: impl Fn(Address) -> F)
     where
-        F: Future<Output = Result<(Remote, Option<Secure>), OpenError>>,
+        F: Future<Output = Result<(Remote, Option<Secure>), E>>,
+        E: std::fmt::Display,
     {
         let mut under_way = FuturesUnordered::new();
-        let mut turn = 0;
+        let mut epoch = 0;
         loop {
             let (orders, now) = self.orders();
-            if now != turn {
+            if now != epoch {
                 // What was begun before is of no use any more.
                 under_way.clear();
-                turn = now;
+                epoch = now;
             }
             for order in orders {
                 under_way.push(self.fill(order, &make));
@@ -186,21 +227,20 @@ impl Spares {
                 () = poll_fn(|cx| self.poll_ended(cx)) => {}
             }
         }
-        self.forget();
+        self.clear();
     }
 
-    fn orders(&self) -> (Vec<Order<Way, Address>>, u64) {
+    fn orders(&self) -> (Vec<Order<Key, Address>>, u64) {
         let now = self.clock.moment();
-        let mut stock = self.lock();
-        (
-            stock.orders(now, self.budget.0.available_permits()),
-            stock.turn(),
-        )
+        let mut inventory = self.lock();
+        let orders = inventory.orders(now, self.budget.0.available_permits());
+        (orders, inventory.epoch())
     }
 
-    async fn fill<F>(&self, order: Order<Way, Address>, make: impl Fn(Address) -> F)
+    async fn fill<F, E>(&self, order: Order<Key, Address>, make: impl Fn(Address) -> F)
     where
-        F: Future<Output = Result<(Remote, Option<Secure>), OpenError>>,
+        F: Future<Output = Result<(Remote, Option<Secure>), E>>,
+        E: std::fmt::Display,
     {
         // Another cluster may have been quicker.
         let Ok(permit) = self.budget.0.clone().try_acquire_owned() else {
@@ -208,24 +248,24 @@ impl Spares {
         };
         match make(order.how.clone()).await {
             Ok((remote, Some(secure))) => {
-                let spare = Spare {
+                let connection = WarmConnection {
                     remote,
                     secure,
                     _permit: permit,
                 };
-                self.lock().made(&order, spare);
+                self.lock().made(&order, connection);
             }
             // Without TLS nothing was ordered.
             Ok((_, None)) => self.lock().left(&order),
             Err(error) => {
-                tracing::debug!("no ready connection to {}: {error}", order.way.target);
+                tracing::debug!("no warm connection to {}: {error}", order.key.target);
                 let now = self.clock.moment();
                 self.lock().failed(&order, now);
             }
         }
     }
 
-    /// Ready when spares ended; they are gone then. Whatever a server says unasked is an end as well.
+    /// Ready when warm connections ended; they are gone then. Whatever a server says unasked is an end as well.
     fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
         let now = self.clock.moment();
         let ended = self
@@ -234,11 +274,13 @@ impl Spares {
         if ended == 0 {
             return Poll::Pending;
         }
-        tracing::debug!("{ended} ready connections ended");
+        tracing::debug!("{ended} warm connections ended");
         Poll::Ready(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Stock<Way, Address, Spare>> {
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inventory<Key, Address, WarmConnection>> {
+        self.inventory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

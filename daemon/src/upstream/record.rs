@@ -10,6 +10,8 @@
 //!
 //! Must not know HTTP, or what the bytes are for.
 
+mod stream;
+
 use std::{
     fmt,
     future::poll_fn,
@@ -27,14 +29,8 @@ use rustls::{
 };
 use tokio::io::AsyncWrite;
 
-use super::{
-    stream::{BoxError, SendProgress, Stream, StreamEnd},
-    transport::Transport,
-};
-use crate::{
-    buffer::{self, Buffer, Queue},
-    system::sockets,
-};
+use super::transport::Transport;
+use crate::buffer::{self, Buffer, Queue};
 
 /// The most plaintext that one record carries.
 const RECORD: usize = 16 * 1024;
@@ -306,74 +302,6 @@ impl Remote {
                 InvalidMessage::HandshakePayloadTooLarge.into(),
             )),
             Progress::NeedMore => Ok(()),
-        }
-    }
-}
-
-impl Stream for Remote {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.opened.is_empty() && !self.closed {
-            true => self.socket.poll_read_ready(cx),
-            false => Poll::Ready(Ok(())),
-        }
-    }
-
-    fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut Queue,
-    ) -> Poll<Result<usize, StreamEnd>> {
-        self.poll_fill(cx, to).map_err(StreamEnd::from)
-    }
-
-    fn queue(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
-        Ok(self.queue(bytes)?)
-    }
-
-    fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty()
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_flush(cx)
-    }
-
-    fn finish(&mut self, cx: &mut Context<'_>) {
-        if let Poll::Ready(Ok(())) = self.poll_flush(cx)
-            && self.queue_close().is_ok()
-        {
-            let _ = self.poll_flush(cx);
-        }
-    }
-
-    fn abort(self) {
-        let _ = self.socket.set_zero_linger();
-    }
-
-    fn progress(&self) -> Option<SendProgress> {
-        let seen = sockets::progress_of(self.socket.socket())?;
-        Some(SendProgress {
-            waiting: seen.waiting,
-            in_flight: seen.unanswered,
-            acknowledged: seen.acknowledged,
-        })
-    }
-
-    fn receive_room(&self) -> usize {
-        let socket = socket2::SockRef::from(self.socket.socket());
-        socket.recv_buffer_size().unwrap_or(usize::MAX)
-    }
-
-    fn end_is_certain(&self) -> bool {
-        matches!(self.records, Records::Tls(_))
-    }
-}
-
-impl From<RecvError> for StreamEnd {
-    fn from(error: RecvError) -> Self {
-        match error {
-            RecvError::Closed => Self::Closed,
-            RecvError::Cut | RecvError::Tls(_) | RecvError::Io(_) => Self::Cut(error.into()),
         }
     }
 }

@@ -434,7 +434,7 @@ impl Files {
 }
 
 /// Returns the name to verify, which is also the SNI.
-fn server_name(host: &Host) -> Result<ServerName<'static>, TlsError> {
+pub(super) fn server_name(host: &Host) -> Result<ServerName<'static>, TlsError> {
     match host {
         Host::Ip(ip) => Ok(ServerName::from(*ip)),
         Host::Name(name) => {

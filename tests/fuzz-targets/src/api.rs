@@ -114,6 +114,7 @@ impl House {
             socket: place.socket,
             lost: Arc::default(),
             stop: CancellationToken::new(),
+            closing: CancellationToken::new(),
             restart: Restart::to(state.join("no-such-program")),
             inherited: Arc::default(),
             marker: Marker::default(),

@@ -79,7 +79,7 @@ pub struct Address {
 }
 
 impl Route {
-    /// `HOST:PORT`, or what Pomerium's `from` looks like: `tcp+https://HOST:PORT`, and the bastion form
+    /// Reads `HOST:PORT`, or what Pomerium's `from` looks like: `tcp+https://HOST:PORT`, and the bastion form
     /// `tcp+https://HOST[:PORT]/TARGET:PORT`.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -103,8 +103,8 @@ impl Route {
             }
             (_, known @ ("https" | "http" | "tcp")) => {
                 let what = format!("unknown kind of route {}", quoted(scheme));
-                let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
-                return Err(Wrong::new(what, instead_of_url(known, place)));
+                let server = rest.split(['/', '?', '#']).next().unwrap_or_default();
+                return Err(Wrong::new(what, instead_of_url(known, server)));
             }
             _ => {
                 let what = format!("unknown kind of route {}", quoted(scheme));
@@ -115,16 +115,16 @@ impl Route {
             }
         };
         no_extras(rest)?;
-        let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (server, path) = rest.split_once('/').unwrap_or((rest, ""));
         match path.strip_suffix('/').unwrap_or(path) {
             "" => {
-                let authority = Authority::parse(place).map_err(route_hint)?;
+                let authority = Authority::parse(server).map_err(route_hint)?;
                 Ok(Self::direct(authority, tls))
             }
             target => Ok(Self {
                 protocol: Protocol::Tcp,
                 authority: Authority::parse(target).map_err(route_hint)?,
-                address: Address::with_scheme(tls, place)?,
+                address: Address::with_scheme(tls, server)?,
             }),
         }
     }
@@ -146,7 +146,7 @@ impl Route {
 }
 
 impl Authority {
-    /// `HOST:PORT`; an IPv6 address stands in brackets.
+    /// Reads `HOST:PORT`; an IPv6 address stands in brackets.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
         no_extras(text)?;
         if text.contains('/') {
@@ -164,7 +164,7 @@ impl Authority {
 }
 
 impl Address {
-    /// `https://HOST[:PORT]`, or `http://` for labs. A single slash may follow, nothing else.
+    /// Reads `https://HOST[:PORT]`, or `http://` for labs. A single slash may follow, nothing else.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
         const URL: &str = "write it as https://HOST, or https://HOST:PORT";
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -181,14 +181,14 @@ impl Address {
             }
         };
         no_extras(rest)?;
-        let place = rest.strip_suffix('/').unwrap_or(rest);
-        if place.contains('/') {
+        let server = rest.strip_suffix('/').unwrap_or(rest);
+        if server.contains('/') {
             return Err(Wrong::new("an address with a path", URL));
         }
-        Self::with_scheme(tls, place)
+        Self::with_scheme(tls, server)
     }
 
-    /// `HOST`, or `HOST:PORT` where the port is not the scheme's own: what goes into `Host:` of a GET.
+    /// Returns `HOST`, or `HOST:PORT` where the port is not the scheme's own: what goes into `Host:` of a GET.
     pub fn host_and_port(&self) -> String {
         if self.port == default_port(self.tls) {
             self.host.bracketed()
@@ -197,8 +197,8 @@ impl Address {
         }
     }
 
-    fn with_scheme(tls: bool, place: &str) -> Result<Self, Wrong> {
-        let (host, port) = split(place)?;
+    fn with_scheme(tls: bool, server: &str) -> Result<Self, Wrong> {
+        let (host, port) = split(server)?;
         let port = port.unwrap_or(default_port(tls));
         Ok(Self { tls, host, port })
     }
@@ -232,7 +232,7 @@ fn split(text: &str) -> Result<(Host, Option<u16>), Wrong> {
     Ok((Host::parse(&host)?, port.map(self::port).transpose()?))
 }
 
-/// A port as text: digits only, 1 to 65535.
+/// Reads a port: digits only, 1 to 65535.
 pub(super) fn port(text: &str) -> Result<u16, Wrong> {
     if text.is_empty() {
         return Err(Wrong::new("no port after the colon", PORT));
@@ -258,9 +258,9 @@ fn no_extras(rest: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// What to write where somebody wrote the address of a web page, or a scheme of another program.
-fn instead_of_url(scheme: &str, place: &str) -> String {
-    let write = match (Authority::parse(place), Host::parse(place)) {
+/// Returns what to write where somebody wrote the address of a web page, or a scheme of another program.
+fn instead_of_url(scheme: &str, server: &str) -> String {
+    let write = match (Authority::parse(server), Host::parse(server)) {
         (Ok(it), _) => format!("\"{it}\""),
         (_, Ok(host)) => format!("\"{}:PORT\"", host.bracketed()),
         _ => "HOST:PORT".to_owned(),
@@ -286,8 +286,8 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.address.tls { "https" } else { "http" };
         if *self != Self::direct(self.authority.clone(), self.address.tls) {
-            let place = self.address.host_and_port();
-            return write!(f, "tcp+{scheme}://{place}/{}", self.authority);
+            let server = self.address.host_and_port();
+            return write!(f, "tcp+{scheme}://{server}/{}", self.authority);
         }
         match self.address.tls {
             true => self.authority.fmt(f),

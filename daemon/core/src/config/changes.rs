@@ -32,28 +32,17 @@ pub enum Change<Spec> {
 }
 
 impl Changes {
-    /// Nothing differs.
+    /// Whether nothing differs.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-
-    /// What `config` becomes by these changes.
-    pub fn apply(self, config: &Config) -> Config {
-        let mut res = config.clone();
-        apply_to(&mut res.tunnels, self.tunnels);
-        apply_to(&mut res.clusters, self.clusters);
-        if let Some(settings) = self.settings {
-            res.settings = settings;
-        }
-        res
-    }
 }
 
-/// What must be done to get from `old` to `new`.
+/// Returns what must be done to get from `old` to `new`.
 pub fn changes(old: &Config, new: &Config) -> Changes {
     Changes {
-        tunnels: between(&old.tunnels, &new.tunnels, tunnel_keys),
-        clusters: between(&old.clusters, &new.clusters, cluster_keys),
+        tunnels: between(&old.tunnels, &new.tunnels, TunnelSpec::differing_keys),
+        clusters: between(&old.clusters, &new.clusters, ClusterSpec::differing_keys),
         settings: (old.settings != new.settings).then(|| new.settings.clone()),
     }
 }
@@ -78,79 +67,6 @@ fn between<Name: Ord + Clone, Spec: PartialEq + Clone>(
         res.insert(name.clone(), change);
     }
     res
-}
-
-fn apply_to<Name: Ord, Spec>(to: &mut BTreeMap<Name, Spec>, changes: BTreeMap<Name, Change<Spec>>) {
-    for (name, change) in changes {
-        match change {
-            Change::Added(spec) | Change::Changed { to: spec, .. } => to.insert(name, spec),
-            Change::Removed => to.remove(&name),
-        };
-    }
-}
-
-fn tunnel_keys(old: &TunnelSpec, new: &TunnelSpec) -> Vec<&'static str> {
-    // Without `..`: a new field must be thought of here.
-    let TunnelSpec {
-        route,
-        cluster,
-        listen,
-        start,
-        ssh,
-        expose,
-        browser_guard,
-        allow_hosts,
-    } = new;
-    differing(&[
-        ("route", old.route != *route),
-        ("cluster", old.cluster != *cluster),
-        ("listen", old.listen != *listen),
-        ("start", old.start != *start),
-        ("ssh", old.ssh != *ssh),
-        ("expose", old.expose != *expose),
-        ("browser_guard", old.browser_guard != *browser_guard),
-        ("allow_hosts", old.allow_hosts != *allow_hosts),
-    ])
-}
-
-fn cluster_keys(old: &ClusterSpec, new: &ClusterSpec) -> Vec<&'static str> {
-    let ClusterSpec {
-        hosts,
-        login_at,
-        // What a tunnel of it says.
-        ports: _,
-        connect,
-        server_name,
-        ca_file,
-        client_identity,
-        forward_proxy,
-        forward_proxy_auth,
-        browser,
-        insecure_skip_verify,
-        named,
-    } = new;
-    differing(&[
-        ("hosts", old.hosts != *hosts || old.named != *named),
-        ("url", old.login_at != *login_at),
-        ("connect", old.connect != *connect),
-        ("server_name", old.server_name != *server_name),
-        ("ca_file", old.ca_file != *ca_file),
-        ("client_cert", old.client_identity != *client_identity),
-        ("forward_proxy", old.forward_proxy != *forward_proxy),
-        (
-            "forward_proxy_auth",
-            old.forward_proxy_auth != *forward_proxy_auth,
-        ),
-        ("browser", old.browser != *browser),
-        (
-            "insecure_skip_verify",
-            old.insecure_skip_verify != *insecure_skip_verify,
-        ),
-    ])
-}
-
-fn differing(list: &[(&'static str, bool)]) -> Vec<&'static str> {
-    list.iter().filter(|it| it.1).map(|it| it.0).collect()
 }
 
 #[cfg(test)]
@@ -209,6 +125,26 @@ mod tests {
         );
     }
 
+    fn applied(changes: Changes, to: &Config) -> Config {
+        let mut res = to.clone();
+        apply(&mut res.tunnels, changes.tunnels);
+        apply(&mut res.clusters, changes.clusters);
+        res.settings = changes.settings.unwrap_or(res.settings);
+        res
+    }
+
+    fn apply<Name: Ord, Spec>(
+        to: &mut BTreeMap<Name, Spec>,
+        changes: BTreeMap<Name, Change<Spec>>,
+    ) {
+        for (name, change) in changes {
+            match change {
+                Change::Added(spec) | Change::Changed { to: spec, .. } => to.insert(name, spec),
+                Change::Removed => to.remove(&name),
+            };
+        }
+    }
+
     fn any_config() -> impl Strategy<Value = Config> {
         let tunnel = ("[a-d]", "[a-c]", 1u16..4, any::<bool>(), any::<bool>());
         let cluster = prop::option::of((any::<bool>(), any::<bool>()));
@@ -243,7 +179,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(changes.is_empty(), old == new);
-            prop_assert_eq!(changes.apply(&old), new);
+            prop_assert_eq!(applied(changes, &old), new);
         }
     }
 }

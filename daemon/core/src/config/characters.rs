@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// The first character in `text` that is not seen for what it is: where, and its name.
+/// Returns the first character in `text` that is not seen for what it is: where, and its name.
 pub(super) fn invisible(text: &str) -> Option<(Range<usize>, String)> {
     text.char_indices().find_map(|(at, c)| {
         let name = name(c)?;
@@ -35,7 +35,7 @@ fn name(c: char) -> Option<&'static str> {
     })
 }
 
-/// Where quotes stand that only typographers use, in a text that is not TOML.
+/// Returns where quotes stand that only typographers use, in a text that is not TOML.
 pub(super) fn typographic_quote(text: &str) -> Option<Range<usize>> {
     const QUOTES: [char; 10] = ['“', '”', '„', '‟', '‘', '’', '‚', '«', '»', '＂'];
     let (at, c) = text.char_indices().find(|it| QUOTES.contains(&it.1))?;

@@ -7,11 +7,12 @@ use std::{
 };
 
 use super::{
-    Config, Host, Listen, Machine, Route, Settings, SocketName, Start, TunnelName, TunnelSpec,
-    Wrong, clusters, doubts,
+    ClusterName, Config, Host, Listen, Machine, Route, Settings, SocketName, Start, TunnelName,
+    TunnelSpec, Wrong, clusters,
     file::{Either, Field, File, Section},
     named,
     report::{Found, Problem, Span, quoted},
+    warnings,
 };
 
 const NAME: &str = "a name is made of letters, digits, `.`, `_` and `-`, at most 64";
@@ -27,12 +28,9 @@ pub(super) struct Draft {
     pub(super) name: TunnelName,
     pub(super) route: Field<Route>,
     pub(super) listen: Option<Field<Listen>>,
-    pub(super) start: Start,
-    pub(super) ssh: bool,
-    pub(super) expose: bool,
-    pub(super) browser_guard: bool,
-    pub(super) allow_hosts: Vec<Host>,
     pub(super) title: String,
+    /// What it means. Its cluster is that of its host alone, until the clusters are known.
+    spec: TunnelSpec,
 }
 
 /// `partial`: parts of the file could not be read, so nothing can be called missing.
@@ -50,7 +48,7 @@ pub(super) fn check(
         .collect();
     listeners(&drafts, found);
     for draft in &drafts {
-        doubts::of_tunnel(draft, machine, found);
+        warnings::of_tunnel(draft, machine, found);
     }
     let named = file
         .clusters
@@ -59,18 +57,12 @@ pub(super) fn check(
         .collect();
     // A tunnel that could not be read may have been the one that a cluster needs.
     let partial = partial || drafts.len() < file.tunnels.len();
-    let (clusters, of_tunnel) = clusters::place(named, &drafts, partial, found);
+    let (clusters, of_tunnel) = clusters::assign(named, &drafts, partial, found);
     let mut tunnels = BTreeMap::new();
     for (draft, cluster) in drafts.into_iter().zip(of_tunnel) {
         let spec = TunnelSpec {
-            route: draft.route.value,
             cluster,
-            listen: draft.listen.map_or(Listen::Chosen, |it| it.value),
-            start: draft.start,
-            ssh: draft.ssh,
-            expose: draft.expose,
-            browser_guard: draft.browser_guard,
-            allow_hosts: draft.allow_hosts,
+            ..draft.spec
         };
         tunnels.insert(draft.name, spec);
     }
@@ -85,7 +77,7 @@ pub(super) fn check(
     }
 }
 
-/// The rule for names, told at the name.
+/// Returns the problem of a name that breaks the rule for names.
 pub(super) fn bad_name(section: &Section<'_>) -> Problem {
     Problem::at(
         section.span.clone(),
@@ -94,7 +86,7 @@ pub(super) fn bad_name(section: &Section<'_>) -> Problem {
     .label(NAME)
 }
 
-/// What `parse` makes of a text, or its objection as a problem of this section.
+/// Returns what `parse` makes of a text, or adds its objection as a problem of this section.
 pub(super) fn parsed<T>(
     section: &Section<'_>,
     field: Option<Field<&str>>,
@@ -146,16 +138,24 @@ fn tunnel(section: &Section<'_>, partial: bool, found: &mut Found) -> Option<Dra
         );
     }
     let route = route?;
-    Some(Draft {
-        name: name?,
-        listen,
+    let spec = TunnelSpec {
+        cluster: ClusterName::for_address(&route.value.address),
+        listen: listen
+            .as_ref()
+            .map_or(Listen::Chosen, |it| it.value.clone()),
         start,
         ssh: ssh.map_or(route.value.authority.port == 22, |it| it.value),
         expose: expose.is_some_and(|it| it.value),
         browser_guard: browser_guard.is_none_or(|it| it.value),
         allow_hosts,
-        title: section.title.clone(),
+        route: route.value.clone(),
+    };
+    Some(Draft {
+        name: name?,
         route,
+        listen,
+        title: section.title.clone(),
+        spec,
     })
 }
 
@@ -327,7 +327,7 @@ fn settings(section: &Section<'_>, found: &mut Found) -> Settings {
     {
         match read_user(&user.value) {
             Some(it) if seen.insert(it.clone()) => {
-                found.place(&section.title, &it, user.span);
+                found.locate(&section.title, &it, user.span);
                 res.allow_users.push(it);
             }
             Some(_) => {}

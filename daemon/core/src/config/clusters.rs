@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BrowserChoice, ClusterName, ClusterSpec, ForwardProxy, HostPattern,
+    ClusterName, ClusterSpec, HostPattern,
     address::Address,
     check::Draft,
-    doubts,
     file::Field,
     host::Host,
     named::Named,
     owner::{Owner, owner},
     report::{Found, Problem, Span, quoted},
+    warnings,
 };
 
 /// Who says that a host is his, and where.
@@ -24,8 +24,8 @@ struct Claim {
 
 type Claims = BTreeMap<HostPattern, Vec<Claim>>;
 
-/// All clusters, and for each draft in turn the name of its own. `partial`: nothing can be called missing.
-pub(super) fn place(
+/// Returns all clusters, and for each draft in turn the name of its own. Where the file is `partial`, nothing is missing.
+pub(super) fn assign(
     mut named: Vec<Named>,
     drafts: &[Draft],
     partial: bool,
@@ -68,12 +68,12 @@ pub(super) fn place(
         };
         of_tunnel.push(cluster);
     }
-    doubts::of_separate_logins(&own, drafts, &of_tunnel, &named, found);
+    warnings::of_separate_logins(&own, drafts, &of_tunnel, &named, found);
     let mut res = own;
     for (mut cluster, routes) in named.into_iter().zip(addresses) {
         one_scheme(&cluster, &routes, found);
         not_in_the_open(&cluster, &routes, found);
-        doubts::of_cluster(&cluster, &routes, drafts.is_empty() || partial, found);
+        warnings::of_cluster(&cluster, &routes, drafts.is_empty() || partial, found);
         cluster.spec.login_at = login_at(&cluster, &routes);
         let servers = routes.iter().map(|it| &it.value.address);
         cluster.spec.ports = ports(cluster.spec.login_at.iter().chain(servers));
@@ -155,7 +155,7 @@ fn hosts(cluster: &Named) -> Vec<HostPattern> {
     without_repeats(own.chain(url))
 }
 
-/// The cluster that stands for the host of one tunnel, shared by all tunnels that dial the same address.
+/// Adds the cluster that stands for the host of one tunnel, shared by all tunnels that dial the same address.
 fn add_own(
     own: &mut BTreeMap<ClusterName, ClusterSpec>,
     name: &ClusterName,
@@ -195,19 +195,11 @@ fn of_host(address: &Address) -> ClusterSpec {
         hosts: vec![HostPattern::exactly(&address.host)],
         login_at: vec![address.clone()],
         ports: ports([address]),
-        connect: None,
-        server_name: None,
-        ca_file: None,
-        client_identity: None,
-        forward_proxy: ForwardProxy::Environment,
-        forward_proxy_auth: None,
-        browser: BrowserChoice::Default,
-        insecure_skip_verify: false,
-        named: false,
+        ..ClusterSpec::default()
     }
 }
 
-/// A login made over TLS is not to be sent without it.
+/// Adds the problem of a login that is made over TLS and would be sent without it.
 fn one_scheme(cluster: &Named, routes: &[&Field<super::Route>], found: &mut Found) {
     let url = cluster.url.iter().map(|it| (&it.span, it.value.tls));
     let all: Vec<(&Span, bool)> = url
@@ -230,7 +222,7 @@ fn one_scheme(cluster: &Named, routes: &[&Field<super::Route>], found: &mut Foun
     }
 }
 
-/// A token goes through a forward proxy inside TLS or not at all.
+/// Adds the problem of a token that would go through a forward proxy without TLS.
 fn not_in_the_open(cluster: &Named, routes: &[&Field<super::Route>], found: &mut Found) {
     let Some(proxy) = &cluster.proxy else { return };
     let url = cluster.url.iter().map(|it| (&it.span, it.value.tls));

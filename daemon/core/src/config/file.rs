@@ -116,7 +116,7 @@ impl<'t> File<'t> {
                         title: "[settings]".to_owned(),
                         table: it,
                     };
-                    section.judge_keys(&SETTINGS, found);
+                    section.check_keys(&SETTINGS, found);
                     res.settings = Some(section);
                 }
                 (known, _) if SECTIONS.contains(&known) => {
@@ -154,7 +154,7 @@ impl<'t> Section<'t> {
         self.get(key, ("a number or a string", wants), found, either)
     }
 
-    /// A list of texts and numbers.
+    /// Reads a list of texts and numbers.
     pub(super) fn list(
         &self,
         key: &str,
@@ -185,7 +185,7 @@ impl<'t> Section<'t> {
         })
     }
 
-    /// A list of texts only.
+    /// Reads a list of texts only.
     pub(super) fn texts(
         &self,
         key: &str,
@@ -210,7 +210,7 @@ impl<'t> Section<'t> {
         })
     }
 
-    /// A table that says in which file a secret is. A secret itself does not belong here.
+    /// Reads a table that says in which file a secret is. A secret itself does not belong here.
     pub(super) fn secret(&self, key: &str, wants: &str, found: &mut Found) -> Option<Section<'t>> {
         let value = self.table.get(key)?;
         match value.get_ref() {
@@ -221,7 +221,7 @@ impl<'t> Section<'t> {
                     title: self.title.clone(),
                     table,
                 };
-                section.judge_keys(&SECRET, found);
+                section.check_keys(&SECRET, found);
                 Some(section)
             }
             DeValue::String(_) => {
@@ -272,7 +272,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// `wants`: the kind that it must be, and what to write.
+    /// Returns the problem of a value of the wrong kind; `wants` are the kind that it must be, and what to write.
     fn wrong_kind(&self, key: &str, value: &Spanned<DeValue<'_>>, wants: (&str, &str)) -> Problem {
         let kind = match kind(value.get_ref()) {
             it if it == wants.0 => String::new(),
@@ -283,7 +283,7 @@ impl<'t> Section<'t> {
             .label(wants.1)
     }
 
-    fn judge_keys(&self, keys: &Keys, found: &mut Found) {
+    fn check_keys(&self, keys: &Keys, found: &mut Found) {
         for (key, value) in self.table {
             let name: &str = key.get_ref().as_ref();
             if keys.later.contains(&name) {
@@ -298,7 +298,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// `[tunnel.ssh.prod]`, which TOML takes for a table inside of `[tunnel.ssh]`.
+    /// Returns the problem of `[tunnel.ssh.prod]`, which TOML takes for a table inside of `[tunnel.ssh]`.
     fn dotted(&self, keys: &Keys, name: &str, span: Span) -> Problem {
         let (kind, outer) = (keys.kind, self.name);
         let quoted = written(&format!("{outer}.{name}"));
@@ -340,7 +340,7 @@ impl<'t> Section<'t> {
         self.holds_only_tables() || keys.any(|it| hints::meant("tunnel", it) == Some(key))
     }
 
-    /// Whether it holds tables and nothing else, as `[tunnel.ssh]` does where there is only `[tunnel.ssh.prod]`.
+    /// Whether the section holds tables and nothing else, as `[tunnel.ssh]` does where there is only `[tunnel.ssh.prod]`.
     pub(super) fn holds_only_tables(&self) -> bool {
         let is_table = |it: &Spanned<DeValue<'_>>| matches!(it.get_ref(), DeValue::Table(_));
         !self.table.is_empty() && self.table.iter().all(|it| is_table(it.1))
@@ -365,7 +365,7 @@ fn named<'t>(
                     title,
                     table,
                 };
-                section.judge_keys(keys, found);
+                section.check_keys(keys, found);
                 res.push(section);
             }
             _ if keys.built.contains(&name) || keys.later.contains(&name) => found.push(
@@ -386,12 +386,12 @@ fn named<'t>(
     res
 }
 
-/// `[tunnel.NAME]`.
+/// Returns `[tunnel.NAME]`, as the file has it.
 pub(super) fn title(kind: &str, name: &str) -> String {
     format!("[{kind}.{}]", written(name))
 }
 
-/// A key as TOML wants it: quoted unless it is plain.
+/// Returns a key as TOML wants it: quoted unless it is plain.
 fn written(name: &str) -> String {
     let plain = |it: char| it.is_ascii_alphanumeric() || it == '_' || it == '-';
     if !name.is_empty() && name.chars().all(plain) {

@@ -4,7 +4,7 @@ use toml::de::{DeTable, DeValue};
 
 use control::text::clean;
 
-/// The key of a `[tunnel.NAME]`, `[cluster.NAME]` or `[settings]` that another word probably means.
+/// Returns the key of a `[tunnel.NAME]`, `[cluster.NAME]` or `[settings]` that another word probably means.
 pub(super) fn meant(kind: &str, key: &str) -> Option<&'static str> {
     let key = key.to_ascii_lowercase().replace('-', "_");
     Some(match (kind, key.as_str()) {
@@ -33,7 +33,7 @@ pub(super) fn meant(kind: &str, key: &str) -> Option<&'static str> {
     })
 }
 
-/// What to write for a key that no other key of the tunnel means.
+/// Returns what to write for a key that no other key of the tunnel means.
 pub(super) fn instead_in_tunnel(
     key: &str,
     value: &DeValue<'_>,

@@ -20,8 +20,8 @@ pub enum Host {
 }
 
 impl Host {
-    /// A name in any case, with or without its trailing dot, also one that is not ASCII; or an IP address, IPv6 with
-    /// or without brackets.
+    /// Reads a name in any case, with or without its trailing dot, also one that is not ASCII; or an IP address, IPv6
+    /// with or without brackets.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
         if let Some(inner) = text.strip_prefix('[') {
             return match inner.strip_suffix(']').map(str::parse::<Ipv6Addr>) {
@@ -38,7 +38,7 @@ impl Host {
         }
     }
 
-    /// Whether it is this machine, whatever a resolver says.
+    /// Whether the host is this machine, whatever a resolver says.
     pub fn is_loopback(&self) -> bool {
         match self {
             Self::Ip(it) => it.to_canonical().is_loopback(),
@@ -46,7 +46,7 @@ impl Host {
         }
     }
 
-    /// The domain that a name is in, if that is one of several labels.
+    /// Returns the domain that a name is in, if that is one of several labels.
     pub(super) fn parent(&self) -> Option<&str> {
         match self {
             Self::Name(it) => it
@@ -57,7 +57,7 @@ impl Host {
         }
     }
 
-    /// As in a URL: an IPv6 address in brackets.
+    /// Returns the host as in a URL: an IPv6 address in brackets.
     pub fn bracketed(&self) -> String {
         match self {
             Self::Ip(IpAddr::V6(it)) => format!("[{it}]"),
@@ -66,7 +66,7 @@ impl Host {
     }
 }
 
-/// A DNS name in its one spelling: ASCII, lower case, no trailing dot.
+/// Returns a DNS name in its one spelling: ASCII, lower case, no trailing dot.
 pub(super) fn name(text: &str) -> Result<String, Wrong> {
     if text.is_empty() {
         return Err(Wrong::new("no host name", HOST));

@@ -31,7 +31,7 @@ pub enum Listen {
 pub struct SocketName(String);
 
 impl Listen {
-    /// `127.0.0.1:PORT`, `[::1]:PORT`, another address of this machine; `localhost:PORT` and `:PORT` are the bare port;
+    /// Reads `127.0.0.1:PORT`, `[::1]:PORT`, another address of this machine; `localhost:PORT` and `:PORT` are the bare port;
     /// `unix:NAME`.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
         if let Some(name) = text.strip_prefix("unix:") {
@@ -75,7 +75,7 @@ impl Listen {
         Self::named(host, port(after)?)
     }
 
-    /// The bare port.
+    /// Reads a bare port.
     pub fn port(number: i64) -> Result<Self, Wrong> {
         match u16::try_from(number) {
             Ok(0) => Err(port_zero()),
@@ -87,12 +87,12 @@ impl Listen {
         }
     }
 
-    /// Whether it is a port on each loopback address that the machine has.
+    /// Whether the listener is a port on each loopback address that the machine has.
     pub fn is_on_both_families(&self) -> bool {
         matches!(self, Self::Chosen | Self::Loopback(_))
     }
 
-    /// Whether other machines could reach it.
+    /// Whether other machines could reach the listener.
     pub fn is_exposed(&self) -> bool {
         match self {
             Self::Chosen | Self::Loopback(_) | Self::Unix(_) => false,
@@ -100,7 +100,7 @@ impl Listen {
         }
     }
 
-    /// The addresses of networks that it takes; none that are known yet if its port is chosen later.
+    /// Returns the network addresses that the listener takes; none that are known yet if its port is chosen later.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         match *self {
             Self::Chosen | Self::Unix(_) => Vec::new(),
@@ -128,7 +128,7 @@ impl Listen {
 }
 
 impl SocketName {
-    /// The name, as it stands behind `unix:`.
+    /// Reads the name, as it stands behind `unix:`.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
         const MOST: usize = 64;
         let is_part = |it: char| it.is_ascii_alphanumeric() || "._-".contains(it);
@@ -162,12 +162,12 @@ impl SocketName {
         Ok(Self(text.to_owned()))
     }
 
-    /// As it stands behind `unix:`.
+    /// Returns the name as it stands behind `unix:`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What to write where a path was given.
+    /// Returns what to write where a path was given.
     fn instead_of(path: &str) -> String {
         let last = path.rsplit(['/', '\\']).next().unwrap_or_default();
         // A part of a path holds no `/` to ask for another.

@@ -1,14 +1,15 @@
 //! The configuration: text in, values that need no further check out. Pure: no files, no clock, no sockets, no tokio.
 //!
 //! `syntax` makes tables of text, `file` sections of tables, `check` (with `named` and `clusters`) values of sections;
-//! each adds what is wrong to one list, which `report` shows. `changes` compares two results.
+//! each adds what is wrong to one list, which `report` shows. `spec` is what a section means, `warnings` is what can be used and
+//! is perhaps not meant, `changes` compares two results.
 
 mod address;
 mod changes;
 mod characters;
 mod check;
 mod clusters;
-mod doubts;
+
 mod file;
 mod hints;
 mod host;
@@ -19,13 +20,11 @@ mod pattern;
 mod proxy;
 mod report;
 mod secrets;
+mod spec;
 mod syntax;
+mod warnings;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 pub use address::{Address, Authority, Protocol, Route};
 pub use changes::{Change, Changes, changes};
@@ -36,12 +35,13 @@ pub use owner::{Destination, NoDestination, bare_name};
 pub use pattern::HostPattern;
 pub use proxy::{ForwardProxy, ProxyAddress, ProxyKind};
 pub use report::{Problem, Problems, Severity, Span, Warnings, Wrong};
+pub use spec::{ClientIdentity, ClusterSpec, Settings, TunnelSpec};
 
 use file::File;
 use report::Found;
 use syntax::Rest;
 
-/// A larger file is refused, in bytes.
+/// The largest file that is read, in bytes.
 pub const MOST_BYTES: usize = 1 << 20;
 
 /// A whole configuration. Every tunnel's `cluster` is a key of `clusters`.
@@ -63,67 +63,6 @@ pub struct TunnelName(String);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterName(String);
 
-/// One `[tunnel.NAME]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TunnelSpec {
-    /// Where it leads.
-    pub route: Route,
-    /// Whose login it uses.
-    pub cluster: ClusterName,
-    /// Where it listens.
-    pub listen: Listen,
-    /// Whether it listens by itself.
-    pub start: Start,
-    /// Refusals are told in ssh's own words.
-    pub ssh: bool,
-    /// A person confirmed that it may be reached from other machines.
-    pub expose: bool,
-    /// Web pages are kept out (A6).
-    pub browser_guard: bool,
-    /// Hosts that the browser guard lets in besides this machine and the route's. In the order of the file.
-    pub allow_hosts: Vec<Host>,
-}
-
-/// One `[cluster.NAME]`, or the cluster that stands for a single host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterSpec {
-    /// The hosts whose routes share the login. A token of this cluster is sent to no other (A15).
-    pub hosts: Vec<HostPattern>,
-    /// Where to log in, best first; never empty. The key `url`, else the addresses of its tunnels in order of their
-    /// names, else its hosts that are no patterns. Tokens are stored under the address where the login was made.
-    pub login_at: Vec<Address>,
-    /// The ports of `login_at` and of its tunnels' servers. A token of this cluster is sent to no other port (A24),
-    /// unless `connect` says where to dial in any case.
-    pub ports: BTreeSet<u16>,
-    /// Dial here instead of the route's own address.
-    pub connect: Option<Authority>,
-    /// Verify this name instead of the dialled host's.
-    pub server_name: Option<Host>,
-    /// PEM file of roots to trust besides the system's. Absolute.
-    pub ca_file: Option<PathBuf>,
-    /// PEM files that prove who this machine is. Absolute.
-    pub client_identity: Option<ClientIdentity>,
-    /// Through which forward proxy its hosts are reached.
-    pub forward_proxy: ForwardProxy,
-    /// The file with `user:password` for the forward proxy. Absolute.
-    pub forward_proxy_auth: Option<PathBuf>,
-    /// How a browser is opened.
-    pub browser: BrowserChoice,
-    /// Take any certificate. A standing warning.
-    pub insecure_skip_verify: bool,
-    /// It stands in the file; else it stands for a single host.
-    pub named: bool,
-}
-
-/// A client certificate and its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientIdentity {
-    /// PEM, leaf first. Absolute.
-    pub certificate: PathBuf,
-    /// PEM. Absolute.
-    pub key: PathBuf,
-}
-
 /// What a warning may depend on besides the file.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Machine {
@@ -131,22 +70,13 @@ pub struct Machine {
     pub first_port: u16,
 }
 
-/// `[settings]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Memory in bytes for replies that slow local readers have not taken yet, for all connections together.
-    pub read_ahead: u64,
-    /// Other local users who may use the listeners, as written: names or numeric ids.
-    pub allow_users: Vec<String>,
-}
-
 impl Config {
-    /// What a file says. Relative paths in it start at `base`, the folder of the file.
+    /// Reads a file's text. Relative paths in it start at `base`, the folder of the file.
     pub fn parse(text: &str, base: &Path) -> Result<Self, Problems> {
         Self::parse_for(&Machine::default(), text, base).map(|it| it.0)
     }
 
-    /// [`Config::parse`], with what a person should know of a file that can be used.
+    /// Reads as [`Config::parse`] does, with what a person should know of a file that can be used.
     fn parse_for(machine: &Machine, text: &str, base: &Path) -> Result<(Self, Warnings), Problems> {
         let text = without_bom(text);
         let mut found = Found::default();
@@ -182,12 +112,12 @@ impl Config {
         found.finish(text).map(|it| (res, it))
     }
 
-    /// [`Config::parse`] for bytes: a file that is no text is a problem too.
+    /// Reads bytes as [`Config::parse`] reads a text: a file that is no text is a problem too.
     pub fn read(bytes: &[u8], base: &Path) -> Result<Self, Problems> {
         Self::read_for(&Machine::default(), bytes, base).map(|it| it.0)
     }
 
-    /// [`Config::read`] for a machine, with what a person should know of a file that can be used.
+    /// Reads as [`Config::read`] does, for a machine, with what a person should know of a file that can be used.
     pub fn read_for(
         machine: &Machine,
         bytes: &[u8],
@@ -217,7 +147,7 @@ impl Config {
     }
 }
 
-/// The section of a cluster of the file, as its problems name it.
+/// Returns the section of a cluster of the file, as its problems name it.
 pub fn section_of_cluster(name: &ClusterName) -> String {
     file::title("cluster", name.as_str())
 }
@@ -241,39 +171,30 @@ fn line_of(text: &str, span: &Span) -> Span {
     start..end + 1
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            read_ahead: 128 << 20,
-            allow_users: Vec::new(),
-        }
-    }
-}
-
 impl TunnelName {
-    /// The name, or `None` if it breaks the rule of the type.
+    /// Reads a name; `None` if it breaks the rule of the type.
     pub fn parse(text: &str) -> Option<Self> {
         is_name(text).then(|| Self(text.to_owned()))
     }
 
-    /// As people type it.
+    /// Returns the name as people type it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl ClusterName {
-    /// The name, or `None` if it breaks the rule of the type.
+    /// Reads a name; `None` if it breaks the rule of the type.
     pub fn parse(text: &str) -> Option<Self> {
         is_name(text).then(|| Self(text.to_owned()))
     }
 
-    /// The cluster that stands for one host (with its port where that is not the scheme's own).
+    /// Returns the name of the cluster that stands for one host (with its port where that is not the scheme's own).
     pub fn for_address(address: &Address) -> Self {
         Self(address.host_and_port())
     }
 
-    /// As people type it.
+    /// Returns the name as people type it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

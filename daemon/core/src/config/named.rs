@@ -1,9 +1,6 @@
 //! One `[cluster.NAME]` of the file → its settings, before it is known which tunnels are its own.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     BrowserChoice, ClientIdentity, ClusterName, ClusterSpec, ForwardProxy, HostPattern, Wrong,
@@ -72,20 +69,19 @@ pub(super) fn cluster(
     let forward_proxy_auth = proxy_auth(section, base, proxy.as_ref(), partial, found);
     let insecure = section.flag("insecure_skip_verify", found);
     let spec = ClusterSpec {
-        hosts: Vec::new(),
-        login_at: Vec::new(),
-        ports: BTreeSet::new(),
         connect: connect.map(|it| it.value),
         server_name: server_name.map(|it| it.value),
         ca_file,
         client_identity,
         forward_proxy: proxy
             .as_ref()
-            .map_or(ForwardProxy::Environment, |it| it.value.clone()),
+            .map(|it| it.value.clone())
+            .unwrap_or_default(),
         forward_proxy_auth,
         browser: browser(section, found),
         insecure_skip_verify: insecure.is_some_and(|it| it.value),
         named: true,
+        ..ClusterSpec::default()
     };
     Some(Named {
         name: name?,
@@ -148,7 +144,7 @@ fn identity(
     })
 }
 
-/// The file with the user and password for the forward proxy.
+/// Reads the file name of the user and password for the forward proxy.
 fn proxy_auth(
     section: &Section<'_>,
     base: &Path,
@@ -175,15 +171,15 @@ fn proxy_auth(
     }
     let field = secret.text("file", "write the name of a file", found);
     let path = parsed(section, field, read_path, found)?;
-    found.place(&section.title, "forward_proxy_auth", path.span);
+    found.locate(&section.title, "forward_proxy_auth", path.span);
     Some(base.join(path.value))
 }
 
-/// A path, absolute: relative ones start at the folder of the file.
+/// Reads a path and makes it absolute: relative ones start at the folder of the file.
 fn file(section: &Section<'_>, key: &str, base: &Path, found: &mut Found) -> Option<PathBuf> {
     let field = section.text(key, FILE, found);
     let path = parsed(section, field, read_path, found)?;
-    found.place(&section.title, key, path.span);
+    found.locate(&section.title, key, path.span);
     Some(base.join(path.value))
 }
 

@@ -13,7 +13,7 @@ use super::{
 pub struct HostPattern(String);
 
 impl HostPattern {
-    /// A host as [`Host::parse`] takes it, or `*.` and a name.
+    /// Reads a host as [`Host::parse`] takes it, or `*.` and a name.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
         if let Some(rest) = text.strip_prefix("*.").filter(|it| !it.contains('*')) {
             // A name only: `*.0.0.1` would be no pattern over names.
@@ -34,12 +34,12 @@ impl HostPattern {
         Ok(Self::exactly(&Host::parse(text)?))
     }
 
-    /// The pattern that matches this host and no other.
+    /// Returns the pattern that matches this host and no other.
     pub fn exactly(host: &Host) -> Self {
         Self(host.to_string())
     }
 
-    /// The host of a pattern without `*`.
+    /// Returns the host of a pattern without `*`.
     pub fn host(&self) -> Option<Host> {
         (!self.0.starts_with('*'))
             .then(|| Host::parse(&self.0).ok())
@@ -56,7 +56,7 @@ impl HostPattern {
         }
     }
 
-    /// Every pattern that could match `host`, the most specific first.
+    /// Returns every pattern that could match `host`, the most specific first.
     pub fn all_for(host: &Host) -> Vec<Self> {
         let mut res = vec![Self::exactly(host)];
         if let Host::Name(name) = host {
@@ -68,7 +68,7 @@ impl HostPattern {
         res
     }
 
-    /// As it stands in the file, in lower case.
+    /// Returns the pattern as it stands in the file, in lower case.
     pub fn as_str(&self) -> &str {
         &self.0
     }

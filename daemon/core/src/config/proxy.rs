@@ -58,8 +58,8 @@ impl ForwardProxy {
             let what = format!("unknown kind of forward proxy {}", quoted(scheme));
             return Err(Wrong::new(what, PROXY));
         };
-        let place = rest.strip_suffix('/').unwrap_or(rest);
-        let authority = Authority::parse(place).map_err(|it| Wrong::new(it.what, PROXY))?;
+        let server = rest.strip_suffix('/').unwrap_or(rest);
+        let authority = Authority::parse(server).map_err(|it| Wrong::new(it.what, PROXY))?;
         Ok(Self::At(ProxyAddress { kind, authority }))
     }
 }

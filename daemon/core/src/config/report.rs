@@ -38,7 +38,7 @@ pub struct Problem {
     pub section: Option<String>,
     /// A few words at the place; mostly what to write instead.
     pub label: Option<String>,
-    /// Other places that have to do with it, and how.
+    /// Other locations that have to do with it, and how.
     pub others: Vec<(Span, String)>,
     /// What to do, where that does not fit at the place.
     pub help: Option<String>,
@@ -64,12 +64,12 @@ pub enum Severity {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Warnings {
     list: Vec<Problem>,
-    places: Vec<Place>,
+    locations: Vec<Location>,
 }
 
 /// Where a value stands that can only be judged by looking at the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct Location {
     /// Such as `[cluster.corp]`.
     section: String,
     /// The key, or one item of its list.
@@ -93,7 +93,7 @@ pub(super) struct Found {
 }
 
 impl Wrong {
-    /// What is wrong, and what to write instead.
+    /// Returns the objection that `what` is wrong, and `instead` to be written.
     pub fn new(what: impl Into<String>, instead: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -103,7 +103,7 @@ impl Wrong {
 }
 
 impl Problem {
-    /// `what` is wrong at `span`.
+    /// Returns the problem that `what` is wrong at `span`.
     pub(super) fn at(span: Span, what: impl Into<String>) -> Self {
         Self {
             span: Some(span),
@@ -111,7 +111,7 @@ impl Problem {
         }
     }
 
-    /// `what` is wrong with the whole file.
+    /// Returns the problem that `what` is wrong with the whole file.
     pub(super) fn of_file(what: impl Into<String>) -> Self {
         Self {
             span: None,
@@ -149,7 +149,7 @@ impl Problem {
         self
     }
 
-    /// What is wrong, and in which section.
+    /// Returns what is wrong, and in which section.
     pub fn title(&self) -> String {
         let what = Hidden::sentence(&self.what);
         match &self.section {
@@ -168,7 +168,7 @@ impl Found {
         }
     }
 
-    /// Something to tell of a file that can be used.
+    /// Adds what to tell of a file that can be used.
     pub(super) fn warn(&mut self, severity: Severity, mut problem: Problem) {
         problem.severity = severity;
         if self.warnings.list.len() < MOST_KEPT {
@@ -177,8 +177,8 @@ impl Found {
     }
 
     /// Notes where the value of `key` stands.
-    pub(super) fn place(&mut self, section: &str, key: &str, span: Span) {
-        self.warnings.places.push(Place {
+    pub(super) fn locate(&mut self, section: &str, key: &str, span: Span) {
+        self.warnings.locations.push(Location {
             section: section.to_owned(),
             key: key.to_owned(),
             span,
@@ -192,7 +192,7 @@ impl Found {
     pub(super) fn append(&mut self, other: Self) {
         self.left_out += other.left_out;
         self.warnings.list.extend(other.warnings.list);
-        self.warnings.places.extend(other.warnings.places);
+        self.warnings.locations.extend(other.warnings.locations);
         for problem in other.list {
             self.push(problem);
         }
@@ -202,7 +202,7 @@ impl Found {
         self.list.retain(keep);
     }
 
-    /// The warnings, or every problem in the order of the file.
+    /// Returns the warnings, or every problem in the order of the file.
     pub(super) fn finish(mut self, text: &str) -> Result<Warnings, Problems> {
         if self.list.is_empty() {
             self.warnings.settle(text);
@@ -240,9 +240,9 @@ impl Warnings {
 
     /// Adds what a look at the machine found: `what` is wrong with the value of `key` in `section`.
     pub fn add(&mut self, section: &str, key: &str, what: &str) {
-        let place = self.places.iter();
-        let place = place.filter(|it| it.section == section && it.key == key);
-        let mut problem = match place.map(|it| it.span.clone()).next() {
+        let location = self.locations.iter();
+        let location = location.filter(|it| it.section == section && it.key == key);
+        let mut problem = match location.map(|it| it.span.clone()).next() {
             Some(span) => Problem::at(span, what),
             None => Problem::of_file(what),
         };
@@ -250,17 +250,17 @@ impl Warnings {
         self.list.push(problem);
     }
 
-    /// How many there are.
+    /// Returns how many there are.
     pub fn count(&self) -> usize {
         self.list.len()
     }
 
-    /// All of them, in the order of the file.
+    /// Returns all warnings, in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter()
     }
 
-    /// Those that belong into the status, each as a sentence.
+    /// Returns the warnings that belong into the status, each as a sentence.
     pub fn standing(&self) -> Vec<String> {
         let standing = self.list.iter();
         let standing = standing.filter(|it| it.severity == Severity::Standing);
@@ -274,7 +274,7 @@ impl Warnings {
             .collect()
     }
 
-    /// As [`Problems::render`]. `text` is what was read.
+    /// Draws the warnings as [`Problems::render`] does. `text` is what was read.
     pub fn render(&mut self, text: &str, shown_path: &str, color: bool) -> String {
         self.settle(without_bom(text));
         render(&self.list, self.list.len(), text, shown_path, color)
@@ -282,17 +282,17 @@ impl Warnings {
 }
 
 impl Problems {
-    /// How many there are.
+    /// Returns how many there are.
     pub fn count(&self) -> usize {
         self.list.len() + self.left_out
     }
 
-    /// The first ones, in the order of the file.
+    /// Returns the first problems, in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter()
     }
 
-    /// The first in one short line, for a notification or a log: `Line 14: unknown key lissten`.
+    /// Returns the first problem in one short line, for a notification or a log: `Line 14: unknown key lissten`.
     pub fn first_line(&self) -> String {
         let Some(first) = self.list.first() else {
             return String::new();
@@ -304,7 +304,7 @@ impl Problems {
         }
     }
 
-    /// All of them, annotated, without an end of line behind the last. `text` is what was read (bytes that are not
+    /// Draws all problems, annotated, without an end of line behind the last. `text` is what was read (bytes that are not
     /// UTF-8 replaced), `shown_path` the file's name as the person knows it.
     pub fn render(&self, text: &str, shown_path: &str, color: bool) -> String {
         render(&self.list, self.count(), text, shown_path, color)
@@ -347,7 +347,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Text of the file as it was typed, spaces at its ends included, to stand in a sentence.
+/// Returns text of the file as it was typed, spaces at its ends included, to stand in a sentence.
 pub(super) fn quoted(text: &str) -> String {
     let mut res = clean(&format!("`{text}`"), 62);
     if !res.ends_with('`') {
@@ -356,7 +356,7 @@ pub(super) fn quoted(text: &str) -> String {
     res
 }
 
-/// A name as it may stand in a section's header without quotes.
+/// Returns a name as it may stand in a section's header without quotes.
 pub(super) fn plain(name: &str) -> String {
     let fits = |it: char| it.is_ascii_alphanumeric() || it == '_' || it == '-';
     let name = name.chars().map(|it| if fits(it) { it } else { '-' });

@@ -35,7 +35,7 @@ impl Hidden {
         Self::without(text, &looks(text)).text
     }
 
-    /// Where a place of the original is now. A place within a secret becomes the whole of what stands for it.
+    /// Returns where a place of the original is now. A place within a secret becomes the whole of what stands for it.
     pub(super) fn span(&self, span: &Range<usize>) -> Range<usize> {
         let mut shift = 0;
         let (mut start, mut end) = (None, None);
@@ -80,7 +80,7 @@ impl Hidden {
     }
 }
 
-/// The values of keys that hold secrets, also misspelt ones and those of a table with such a name.
+/// Returns the values of keys that hold secrets, also misspelt ones and those of a table with such a name.
 fn values(text: &str) -> Vec<(Range<usize>, String)> {
     let bytes = text.as_bytes();
     let mut res = Vec::new();
@@ -132,7 +132,7 @@ fn values(text: &str) -> Vec<(Range<usize>, String)> {
     res
 }
 
-/// What looks like a token, a private key or the user part of a URL.
+/// Returns what looks like a token, a private key or the user part of a URL.
 fn looks(text: &str) -> Vec<(Range<usize>, String)> {
     let bytes = text.as_bytes();
     let mut res: Vec<(Range<usize>, String)> = Vec::new();
@@ -171,7 +171,7 @@ fn looks(text: &str) -> Vec<(Range<usize>, String)> {
     res
 }
 
-/// How long the user part is that a URL begins with behind its scheme.
+/// Returns how long the user part is that a URL begins with behind its scheme.
 fn user(bytes: &[u8]) -> Option<usize> {
     let place = bytes
         .iter()
@@ -220,7 +220,7 @@ fn line_end(bytes: &[u8], at: usize) -> usize {
     at + bytes[at..].iter().take_while(|it| **it != b'\n').count()
 }
 
-/// Where a value ends that begins at `at`: at the end of its line or its place in a list, brackets and strings whole.
+/// Returns where a value ends that begins at `at`: at the end of its line or its place in a list, brackets and strings whole.
 fn value_end(bytes: &[u8], mut at: usize) -> usize {
     let mut depth = 0usize;
     let mut end = at;
@@ -244,7 +244,7 @@ fn value_end(bytes: &[u8], mut at: usize) -> usize {
     end
 }
 
-/// Where a string ends that begins at `at`. One that is not closed ends with its line, or with the file.
+/// Returns where a string ends that begins at `at`. One that is not closed ends with its line, or with the file.
 fn string_end(bytes: &[u8], at: usize) -> usize {
     let quote = bytes[at];
     let long = bytes[at..].starts_with(&[quote; 3]);

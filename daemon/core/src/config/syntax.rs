@@ -21,7 +21,7 @@ pub(super) enum Rest {
     Nothing,
 }
 
-/// The tables as far as they could be read. Several mistakes on a line are told once.
+/// Returns the tables as far as they could be read. Several mistakes on a line are told once.
 pub(super) fn tables<'t>(text: &'t str, found: &mut Found) -> (DeTable<'t>, Rest) {
     if let Some(problem) = yaml(text) {
         found.push(problem);
@@ -100,8 +100,8 @@ fn problem(text: &str, table: &DeTable<'_>, error: &Error, span: Span) -> Proble
     problem
 }
 
-/// What is not TOML because it only looks as if it were: a character that a person cannot tell from another, or a blank
-/// in a section's name.
+/// Returns the problem of what is not TOML because it only looks as if it were: a character that a person cannot tell from
+/// another, or a blank in a section's name.
 fn misread(text: &str, span: &Span) -> Option<Problem> {
     let line = super::line_of(text, span);
     let line = line.start..line.end.min(text.len());
@@ -141,7 +141,7 @@ fn misread(text: &str, span: &Span) -> Option<Problem> {
     )))
 }
 
-/// A file whose first lines have colons where TOML has brackets and equals signs.
+/// Returns the problem of a file whose first lines have colons where TOML has brackets and equals signs.
 fn yaml(text: &str) -> Option<Problem> {
     let mut start = 0;
     for line in text.split_inclusive('\n') {
@@ -192,7 +192,7 @@ fn duplicate(text: &str, table: &DeTable<'_>, span: Span) -> Problem {
     }
 }
 
-/// Where `key` stands last before `at`.
+/// Returns where `key` stands last before `at`.
 fn last_before(table: &DeTable<'_>, key: &str, at: usize) -> Option<Span> {
     let mut res: Option<Span> = None;
     for (name, value) in table.iter() {

@@ -100,7 +100,7 @@ impl Head {
             self.header(line)?;
         }
         let res = match is_last {
-            true => self.judge(rules).map(Some)?,
+            true => self.check(rules).map(Some)?,
             false => None,
         };
         *rest = &rest[end + 1..];
@@ -140,7 +140,7 @@ impl Head {
     }
 
     /// The whole head.
-    fn judge(&self, rules: &Rules) -> Result<Body, Why> {
+    fn check(&self, rules: &Rules) -> Result<Body, Why> {
         if let Some(wrong) = &self.wrong {
             return Err(wrong.clone());
         }

@@ -1,8 +1,8 @@
-//! What was known of a spare when it was taken, and what its end then means: whether the server can have heard what was
-//! said on it.
+//! [`IdleState`]: what was known of a warm connection when it was taken, and what its end then means: whether the server
+//! can have heard what was said on it.
 //!
 //! A service must never hear the same bytes twice. They are said again on another connection only if none of them were
-//! said, or the system knows that none arrived; a doubt counts as heard. A spare that merely stays silent is given up
+//! said, or the system knows that none arrived; a doubt counts as heard. A connection that merely stays silent is given up
 //! only while nothing but the head of the CONNECT was said: bytes that are on their way may still arrive after we closed.
 //!
 //! Must not know HTTP.
@@ -16,13 +16,13 @@ use crate::system::sockets::{Progress, progress_of};
 
 /// An idle connection is probed each 30 s. Silent for longer than that and an answer takes: nobody may be there.
 const HEARD: Duration = Duration::from_secs(35);
-/// How long what was said may stay unacknowledged before a spare is given up, and the same in round trips.
+/// How long what was said may stay unacknowledged before a warm connection is given up, and the same in round trips.
 const PATIENCE: Duration = Duration::from_secs(1);
 const ROUND_TRIPS: u32 = 4;
 
-/// What was known of a spare when it was taken.
+/// What was known of a warm connection when it was taken.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::upstream) struct Waited {
+pub(in crate::upstream) struct IdleState {
     taken: Instant,
     /// How much the socket had taken of us.
     written: u64,
@@ -31,25 +31,25 @@ pub(in crate::upstream) struct Waited {
     round_trip: Duration,
 }
 
-/// What became of what was said on it.
+/// What was sent on it since.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::upstream) struct Said {
+pub(in crate::upstream) struct Sent {
     /// How much the socket has taken of us now.
     pub(in crate::upstream) written: u64,
     /// Some of it was more than the head.
     pub(in crate::upstream) early: bool,
 }
 
-impl Waited {
-    /// `None`: something may be wrong with it. `written` is how much the socket took so far.
+impl IdleState {
+    /// Looks at a connection; `None`: something may be wrong with it. `written` is how much the socket took so far.
     pub(in crate::upstream) fn look(socket: &TcpStream, written: u64) -> Option<Self> {
         if !is_quiet(socket) {
             return None;
         }
-        Self::judge(progress_of(socket), written, Instant::now())
+        Self::of(progress_of(socket), written, Instant::now())
     }
 
-    fn judge(progress: Option<Progress>, written: u64, now: Instant) -> Option<Self> {
+    fn of(progress: Option<Progress>, written: u64, now: Instant) -> Option<Self> {
         let silent = |it: &Progress| {
             it.heard > HEARD || (it.waiting > 0 && it.heard > patience(it.round_trip))
         };
@@ -64,28 +64,28 @@ impl Waited {
         })
     }
 
-    /// How long to wait before [`Waited::is_silent`] is worth asking.
+    /// How long to wait before [`Self::is_silent`] is worth asking.
     pub(in crate::upstream) fn patience(&self) -> Duration {
         patience(self.round_trip)
     }
 
-    /// The connection ended without an answer, and the server cannot have passed on anything: all of it may be said
+    /// Whether the connection ended without an answer and the server cannot have passed on anything: all of it may be said
     /// again.
-    pub(in crate::upstream) fn is_unheard(&self, socket: &TcpStream, said: Said) -> bool {
-        self.judge_end(progress_of(socket), said, Instant::now())
+    pub(in crate::upstream) fn is_unheard(&self, socket: &TcpStream, said: Sent) -> bool {
+        self.is_unheard_after(progress_of(socket), said, Instant::now())
     }
 
-    /// Nothing but the head was said, and none of it arrived.
-    pub(in crate::upstream) fn is_silent(&self, socket: &TcpStream, said: Said) -> bool {
+    /// Whether nothing but the head was said, and none of it arrived.
+    pub(in crate::upstream) fn is_silent(&self, socket: &TcpStream, said: Sent) -> bool {
         !said.early && self.is_lost(socket)
     }
 
-    /// Nothing of what was said arrived so far.
+    /// Whether nothing of what was said arrived so far.
     pub(in crate::upstream) fn is_lost(&self, socket: &TcpStream) -> bool {
         self.none_arrived(progress_of(socket)) == Some(true)
     }
 
-    fn judge_end(&self, progress: Option<Progress>, said: Said, now: Instant) -> bool {
+    fn is_unheard_after(&self, progress: Option<Progress>, said: Sent, now: Instant) -> bool {
         let none_left = said.written == self.written;
         // A reset takes what the system knew with it. But an answer to what was said takes a round trip.
         let none_arrived = self
@@ -99,7 +99,7 @@ impl Waited {
     }
 }
 
-/// No end, no reset and no bytes came that were not taken yet; asked of the system itself, which knows it first.
+/// Whether no end, no reset and no bytes came that were not taken yet; asked of the system itself, which knows it first.
 pub(in crate::upstream) fn is_quiet(socket: &TcpStream) -> bool {
     let mut byte = [MaybeUninit::uninit()];
     let unread = SockRef::from(socket).peek(&mut byte);
@@ -122,30 +122,30 @@ mod tests {
         round_trip: Duration::from_millis(50),
     };
 
-    fn said(written: u64, early: bool) -> Said {
-        Said { written, early }
+    fn said(written: u64, early: bool) -> Sent {
+        Sent { written, early }
     }
 
     #[test]
-    fn a_spare_that_was_not_heard_of_lately_is_not_used() {
+    fn one_that_was_not_heard_of_lately_is_not_used() {
         let now = Instant::now();
-        assert!(Waited::judge(None, 0, now).is_some(), "it cannot be told");
-        assert!(Waited::judge(Some(FRESH), 0, now).is_some());
+        assert!(IdleState::of(None, 0, now).is_some(), "it cannot be told");
+        assert!(IdleState::of(Some(FRESH), 0, now).is_some());
         let silent = Progress {
             heard: Duration::from_secs(36),
             ..FRESH
         };
-        assert!(Waited::judge(Some(silent), 0, now).is_none());
+        assert!(IdleState::of(Some(silent), 0, now).is_none());
         let stuck = Progress {
             waiting: 1,
             ..FRESH
         };
-        assert!(Waited::judge(Some(stuck), 0, now).is_none());
+        assert!(IdleState::of(Some(stuck), 0, now).is_none());
         let new = Progress {
             heard: Duration::from_millis(3),
             ..stuck
         };
-        assert!(Waited::judge(Some(new), 0, now).is_some(), "just made");
+        assert!(IdleState::of(Some(new), 0, now).is_some(), "just made");
     }
 
     #[test]
@@ -157,7 +157,7 @@ mod tests {
             acknowledged: 701,
             ..FRESH
         };
-        let waited = Waited::judge(Some(FRESH), 800, now).unwrap();
+        let waited = IdleState::of(Some(FRESH), 800, now).unwrap();
         for (case, progress, said, at, unheard) in [
             ("dead before", None, said(800, false), late, true),
             ("dead before, with bytes", None, said(800, true), late, true),
@@ -167,12 +167,16 @@ mod tests {
             ("reset on its way", None, said(900, true), soon, true),
             ("reset, who knows", None, said(900, true), late, false),
         ] {
-            assert_eq!(waited.judge_end(progress, said, at), unheard, "{case}");
+            assert_eq!(
+                waited.is_unheard_after(progress, said, at),
+                unheard,
+                "{case}"
+            );
         }
-        let blind = Waited::judge(None, 800, now).unwrap();
-        assert!(!blind.judge_end(None, said(900, true), now));
-        assert!(!blind.judge_end(Some(FRESH), said(900, true), now));
-        assert!(blind.judge_end(None, said(900, false), now));
+        let blind = IdleState::of(None, 800, now).unwrap();
+        assert!(!blind.is_unheard_after(None, said(900, true), now));
+        assert!(!blind.is_unheard_after(Some(FRESH), said(900, true), now));
+        assert!(blind.is_unheard_after(None, said(900, false), now));
     }
 
     #[test]
@@ -182,7 +186,7 @@ mod tests {
                 round_trip,
                 ..FRESH
             };
-            let waited = Waited::judge(Some(progress), 0, Instant::now());
+            let waited = IdleState::of(Some(progress), 0, Instant::now());
             waited.unwrap().patience()
         };
         assert_eq!(patience(Duration::ZERO), Duration::from_secs(1));

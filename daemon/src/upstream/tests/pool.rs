@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     clock::Clock,
-    upstream::pool::{Budget, Said, Spares},
+    upstream::pool::{Budget, Pool, Sent},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -53,11 +53,11 @@ impl Ready {
             Moment { boot, awake }
         };
         let clock = Clock::from_fn(|| jiff::Timestamp::UNIX_EPOCH).with_moment(moment);
-        let upstream = Arc::new(lab.upstream().with_spares(budget, clock));
+        let upstream = Arc::new(lab.upstream().with_pool(budget, clock));
         let stop = CancellationToken::new();
         let mut keeping = JoinSet::new();
         let (kept, ends) = (upstream.clone(), stop.clone());
-        keeping.spawn(async move { kept.keep_spares(ends).await });
+        keeping.spawn(async move { kept.run_pool(ends).await });
         Self {
             server: lab.server(),
             lab,
@@ -68,8 +68,8 @@ impl Ready {
         }
     }
 
-    fn spares(&self) -> &Spares {
-        self.upstream.spares.as_ref().unwrap()
+    fn pool(&self) -> &Pool {
+        self.upstream.pool.as_ref().unwrap()
     }
 
     /// Accepts what is made for the stock, until it is full.
@@ -87,16 +87,12 @@ impl Ready {
     /// Waits until so many are in stock.
     async fn until(&self, count: usize) {
         let counted = async {
-            while self.spares().count() != count {
+            while self.pool().len() != count {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         let counted = tokio::time::timeout(PATIENCE, counted).await;
-        assert!(
-            counted.is_ok(),
-            "{} instead of {count}",
-            self.spares().count()
-        );
+        assert!(counted.is_ok(), "{} instead of {count}", self.pool().len());
     }
 
     async fn nobody_connects(&self) {
@@ -135,7 +131,7 @@ async fn nothing_is_kept_ready_before_somebody_was_answered() {
         drop(ready.lab.accept_plain().await);
     });
     failed.unwrap_err();
-    ready.upstream.look_at_spares();
+    ready.upstream.refresh_pool();
     ready.nobody_connects().await;
     // A refusal is an answer.
     let (refused, ()) = join!(ready.open(b""), async {
@@ -159,6 +155,65 @@ async fn a_route_is_opened_on_a_connection_that_is_ready_and_another_is_made() {
     ready.nobody_connects().await;
 }
 
+/// Another route of the cluster, with a name of its own.
+fn other_route() -> Route {
+    let name = Host::Name("db.corp.example.com".to_owned());
+    Route {
+        authority: Authority {
+            host: name.clone(),
+            port: 5432,
+        },
+        address: Address {
+            host: name,
+            ..corp()
+        },
+        ..route()
+    }
+}
+
+#[tokio::test]
+async fn one_of_another_name_serves_only_if_its_server_proved_both_names() {
+    for (names, serves) in [
+        (&[HOST, "*.corp.example.com"][..], true),
+        (&[HOST][..], false),
+    ] {
+        let mut ready = Ready::empty(Lab::new().await, Budget::new(9));
+        ready.server = ready.lab.server_for(names, |_| {});
+        opens(&ready.lab, &ready.upstream, &ready.server).await;
+        let _waiting = ready.refill().await;
+        let key = ready.upstream.key(&other_route().address);
+        assert_eq!(ready.pool().take(&key).is_some(), serves, "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_route_that_another_names_server_does_not_know_is_asked_for_by_its_own_name() {
+    let mut ready = Ready::empty(Lab::new().await, Budget::new(1));
+    let names = [HOST, "*.corp.example.com"];
+    ready.server = ready.lab.server_for(&names, |_| {});
+    opens(&ready.lab, &ready.upstream, &ready.server).await;
+    let mut waiting = ready.accept().await;
+    ready.until(1).await;
+    let mut early = super::early(Says(b"hello"));
+    let (route, token) = (other_route(), token());
+    let (opened, next) = join!(ready.upstream.open(&route, &token, &mut early), async {
+        head(&mut waiting).await;
+        let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 1\r\n\r\nx";
+        waiting.write_all(answer).await.unwrap();
+        waiting.flush().await.unwrap();
+        let mut fresh = ready.accept().await;
+        serve(&mut fresh, b"hello").await;
+        ready.accept().await
+    });
+    opened.unwrap();
+    // From now on each name has connections of its own.
+    ready.until(1).await;
+    let key = |address: &Address| ready.upstream.key(address);
+    assert!(ready.pool().take(&key(&corp())).is_none());
+    assert!(ready.pool().take(&key(&route.address)).is_some());
+    drop(next);
+}
+
 #[tokio::test]
 async fn n7_one_that_ended_is_dropped_at_once_and_the_next_is_not_asked_for_at_once() {
     let (ready, [mut first, second]) = Ready::new().await;
@@ -170,7 +225,7 @@ async fn n7_one_that_ended_is_dropped_at_once_and_the_next_is_not_asked_for_at_o
     ready.nobody_connects().await;
     // Bytes that nobody asked for are an end as well, once the pause is over.
     *ready.slept.lock().unwrap() = Duration::from_secs(15);
-    ready.upstream.look_at_spares();
+    ready.upstream.refresh_pool();
     let [mut first, _second] = ready.refill().await;
     first.write_all(b"HTTP/1.1 408 ").await.unwrap();
     first.flush().await.unwrap();
@@ -242,20 +297,20 @@ async fn n7_a_head_without_early_bytes_is_said_again_and_early_bytes_that_arrive
 async fn n7_early_bytes_are_said_again_if_the_system_knows_that_none_arrived() {
     let (ready, waiting) = Ready::one().await;
     // As if what they send were lost on its way, but for the end that comes at last.
-    let way = ready.upstream.way(&corp());
-    let mut spare = ready.spares().take(&way).unwrap();
-    let waited = spare.look().await.unwrap();
+    let key = ready.upstream.key(&corp());
+    let (_, mut warm) = ready.pool().take(&key).unwrap();
+    let waited = warm.idle_state().await.unwrap();
     let drop_all = [socket2::SockFilter::new(6, 0, 0, 0)];
     let socket = socket2::SockRef::from(waiting.get_ref().0);
     socket.attach_filter(&drop_all).unwrap();
-    let written = spare.remote.written();
-    let mut remote = spare.remote;
+    let written = warm.remote.written();
+    let mut remote = warm.remote;
     remote.queue(b"CONNECT and early bytes").unwrap();
     std::future::poll_fn(|cx| remote.poll_flush(cx))
         .await
         .unwrap();
     assert!(remote.written() > written);
-    let said = |early| Said {
+    let said = |early| Sent {
         written: remote.written(),
         early,
     };
@@ -318,25 +373,25 @@ async fn k1_n6_after_a_sleep_or_a_change_of_network_none_is_used() {
         assert_eq!(old.read(&mut [0]).await.unwrap_or(0), 0);
     }
     let [mut first, mut second] = ready.refill().await;
-    ready.upstream.discard_spares();
-    assert_eq!(ready.spares().count(), 0);
+    ready.upstream.invalidate_pool();
+    assert_eq!(ready.pool().len(), 0);
     for old in [&mut first, &mut second] {
         assert_eq!(old.read(&mut [0]).await.unwrap_or(0), 0);
     }
     // Not at once: the network may go on changing.
     ready.nobody_connects().await;
-    ready.upstream.look_at_spares();
+    ready.upstream.refresh_pool();
     ready.refill().await;
 }
 
 #[tokio::test]
 async fn after_a_logout_and_at_the_end_none_is_left() {
     let (mut ready, [mut first, mut second]) = Ready::new().await;
-    ready.upstream.forget_spares();
+    ready.upstream.clear_pool();
     for old in [&mut first, &mut second] {
         assert_eq!(old.read(&mut [0]).await.unwrap_or(0), 0);
     }
-    ready.upstream.look_at_spares();
+    ready.upstream.refresh_pool();
     ready.nobody_connects().await;
     opens(&ready.lab, &ready.upstream, &ready.server).await;
     let waiting = ready.refill().await;
@@ -345,7 +400,7 @@ async fn after_a_logout_and_at_the_end_none_is_left() {
     for mut old in waiting {
         assert_eq!(old.read(&mut [0]).await.unwrap_or(0), 0);
     }
-    assert_eq!(ready.spares().count(), 0);
+    assert_eq!(ready.pool().len(), 0);
 }
 
 #[tokio::test]
@@ -354,7 +409,7 @@ async fn there_are_never_more_than_the_budget_allows() {
     opens(&ready.lab, &ready.upstream, &ready.server).await;
     let _only = ready.accept().await;
     ready.until(1).await;
-    ready.upstream.look_at_spares();
+    ready.upstream.refresh_pool();
     ready.nobody_connects().await;
     let none = Ready::empty(Lab::new().await, Budget::new(0));
     opens(&none.lab, &none.upstream, &none.server).await;
@@ -372,12 +427,12 @@ async fn t5_one_that_was_made_with_another_certificate_is_not_used() {
     ready.keeping.join_next().await.unwrap().unwrap();
     let clock = Clock::from_fn(|| jiff::Timestamp::UNIX_EPOCH);
     let upstream = ready.lab.upstream_of(spec);
-    ready.upstream = Arc::new(upstream.with_spares(Budget::new(9), clock));
+    ready.upstream = Arc::new(upstream.with_pool(Budget::new(9), clock));
     ready.stop = CancellationToken::new();
     let (kept, ends) = (ready.upstream.clone(), ready.stop.clone());
     ready
         .keeping
-        .spawn(async move { kept.keep_spares(ends).await });
+        .spawn(async move { kept.run_pool(ends).await });
     opens(&ready.lab, &ready.upstream, &ready.server).await;
     let _old = ready.refill().await;
     let other = ready.lab.client_identity("other");
