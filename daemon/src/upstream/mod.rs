@@ -324,7 +324,7 @@ impl Upstream {
     }
 
     /// Returns a connection to `address` that has said nothing yet, through the forward proxy where there is one.
-    async fn dial(&self, address: &Address, steps: &mut Steps) -> Result<Transport, StepError> {
+    async fn dial(&self, address: &Address, steps: &mut Steps) -> Result<Transport, OpenError> {
         let target = self.target(address);
         let proxy = self
             .proxies

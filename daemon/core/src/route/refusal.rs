@@ -133,7 +133,13 @@ impl Refusal {
 
 impl From<StepError> for OpenError {
     fn from(error: StepError) -> Self {
-        Self::Unreachable(Box::new(error))
+        Box::new(error).into()
+    }
+}
+
+impl From<Box<StepError>> for OpenError {
+    fn from(error: Box<StepError>) -> Self {
+        Self::Unreachable(error)
     }
 }
 

@@ -64,12 +64,13 @@ impl TokenPolicy {
         &self,
         token: &'a Token,
         address: &'a Address,
-    ) -> Result<Permitted<'a>, StepError> {
+    ) -> Result<Permitted<'a>, Box<StepError>> {
         let Address { tls, host, port } = address;
         let refused = |reason| {
             let cluster = self.cluster.clone();
             let error = TokenError { cluster, reason };
-            Err(StepError::new(Target::Server(address.clone()), error))
+            let target = Target::Server(address.clone());
+            Err(Box::new(StepError::new(target, error)))
         };
         if !self.spec.allows(host) && !self.spec.login_at.iter().any(|it| it.host == *host) {
             return refused(TokenReason::Host);
