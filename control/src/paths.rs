@@ -129,7 +129,8 @@ fn absolute(path: PathBuf) -> Result<PathBuf, PathsError> {
     std::path::absolute(&path).map_err(|_| PathsError::NoCurrentFolder(path.display().to_string()))
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::collections::BTreeMap;
 

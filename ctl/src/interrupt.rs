@@ -18,7 +18,9 @@ pub(crate) fn watch() -> io::Result<oneshot::Receiver<()>> {
     let runtime = runtime()?;
     let mut heard = Box::pin(tokio::signal::ctrl_c());
     // The first look takes the signal over; until then it would end the process without a word.
-    runtime.block_on(poll_fn(|cx| Poll::Ready(drop(heard.as_mut().poll(cx)))));
+    runtime.block_on(poll_fn(|cx| {
+        Poll::Ready(heard.as_mut().poll(cx).is_ready())
+    }));
     let (tell, told) = oneshot::channel();
     let hear = async move {
         if heard.await.is_err() {

@@ -61,7 +61,8 @@ impl Backoff {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use rustix::io::Errno;
 

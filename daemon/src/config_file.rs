@@ -89,7 +89,8 @@ pub fn read(path: &Path) -> Result<Text, FileError> {
     Ok(Text { bytes, warnings })
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::{
         fs,

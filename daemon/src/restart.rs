@@ -210,7 +210,8 @@ fn without_deleted(program: PathBuf) -> PathBuf {
     text.map(PathBuf::from).unwrap_or(program)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

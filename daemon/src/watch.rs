@@ -115,5 +115,6 @@ async fn settled(watcher: &mut PathWatcher) {
     let _ = timeout_at(end, quiet).await;
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;

@@ -10,7 +10,6 @@ pub type FileId = (u64, u64);
 
 /// Returns the id of the file that this is about.
 #[cfg(unix)]
-#[expect(clippy::unnecessary_wraps, reason = "other systems may not tell")]
 pub fn of(metadata: &Metadata) -> Option<FileId> {
     use std::os::unix::fs::MetadataExt;
     Some((metadata.dev(), metadata.ino()))

@@ -18,7 +18,8 @@ fn shown_from(path: &Path, home: Option<&Path>) -> String {
     control::text::clean(&text, 200)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

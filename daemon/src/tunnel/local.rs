@@ -242,7 +242,8 @@ impl AsyncWrite for Local {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use tokio::io::AsyncWriteExt;
 

@@ -2,7 +2,9 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a test whose helper cannot go on has failed"
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test whose helper cannot go on has failed, and what a run tried is told on its streams"
 )]
 
 use std::{

@@ -50,7 +50,7 @@ pub struct StepError {
     /// The forward proxy in between, as it may be shown, where a cause beyond it may be its doing.
     pub through: Option<String>,
     /// Why the step failed. It says which step it was.
-    pub cause: Cause,
+    pub cause: Box<Cause>,
 }
 
 /// What a step was to reach.
@@ -330,13 +330,13 @@ impl StepError {
         Self {
             target,
             through: None,
-            cause: cause.into(),
+            cause: Box::new(cause.into()),
         }
     }
 
     /// Which step failed.
     pub fn step(&self) -> Step {
-        match &self.cause {
+        match &*self.cause {
             Cause::Token(_) => Step::Session,
             Cause::Dial(error) => error.step(),
             Cause::Proxy { .. } => Step::Proxy,
@@ -347,7 +347,7 @@ impl StepError {
 
     /// Whether the step failed because its time was over.
     pub fn timed_out(&self) -> bool {
-        match &self.cause {
+        match &*self.cause {
             Cause::Token(_) => false,
             Cause::Dial(error) => error.timed_out(),
             Cause::Proxy { error, .. } => match error {

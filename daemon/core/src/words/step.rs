@@ -29,7 +29,7 @@ impl fmt::Display for StepError {
             through,
             cause,
         } = self;
-        let message = match cause {
+        let message = match &**cause {
             Cause::Token(error) => token(error, target),
             Cause::Dial(error) => dial(error, target),
             // Whether it is about the cluster or about a proxy is not to be guessed from the address.
@@ -50,7 +50,7 @@ impl fmt::Display for StepError {
 /// Returns what to do about `error`, where something can be done. `section` is where the cluster's settings are, as
 /// [`super::section`] says it.
 pub fn advice(error: &StepError, section: &str) -> Option<String> {
-    let advice = match &error.cause {
+    let advice = match &*error.cause {
         Cause::Token(it) => token_advice(it, &error.target, section),
         Cause::Dial(it) => dial_advice(it, section)?,
         Cause::Proxy { proxy, error: it } => proxy::advice(it, proxy, &error.target, section),
@@ -62,7 +62,7 @@ pub fn advice(error: &StepError, section: &str) -> Option<String> {
 
 /// Returns the code that stands for `error` in a status.
 pub fn code(error: &StepError) -> Code {
-    match &error.cause {
+    match &*error.cause {
         Cause::Dial(DialError::OutOfDescriptors { .. }) => Code::Local,
         Cause::Proxy { .. } => Code::ForwardProxy,
         _ if error.timed_out() => Code::Timeout,

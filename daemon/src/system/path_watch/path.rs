@@ -160,7 +160,8 @@ fn id_of(folder: &Path) -> Option<FileId> {
     fs::metadata(folder).ok().as_ref().and_then(file_id::of)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::fs::symlink;
 

@@ -98,7 +98,8 @@ fn again(listener: &socket_activation::Listener) -> io::Result<Listener> {
     })
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

@@ -63,7 +63,8 @@ pub(super) fn is_control(path: &Path, at: Timestamp) -> Reason {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::{
         fs,

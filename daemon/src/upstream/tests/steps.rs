@@ -80,7 +80,7 @@ async fn each_step_is_printed_with_the_cause_of_the_one_that_failed() {
     assert!(matches!(
         error,
         Some(OpenError::Unreachable(it)) if matches!(
-            &it.cause,
+            &*it.cause,
             Cause::Tls(TlsError::Certificate { problem: CertificateProblem::Expired(_), .. })
         )
     ));
@@ -101,7 +101,7 @@ async fn a_refused_port_is_the_last_step_and_keeps_the_error_of_the_system() {
         panic!("{error:?}")
     };
     assert!(matches!(
-        &error.cause,
+        &*error.cause,
         Cause::Dial(DialError::Failed(all)) if all[0].1.kind == io::ErrorKind::ConnectionRefused
     ));
 }
