@@ -18,7 +18,7 @@
 //! | [`portal`] | what a cluster says of the user | `agent`, `api`, `load`, `session`, `tunnel` |
 //! | [`tunnel`] | one listener's connections: who connects, keep web pages out, open, relay, refuse | `agent`, `api`, `config_file`, `load`, `hyper`, `toml` |
 //! | [`api`] | the control socket: requests into commands | `portal`, `upstream`, `rustls`, `toml` |
-//! | [`env`] | the seams to the machine and the people around it, one value cloned into every room | `agent`, `api`, `load`, `portal`, `tunnel` |
+//! | [`env`](mod@env) | the seams to the machine and the people around it, one value cloned into every room | `agent`, `api`, `load`, `portal`, `tunnel` |
 //! | [`admission`], [`accept_backoff`] | who keeps a place where places are few, and what follows a failed accept | `agent`, `api`, `load`, `session`, `tunnel`, `upstream` |
 //! | [`service_notify`] | tells a service manager how things stand, and that the agent lives | `api`, `load`, `session`, `tunnel`, `upstream` |
 //! | [`restart`] | runs the program that is installed now in this one's place, and hands locks and listeners over | `agent`, `api`, `load`, `session`, `tunnel`, `upstream` |

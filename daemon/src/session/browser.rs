@@ -1,7 +1,7 @@
 //! One login in a browser: a listener on loopback with a short link that mints a sign-in URL on each visit, and an
 //! unguessable path where the sign-in comes back to.
 //!
-//! The [`Source`] that asks a person. Knows one login from its first mint to its last page. Must not know when a login
+//! The `Source` that asks a person. Knows one login from its first mint to its last page. Must not know when a login
 //! is due, or who is asked.
 
 use std::{

@@ -2,7 +2,7 @@
 //!
 //! Envoy gives a closing connection up when it could write nothing for a second, and what it still held is lost behind
 //! a clean close_notify. Reading a little does not help it: kernels open a closed window in large steps only. So the
-//! measure is not the time between two reads but the time in which we took less than [`ENOUGH`] although more was
+//! measure is not the time between two reads but the time in which we took less than `ENOUGH` although more was
 //! there.
 //!
 //! After such a wait a truncation is ruled out once more came than the kernels of both ends can have held meanwhile: whatever
