@@ -56,8 +56,6 @@ pub(super) struct Peer<'a> {
     pub(super) limit: Duration,
     /// What was known of the connection, if it is a warm one.
     pub(super) idle_state: Option<IdleState>,
-    /// The connection was made for another name of the cluster.
-    pub(super) borrowed: bool,
     /// How long it may take to reach the server, which a warm connection shows only when something is said on it.
     pub(super) reach: Duration,
 }
@@ -88,8 +86,6 @@ pub(super) enum Again {
     Patiently,
     /// Yes: it was said on a warm connection that had ended, and nobody can have heard it.
     Unheard,
-    /// Yes: a server that was reached by another name knows no such route, which its own may.
-    ByItsName,
 }
 
 /// The head of a CONNECT. Holds the token.
@@ -145,7 +141,6 @@ where
             400 if exchange.sent > 0 => Again::Patiently,
             // It had idle_state too long for a request.
             408 if peer.idle_state.is_some() => Again::Unheard,
-            404 | 421 if peer.borrowed => Again::ByItsName,
             _ => Again::No,
         };
         let error = refused(&mut remote, head).await;

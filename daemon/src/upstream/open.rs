@@ -22,8 +22,6 @@ struct Connection {
     secure: Option<Secure>,
     /// What was known of it, if it comes from the pool.
     idle_state: Option<IdleState>,
-    /// It was made for another name of the cluster.
-    borrowed: bool,
 }
 
 impl From<(Remote, Option<Secure>)> for Connection {
@@ -32,7 +30,6 @@ impl From<(Remote, Option<Secure>)> for Connection {
             remote,
             secure,
             idle_state: None,
-            borrowed: false,
         }
     }
 }
@@ -52,7 +49,6 @@ impl Upstream {
         let address = permitted.address();
         let mut eager = !self.guarded.load(Ordering::Relaxed);
         let mut warm = self.warm(address).await;
-        let mut borrowed_in_vain = false;
         loop {
             let connection = match warm.take() {
                 Some(it) => it,
@@ -61,12 +57,6 @@ impl Upstream {
             let opened = self
                 .attempt(connection, authority, permitted, early, eager)
                 .await;
-            if borrowed_in_vain
-                && opened.is_ok()
-                && let Some(pool) = &self.pool
-            {
-                pool.stop_borrowing();
-            }
             match opened.as_ref().map_err(|it| it.again) {
                 Err(Again::Unheard) => {
                     if let Some(pool) = &self.pool {
@@ -75,7 +65,6 @@ impl Upstream {
                 }
                 // An Envoy may be told not to take early bytes; none of them reached the service.
                 Err(Again::Patiently) if eager => eager = false,
-                Err(Again::ByItsName) => borrowed_in_vain = true,
                 Ok(_) if !eager && !self.guarded.swap(true, Ordering::Relaxed) => {
                     tracing::debug!(cluster = %self.name, "opened only without early bytes");
                     return opened.map_err(|it| it.error);
@@ -103,7 +92,6 @@ impl Upstream {
             identity: connection.secure.as_ref().map(|it| &*it.identity),
             limit: self.limits.answer,
             idle_state: connection.idle_state,
-            borrowed: connection.borrowed,
             reach: self.limits.tcp,
         };
         h1::connect(connection.remote, request, early, eager, peer).await
@@ -116,19 +104,18 @@ impl Upstream {
         pool.ask(key.clone(), address);
         let mut secure: Option<Secure> = None;
         loop {
-            let (made_for, mut warm) = pool.take(&key)?;
+            let mut warm = pool.take(&key)?;
             let current = match secure.take() {
                 Some(it) => it,
                 None => self.tls.secure().await.ok()?,
             };
             let is_current = Arc::ptr_eq(&warm.secure.config, &current.config);
             if is_current && let Some(idle_state) = warm.idle_state().await {
-                pool.confirm(&made_for);
+                pool.confirm(&key);
                 return Some(Connection {
                     remote: warm.remote,
                     secure: Some(warm.secure),
                     idle_state: Some(idle_state),
-                    borrowed: made_for != key,
                 });
             }
             secure = Some(current);

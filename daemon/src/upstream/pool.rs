@@ -9,10 +9,7 @@ mod idle_state;
 
 use std::{
     future::poll_fn,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,17 +19,13 @@ use pomd_core::{
     config::{Address, Authority, Host},
     route::pool::{Inventory, Order},
 };
-use rustls::{client::verify_server_name, server::ParsedCertificate};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    record::{Records, Remote},
-    tls::{self, Secure},
-};
+use super::{record::Remote, tls::Secure};
 use crate::{clock::Clock, system::limits};
 
 use idle_state::is_quiet;
@@ -69,8 +62,6 @@ pub(super) struct Pool {
     inventory: Mutex<Inventory<Key, Address, WarmConnection>>,
     /// Told when there may be something to make, or nothing any more.
     changed: Notify,
-    /// A server that was reached by one name knew no route that it knows by another: each name needs its own.
-    separate: AtomicBool,
 }
 
 /// A connection that is past its handshake and unused.
@@ -108,18 +99,6 @@ impl WarmConnection {
         }
         IdleState::look(remote.socket.socket(), remote.written())
     }
-
-    /// Whether its server proved `name`, too. Any connection to a cluster carries any of its routes.
-    fn proves(&self, name: &Host) -> bool {
-        let Records::Tls(tls) = &self.remote.records else {
-            return false;
-        };
-        let certificate = tls.peer_certificates().and_then(<[_]>::first);
-        let parsed = certificate.and_then(|it| ParsedCertificate::try_from(it).ok());
-        let name = tls::server_name(name).ok();
-        let both = parsed.zip(name);
-        both.is_some_and(|(certificate, name)| verify_server_name(&certificate, &name).is_ok())
-    }
 }
 
 impl Pool {
@@ -129,7 +108,6 @@ impl Pool {
             clock,
             inventory: Mutex::default(),
             changed: Notify::new(),
-            separate: AtomicBool::new(false),
         }
     }
 
@@ -146,24 +124,13 @@ impl Pool {
         self.changed.notify_one();
     }
 
-    /// Takes out a connection that serves `key`, with the key that it was made for. Whoever takes it looks whether it is
-    /// alive.
-    pub(super) fn take(&self, key: &Key) -> Option<(Key, WarmConnection)> {
+    /// Takes out a connection for `key`. Whoever takes it looks whether it is alive.
+    ///
+    /// A connection to another name of the cluster is never taken, although its certificate may cover both: a token goes
+    /// to the name that was said (A24), and that name's server may be another one.
+    pub(super) fn take(&self, key: &Key) -> Option<WarmConnection> {
         let now = self.clock.moment();
-        // Another name's server may stand elsewhere, but not behind another port or proxy.
-        let is_near =
-            |other: &Key| (other.target.port, &other.proxy) == (key.target.port, &key.proxy);
-        let may_borrow = !self.separate.load(Relaxed);
-        self.lock().take(key, now, |other, connection| {
-            may_borrow && is_near(other) && connection.proves(&key.name)
-        })
-    }
-
-    /// From now on a connection serves only the key that it was made for.
-    pub(super) fn stop_borrowing(&self) {
-        if !self.separate.swap(true, Relaxed) {
-            tracing::debug!("each name needs connections of its own");
-        }
+        self.lock().take(key, now)
     }
 
     /// Notes that a connection that was taken from `key` was alive.

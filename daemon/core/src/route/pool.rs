@@ -108,26 +108,11 @@ impl<K: Ord + Clone, H: Clone, C> Inventory<K, H, C> {
         }
     }
 
-    /// Takes out the newest connection for `key`, if there is one that may be used; else one of another key that `serves`
-    /// it too. Returns it with the key that it was made for.
-    pub fn take(
-        &mut self,
-        key: &K,
-        now: Moment,
-        mut serves: impl FnMut(&K, &C) -> bool,
-    ) -> Option<(K, C)> {
-        for kept in self.keys.values_mut() {
-            kept.connections.retain(|it| is_fit(it.begun, now));
-        }
-        let own = self.keys.get_mut(key).and_then(|it| it.connections.pop());
-        if let Some(warm) = own {
-            return Some((key.clone(), warm.connection));
-        }
-        self.keys.iter_mut().find_map(|(other, kept)| {
-            let serving = |it: &Warm<C>| serves(other, &it.connection);
-            let found = kept.connections.iter().rposition(serving)?;
-            Some((other.clone(), kept.connections.remove(found).connection))
-        })
+    /// Takes out the newest connection for `key`, if there is one that may be used.
+    pub fn take(&mut self, key: &K, now: Moment) -> Option<C> {
+        let kept = self.keys.get_mut(key)?;
+        kept.connections.retain(|it| is_fit(it.begun, now));
+        kept.connections.pop().map(|it| it.connection)
     }
 
     /// Notes that a connection that was taken was alive: its key works.

@@ -21,7 +21,7 @@ fn use_key(stock: &mut Tried, key: &'static str, now: Moment) {
 
 /// One that was made for `key` itself.
 fn take(stock: &mut Tried, key: &&'static str, now: Moment) -> Option<u32> {
-    Some(stock.take(key, now, |_, _| false)?.1)
+    stock.take(key, now)
 }
 
 /// A stock that is full for `key`, whose connections are 1 and 2.
@@ -284,17 +284,12 @@ fn a_burst_leaves_others_what_they_need() {
 }
 
 #[test]
-fn one_of_another_key_serves_where_there_is_none_and_it_may() {
+fn one_of_another_key_is_never_taken() {
     let mut stock = full("a", 0);
-    let none = stock.take(&"b", at(0), |_, _| false);
-    assert_eq!(none, None);
-    let older = stock.take(&"b", at(0), |key, connection| {
-        *key == "a" && *connection == 1
-    });
-    assert_eq!(older, Some(("a", 1)));
-    let own = stock.take(&"a", at(0), |_, _| true);
-    assert_eq!(own, Some(("a", 2)));
-    assert_eq!(stock.take(&"a", at(0), |_, _| true), None);
+    assert_eq!(stock.take(&"b", at(0)), None);
+    assert_eq!(stock.take(&"a", at(0)), Some(2));
+    assert_eq!(stock.take(&"a", at(0)), Some(1));
+    assert_eq!(stock.take(&"a", at(0)), None);
 }
 
 #[derive(Clone, Debug)]
@@ -339,7 +334,7 @@ proptest! {
             match step {
                 Step::Ask(key) => stock.ask(key, (), now),
                 Step::Use(key) => stock.note_use(&key, now),
-                Step::Take(key) => if let Some((_, (begun, life))) = stock.take(&key, now, |_, _| true) {
+                Step::Take(key) => if let Some((begun, life)) = stock.take(&key, now) {
                     prop_assert!(now.boot - begun.boot <= LAST);
                     prop_assert!(!now.slept_since(begun));
                     prop_assert_eq!(life, thrown);
