@@ -355,14 +355,15 @@ impl Task {
     }
 
     fn publish(&mut self) {
-        self.waiter_view
-            .send_if_modified(|it| replace(it, self.core.waiter_view()));
+        // The status knows first: who is refused may look at it at once.
         if self
             .view
             .send_if_modified(|it| replace(it, self.core.view()))
         {
             self.with.changed.notify_one();
         }
+        self.waiter_view
+            .send_if_modified(|it| replace(it, self.core.waiter_view()));
     }
 }
 
