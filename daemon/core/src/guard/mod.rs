@@ -93,6 +93,7 @@ impl Guard {
                     }
                     Seen::Maybe => {}
                     Seen::Other => self.state = State::Raw,
+                    Seen::Request if line.length() > HEAD_MOST => self.refuse(Why::TooLong),
                     Seen::Request => {
                         let head = Head::new(line);
                         self.state = State::Head(Box::new(head));

@@ -461,6 +461,12 @@ fn a6_a_head_is_held_until_it_is_judged_or_until_it_is_too_late_or_too_long() {
     );
     assert_eq!(long.refusal().unwrap().why, Why::TooLong);
 
+    // A request line alone is refused before a byte more comes.
+    let mut line = guard();
+    let word = format!("GET /{} HTTP/1.1\r\n", "a".repeat(HEAD_MOST));
+    assert_eq!(pass(&mut line, &[word.as_bytes()]), b"");
+    assert_eq!(line.refusal().unwrap().why, Why::TooLong);
+
     let mut ended = guard();
     assert_eq!(pass(&mut ended, &[b"GET / HTTP/1.1\r\nHost: lo"]), b"");
     assert_eq!(ended.end(), b"");
