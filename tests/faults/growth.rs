@@ -5,7 +5,7 @@ use std::time::Duration;
 use control::wire::Usage;
 use gateway::{Script, Upstream};
 use integration::{
-    bystander::{Bystander, at_rest, echoes, kept_by_design, usage},
+    bystander::{Bystander, LEFT_BY_A_BURST, at_rest, echoes, threads, usage},
     deployment::{CLUSTER, Deployment, tunnel},
     eventually,
     pomd::Pomd,
@@ -37,7 +37,9 @@ fn memory(usage: Usage) -> u64 {
 async fn is_back(pomd: &Pomd, before: Usage) -> Usage {
     eventually("descriptors and tasks are as before", async || {
         let now = usage(pomd).await;
-        let most = before.descriptors.map(|it| it + kept_by_design());
+        let most = before
+            .descriptors
+            .map(|it| it + threads() + LEFT_BY_A_BURST);
         (now.descriptors <= most && now.tasks <= before.tasks).then_some(now)
     })
     .await

@@ -125,6 +125,7 @@ async fn l11_a_session_that_ends_on_the_server_costs_one_prompt_and_no_open_conn
         stream.write_all(b"x").await.unwrap();
     }
     drop(open);
+    scenario.forget_burst();
     scenario.forget_logins();
     scenario.recovers().await;
 }

@@ -69,7 +69,7 @@ pub async fn takes_no_more(pomd: &Pomd, before: Usage) -> Usage {
     let end = tokio::time::Instant::now() + PATIENCE;
     while tokio::time::Instant::now() < end {
         seen = usage(pomd).await;
-        let most = before.descriptors.map(|it| it + kept_by_design());
+        let most = before.descriptors.map(|it| it + threads());
         if seen.descriptors <= most && seen.tasks <= before.tasks {
             return seen;
         }
@@ -79,13 +79,14 @@ pub async fn takes_no_more(pomd: &Pomd, before: Usage) -> Usage {
     panic!("not as before: {before:?}, now {seen:?}: {open:#?}");
 }
 
-/// How many descriptors pomd may hold more than before, by design: each of its threads keeps one socket to ask the kernel
-/// by, and for ten minutes a cluster keeps as many warm connections as its largest burst took, 16 at most.
-pub fn kept_by_design() -> u64 {
-    const WARM: u64 = 16;
-    let threads = std::thread::available_parallelism().map_or(1, |it| it.get() as u64);
-    threads + WARM
+/// Each thread of pomd's keeps one socket to ask the kernel by, from the first time on that it has to.
+pub fn threads() -> u64 {
+    std::thread::available_parallelism().map_or(1, |it| it.get() as u64)
 }
+
+/// How many warm connections a burst leaves for ten minutes: a cluster keeps 16 at most, and two for each of two names stood
+/// before.
+pub const LEFT_BY_A_BURST: u64 = 12;
 
 /// What its descriptors lead to, where that can be seen: only root can look.
 fn descriptors(pomd: &Pomd) -> Vec<String> {

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     PATIENCE,
-    bystander::{at_rest, echoes, takes_no_more},
+    bystander::{LEFT_BY_A_BURST, at_rest, echoes, takes_no_more},
     deployment::{CLUSTER, Deployment, Who, tunnel},
     envoy::Envoy,
     fault_injection::FaultPlan,
@@ -327,6 +327,12 @@ impl Scenario {
     pub fn forget_logins(&mut self) {
         self.before.sign_ins = self.deployment.gateway.stats().sign_ins;
         self.before.prompts = self.deployment.links.all().len();
+    }
+
+    /// From now on the warm connections that a burst of connections leaves are taken for granted.
+    pub fn forget_burst(&mut self) {
+        let descriptors = &mut self.before.usage.descriptors;
+        *descriptors = descriptors.map(|it| it + LEFT_BY_A_BURST);
     }
 
     /// No connection is left but the bystander's.
