@@ -10,8 +10,8 @@ use crate::{
     fake::{self, Fake, Reply},
     runner::{World, wait_for_file},
     samples::{
-        self, cluster, corp, login_answer, login_needed, open_login, reason, ssh_prod, status,
-        up_answer,
+        self, cluster, corp, grafana, login_answer, login_needed, open_login, reason, ssh_prod,
+        status, up_answer,
     },
 };
 
@@ -395,8 +395,8 @@ $ pomctl login nowhere.example.org  # exit 2
     );
 }
 
-#[test]
-fn two_logins_in_one_domain_are_hinted_to_be_one() {
+/// Runs `pomctl up` of these tunnels, where ssh-prod is of a host that logs in apart from another one of its domain.
+fn up_in_a_second_cluster(names: &[&str]) -> String {
     let (new, old) = ("b.corp.example.com", "a.corp.example.com");
     let mut tunnel = ssh_prod(TunnelState::Up);
     tunnel.cluster = new.to_owned();
@@ -404,7 +404,7 @@ fn two_logins_in_one_domain_are_hinted_to_be_one() {
         cluster(old, ClusterState::LoggedIn),
         cluster(new, ClusterState::LoginNeeded),
     ];
-    let (mut world, fake) = World::with(&status(vec![tunnel], clusters));
+    let (mut world, fake) = World::with(&status(vec![tunnel, grafana(TunnelState::Up)], clusters));
     let opened = browser(&mut world);
     let mut needed = login_needed();
     needed["cluster"] = json!(new);
@@ -417,12 +417,19 @@ fn two_logins_in_one_domain_are_hinted_to_be_one() {
     answer["cluster"]["name"] = json!(new);
     let reply = Reply::ok(answer).before(fake::is(new, ClusterState::LoginRunning));
     fake.on("POST /v1/clusters/b.corp.example.com/login", [reply]);
-    let args = ["up", "ssh-prod"];
+    let answer = up_answer(grafana(TunnelState::Up));
+    fake.on("POST /v1/tunnels/grafana/up", [Reply::ok(answer)]);
+    let args: Vec<&str> = ["up"].iter().chain(names).copied().collect();
     let child = world.spawn(&args);
     wait_for_file(&opened);
     fake.change(move |it| *fake::cluster(it, new) = cluster(new, ClusterState::LoggedIn));
+    told(&world, &args, child)
+}
+
+#[test]
+fn two_logins_in_one_domain_are_hinted_to_be_one() {
     assert_data_eq!(
-        told(&world, &args, child),
+        up_in_a_second_cluster(&["ssh-prod"]),
         str![[r#"
 $ pomctl up ssh-prod  # exit 0
 ssh-prod is up: localhost:2202 → ssh-prod.corp.example.com:22 (answers in 84 ms)
@@ -432,6 +439,27 @@ ssh-prod is up: localhost:2202 → ssh-prod.corp.example.com:22 (answers in 84 m
 | http://127.0.0.1:41235/k3v9qz
 |   waiting for you to sign in (Ctrl-C stops waiting; the login stays open)
 | Logged in as alice@example.com, until HH:MM (9h 12m).
+| hint: if this is the same Pomerium as that of a.corp.example.com, one login can serve both. Put into pomd.toml:
+|     [cluster.corp]
+|     hosts = ["*.corp.example.com"]
+
+"#]]
+    );
+}
+
+#[test]
+fn two_logins_of_several_tunnels_are_hinted_to_be_one() {
+    assert_data_eq!(
+        up_in_a_second_cluster(&["ssh-prod", "grafana"]),
+        str![[r#"
+$ pomctl up ssh-prod grafana  # exit 0
+ssh-prod  up     localhost:2202
+grafana   up     localhost:3000
+2 of 2 tunnels are up.
+| Logging in to b.corp.example.com: your browser was opened at
+| http://127.0.0.1:41235/k3v9qz
+|   waiting for you to sign in (Ctrl-C stops waiting; the login stays open)
+| Logged in to b.corp.example.com as alice@example.com, until HH:MM (9h 12m).
 | hint: if this is the same Pomerium as that of a.corp.example.com, one login can serve both. Put into pomd.toml:
 |     [cluster.corp]
 |     hosts = ["*.corp.example.com"]
