@@ -110,6 +110,7 @@ async fn many_short_connections(count: usize) {
     integration::report(&said);
     deployment.gateway.forgive();
     carries(&pomd, "ssh").await;
+    bystander.forget_burst();
     bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 

@@ -47,6 +47,12 @@ impl Bystander {
         echoes(&mut self.line, b"meanwhile").await;
     }
 
+    /// From now on the warm connections that a burst of connections leaves are taken for granted.
+    pub fn forget_burst(&mut self) {
+        let descriptors = &mut self.before.descriptors;
+        *descriptors = descriptors.map(|it| it + LEFT_BY_A_BURST);
+    }
+
     /// After the fault: the old connection still carries, each of `tunnels` carries a new one, and no more descriptors
     /// and tasks are in use than before, but for what tunnels keep ready that may not have been used before.
     pub async fn all_is_well(mut self, pomd: &Pomd, tunnels: &[&str]) -> Usage {
