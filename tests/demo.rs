@@ -1,4 +1,4 @@
-//! The newcomer's first command: it needs no hands, every byte is right, and it leaves nothing.
+//! The newcomer's first command: it runs unattended, every byte is right, and it leaves nothing.
 
 use std::{fs, process::Command, time::Duration};
 

@@ -81,7 +81,7 @@ async fn a_file_that_was_broken_from_the_start_is_told_as_such() {
     let (code, page) = said(&pomd, &["status"]).await;
     assert_eq!(code, Some(1), "{page}");
     assert!(
-        page.contains("; pomd has no tunnels until it is mended. Run: pomd check\n"),
+        page.contains("; pomd has no tunnels until you fix it. Run: pomd check\n"),
         "{page}"
     );
     assert!(!page.contains("No tunnels yet"), "{page}");
@@ -90,7 +90,7 @@ async fn a_file_that_was_broken_from_the_start_is_told_as_such() {
         assert_eq!(code, Some(2), "{arguments:?}: {words}");
         assert!(words.contains("did you mean `route`?"), "{words}");
         assert!(
-            words.ends_with("2 errors; pomd has no tunnels until it is mended\n"),
+            words.ends_with("2 errors; pomd has no tunnels until you fix it\n"),
             "{words}"
         );
     }

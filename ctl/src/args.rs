@@ -168,7 +168,7 @@ Examples
 
 A broken file changes nothing: exit 2, and the report says where it is broken.")]
     Reload,
-    /// Let pomd go on anew, as the release that is installed now; its connections end
+    /// Restart pomd as the installed version; its connections end
     #[command(after_help = "\
 Examples
   pomctl restart
@@ -182,7 +182,7 @@ Examples
   pomctl stop
   pomctl stop --json")]
     Stop,
-    /// See it work without Pomerium: a make-believe one, two services, a login
+    /// See it work without Pomerium: a simulated one, two services, a login
     #[command(after_help = "\
 Examples
   pomctl demo
@@ -293,7 +293,7 @@ pub(crate) struct LogsArgs {
 /// See [`Command::Demo`].
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Sign in by itself and end: needs no hands
+    /// Sign in by itself and end: runs unattended
     #[arg(long)]
     pub(crate) fast: bool,
 }

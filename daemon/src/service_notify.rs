@@ -33,7 +33,7 @@ pub struct ServiceNotifier {
     pub heartbeat: Heartbeat,
     /// What time it is.
     pub clock: Clock,
-    /// Whether pomd goes on anew after it ended.
+    /// Whether pomd restarts after it ended.
     pub restart: Restart,
 }
 
@@ -50,7 +50,7 @@ impl ServiceNotifier {
         self.service.notify(Notification::Ready(line)).await;
     }
 
-    /// Tells what changes until `stop`, and then that pomd ends; of one that goes on anew, only that it reloads: a manager
+    /// Tells what changes until `stop`, and then that pomd ends; of one that restarts, only that it reloads: a manager
     /// would end what says that it stops.
     pub async fn run(self, stop: CancellationToken) {
         self.follow(&stop).await;

@@ -143,7 +143,7 @@ pub struct GiveWayRequest {
     pub pid: u32,
 }
 
-/// The answer of `POST /v1/restart`: the process ends its connections and goes on anew, under the same id. The end of
+/// The answer of `POST /v1/restart`: the process ends its connections and restarts, under the same id. The end of
 /// `GET /v1/events` shows that the old life is over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartAnswer {

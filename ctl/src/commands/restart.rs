@@ -1,4 +1,4 @@
-//! `pomctl restart`: pomd goes on anew in its place, as the program that is installed now.
+//! `pomctl restart`: restarts pomd in its place, as the program that is installed now.
 
 use std::time::Duration;
 

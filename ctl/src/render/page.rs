@@ -117,7 +117,7 @@ fn file_name(status: &Status) -> String {
 /// Returns what holds while the file is broken: `settings`, if pomd has any.
 pub(crate) fn meanwhile(status: &Status, settings: &str) -> String {
     if status.tunnels.is_empty() {
-        "pomd has no tunnels until it is mended".to_owned()
+        "pomd has no tunnels until you fix it".to_owned()
     } else {
         settings.to_owned()
     }

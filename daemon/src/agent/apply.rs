@@ -54,7 +54,7 @@ impl Agent {
         }
         let now = self.setup.env.clock.now();
         let meanwhile = if self.tunnels.is_empty() {
-            "there are no tunnels until it is mended".to_owned()
+            "there are no tunnels until you fix it".to_owned()
         } else {
             let time = time_of_day(self.loaded_at, now, &TimeZone::system());
             format!("the settings of {time} apply")

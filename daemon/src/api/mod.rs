@@ -87,7 +87,7 @@ pub struct Api {
     pub stop: CancellationToken,
     /// Ends the answers to clients, once the lock files say that pomd ends: whoever is cut looks there.
     pub closing: CancellationToken,
-    /// Lets it go on anew after that.
+    /// Lets it restart after that.
     pub restart: Restart,
     /// Keeps the listeners for that.
     pub inherited: Arc<InheritedSockets>,
@@ -136,7 +136,9 @@ pub async fn serve(api: Arc<Api>, bound: ControlListener) {
                 clients.spawn(serve_client(api.clone(), socket(stream), admission.enter()));
             }
             Ok(None) => {
-                warn!("somebody else's program connected to the control socket and was turned away")
+                warn!(
+                    "a program of another user connected to the control socket and was turned away"
+                )
             }
             Err(error) if errors::is_out_of_descriptors(&error) && reserve.spend() => {}
             Err(error) => match backoff.failed(&error) {

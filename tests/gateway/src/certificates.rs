@@ -1,4 +1,4 @@
-//! The make-believe certificate authority and the certificates that the gateway can show. Knows no sockets.
+//! The test certificate authority and the certificates that the gateway can show. Knows no sockets.
 
 use std::sync::Arc;
 
@@ -87,7 +87,7 @@ impl Authority {
         let mut params = CertificateParams::new(names)?;
         params
             .distinguished_name
-            .push(DnType::CommonName, "make-believe Pomerium");
+            .push(DnType::CommonName, "simulated Pomerium");
         params
             .extended_key_usages
             .push(ExtendedKeyUsagePurpose::ServerAuth);

@@ -1,4 +1,4 @@
-//! `pomd-demo`: what `pomctl demo` runs. A make-believe Pomerium on this machine, a real pomd beside this program, and
+//! `pomd-demo`: what `pomctl demo` runs. A simulated Pomerium on this machine, a real pomd beside this program, and
 //! bytes that really go through both. Nothing of the user's is touched, and nothing is left.
 
 mod play;
@@ -14,11 +14,11 @@ use control::stdio;
 use stage::Stage;
 
 const HELP: &str = "\
-See pomd work without Pomerium: a make-believe one on this machine, with two services behind it.
+See pomd work without Pomerium: a simulated one on this machine, with two services behind it.
 
 Usage: pomctl demo [--fast]
 
-  --fast   needs no hands: signs in by itself, shows everything once, and ends
+  --fast   runs unattended: signs in by itself, shows everything once, and ends
   --help   this text
 ";
 

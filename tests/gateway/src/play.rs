@@ -43,7 +43,7 @@ pub(crate) async fn play(
     fast: bool,
     by_hand: bool,
 ) -> anyhow::Result<()> {
-    say("A make-believe Pomerium runs on this machine, with two services behind it.");
+    say("A simulated Pomerium runs on this machine, with two services behind it.");
     let stage = stage.insert(Stage::build(by_hand).await?);
     a_tunnel(stage)?;
     let player = Player { stage, fast };

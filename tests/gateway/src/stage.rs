@@ -35,7 +35,7 @@ const WORDS_MOST: usize = 2_000;
 
 /// Everything that runs.
 pub(crate) struct Stage {
-    /// The make-believe Pomerium.
+    /// The simulated Pomerium.
     pub(crate) gateway: Gateway,
     /// What pomd is asked by.
     pub(crate) client: Client,
@@ -60,7 +60,7 @@ impl Stage {
             .route(ECHO, Upstream::Echo)
             .start()
             .await
-            .context("cannot start the make-believe Pomerium")?;
+            .context("cannot start the simulated Pomerium")?;
         let (browser, choice) = if by_hand {
             ("default", BrowserChoice::Default)
         } else {
@@ -191,7 +191,7 @@ fn configure(folder: &Path, pomerium: SocketAddr, browser: &str) -> anyhow::Resu
     Ok((hello, echo))
 }
 
-/// The tunnels. The make-believe Pomerium has no name that others know and no certificate that a browser trusts, so its
+/// The tunnels. The simulated Pomerium has no name that others know and no certificate that a browser trusts, so its
 /// address stands before each route, without TLS.
 fn tunnels(pomerium: SocketAddr, hello: u16, echo: u16) -> String {
     let tunnel = |name: &str, route: &str, port: u16| {

@@ -40,7 +40,7 @@ impl Player<'_> {
         Ok(())
     }
 
-    /// How a browser on another machine gets to the address, and from there to the make-believe Pomerium.
+    /// How a browser on another machine gets to the address, and from there to the simulated Pomerium.
     fn tell_of_ssh(&self, link: &str) {
         let port_of = |link: &str| {
             let authority = link.strip_prefix("http://")?.split('/').next()?;
