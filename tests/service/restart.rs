@@ -172,16 +172,17 @@ async fn a_signal_to_stop_wins_over_a_restart() {
     for later in (0..60).step_by(2).map(Duration::from_millis) {
         let mut pomd = Pomd::start("").await;
         let client = pomd.client();
-        let asking = tokio::spawn(async move { client.restart(false).await });
-        eventually("it restarts", async || {
-            let log = pomd.process().words();
-            log.contains("asked to restart").then_some(())
-        })
-        .await;
-        tokio::time::sleep(later).await;
-        pomd.process().signal(Signal::TERM);
-        pomd.process().wait().await;
+        let stopping = async {
+            eventually("it restarts", async || {
+                let log = pomd.process().words();
+                log.contains("asked to restart").then_some(())
+            })
+            .await;
+            tokio::time::sleep(later).await;
+            pomd.process().signal(Signal::TERM);
+            pomd.process().wait().await;
+        };
         // Whether the next life answered before it ended is of no matter.
-        let _ = asking.await.unwrap();
+        let _ = tokio::join!(client.restart(false), stopping);
     }
 }
