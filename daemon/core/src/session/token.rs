@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::config::{Address, TokenKind};
+use crate::{
+    config::{Address, TokenKind},
+    session::error::SourceError,
+};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use control::text::clean;
 use jiff::Timestamp;
@@ -41,6 +44,15 @@ impl Token {
             text: Zeroizing::new(text.to_owned()),
             kind,
         })
+    }
+
+    /// Reads what a source gives: one word, which may stand between blanks.
+    pub fn read(bytes: &[u8], kind: TokenKind) -> Result<Self, SourceError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| SourceError::NotAToken)?;
+        match text.trim() {
+            "" => Err(SourceError::Empty),
+            word => Self::of_kind(word, kind).ok_or(SourceError::NotAToken),
+        }
     }
 
     /// Returns when a bearer token ends by its own word: it is sent no later. Of Pomerium's own tokens only the server
