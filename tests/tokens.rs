@@ -281,6 +281,24 @@ async fn variables_and_credentials_of_a_unit_are_tokens_and_a_logout_lasts_until
     }
 }
 
+/// A runner's token service that answers once; returns the request.
+async fn answers(service: &TcpListener, token: &str) -> String {
+    let (mut stream, _) = service.accept().await.unwrap();
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.unwrap();
+        asked.extend(byte);
+    }
+    let body = format!("{{\"count\": 1, \"value\": \"{token}\"}}");
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    String::from_utf8(asked).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_of_github_actions_gets_its_token_from_its_runner() {
     let deployment = deployment().await;
@@ -292,27 +310,11 @@ async fn a_job_of_github_actions_gets_its_token_from_its_runner() {
     let token = deployment
         .gateway
         .bearer("repo:corp/web:ref:refs/heads/main", LONG);
-    let runner = async {
-        let (mut stream, _) = service.accept().await.unwrap();
-        let mut asked = Vec::new();
-        while !asked.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).await.unwrap();
-            asked.extend(byte);
-        }
-        let body = format!("{{\"count\": 1, \"value\": \"{token}\"}}");
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(answer.as_bytes()).await.unwrap();
-        String::from_utf8(asked).unwrap()
-    };
     let source = "{ github_actions = { audience = \"https://corp.test\" } }";
     let setup = Setup::new(&config(&deployment, source))
         .env("ACTIONS_ID_TOKEN_REQUEST_URL", &url)
         .env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "of-the-runner");
-    let (pomd, asked) = tokio::join!(setup.start(), runner);
+    let (pomd, asked) = tokio::join!(setup.start(), answers(&service, &token));
     assert!(
         asked.starts_with("GET /idtoken?api-version=2.0&audience=https%3A%2F%2Fcorp.test HTTP/1.1"),
         "{asked}"
@@ -335,4 +337,58 @@ async fn a_job_of_github_actions_gets_its_token_from_its_runner() {
             hint.is_some_and(|it| it.contains("id-token: write"))
         })
         .await;
+}
+
+/// The lines of an example between two others, without what they are set in by.
+fn embedded(name: &str, from: &str, to: &str) -> String {
+    let path = integration::binary::root().join("examples").join(name);
+    let text = fs::read_to_string(path).unwrap();
+    let begin = text.find(from).unwrap() + from.len();
+    let part = &text[begin..];
+    let part = &part[..part.find(to).unwrap()];
+    let indent = |it: &str| it.len() - it.trim_start().len();
+    let lines = part.lines().filter(|it| !it.trim().is_empty());
+    let least = lines.map(indent).min().unwrap();
+    let lines = part.lines().map(|it| it.get(least..).unwrap_or(""));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The example as it is written, with the names of this test's company and where it is reached.
+fn here(text: &str, deployment: &Deployment) -> String {
+    let section = "hosts = [\"*.corp.example.com\"]";
+    assert!(text.contains(section), "{text}");
+    let reached = format!(
+        "hosts = [\"*.corp.test\"]\nca_file = {:?}\nconnect = \"{}\"",
+        deployment.ca_file(),
+        deployment.address()
+    );
+    let text = text.replace(section, &reached);
+    text.replace("db.corp.example.com:5432", ECHO)
+        .replace("listen = 15432", "")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_for_kubernetes_and_github_work_as_they_are_written() {
+    let deployment = deployment().await;
+    let projected = Projected::new(&deployment.gateway.bearer(POD, LONG));
+    let sidecar = embedded("kubernetes-sidecar.yaml", "pomd.toml: |\n", "---\n");
+    let sidecar = here(&sidecar, &deployment).replace(
+        "/var/run/secrets/tokens/pomerium",
+        projected.path().to_str().unwrap(),
+    );
+    let pomd = Pomd::start(&sidecar).await;
+    echoes(&mut pomd.connect("db").await, b"as the pod").await;
+
+    let workflow = embedded("github-actions.yml", "<<'END'\n", "END\n");
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/idtoken", service.local_addr().unwrap());
+    let setup = Setup::new(&here(&workflow, &deployment))
+        .env("ACTIONS_ID_TOKEN_REQUEST_URL", &url)
+        .env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "of-the-runner");
+    let token = deployment.gateway.bearer("repo:corp/web", LONG);
+    let (job, _) = tokio::join!(setup.start(), answers(&service, &token));
+    let up = job.pomctl(&["up", "db"]).await;
+    assert!(up.status.success(), "{up:?}");
+    echoes(&mut job.connect("db").await, b"as the job").await;
+    assert!(deployment.links.all().is_empty());
 }
