@@ -4,6 +4,8 @@
 //! awaited: a sync may take long on a slow disk, and then only this cluster's logins wait for it, never a connection
 //! (grants are read from a `watch`). At the start the file is read in place: it is a few KiB, and whoever looks at the
 //! session first already sees the login.
+//!
+//! Long because what can happen, and what each effect of the core does, are read together.
 
 mod attempt;
 
