@@ -182,12 +182,7 @@ fn known() -> Known {
 /// The token that was taken, and the reply.
 async fn visit(request: &[u8]) -> (Option<String>, String) {
     let (events, mut told) = mpsc::channel(1);
-    let attempt = Attempt {
-        id: 1,
-        events,
-        verdict: Verdict::default(),
-        stop: CancellationToken::new(),
-    };
+    let (attempt, _) = Attempt::new(1, events, CancellationToken::new());
     let verdict = attempt.verdict.clone();
     let job = Job {
         browser: Browser {
