@@ -8,7 +8,10 @@ use control::{
         machine::{host_name, is_wsl},
     },
     client::{ClientError, Lines},
-    wire::{BrowserChoice, Cluster, ClusterState, Code, LoginRequest, OpenLogin, Opener, PastedAnswer, Status},
+    wire::{
+        BrowserChoice, Cluster, ClusterState, Code, LoginRequest, OpenLogin, Opener, PastedAnswer,
+        Status,
+    },
 };
 use tokio::time::Instant;
 

@@ -370,10 +370,7 @@ fn g4_a_pasted_address_of_6000_characters_is_taken_and_never_shown() {
     terminal.master.write_all(typed.as_bytes()).unwrap();
     let told = terminal.read_until("Ctrl-C\r\n");
     let foreign = "error: that address belongs to another login. Paste again, or Ctrl-C";
-    assert!(
-        told.contains(foreign) && !told.contains("canary"),
-        "{told}"
-    );
+    assert!(told.contains(foreign) && !told.contains("canary"), "{told}");
     let (half, rest) = address.split_at(3000);
     let pasted = format!("\x1b[200~{half}\r\n{rest}\x1b[201~");
     terminal.master.write_all(pasted.as_bytes()).unwrap();

@@ -187,9 +187,7 @@ impl Route {
                 answer::json(&api.agent.down(tunnel, now).await.map_err(of_agent)?)
             }
             Self::Login(cluster) => answer::json(&login(api, cluster, &body).await?),
-            Self::LoginAnswer(cluster) => {
-                answer::json(&login_answer(api, cluster, &body).await?)
-            }
+            Self::LoginAnswer(cluster) => answer::json(&login_answer(api, cluster, &body).await?),
             Self::Logout(cluster) => answer::json(&logout(api, cluster).await?),
             Self::Reload => answer::json(&api.reloads.reload().await.map_err(of_agent)?),
             Self::Restart => {

@@ -247,9 +247,7 @@ async fn take_pasted(job: Arc<Job>, paste: Paste) {
         Visit::Answer(token) => take(&job, token).await,
         Visit::Denied(why) => Err(NotTaken::Denied(why)),
         Visit::Unusable => Err(NotTaken::Unusable),
-        Visit::Misdirected | Visit::Nothing | Visit::SignIn | Visit::Done => {
-            Err(NotTaken::Foreign)
-        }
+        Visit::Misdirected | Visit::Nothing | Visit::SignIn | Visit::Done => Err(NotTaken::Foreign),
     };
     let _ = paste.done.send(taken);
 }

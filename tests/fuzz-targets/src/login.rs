@@ -12,7 +12,7 @@ use pomd::{
     session::{
         browser::{self, Browser, Job},
         server::{LoginServer, LoginTarget, NotGood, Vouched},
-        source::{Attempt, Event, Verdict},
+        source::{Attempt, Event},
         store::{FILE_MOST, decode, encode},
     },
     upstream::{Limits, Upstream},
