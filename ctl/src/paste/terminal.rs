@@ -5,6 +5,7 @@ use std::{
     io::{self, IsTerminal, Write},
     process,
     sync::{Mutex, PoisonError},
+    thread,
 };
 
 use control::stdio::AsyncInput;
@@ -13,10 +14,11 @@ use rustix::termios::{
 };
 use tokio::{
     io::AsyncReadExt,
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
 };
 
 use super::{Editor, Typed};
+use crate::runtime;
 
 /// How the terminal was, while it is otherwise.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
@@ -44,9 +46,7 @@ impl Terminal {
             read: VecDeque::new(),
             input: AsyncInput::default(),
         };
-        for kind in [SignalKind::terminate(), SignalKind::hangup()] {
-            tokio::spawn(end_at(signal(kind)?, kind));
-        }
+        hear_ends()?;
         let before = tcgetattr(&stdin)?;
         let mut silent = before.clone();
         // Ctrl-C stays a signal. Ctrl-Z would leave a terminal that shows everything when the work goes on.
@@ -103,9 +103,23 @@ fn mark(marks: &[u8]) {
     }
 }
 
-/// Ends the process as the signal would have done. Once it is heard it does nothing else, so this is heard to the end.
-async fn end_at(mut heard: Signal, kind: SignalKind) {
-    heard.recv().await;
-    restore();
-    process::exit(128 + kind.as_raw_value());
+/// Puts the terminal back before a signal ends the process. Once signals are heard they do nothing else, so these are heard
+/// from now on, on a thread of its own: the command may be busy.
+fn hear_ends() -> io::Result<()> {
+    let runtime = runtime()?;
+    let entered = runtime.enter();
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut hung_up = signal(SignalKind::hangup())?;
+    drop(entered);
+    let hear = async move {
+        let kind = tokio::select! {
+            _ = terminated.recv() => SignalKind::terminate(),
+            _ = hung_up.recv() => SignalKind::hangup(),
+        };
+        restore();
+        process::exit(128 + kind.as_raw_value());
+    };
+    let thread = thread::Builder::new().name("ends".to_owned());
+    thread.spawn(move || runtime.block_on(hear))?;
+    Ok(())
 }
