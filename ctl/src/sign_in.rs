@@ -1,4 +1,6 @@
 //! Leads a person through one login: shows its address, waits, tells how it ended.
+//!
+//! Long because what a person is shown and what may come while they are waited for are read together.
 
 use std::{io, time::Duration};
 
