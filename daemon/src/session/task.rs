@@ -251,6 +251,7 @@ impl Task {
                 self.askers.insert(asker, reply);
                 self.feed(Input::Doubted { asker, generation });
             }
+            Command::Pasted(paste) => self.paste(paste),
             Command::Logout { reply } => {
                 let grant = self.core.grant();
                 self.feed(Input::Logout);
@@ -356,6 +357,7 @@ impl Task {
                     login: login.clone(),
                     expires_at: until,
                     fresh,
+                    since: *since,
                 })
             }
         };
