@@ -1,6 +1,8 @@
 //! The handle on a session: what tunnels and the control protocol may ask of it.
 //!
 //! Knows the channels to the task that owns the session. A grant that is there is read without the task.
+//!
+//! Long because each thing that may be asked has its command and its method here.
 
 use std::{
     fmt,
