@@ -164,7 +164,8 @@ async fn live(
     };
     let stop = CancellationToken::new();
     let restart = options.restart.clone();
-    let signals = signals::obey(stop.clone(), options.look.clone());
+    let last = Arc::new(Notify::new());
+    let signals = signals::obey(stop.clone(), options.look.clone(), last.clone());
     let run = pomd::run(options, locks, stop, ready);
     tokio::pin!(run, signals);
     let ended = tokio::select! {
@@ -173,7 +174,9 @@ async fn live(
             if !restart.is_requested() {
                 return Ok(false);
             }
-            // A signal that came meanwhile would be lost with this life.
+            // A signal that came meanwhile would be lost with this life: one that comes from now on ends it by itself, and
+            // of those before we are told.
+            last.notify_one();
             let late = tokio::time::timeout(LATE_SIGNAL, &mut signals).await;
             late.unwrap_or(signals::Ended::OutOfTime)
         }

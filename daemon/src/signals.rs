@@ -15,8 +15,9 @@ pub(crate) enum Ended {
     OutOfTime,
 }
 
-/// Obeys signals until pomd should end at once: at a second signal, or when ending in order takes too long.
-pub(crate) async fn obey(stop: CancellationToken, look: Arc<Notify>) -> Ended {
+/// Obeys signals until pomd should end at once: at a second signal, or when ending in order takes too long. Once told by
+/// `last`, what is signalled from then on ends pomd by itself.
+pub(crate) async fn obey(stop: CancellationToken, look: Arc<Notify>, last: Arc<Notify>) -> Ended {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
@@ -26,6 +27,10 @@ pub(crate) async fn obey(stop: CancellationToken, look: Arc<Notify>) -> Ended {
     };
     loop {
         let signal = tokio::select! {
+            () = last.notified() => {
+                signals.end_at_once();
+                continue;
+            }
             signal = signals.next() => signal,
             () = out_of_time(&stop) => {
                 warn!("ending in order took more than {} s: ends now", pomd::STOP.as_secs());

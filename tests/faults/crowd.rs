@@ -51,6 +51,7 @@ async fn many_idle(count: usize, idle: Duration) {
     assert!(grown <= EACH_MOST * count as u64, "{said}");
     integration::report(&said);
     drop(open);
+    bystander.forget_burst();
     bystander.all_is_well(&pomd, &["ssh", "echo"]).await;
 }
 

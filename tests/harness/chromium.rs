@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// What keeps it from asking, updating and calling home. It runs without its sandbox, which is not for root.
-pub const QUIET: [&str; 8] = [
+pub const QUIET: [&str; 9] = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -12,6 +12,7 @@ pub const QUIET: [&str; 8] = [
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
+    "--password-store=basic",
 ];
 
 /// The program, if there is one; `POMD_TEST_CHROMIUM` names another.

@@ -13,8 +13,18 @@ pub enum Signal {
 
 #[cfg(unix)]
 mod platform {
-    use std::io;
+    use std::{
+        io,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering::SeqCst},
+        },
+    };
 
+    use signal_hook::{
+        consts::{SIGINT, SIGTERM},
+        flag,
+    };
     use tokio::signal::unix::{self, SignalKind, signal};
 
     use super::Signal;
@@ -25,16 +35,29 @@ mod platform {
         terminate: unix::Signal,
         interrupt: unix::Signal,
         hangup: unix::Signal,
+        ends_at_once: Arc<AtomicBool>,
     }
 
     impl Signals {
         /// Takes the signals from now on.
         pub fn new() -> io::Result<Self> {
-            Ok(Self {
+            let ends_at_once = Arc::<AtomicBool>::default();
+            let res = Self {
                 terminate: signal(SignalKind::terminate())?,
                 interrupt: signal(SignalKind::interrupt())?,
                 hangup: signal(SignalKind::hangup())?,
-            })
+                ends_at_once: ends_at_once.clone(),
+            };
+            for stop in [SIGTERM, SIGINT] {
+                flag::register_conditional_default(stop, ends_at_once.clone())?;
+            }
+            Ok(res)
+        }
+
+        /// Makes a signal that asks for the end do so by itself from now on, as it does where nobody takes it. Those that
+        /// came before are still told by [`Signals::next`].
+        pub fn end_at_once(&self) {
+            self.ends_at_once.store(true, SeqCst);
         }
 
         /// Waits for the next one.
@@ -71,6 +94,9 @@ mod platform {
                 close: windows::ctrl_close()?,
             })
         }
+
+        /// Does nothing: no restart happens in this process here.
+        pub fn end_at_once(&self) {}
 
         /// Waits for the next one.
         pub async fn next(&mut self) -> Signal {
