@@ -1,6 +1,7 @@
 //! pomctl: argv → one call to pomd → text or JSON → exit code.
 //!
-//! It knows `control`, and of `pomd-core` what the configuration means; nothing of how pomd works inside. The ways through the house:
+//! It knows `control`, and of `pomd-core` what the configuration means; nothing of how pomd works inside. The ways through
+//! the house:
 //!
 //! - [`args`] what may be typed, [`commands`] one file for each of them;
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
