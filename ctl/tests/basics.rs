@@ -254,7 +254,6 @@ fn no_message_names_what_is_not_built() {
         "pomctl routes",
         "pomctl doctor",
         "pomctl service",
-        "pomctl ssh",
         "pomctl wait",
         "--renew",
         "pomctl token",
