@@ -1,6 +1,6 @@
 //! `pomctl ssh-config`: prints what lets ssh find tunnels and domains by their names, or installs it.
 //!
-//! Installed are a file of our own beside the configuration, and one `Include` in the person's file, see [`include`].
+//! Installed are a file of our own beside the configuration, and one `Include` in the person's file, see [`mod@include`].
 
 mod include;
 

@@ -1,6 +1,6 @@
 //! The hosts that ssh reaches through pomd, as a file of `ssh_config(5)`. Pure.
 //!
-//! Whatever a name holds, no more than a pattern of [`is_pattern`] reaches the file (A13): a name that is none is left
+//! Whatever a name holds, no more than a pattern of letters, digits and `.*_-` reaches the file (A13): a name that is none is left
 //! out. pomctl writes the file first; pomd writes it anew when tunnels change, with the [`Proxy`] that stands in it.
 
 use std::fmt::Write;
