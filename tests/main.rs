@@ -34,6 +34,7 @@ mod page;
 mod ready;
 mod reload;
 mod service;
+mod ssh_by_name;
 mod status;
 mod stdio;
 mod tokens;

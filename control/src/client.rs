@@ -7,15 +7,19 @@ mod request;
 mod stream;
 
 use std::{
+    io,
+    net::TcpStream,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, upgrade::Upgraded};
+use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::io::AsyncWriteExt;
 
 pub use follow::{FollowedEvents, FollowedLogs, News};
 pub use stream::{Lines, RouteStream};
@@ -23,8 +27,9 @@ pub use stream::{Lines, RouteStream};
 use request::Asked;
 use stream::Connection;
 
+use crate::descriptor;
 use crate::paths::Paths;
-use crate::socket;
+use crate::socket::{self, Socket};
 use crate::wire::{self, ApiError, ErrorAnswer, PROTOCOL, PROTOCOL_HEADER};
 
 /// How long pomd may take to take a connection and start its answer to a question that needs no network.
@@ -179,11 +184,45 @@ impl Client {
     /// `POST /v1/connect`: the route as a stream, whose reading fails where the route was cut. With `ssh` a refusal is
     /// told to ssh in its own words on the stream; else it is the error here.
     pub async fn connect(&self, route: &str, ssh: bool) -> Result<RouteStream, ClientError> {
+        let (upgraded, connection) = self.upgrade(route, ssh, wire::CONNECT_FRAMED).await?;
+        Ok(RouteStream::new(upgraded, connection))
+    }
+
+    /// `POST /v1/connect`: the route as a connection of its own, which lives on without this process. Whatever there is
+    /// to tell, a refusal or that a login is needed, is told on it or by pomd; the error here is that there is none.
+    pub async fn connect_descriptor(
+        &self,
+        route: &str,
+        ssh: bool,
+    ) -> Result<TcpStream, ClientError> {
+        let asked = self.upgrade(route, ssh, wire::CONNECT_DESCRIPTOR);
+        let (upgraded, _connection) = asked.await?;
+        let handed = async {
+            let parts = upgraded
+                .downcast::<TokioIo<Socket>>()
+                .map_err(|_| io::Error::other("it is not a control socket"))?;
+            let mut socket = parts.io.into_inner();
+            socket.write_u8(0).await?;
+            descriptor::receive(&socket).await
+        };
+        match tokio::time::timeout(PATIENCE, handed).await {
+            Ok(handed) => handed.map_err(|it| self.broken(it)),
+            Err(_) => Err(self.broken("no descriptor came")),
+        }
+    }
+
+    /// Asks for a route as `protocol`.
+    async fn upgrade(
+        &self,
+        route: &str,
+        ssh: bool,
+        protocol: &'static str,
+    ) -> Result<(Upgraded, Connection), ClientError> {
         let path = format!("/v1/connect?route={}&ssh={ssh}&notes=true", segment(route));
         let request = self
             .request(Method::POST, &path)
             .header("connection", "upgrade")
-            .header("upgrade", wire::CONNECT_FRAMED)
+            .header("upgrade", protocol)
             .body(Full::new(Bytes::new()))
             .map_err(|it| self.broken(it))?;
         let (response, connection) = self
@@ -193,13 +232,13 @@ impl Client {
             return Err(self.error(response).await);
         }
         let spoken = response.headers().get(hyper::header::UPGRADE);
-        if spoken.is_none_or(|it| it != wire::CONNECT_FRAMED) {
-            return Err(self.broken("it does not speak of the route's end"));
+        if spoken.is_none_or(|it| it != protocol) {
+            return Err(self.broken("it does not speak the protocol that was asked for"));
         }
         let upgraded = hyper::upgrade::on(response)
             .await
             .map_err(|it| self.broken(it))?;
-        Ok(RouteStream::new(upgraded, connection))
+        Ok((upgraded, connection))
     }
 
     /// `POST /v1/reload`.

@@ -2,7 +2,7 @@
 //!
 //! [`wire`] holds every type that crosses the control socket: each is a promise to whoever drives pomd by `curl`.
 //! [`paths`] says where files and the socket are, [`holder`] which pomd has them, [`browser`] which browser shows a login.
-//! [`client`] is a typed client for the socket. [`log_line`] is how a line of pomd's log is written and read.
+//! [`client`] is a typed client for the socket, [`descriptor`] hands an open connection to another process. [`log_line`] is how a line of pomd's log is written and read.
 //! [`ssh_refusal`] is how both tell an ssh client why it can't connect.
 //! [`stdio`] reads and writes the standard streams of both programs; [`humanize`], [`text`] and [`suggest`] are how both
 //! write amounts, show text of others, and guess what was meant.
@@ -13,6 +13,8 @@
 pub mod browser;
 #[cfg(feature = "io")]
 pub mod client;
+#[cfg(feature = "io")]
+pub mod descriptor;
 #[cfg(feature = "io")]
 pub mod frames;
 #[cfg(feature = "io")]

@@ -114,6 +114,19 @@ impl Paths {
         self.state.join("pomd.log")
     }
 
+    /// Returns the file that tells ssh of the hosts of the configuration: beside it, so that each has its own.
+    pub fn ssh_config(&self) -> PathBuf {
+        let name = match self.config.file_name() {
+            Some(name) if name != "pomd.toml" => {
+                let mut res = name.to_owned();
+                res.push(".ssh_config");
+                res
+            }
+            _ => OsString::from("ssh_config"),
+        };
+        self.config.with_file_name(name)
+    }
+
     /// Returns the folder that holds the lock of the socket, and the socket itself where that is a file.
     pub fn runtime(&self) -> &Path {
         platform::runtime(&self.socket, &self.state)

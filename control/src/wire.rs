@@ -195,6 +195,9 @@ pub enum Protocol {
 pub const CONNECT_RAW: &str = "pomd-connect";
 /// As [`CONNECT_RAW`], but what comes from the route comes in [`crate::frames`], which tell a cut from an end.
 pub const CONNECT_FRAMED: &str = "pomd-connect-framed";
+/// The client sends one byte, and is then handed the route as a descriptor: one end of a loopback connection, on which
+/// all that follows is told, refusals too.
+pub const CONNECT_DESCRIPTOR: &str = "pomd-connect-descriptor";
 
 /// A note among the frames of a route, for a client that asked by `notes=true`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -88,6 +88,8 @@ impl Command {
             | Self::Reload
             | Self::Restart(_)
             | Self::Stop
+            | Self::Ssh(_)
+            | Self::SshConfig(_)
             | Self::Demo(_) => false,
         }
     }
@@ -146,6 +148,15 @@ Examples
   pomctl logout
   pomctl logout corp")]
     Logout(LogoutArgs),
+    /// Become ssh to a tunnel's host, or a host of a cluster's domain
+    #[command(after_help = "\
+Examples
+  pomctl ssh ssh-prod
+  pomctl ssh alice@web-1.corp.example.com -L 8080:localhost:80
+  pomctl ssh ssh-prod -- uptime
+
+A login that is needed is made first. What stands behind the host is ssh's own. Starts pomd if it is not running.")]
+    Ssh(SshArgs),
     /// Standard input and output to a route: for ssh's ProxyCommand
     #[command(after_help = "\
 Examples
@@ -154,6 +165,16 @@ Examples
 
 The route is one of a tunnel, or its host is in the hosts of a [cluster]. Starts pomd if it is not running.")]
     Connect(ConnectArgs),
+    /// Print or install what lets ssh find tunnels and domains by their names
+    #[command(after_help = "\
+Examples
+  pomctl ssh-config
+  pomctl ssh-config --install
+  pomctl ssh-config --uninstall
+
+Installed: a file beside the configuration, which pomd rewrites when tunnels change, and one Include in ~/.ssh/config.
+Hosts that only Pomerium's own ssh server knows are not in it: nothing here tells of them.")]
+    SshConfig(SshConfigArgs),
     /// Show the log of pomd, or of one tunnel
     #[command(after_help = "\
 Examples
@@ -271,12 +292,44 @@ pub(crate) struct LogoutArgs {
 /// See [`Command::Connect`].
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConnectArgs {
-    /// The route, as Pomerium publishes it
+    /// The route, as Pomerium publishes it; or a tunnel's name
     #[arg(value_name = "HOST:PORT")]
     pub(crate) route: String,
     /// Tell refusals in ssh's own words, so that ssh shows them
     #[arg(long)]
     pub(crate) ssh: bool,
+    /// Hand ssh a connection and end, for ProxyUseFdpass
+    #[arg(long)]
+    pub(crate) fdpass: bool,
+}
+
+/// See [`Command::Ssh`].
+#[derive(Debug, Args)]
+pub(crate) struct SshArgs {
+    /// A tunnel or a host, with or without the user there
+    #[arg(value_name = "[USER@]NAME|HOST")]
+    pub(crate) destination: String,
+    /// Options of ssh, and the command to run there
+    #[arg(
+        value_name = "SSH",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) rest: Vec<OsString>,
+}
+
+/// See [`Command::SshConfig`].
+#[derive(Debug, Args)]
+pub(crate) struct SshConfigArgs {
+    /// Write it, and let ssh include it
+    #[arg(long, conflicts_with = "uninstall")]
+    pub(crate) install: bool,
+    /// Undo that
+    #[arg(long)]
+    pub(crate) uninstall: bool,
+    /// Let pomctl carry the bytes, for programs that don't know ProxyUseFdpass
+    #[arg(long)]
+    pub(crate) no_fdpass: bool,
 }
 
 /// See [`Command::Logs`].
@@ -336,7 +389,7 @@ fn answer(error: &clap::Error, typed: &[OsString]) -> Exit {
             Err(failure) => screen.report(&failure),
         };
     }
-    if said("connect") && said("--ssh") {
+    if said("connect") && said("--ssh") && !said("--fdpass") {
         let text = error.render().to_string();
         let first = text.lines().next().unwrap_or_default();
         let message = first.strip_prefix("error: ").unwrap_or(first);

@@ -1,9 +1,11 @@
 //! pomctl: argv → one call to pomd → text or JSON → exit code.
 //!
-//! It knows `control` and nothing of how pomd works inside. The ways through the house:
+//! It knows `control`, and of `pomd-core` what the configuration means; nothing of how pomd works inside. The ways through
+//! the house:
 //!
 //! - [`args`] what may be typed, [`commands`] one file for each of them;
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
+//! - [`config_file`] the configuration, for commands that work without pomd;
 //! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`paste`] reads its address where it ended elsewhere, [`browser`] decides who shows it to them;
 //! - [`interrupt`] ends a command on Ctrl-C, whatever it is stuck in; [`waiting`] shows that something takes time;
 //! - [`render`] pure: answers → pages of text; [`sanitise`] makes text of others safe to show;
@@ -12,6 +14,7 @@
 mod args;
 mod browser;
 mod commands;
+mod config_file;
 mod context;
 mod error;
 mod interrupt;
@@ -58,10 +61,11 @@ fn run(cli: Cli, screen: Screen) -> Result<Exit, CliError> {
     };
     let overrides = cli.globals.overrides();
     let named = Paths::names_socket(&overrides);
-    let paths = Paths::find(overrides)?;
+    let paths = Paths::find(overrides.clone())?;
     let context = Context {
         client: Client::of(&paths, named),
         paths,
+        overrides,
         may_start: cli.globals.may_start(),
         screen,
     };

@@ -18,8 +18,8 @@ fn g1_pomctl_alone_shows_what_there_is() {
         str![[r#"
 $ pomctl   # exit 0
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
-Every day     status  up  down  login  logout
-For programs  connect
+Every day     status  up  down  ssh  login  logout
+For programs  connect  ssh-config
 Look inside   logs
 The daemon    reload  restart  stop
 More          demo  help
@@ -48,7 +48,18 @@ fn g1_the_overview_is_also_the_top_of_the_help() {
 fn each_command_s_short_help_is_one_screen() {
     let world = World::new();
     for command in [
-        "status", "up", "down", "login", "logout", "connect", "logs", "reload", "stop", "demo",
+        "status",
+        "up",
+        "down",
+        "login",
+        "logout",
+        "ssh",
+        "connect",
+        "ssh-config",
+        "logs",
+        "reload",
+        "stop",
+        "demo",
     ] {
         let short = String::from_utf8(world.run(&[command, "-h"]).stdout).unwrap();
         assert!(short.lines().count() <= 24, "{short}");
@@ -243,7 +254,6 @@ fn no_message_names_what_is_not_built() {
         "pomctl routes",
         "pomctl doctor",
         "pomctl service",
-        "pomctl ssh",
         "pomctl wait",
         "--renew",
         "pomctl token",

@@ -17,6 +17,7 @@ mod login;
 mod pages;
 mod runner;
 mod samples;
+mod ssh_config;
 mod starting;
 mod terminal;
 mod tunnels;

@@ -5,6 +5,7 @@
 
 mod check;
 mod last_good;
+mod ssh_config;
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +14,10 @@ use std::{
 };
 
 use control::{paths::Paths, wire};
-use pomd_core::config::{self, Config, Machine};
+use pomd_core::{
+    config::{self, Config, Machine},
+    ssh_config::Hosts,
+};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +82,8 @@ impl Reloads {
 /// The one reader of the file.
 pub struct Loader {
     path: PathBuf,
+    /// Where pomctl put what tells ssh of the hosts, if it did.
+    ssh_config: PathBuf,
     agent: AgentHandle,
     look: Arc<Notify>,
     service: Service,
@@ -133,6 +139,7 @@ impl Loader {
         let loader = Self {
             last_good: LastGood::new(place, env.fs.clone()),
             path: place.config.clone(),
+            ssh_config: place.ssh_config(),
             env: env.clone(),
             agent,
             look,
@@ -290,10 +297,17 @@ impl Loader {
             now.warnings.clone(),
         );
         let is_good = matches!(loaded, Loaded::Good(..));
+        let for_ssh = match &loaded {
+            Loaded::Good(config, _) => Some(Hosts::of(config)),
+            _ => None,
+        };
         let is_unreadable = matches!(&now.content, Content::Unreadable(_));
         self.unreadable
             .send_if_modified(|it| std::mem::replace(it, is_unreadable) != is_unreadable);
         let answer = self.agent.apply(loaded).await;
+        if let Some(hosts) = for_ssh.filter(|_| answer.is_ok()) {
+            ssh_config::rewrite(self.ssh_config.clone(), hosts).await;
+        }
         if is_good && answer.is_ok() {
             self.had_text = false;
             if let Content::Text(text) = &now.content

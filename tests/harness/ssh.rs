@@ -25,7 +25,7 @@ const SSH_TIME: Duration = Duration::from_secs(120);
 /// A running sshd that lets this user in, with one key.
 #[derive(Debug)]
 pub struct Sshd {
-    _process: Process,
+    process: Process,
     address: SocketAddr,
     user: String,
     folder: TempDir,
@@ -64,7 +64,7 @@ impl Sshd {
             .await;
             if answers {
                 return Self {
-                    _process: process,
+                    process,
                     address,
                     user: user_name(),
                     folder,
@@ -77,6 +77,11 @@ impl Sshd {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What it wrote to stderr.
+    pub fn words(&self) -> String {
+        self.process.words()
     }
 
     /// The client's side, through this local address.
@@ -181,6 +186,22 @@ impl Ssh {
             .arg(format!("{}@{}", self.user, self.address.ip()))
             .args(remote);
         command
+    }
+
+    /// Where it notes the keys of hosts.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.folder.join("known_hosts")
+    }
+
+    /// Lines of a person's `~/.ssh/config` that let them in, whatever the host is called.
+    pub fn config(&self) -> String {
+        let folder = self.folder.display();
+        format!(
+            "Host *\n    User {}\n    IdentityFile {folder}/key\n    UserKnownHostsFile {folder}/known_hosts\n    \
+             GlobalKnownHostsFile /dev/null\n    StrictHostKeyChecking accept-new\n    IdentitiesOnly yes\n    \
+             IdentityAgent none\n    BatchMode yes\n    LogLevel ERROR\n",
+            self.user
+        )
     }
 
     /// Runs a command there.

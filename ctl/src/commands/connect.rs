@@ -1,4 +1,9 @@
 //! `pomctl connect`: standard input and output to a route. What ssh runs as its `ProxyCommand`.
+//!
+//! With `--fdpass`, where standard output is a socket that takes one, the route is handed over as a descriptor: see
+//! [`fdpass`].
+
+mod fdpass;
 
 use std::{
     io::{self, Read, Write},
@@ -9,15 +14,17 @@ use std::{
 
 use control::{
     client::{ClientError, RouteStream},
-    ssh_refusal,
+    descriptor, ssh_refusal,
     stdio::{self, AsyncInput, AsyncOutput, StdioError},
     wire::Code,
 };
+use pomd_core::config::{TunnelName, bare_name};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::{one_login_for_both, subscribe};
 use crate::{
     args::ConnectArgs,
+    config_file,
     context::Context,
     error::{CliError, Exit, Report},
     render::session::with_hint,
@@ -34,8 +41,15 @@ const UNATTENDED: Duration = Duration::from_secs(8);
 /// How long our input is read on after the route has ended, so that whoever writes it can read the last words first.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Carries bytes until the route ends. Errors are told by [`report`].
+/// Carries bytes until the route ends, or hands it over. Errors are told by [`report`].
 pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, CliError> {
+    if fdpass::is_wanted(args)? {
+        return fdpass::hand_over(cx, args).await;
+    }
+    let args = &ConnectArgs {
+        route: route(cx, &args.route)?,
+        ..*args
+    };
     let stream = open(cx, args).await?;
     let mut login_needed = stream.login_needed();
     let mut relayed = pin!(relay(stream, AsyncInput::default(), AsyncOutput::default()));
@@ -51,6 +65,25 @@ pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, CliErr
         logged_in = log_in(cx, cluster.as_deref().unwrap_or_default()) => logged_in?,
     }
     end(cx, args, relayed.await)
+}
+
+/// Returns the route that was said, or that of the tunnel whose name was said. What no route can be called is told
+/// without pomd.
+fn route(cx: &Context, said: &str) -> Result<String, CliError> {
+    if let Some(name) = TunnelName::parse(said)
+        && let Ok(config) = config_file::read(cx)
+        && let Some(spec) = config.tunnels.get(&name)
+    {
+        return Ok(spec.route.authority.to_string());
+    }
+    match bare_name(said) {
+        Ok(_) => Ok(said.to_owned()),
+        Err(wrong) => Err(CliError::usage(
+            "bad_request",
+            sanitise::line(&wrong.what),
+            Some(wrong.instead),
+        )),
+    }
 }
 
 async fn open(cx: &Context, args: &ConnectArgs) -> Result<RouteStream, CliError> {
@@ -95,6 +128,11 @@ fn end(cx: &Context, args: &ConnectArgs, ended: io::Result<()>) -> Result<Exit, 
 /// among the words of git or whatever called.
 pub(crate) fn report(screen: &Screen, args: &ConnectArgs, failure: &CliError) -> Exit {
     match failure {
+        // ssh waits for a descriptor, not for words.
+        CliError::Told(report) if descriptor::is_taken_by_stdout() && args.fdpass => {
+            screen.say(&format!("pomctl: {}", one_line(report)));
+            report.exit
+        }
         _ if args.ssh => report_to_ssh(screen, failure),
         CliError::Told(report) if !screen.json() => {
             screen.say(&format!("pomctl: {}", one_line(report)));

@@ -9,6 +9,8 @@ mod logs;
 pub(crate) mod overview;
 mod reload;
 mod restart;
+mod ssh;
+mod ssh_config;
 mod status;
 mod stop;
 mod up;
@@ -56,6 +58,8 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Restart(args) => restart::run(cx, &args).await,
         Command::Stop => stop::run(cx).await,
         Command::Connect(args) => connect::run(cx, &args).await,
+        Command::Ssh(args) => ssh::run(cx, &args).await,
+        Command::SshConfig(args) => ssh_config::run(cx, &args),
         Command::Demo(args) => demo::run(&args),
     }
 }

@@ -19,8 +19,8 @@ pub(crate) fn run(screen: &Screen) -> Result<Exit, CliError> {
 pub(crate) fn text() -> &'static str {
     "\
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
-Every day     status  up  down  login  logout
-For programs  connect
+Every day     status  up  down  ssh  login  logout
+For programs  connect  ssh-config
 Look inside   logs
 The daemon    reload  restart  stop
 More          demo  help

@@ -46,17 +46,21 @@ pub(crate) fn cluster<'a>(status: &'a Status, said: &str) -> Result<&'a Cluster,
         })
 }
 
+/// Returns the cluster that has this host in its hosts.
+pub(crate) fn cluster_of_host<'a>(status: &'a Status, host: &str) -> Option<&'a Cluster> {
+    let host = host.to_ascii_lowercase();
+    status
+        .clusters
+        .iter()
+        .filter_map(|it| Some((best_match(&it.hosts, &host)?, it)))
+        .max_by_key(|it| it.0)
+        .map(|it| it.1)
+}
+
 fn by_host<'a>(status: &'a Status, host: &str) -> Option<&'a Cluster> {
     let host = host.to_ascii_lowercase();
     let by_name = |name: &str| status.clusters.iter().find(|it| it.name == name);
-    let by_pattern = || {
-        status
-            .clusters
-            .iter()
-            .filter_map(|it| Some((best_match(&it.hosts, &host)?, it)))
-            .max_by_key(|it| it.0)
-            .map(|it| it.1)
-    };
+    let by_pattern = || cluster_of_host(status, &host);
     let by_route = || {
         let mut tunnels = status.tunnels.iter();
         tunnels

@@ -10,6 +10,7 @@
 //! | [`moment`] | whether the machine slept between two moments |
 //! | [`route`] | which step of opening a route failed and why, what a server's answer means, where a token may go, which connections are kept ready |
 //! | [`session`] | when to ask for a login and whom, which token is current, what a session hands over, what the browser is told |
+//! | [`ssh_config`] | which hosts ssh reaches through pomd, and the file that tells it |
 //! | [`words`] | every sentence that a person reads of a route or a login, made from typed errors |
 
 pub mod config;
@@ -17,4 +18,5 @@ pub mod guard;
 pub mod moment;
 pub mod route;
 pub mod session;
+pub mod ssh_config;
 pub mod words;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use control::{
+    descriptor,
     text::clean,
     wire::{self, Code},
 };
@@ -18,7 +19,7 @@ use super::{
     Api,
     answer::{self, Body, cluster_of},
     body::body,
-    connect::Upgraded,
+    connect::{Form, Upgraded},
     error::{Refused, api_error, not_probed, of_agent, removed, stopping},
     guard,
     query::{decode, parameter},
@@ -277,7 +278,7 @@ async fn logout(api: &Api, name: String) -> Result<wire::LogoutAnswer, Refused> 
     })
 }
 
-/// Hands a route out as raw bytes. Where ssh will be told of a refusal in its own words that is enough; else the route
+/// Hands a route out as bytes or as a descriptor. Where ssh will be told of a refusal in its own words that is enough; else the route
 /// is tried first, so that a refusal can be told here.
 async fn connect(
     api: &Api,
@@ -286,15 +287,22 @@ async fn connect(
     upgrades: &mpsc::Sender<Upgraded>,
 ) -> Result<Response<Body>, Refused> {
     let asked = request.headers().get(header::UPGRADE);
-    let spoken = [wire::CONNECT_RAW, wire::CONNECT_FRAMED];
+    let notes = parameter(query, "notes").as_deref() == Some("true");
+    let spoken = [
+        (wire::CONNECT_RAW, Form::Raw),
+        (wire::CONNECT_FRAMED, Form::Frames { notes }),
+        (wire::CONNECT_DESCRIPTOR, Form::Descriptor),
+    ];
+    let spoken = &spoken[..if descriptor::IS_SUPPORTED { 3 } else { 2 }];
     let upgrade = spoken
-        .into_iter()
-        .find(|it| asked.is_some_and(|asked| asked == it));
+        .iter()
+        .find(|it| asked.is_some_and(|asked| asked == it.0));
     let upgrade = upgrade.filter(|_| request.version() == Version::HTTP_11);
-    let Some(upgrade) = upgrade else {
+    let Some((upgrade, form)) = upgrade.copied() else {
+        let words: Vec<&str> = spoken.iter().map(|it| it.0).collect();
         let message = format!(
             "this path wants HTTP/1.1 and the header Upgrade: {}",
-            spoken.join(" or ")
+            words.join(" or ")
         );
         return Err(Box::new(api_error(Code::BadRequest, message)));
     };
@@ -308,7 +316,9 @@ async fn connect(
         }
         answer => answer.map_err(of_agent)?,
     };
-    if ssh {
+    if form == Form::Descriptor {
+        // Whoever asked is to be gone before anything is known of the route: all is told on the descriptor.
+    } else if ssh {
         tunnel.has_grant().map_err(|it| not_probed(*it))?;
     } else {
         // What held a moment ago is no word on this connection: raw bytes could not tell that it was refused.
@@ -319,8 +329,7 @@ async fn connect(
         .try_send(Upgraded {
             client,
             tunnel,
-            framed: upgrade == wire::CONNECT_FRAMED,
-            notes: parameter(query, "notes").as_deref() == Some("true"),
+            form,
         })
         .map_err(|_| api_error(Code::BadRequest, "one upgrade for each connection"))?;
     Ok(answer::switching_protocols(upgrade))
