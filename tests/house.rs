@@ -196,18 +196,11 @@ fn crates(package: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn pomctl_knows_the_protocol_and_nothing_of_the_daemon() {
+fn pomctl_knows_protocol_and_configuration_and_nothing_of_the_daemon() {
     let crates = crates("pomctl");
     assert!(crates.contains("control"));
-    for foreign in [
-        "pomd",
-        "gateway",
-        "rustls",
-        "notify",
-        "quinn",
-        "toml",
-        "aws-lc-rs",
-    ] {
+    assert!(crates.contains("pomd-core"));
+    for foreign in ["pomd", "gateway", "rustls", "notify", "quinn", "aws-lc-rs"] {
         assert!(!crates.contains(foreign), "pomctl links {foreign}");
     }
 }

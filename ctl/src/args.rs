@@ -85,6 +85,11 @@ impl Command {
             | Self::Down(_)
             | Self::Login(_)
             | Self::Logout(_)
+            | Self::Add(_)
+            | Self::Remove(_)
+            | Self::Enable(_)
+            | Self::Disable(_)
+            | Self::Edit
             | Self::Reload
             | Self::Restart(_)
             | Self::Stop
@@ -146,6 +151,41 @@ Examples
   pomctl logout
   pomctl logout corp")]
     Logout(LogoutArgs),
+    /// Write a new tunnel into the configuration file
+    #[command(after_help = "\
+Examples
+  pomctl add ssh-prod ssh-prod.corp.example.com:22 --listen 2202
+  pomctl add reports reports-db.internal:5432 --listen unix:reports.sock --start manual
+
+Comments and order of the file stay. A pomd that runs reads it at once.")]
+    Add(AddArgs),
+    /// Remove a tunnel from the configuration file; open connections stay
+    #[command(after_help = "\
+Examples
+  pomctl remove ssh-old")]
+    Remove(NameArgs),
+    /// Listen now, and whenever pomd runs
+    #[command(after_help = "\
+Examples
+  pomctl enable ssh-prod
+
+Writes start into the configuration file; comments stay.")]
+    Enable(NamesArgs),
+    /// Stop listening, and listen only after up
+    #[command(after_help = "\
+Examples
+  pomctl disable ssh-prod
+
+Writes start into the configuration file; comments stay. Open connections stay too.")]
+    Disable(NamesArgs),
+    /// Edit the configuration file; it is checked before it is saved
+    #[command(after_help = "\
+Examples
+  pomctl edit
+  POMD_EDITOR='code --wait' pomctl edit
+
+The editor: POMD_EDITOR, else VISUAL, else EDITOR, else vi.")]
+    Edit,
     /// Standard input and output to a route: for ssh's ProxyCommand
     #[command(after_help = "\
 Examples
@@ -266,6 +306,53 @@ pub(crate) struct LogoutArgs {
     /// A cluster, a tunnel, a URL or a host; default: the one that is logged in
     #[arg(value_name = "CLUSTER")]
     pub(crate) cluster: Option<String>,
+}
+
+/// See [`Command::Add`].
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// What to call it: letters, digits, `.`, `_` and `-`
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Where it leads: HOST:PORT, as Pomerium publishes it
+    #[arg(value_name = "ROUTE")]
+    pub(crate) route: String,
+    /// A port on loopback, ADDRESS:PORT or unix:NAME; default: a free port, chosen once and kept
+    #[arg(long, short = 'l', value_name = "WHERE")]
+    pub(crate) listen: Option<String>,
+    /// When it listens: auto, or manual to wait for up
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        hide_possible_values = true
+    )]
+    pub(crate) start: StartWhen,
+}
+
+/// When a tunnel listens by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StartWhen {
+    #[default]
+    Auto,
+    Manual,
+}
+
+/// One tunnel.
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The tunnel
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+/// Tunnels, one at least.
+#[derive(Debug, Args)]
+pub(crate) struct NamesArgs {
+    /// The tunnels
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
 }
 
 /// See [`Command::Connect`].

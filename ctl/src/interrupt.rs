@@ -9,6 +9,20 @@ use crate::{error::INTERRUPTED, runtime};
 /// How long an interrupted command may take for its last words.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// Leaves Ctrl-C to the program that the command runs in the terminal, such as an editor. What is returned is never told.
+///
+/// # Errors
+/// As for [`watch`].
+pub(crate) fn leave_to_child() -> io::Result<oneshot::Receiver<()>> {
+    let runtime = runtime()?;
+    let mut heard = Box::pin(tokio::signal::ctrl_c());
+    // A look takes the signal over for good; a child starts with the default.
+    runtime.block_on(poll_fn(|cx| {
+        Poll::Ready(heard.as_mut().poll(cx).is_ready())
+    }));
+    Ok(oneshot::channel().1)
+}
+
 /// Hears Ctrl-C from now on. What is returned is told once, so that the command ends in order; where it has not ended
 /// after [`GRACE`], the process does.
 ///
