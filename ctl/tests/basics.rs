@@ -20,6 +20,7 @@ $ pomctl   # exit 0
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  login  logout
 For programs  connect
+Change        add  remove  enable  disable  edit
 Look inside   logs
 The daemon    reload  restart  stop
 More          demo  help
