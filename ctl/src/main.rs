@@ -5,7 +5,7 @@
 //! - [`args`] what may be typed, [`commands`] one file for each of them;
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
 //! - [`config_store`] reads and replaces the configuration file;
-//! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`browser`] decides who shows it to them;
+//! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`paste`] reads its address where it ended elsewhere, [`browser`] decides who shows it to them;
 //! - [`interrupt`] ends a command on Ctrl-C, whatever it is stuck in; [`waiting`] shows that something takes time;
 //! - [`render`] pure: answers → pages of text; [`sanitise`] makes text of others safe to show;
 //! - [`error`] every way in which a command can end badly, and its exit code.
@@ -17,6 +17,7 @@ mod config_store;
 mod context;
 mod error;
 mod interrupt;
+mod paste;
 mod process_end;
 mod render;
 mod sanitise;

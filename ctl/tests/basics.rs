@@ -238,9 +238,6 @@ No tunnels yet, and pomd is not running.
 #[test]
 fn no_message_names_what_is_not_built() {
     let not_built = [
-        "pomctl add",
-        "pomctl edit",
-        "pomctl remove",
         "pomctl routes",
         "pomctl doctor",
         "pomctl service",

@@ -229,6 +229,7 @@ impl Task {
                     shown_by_pomd,
                 });
             }
+            Command::Pasted(paste) => self.paste(paste),
             Command::Logout { reply } => {
                 let grant = self.core.grant();
                 self.feed(Input::Logout);
@@ -334,6 +335,7 @@ impl Task {
                     login: login.clone(),
                     expires_at: until,
                     fresh,
+                    since: *since,
                 })
             }
         };
