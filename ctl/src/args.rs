@@ -6,13 +6,14 @@ use anstyle::{AnsiColor, Style};
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::Styles,
-    error::{ContextKind, ErrorKind},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 use control::paths::PathOverrides;
 
 use crate::{
     commands::{connect, overview},
     error::{CliError, Exit, Report},
+    guesses,
     screen::Screen,
 };
 
@@ -111,7 +112,7 @@ pub(crate) enum When {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show tunnels and logins: what is up, who I am, until when, what is wrong
-    #[command(after_help = "\
+    #[command(aliases = ["ls", "list", "ps"], after_help = "\
 Examples
   pomctl status
   pomctl status ssh-prod --json | jq -r .tunnels[0].state
@@ -267,11 +268,7 @@ pub(crate) struct DownArgs {
 #[derive(Debug, Args)]
 pub(crate) struct Which {
     /// The tunnels
-    #[arg(
-        value_name = "NAME",
-        required_unless_present = "all",
-        conflicts_with = "all"
-    )]
+    #[arg(value_name = "NAME", conflicts_with = "all")]
     pub(crate) names: Vec<String>,
     /// Every tunnel
     #[arg(long)]
@@ -430,6 +427,17 @@ fn answer(error: &clap::Error, typed: &[OsString]) -> Exit {
         let failure = CliError::usage("bad_request", message, None);
         return connect::report_to_ssh(&screen, &failure);
     }
+    if let (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) =
+        (error.kind(), error.get(ContextKind::InvalidSubcommand))
+        && let Some(meant) = guesses::meant(word)
+    {
+        let message = format!("there is no command {word}");
+        return screen.report(&CliError::usage(
+            "bad_request",
+            message,
+            Some(meant.to_owned()),
+        ));
+    }
     if !screen.json() {
         screen.say(text.trim_end());
         return Exit::Usage;
@@ -494,11 +502,26 @@ mod tests {
     }
 
     #[test]
-    fn names_or_all_but_not_both_and_not_neither() {
+    fn no_command_is_a_guess_and_every_guess_names_a_command() {
+        let command = Cli::command();
+        let built: Vec<&str> = command
+            .get_subcommands()
+            .flat_map(|it| it.get_all_aliases().chain([it.get_name()]))
+            .collect();
+        for (words, meant) in guesses::GUESSES {
+            assert!(words.iter().all(|it| !built.contains(it)), "{words:?}");
+            for named in meant.split("pomctl ").skip(1) {
+                let named = named.split([' ', ',']).next().unwrap();
+                assert!(named == "--version" || built.contains(&named), "{meant}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_or_all_but_not_both() {
         let parse = |words: &[&str]| Cli::try_parse_from(words).is_ok();
         assert!(parse(&["pomctl", "up", "a", "b"]));
         assert!(parse(&["pomctl", "up", "--all"]));
-        assert!(!parse(&["pomctl", "up"]));
         assert!(!parse(&["pomctl", "down", "--all", "a"]));
     }
 }

@@ -12,7 +12,7 @@ use control::{
     client::ClientError,
     wire::{ReloadAnswer, Status},
 };
-use pomd_core::config::{Edit, EditError, Edited, Problems, TunnelName};
+use pomd_core::config::{Config, Edit, EditError, Edited, Problems, TunnelName};
 
 use crate::{
     context::Context,
@@ -99,10 +99,16 @@ impl ConfigStore {
         CliError::told(Report::new(Exit::Usage, "config_broken", message).block(block))
     }
 
+    /// Returns the names of the tunnels that the file has; none where it is broken.
+    pub(crate) fn tunnels(&self) -> Vec<String> {
+        let config = Config::read(self.bytes(), self.base()).unwrap_or_default();
+        config.tunnels.keys().map(ToString::to_string).collect()
+    }
+
     fn no_tunnel(&self, name: &TunnelName) -> CliError {
-        let config = pomd_core::config::Config::read(self.bytes(), self.base()).unwrap_or_default();
-        let names: Vec<&str> = config.tunnels.keys().map(TunnelName::as_str).collect();
-        let question = control::suggest::question(name.as_str(), names.iter().copied());
+        let names = self.tunnels();
+        let known = names.iter().map(String::as_str);
+        let question = control::suggest::question(name.as_str(), known);
         let hint = match names.as_slice() {
             [] => Some(format!("there are none in {}", self.shown)),
             _ if !question.is_empty() => None,

@@ -2,7 +2,7 @@
 //!
 //! It knows `control`, of `pomd_core` the configuration, and nothing of how pomd works inside. The ways through the house:
 //!
-//! - [`args`] what may be typed, [`commands`] one file for each of them;
+//! - [`args`] what may be typed, [`guesses`] what is typed instead, [`commands`] one file for each of them;
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
 //! - [`config_store`] reads and replaces the configuration file;
 //! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`paste`] reads its address where it ended elsewhere, [`browser`] decides who shows it to them;
@@ -16,6 +16,7 @@ mod commands;
 mod config_store;
 mod context;
 mod error;
+mod guesses;
 mod interrupt;
 mod paste;
 mod process_end;
