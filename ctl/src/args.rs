@@ -1,4 +1,6 @@
 //! What may be typed: the words of the command line, their help, and nothing of what they do.
+//!
+//! Long because it is one list: each command is a few lines of help and arguments.
 
 use std::{env, ffi::OsString, path::PathBuf};
 

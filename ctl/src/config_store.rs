@@ -84,7 +84,7 @@ impl ConfigStore {
             }
             EditError::NotASection => {
                 let message = format!(
-                    "{name} does not stand in a section [tunnel.{name}] of its own, so pomctl leaves it alone"
+                    "{name} does not stand in a section [tunnel.{name}] of its own, so it was left alone"
                 );
                 let hint = "to change it by hand: pomctl edit".to_owned();
                 CliError::usage("bad_request", message, Some(hint))
