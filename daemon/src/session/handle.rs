@@ -1,6 +1,8 @@
 //! The handle on a session: what tunnels and the control protocol may ask of it.
 //!
 //! Knows the channels to the task that owns the session. A grant that is there is read without the task.
+//!
+//! Long because each thing that may be asked has its command and its method here.
 
 use std::{
     fmt,
@@ -51,6 +53,8 @@ pub(super) struct Shared {
     pub(super) cluster: Arc<LoginTarget>,
     pub(super) server: Arc<dyn LoginServer>,
     pub(super) clock: Clock,
+    /// Its tokens come from a person's login.
+    pub(super) asks_a_person: bool,
     pub(super) inbox: mpsc::Sender<Command>,
     pub(super) view: watch::Receiver<View>,
     pub(super) waiter_view: watch::Receiver<WaiterView>,
@@ -89,6 +93,12 @@ pub(super) enum Command {
     Refused {
         generation: u64,
         done: oneshot::Sender<()>,
+    },
+    /// The server refused the token of this generation in a way that may mean that it is stale. Answered once the source
+    /// was asked again, if that could help.
+    Doubted {
+        generation: u64,
+        reply: oneshot::Sender<Asked>,
     },
     /// A person wants to log in.
     Ask {
@@ -246,6 +256,14 @@ impl Session {
         self.ask(|done| Command::Refused { generation, done }).await;
     }
 
+    /// Tells that the server refused the token of this generation in a way that may mean that it is stale, and returns the
+    /// grant to try instead, if the source gives another one. Asks it once for each token.
+    pub async fn doubted(&self, generation: u64) -> Option<Grant> {
+        self.ask(|reply| Command::Doubted { generation, reply })
+            .await?;
+        self.shared.waiter_view.borrow().newer(Some(generation))
+    }
+
     /// Tells that the network is another one, or that the machine slept: pauses after logins that failed are forgotten.
     /// Opens none.
     pub fn on_environment_changed(&self) {
@@ -255,6 +273,17 @@ impl Session {
     /// Logs a person in: asks the server whether the token is still good, or for a login.
     pub async fn login(&self, request: wire::LoginRequest) -> Result<LoginOutcome, LoginError> {
         let shown_by_pomd = request.opener == Opener::Pomd;
+        if !self.shared.asks_a_person {
+            let asked = self.ask(|reply| Command::Ask {
+                shown_by_pomd,
+                reply,
+            });
+            return match asked.await {
+                Some(Asked::Failed(error)) => Err(error),
+                Some(Asked::Granted | Asked::Open(_)) => Ok(LoginOutcome::LoggedIn),
+                None => Err(self.ended()),
+            };
+        }
         for _ in 0..TRIES {
             let held = self.shared.view.borrow().grant.clone();
             if let Some(grant) = held {
