@@ -1,4 +1,6 @@
 //! What may be typed: the words of the command line, their help, and nothing of what they do.
+//!
+//! Long because it is one list: each command is a few lines of help and arguments.
 
 use std::{env, ffi::OsString, path::PathBuf};
 
@@ -6,13 +8,14 @@ use anstyle::{AnsiColor, Style};
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::Styles,
-    error::{ContextKind, ErrorKind},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
 use control::paths::PathOverrides;
 
 use crate::{
     commands::{connect, overview},
     error::{CliError, Exit, Report},
+    guesses,
     screen::Screen,
 };
 
@@ -85,6 +88,11 @@ impl Command {
             | Self::Down(_)
             | Self::Login(_)
             | Self::Logout(_)
+            | Self::Add(_)
+            | Self::Remove(_)
+            | Self::Enable(_)
+            | Self::Disable(_)
+            | Self::Edit
             | Self::Reload
             | Self::Restart(_)
             | Self::Stop
@@ -108,7 +116,7 @@ pub(crate) enum When {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show tunnels and logins: what is up, who I am, until when, what is wrong
-    #[command(after_help = "\
+    #[command(aliases = ["ls", "list", "ps"], after_help = "\
 Examples
   pomctl status
   pomctl status ssh-prod --json | jq -r .tunnels[0].state
@@ -157,6 +165,41 @@ Examples
 
 A login that is needed is made first. What stands behind the host is ssh's own. Starts pomd if it is not running.")]
     Ssh(SshArgs),
+    /// Write a new tunnel into the configuration file
+    #[command(after_help = "\
+Examples
+  pomctl add ssh-prod ssh-prod.corp.example.com:22 --listen 2202
+  pomctl add reports reports-db.internal:5432 --listen unix:reports.sock --start manual
+
+Comments and order of the file stay. A pomd that runs reads it at once.")]
+    Add(AddArgs),
+    /// Remove a tunnel from the configuration file; open connections stay
+    #[command(after_help = "\
+Examples
+  pomctl remove ssh-old")]
+    Remove(NameArgs),
+    /// Listen now, and whenever pomd runs
+    #[command(after_help = "\
+Examples
+  pomctl enable ssh-prod
+
+Writes start into the configuration file; comments stay.")]
+    Enable(NamesArgs),
+    /// Stop listening, and listen only after up
+    #[command(after_help = "\
+Examples
+  pomctl disable ssh-prod
+
+Writes start into the configuration file; comments stay. Open connections stay too.")]
+    Disable(NamesArgs),
+    /// Edit the configuration file; it is checked before it is saved
+    #[command(after_help = "\
+Examples
+  pomctl edit
+  POMD_EDITOR='code --wait' pomctl edit
+
+The editor: POMD_EDITOR, else VISUAL, else EDITOR, else vi.")]
+    Edit,
     /// Standard input and output to a route: for ssh's ProxyCommand
     #[command(after_help = "\
 Examples
@@ -248,11 +291,7 @@ pub(crate) struct DownArgs {
 #[derive(Debug, Args)]
 pub(crate) struct Which {
     /// The tunnels
-    #[arg(
-        value_name = "NAME",
-        required_unless_present = "all",
-        conflicts_with = "all"
-    )]
+    #[arg(value_name = "NAME", conflicts_with = "all")]
     pub(crate) names: Vec<String>,
     /// Every tunnel
     #[arg(long)]
@@ -287,6 +326,53 @@ pub(crate) struct LogoutArgs {
     /// A cluster, a tunnel, a URL or a host; default: the one that is logged in
     #[arg(value_name = "CLUSTER")]
     pub(crate) cluster: Option<String>,
+}
+
+/// See [`Command::Add`].
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// What to call it: letters, digits, `.`, `_` and `-`
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Where it leads: HOST:PORT, as Pomerium publishes it
+    #[arg(value_name = "ROUTE")]
+    pub(crate) route: String,
+    /// A port on loopback, ADDRESS:PORT or unix:NAME; default: a free port, chosen once and kept
+    #[arg(long, short = 'l', value_name = "WHERE")]
+    pub(crate) listen: Option<String>,
+    /// When it listens: auto, or manual to wait for up
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        hide_possible_values = true
+    )]
+    pub(crate) start: StartWhen,
+}
+
+/// When a tunnel listens by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StartWhen {
+    #[default]
+    Auto,
+    Manual,
+}
+
+/// One tunnel.
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The tunnel
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+/// Tunnels, one at least.
+#[derive(Debug, Args)]
+pub(crate) struct NamesArgs {
+    /// The tunnels
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
 }
 
 /// See [`Command::Connect`].
@@ -396,6 +482,17 @@ fn answer(error: &clap::Error, typed: &[OsString]) -> Exit {
         let failure = CliError::usage("bad_request", message, None);
         return connect::report_to_ssh(&screen, &failure);
     }
+    if let (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) =
+        (error.kind(), error.get(ContextKind::InvalidSubcommand))
+        && let Some(meant) = guesses::meant(word)
+    {
+        let message = format!("there is no command {word}");
+        return screen.report(&CliError::usage(
+            "bad_request",
+            message,
+            Some(meant.to_owned()),
+        ));
+    }
     if !screen.json() {
         screen.say(text.trim_end());
         return Exit::Usage;
@@ -460,11 +557,26 @@ mod tests {
     }
 
     #[test]
-    fn names_or_all_but_not_both_and_not_neither() {
+    fn no_command_is_a_guess_and_every_guess_names_a_command() {
+        let command = Cli::command();
+        let built: Vec<&str> = command
+            .get_subcommands()
+            .flat_map(|it| it.get_all_aliases().chain([it.get_name()]))
+            .collect();
+        for (words, meant) in guesses::GUESSES {
+            assert!(words.iter().all(|it| !built.contains(it)), "{words:?}");
+            for named in meant.split("pomctl ").skip(1) {
+                let named = named.split([' ', ',']).next().unwrap();
+                assert!(named == "--version" || built.contains(&named), "{meant}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_or_all_but_not_both() {
         let parse = |words: &[&str]| Cli::try_parse_from(words).is_ok();
         assert!(parse(&["pomctl", "up", "a", "b"]));
         assert!(parse(&["pomctl", "up", "--all"]));
-        assert!(!parse(&["pomctl", "up"]));
         assert!(!parse(&["pomctl", "down", "--all", "a"]));
     }
 }

@@ -3,9 +3,10 @@
 //! It knows `control`, and of `pomd-core` what the configuration means; nothing of how pomd works inside. The ways through
 //! the house:
 //!
-//! - [`args`] what may be typed, [`commands`] one file for each of them;
+//! - [`args`] what may be typed, [`guesses`] what is typed instead, [`commands`] one file for each of them;
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
 //! - [`config_file`] the configuration, for commands that work without pomd;
+//! - [`config_store`] reads and replaces the configuration file;
 //! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`paste`] reads its address where it ended elsewhere, [`browser`] decides who shows it to them;
 //! - [`interrupt`] ends a command on Ctrl-C, whatever it is stuck in; [`waiting`] shows that something takes time;
 //! - [`render`] pure: answers → pages of text; [`sanitise`] makes text of others safe to show;
@@ -15,8 +16,10 @@ mod args;
 mod browser;
 mod commands;
 mod config_file;
+mod config_store;
 mod context;
 mod error;
+mod guesses;
 mod interrupt;
 mod paste;
 mod process_end;
@@ -71,7 +74,11 @@ fn run(cli: Cli, screen: Screen) -> Result<Exit, CliError> {
     };
     let no_runtime = |it: io::Error| CliError::failed(format!("the runtime does not start: {it}"));
     let runtime = runtime().map_err(no_runtime)?;
-    let interrupted = interrupt::watch().map_err(no_runtime)?;
+    let interrupted = match command {
+        args::Command::Edit => interrupt::leave_to_child(),
+        _ => interrupt::watch(),
+    };
+    let interrupted = interrupted.map_err(no_runtime)?;
     let result = runtime.block_on(async {
         tokio::select! {
             result = commands::run(&context, command) => result,

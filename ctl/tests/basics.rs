@@ -20,6 +20,7 @@ $ pomctl   # exit 0
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  ssh  login  logout
 For programs  connect  ssh-config
+Change        add  remove  enable  disable  edit
 Look inside   logs
 The daemon    reload  restart  stop
 More          demo  help
@@ -107,6 +108,54 @@ pomctl 0.1.0
 }
 
 #[test]
+fn g30_words_of_other_tools_lead_to_the_right_command() {
+    let world = World::new();
+    let guesses = [
+        &["tcp", "db.corp.example.com:5432"][..],
+        &["disconnect", "db"],
+        &["check"],
+    ];
+    let text: String = guesses.iter().map(|it| world.transcript(it)).collect();
+    assert_data_eq!(
+        text,
+        str![[r#"
+$ pomctl tcp db.corp.example.com:5432  # exit 2
+| error: there is no command tcp
+| hint: pomctl connect HOST:PORT
+$ pomctl disconnect db  # exit 2
+| error: there is no command disconnect
+| hint: pomctl down NAME
+$ pomctl check  # exit 2
+| error: there is no command check
+| hint: pomd check
+
+"#]]
+    );
+    assert_eq!(world.run(&["ls"]).stdout, world.run(&["status"]).stdout);
+    let file = "[tunnel.db]\nroute = \"a.b:1\"\n[tunnel.web]\nroute = \"a.b:2\"\n";
+    std::fs::write(world.config(), file).unwrap();
+    assert_data_eq!(
+        world.transcript(&["down"]),
+        str![[r#"
+$ pomctl down  # exit 2
+| error: which tunnel? db, web or --all
+
+"#]]
+    );
+}
+
+#[test]
+fn a_cluster_is_shown_with_its_tunnels() {
+    let (world, _fake) = World::with(&samples::mixed());
+    let output = world.run(&["status", "corp", "--json"]);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of_corp = |it: &Value| it["cluster"] == "corp";
+    let tunnels = json["tunnels"].as_array().unwrap();
+    assert!(!tunnels.is_empty() && tunnels.iter().all(of_corp), "{json}");
+    assert_eq!(json["clusters"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_usage_error_is_told_and_as_json_where_json_is_wanted() {
     let world = World::new();
     assert_data_eq!(
@@ -127,7 +176,7 @@ $ pomctl statsu  # exit 2
         world.transcript(&["up", "--json"]),
         str![[r#"
 $ pomctl up --json  # exit 2
-{"error":{"code":"bad_request","hint":null,"message":"the following required arguments were not provided: <NAME>..."}}
+{"error":{"code":"bad_request","hint":null,"message":"which tunnel? NAME or --all"}}
 
 "#]]
     );
@@ -248,9 +297,6 @@ No tunnels yet, and pomd is not running.
 #[test]
 fn no_message_names_what_is_not_built() {
     let not_built = [
-        "pomctl add",
-        "pomctl edit",
-        "pomctl remove",
         "pomctl routes",
         "pomctl doctor",
         "pomctl service",

@@ -8,6 +8,7 @@
 )]
 
 mod basics;
+mod edits;
 mod fake;
 mod foreign;
 mod hostile;

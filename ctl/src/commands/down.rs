@@ -13,6 +13,7 @@ use crate::{
 };
 
 pub(crate) async fn run(cx: &Context, args: &DownArgs) -> Result<Exit, CliError> {
+    which::must_be_said(cx, &args.which)?;
     let Some(status) = status_if_running(cx).await? else {
         return nothing_to_do(cx);
     };

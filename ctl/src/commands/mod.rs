@@ -1,13 +1,17 @@
 //! One file for each command: a call, a page of text or JSON, an exit code.
 
+mod add;
 pub(crate) mod connect;
 mod demo;
 mod down;
+mod edit;
+mod enable;
 mod login;
 mod logout;
 mod logs;
 pub(crate) mod overview;
 mod reload;
+mod remove;
 mod restart;
 mod ssh;
 mod ssh_config;
@@ -22,7 +26,7 @@ use control::{
     client::{ClientError, Lines},
     holder::Holder,
     stdio,
-    wire::Status,
+    wire::{Start, Status},
 };
 
 use crate::{
@@ -54,6 +58,11 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Login(args) => login::run(cx, &args).await,
         Command::Logout(args) => logout::run(cx, &args).await,
         Command::Logs(args) => logs::run(cx, &args).await,
+        Command::Add(args) => add::run(cx, &args).await,
+        Command::Remove(args) => remove::run(cx, &args).await,
+        Command::Enable(args) => enable::run(cx, &args.names, Start::Auto).await,
+        Command::Disable(args) => enable::run(cx, &args.names, Start::Manual).await,
+        Command::Edit => edit::run(cx).await,
         Command::Reload => reload::run(cx).await,
         Command::Restart(args) => restart::run(cx, &args).await,
         Command::Stop => stop::run(cx).await,
@@ -100,13 +109,16 @@ async fn status_if_running(cx: &Context) -> Result<Option<Status>, CliError> {
 
 /// Returns advice where two hosts of one domain, each with a login of its own, are likely to be one Pomerium.
 pub(super) fn one_login_for_both(status: &Status, new: &str) -> Option<String> {
+    one_login_for(status.clusters.iter().map(|it| it.name.as_str()), new)
+}
+
+/// Returns that advice for `new` beside the clusters of these names.
+fn one_login_for<'a>(clusters: impl IntoIterator<Item = &'a str>, new: &str) -> Option<String> {
     let domain = |it: &str| it.split_once('.').map(|it| it.1.to_owned());
     let ours = domain(new).filter(|it| it.contains('.'))?;
-    let other = status
-        .clusters
-        .iter()
-        .find(|it| it.name != new && domain(&it.name).as_ref() == Some(&ours))?;
-    let other = sanitise::name(&other.name);
+    let mut clusters = clusters.into_iter();
+    let other = clusters.find(|it| *it != new && domain(it).as_ref() == Some(&ours))?;
+    let other = sanitise::name(other);
     let ours = sanitise::name(&ours);
     let name = ours.split('.').next().unwrap_or_default();
     Some(format!(

@@ -21,6 +21,7 @@ pub(crate) fn text() -> &'static str {
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  ssh  login  logout
 For programs  connect  ssh-config
+Change        add  remove  enable  disable  edit
 Look inside   logs
 The daemon    reload  restart  stop
 More          demo  help

@@ -22,13 +22,19 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit, CliError> {
         cx.screen.answer_json(&answer)?;
         return Ok(Exit::Done);
     }
-    cx.screen.answer(&summary(&answer))?;
+    tell(cx, &answer)?;
+    Ok(Exit::Done)
+}
+
+/// Says what changed, and what stays open.
+pub(super) fn tell(cx: &Context, answer: &ReloadAnswer) -> Result<(), CliError> {
+    cx.screen.answer(&summary(answer))?;
     for leaving in answer.leaving.iter().filter(|it| it.connections > 0) {
         let name = sanitise::name(&leaving.name);
         cx.screen
             .answer(&page::stays_open(leaving.connections, &name))?;
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 fn summary(answer: &ReloadAnswer) -> String {

@@ -98,11 +98,25 @@ fn only(mut status: Status, names: &[String]) -> Result<Status, CliError> {
     if names.is_empty() {
         return Ok(status);
     }
-    let chosen = which::tunnels(&status, names)?;
-    let chosen: Vec<_> = chosen.into_iter().cloned().collect();
-    status
-        .clusters
-        .retain(|it| chosen.iter().any(|tunnel| tunnel.cluster == it.name));
+    // A cluster stands for itself and its tunnels, where no tunnel is called so.
+    let is_cluster = |name: &str| {
+        which::tunnel(&status, name).is_none() && status.clusters.iter().any(|it| it.name == name)
+    };
+    let (clusters, tunnels): (Vec<String>, Vec<String>) =
+        names.iter().cloned().partition(|it| is_cluster(it));
+    let mut chosen: Vec<_> = which::tunnels(&status, &tunnels)?
+        .into_iter()
+        .cloned()
+        .collect();
+    let theirs = status
+        .tunnels
+        .iter()
+        .filter(|it| clusters.contains(&it.cluster));
+    let theirs = theirs.filter(|it| !tunnels.contains(&it.name));
+    chosen.extend(theirs.cloned());
+    status.clusters.retain(|it| {
+        clusters.contains(&it.name) || chosen.iter().any(|tunnel| tunnel.cluster == it.name)
+    });
     status.leaving.retain(|it| names.contains(&it.name));
     status.tunnels = chosen;
     status.healthy = exit_of(&status) == Exit::Done;

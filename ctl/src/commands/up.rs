@@ -30,6 +30,7 @@ const AT_ONCE: usize = 8;
 type Proof = Result<UpAnswer, ClientError>;
 
 pub(crate) async fn run(cx: &Context, args: &UpArgs) -> Result<Exit, CliError> {
+    which::must_be_said(cx, &args.which)?;
     start::ensure(cx).await?;
     let (mut events, status) = subscribe(cx).await?;
     let names = chosen(cx, args, &status).await?;

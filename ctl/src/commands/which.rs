@@ -1,11 +1,28 @@
-//! Which tunnel or cluster a person means. Pure.
+//! Which tunnel or cluster a person means. Pure, but for the names that stand in the file.
 
 use control::{
     suggest,
     wire::{Cluster, Status, Tunnel},
 };
 
-use crate::{error::CliError, sanitise};
+use crate::{args::Which, config_store::ConfigStore, context::Context, error::CliError, sanitise};
+
+/// Refuses to guess where neither names nor `--all` are given; the question names the tunnels of the file.
+pub(crate) fn must_be_said(cx: &Context, which: &Which) -> Result<(), CliError> {
+    const SHOWN: usize = 8;
+    if which.all || !which.names.is_empty() {
+        return Ok(());
+    }
+    let names = ConfigStore::open(cx)?.tunnels();
+    let more = if names.len() > SHOWN { " …" } else { "" };
+    let listed = names[..names.len().min(SHOWN)].join(", ");
+    let choice = match listed.as_str() {
+        "" => "NAME or --all".to_owned(),
+        listed => format!("{listed}{more} or --all"),
+    };
+    let message = format!("which tunnel? {choice}");
+    Err(CliError::usage("bad_request", message, None))
+}
 
 /// Returns the tunnels of these names, in the order given, each once.
 pub(crate) fn tunnels<'a>(

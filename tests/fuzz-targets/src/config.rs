@@ -3,8 +3,9 @@
 use std::{fmt::Write, path::Path};
 
 use pomd_core::config::{
-    Address, Authority, BrowserChoice, Change, ClusterSpec, Config, ForwardProxy, Host,
-    HostPattern, Listen, Route, Start, TokenKind, TokenSource, TunnelSpec, changes as differences,
+    Address, Authority, BrowserChoice, Change, ClusterSpec, Config, Edit, ForwardProxy, Host,
+    HostPattern, Listen, NewTunnel, Route, Start, TokenKind, TokenSource, TunnelName, TunnelSpec,
+    changes as differences,
 };
 
 const BASE: &str = "/etc/pomd";
@@ -23,7 +24,10 @@ pub(super) fn config(bytes: &[u8]) {
             }
             let text = written(&config);
             let again = Config::parse(&text, Path::new(BASE));
-            assert_eq!(again, Ok(config), "{text}");
+            assert_eq!(again.as_ref(), Ok(&config), "{text}");
+            if let Ok(text) = std::str::from_utf8(bytes) {
+                edits(text, &config);
+            }
         }
         Err(problems) => {
             let text = String::from_utf8_lossy(bytes);
@@ -38,6 +42,78 @@ pub(super) fn config(bytes: &[u8]) {
             problems.render(&text, "pomd.toml", true);
         }
     }
+}
+
+/// Changes of a good file keep every byte that is not theirs, and mean what was asked; or nothing is changed.
+fn edits(text: &str, config: &Config) {
+    let new = NewTunnel {
+        name: TunnelName::parse("x.new-1").expect("a name"),
+        route: "new.example:4711".to_owned(),
+        listen: None,
+        start: Start::Manual,
+    };
+    if let Ok(edited) = Edit::Add(&new).apply(text, Path::new(BASE)) {
+        assert!(edited.text.starts_with(text), "{}", edited.text);
+        let spec = &edited.config.tunnels[&new.name];
+        assert_eq!(spec.route.to_string(), new.route);
+        let back = Edit::Remove(&new.name).apply(&edited.text, Path::new(BASE));
+        let back = back.expect("what was added can be removed");
+        assert_eq!(back.config, *config, "{}", back.text);
+        let restored = back.text.strip_suffix("[settings]\n").unwrap_or(&back.text);
+        let restored = restored.strip_suffix("[settings]\r\n").unwrap_or(restored);
+        assert_eq!(restored.trim_end(), text.trim_end());
+    }
+    for (name, spec) in &config.tunnels {
+        if let Ok(edited) = Edit::Remove(name).apply(text, Path::new(BASE)) {
+            assert!(!edited.config.tunnels.contains_key(name));
+            assert!(others_stay(config, &edited.config, name));
+            let (before, gone, after) = difference(text, &edited.text);
+            let section = Config::parse(gone, Path::new(BASE));
+            // What is gone is that section alone: it loads, and holds nothing else.
+            if let Ok(section) = section {
+                let names: Vec<_> = section.tunnels.keys().collect();
+                assert!(names.is_empty() || names == [name], "{gone}");
+            }
+            let comments = |it: &str| it.matches('#').count();
+            let kept = comments(&edited.text);
+            assert_eq!(kept, comments(before) + comments(after), "{}", edited.text);
+        }
+        for start in [Start::Auto, Start::Manual] {
+            let Ok(edited) = Edit::Start(name, start).apply(text, Path::new(BASE)) else {
+                continue;
+            };
+            assert_eq!(edited.is_changed, spec.start != start);
+            let now = &edited.config.tunnels[name];
+            let expected = TunnelSpec {
+                start,
+                ..spec.clone()
+            };
+            assert_eq!(*now, expected);
+            assert!(others_stay(config, &edited.config, name));
+            let (_, gone, _) = difference(text, &edited.text);
+            assert!(gone.len() <= 12 && !gone.contains('#'), "{gone}");
+            let back = Edit::Start(name, spec.start).apply(&edited.text, Path::new(BASE));
+            assert_eq!(back.expect("it was changed once").config, *config);
+        }
+    }
+}
+
+fn others_stay(old: &Config, new: &Config, name: &TunnelName) -> bool {
+    let same = |(name, spec): (&TunnelName, &TunnelSpec)| new.tunnels.get(name) == Some(spec);
+    let mut others = old.tunnels.iter().filter(|it| it.0 != name);
+    others.all(same) && old.settings == new.settings
+}
+
+/// What both begin with, what only `old` has in between, and what both end with.
+fn difference<'a>(old: &'a str, new: &str) -> (&'a str, &'a str, &'a str) {
+    let alike = |(a, b): &(char, char)| a == b;
+    let start = old.chars().zip(new.chars()).take_while(alike);
+    let start: usize = start.map(|it| it.0.len_utf8()).sum();
+    let (rest, new) = (&old[start..], &new[start..]);
+    let end = rest.chars().rev().zip(new.chars().rev()).take_while(alike);
+    let end: usize = end.map(|it| it.0.len_utf8()).sum();
+    let middle = rest.len() - end;
+    (&old[..start], &rest[..middle], &rest[middle..])
 }
 
 /// Two files with a zero byte between them: what differs leads from the one to the other, and is nothing else.

@@ -106,11 +106,7 @@ pub const ROWS: &[Row] = &[
     row("C3", "the system does not tell of changes"),
     row("C4", "reloads in the middle of everything else"),
     row("C5", "tunnels renamed, swapped, moved to another cluster"),
-    not_built(
-        "C6",
-        "an edit by command races an editor's",
-        "no command edits the file yet",
-    ),
+    row("C6", "an edit by command races an editor's"),
     row("C7", "the system watches and tells nothing"),
     row("C8", "odd files beside the configuration"),
     row("E1", "no descriptors are left"),

@@ -2,14 +2,14 @@
 //!
 //! `syntax` makes tables of text, `file` sections of tables, `check` (with `named` and `clusters`) values of sections;
 //! each adds what is wrong to one list, which `report` shows. `spec` is what a section means, `warnings` is what can be used and
-//! is perhaps not meant, `changes` compares two results.
+//! is perhaps not meant, `changes` compares two results. `edit` changes a text.
 
 mod address;
 mod changes;
 mod characters;
 mod check;
 mod clusters;
-
+mod edit;
 mod file;
 mod hints;
 mod host;
@@ -30,6 +30,7 @@ use std::{collections::BTreeMap, fmt, path::Path};
 pub use address::{Address, Authority, Protocol, Route};
 pub use changes::{Change, Changes, changes};
 pub use control::wire::{BrowserChoice, Start};
+pub use edit::{Edit, EditError, Edited, NewTunnel};
 pub use host::Host;
 pub use listen::{Listen, SocketName};
 pub use owner::{Destination, NoDestination, bare_name};
