@@ -36,6 +36,7 @@ mod reload;
 mod service;
 mod status;
 mod stdio;
+mod token;
 mod unix_sockets;
 mod wire;
 mod words;

@@ -3,6 +3,7 @@
 pub(crate) mod connect;
 mod demo;
 mod down;
+mod kube_credential;
 mod login;
 mod logout;
 mod logs;
@@ -11,6 +12,7 @@ mod reload;
 mod restart;
 mod status;
 mod stop;
+mod token;
 mod up;
 mod which;
 
@@ -56,6 +58,8 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Restart(args) => restart::run(cx, &args).await,
         Command::Stop => stop::run(cx).await,
         Command::Connect(args) => connect::run(cx, &args).await,
+        Command::Token(args) => token::run(cx, &args).await,
+        Command::KubeCredential(args) => kube_credential::run(cx, &args).await,
         Command::Demo(args) => demo::run(&args),
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn text() -> &'static str {
     "\
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  login  logout
-For programs  connect
+For programs  connect  token  kube-credential
 Look inside   logs
 The daemon    reload  restart  stop
 More          demo  help

@@ -112,6 +112,7 @@ enum Route {
     Down(String),
     Login(String),
     Logout(String),
+    Token(String),
     Connect,
     Reload,
     Restart,
@@ -130,6 +131,7 @@ impl Route {
             ["v1", "tunnels", tunnel, "down"] => Self::Down(name(tunnel)),
             ["v1", "clusters", cluster, "login"] => Self::Login(name(cluster)),
             ["v1", "clusters", cluster, "logout"] => Self::Logout(name(cluster)),
+            ["v1", "clusters", cluster, "token"] => Self::Token(name(cluster)),
             ["v1", "connect"] => Self::Connect,
             ["v1", "reload"] => Self::Reload,
             ["v1", "restart"] => Self::Restart,
@@ -150,7 +152,7 @@ impl Route {
     fn depends_on_the_file(&self) -> bool {
         match self {
             Self::Status | Self::Events | Self::Up(_) | Self::Down(_) => true,
-            Self::Login(_) | Self::Logout(_) => true,
+            Self::Login(_) | Self::Logout(_) | Self::Token(_) => true,
             Self::Logs | Self::Connect | Self::Reload => false,
             Self::Restart | Self::Stop | Self::GiveWay => false,
         }
@@ -186,6 +188,7 @@ impl Route {
             }
             Self::Login(cluster) => answer::json(&login(api, cluster, &body).await?),
             Self::Logout(cluster) => answer::json(&logout(api, cluster).await?),
+            Self::Token(cluster) => answer::json(&token(api, cluster).await?),
             Self::Reload => answer::json(&api.reloads.reload().await.map_err(of_agent)?),
             Self::Restart => {
                 let force = parameter(query, "force").as_deref() == Some("true");
@@ -261,6 +264,27 @@ async fn logout(api: &Api, name: String) -> Result<wire::LogoutAnswer, Refused> 
         still_open: tunnels.map(|it| it.connections.open).sum(),
         sign_out_url: handle.session.sign_out_url(),
     })
+}
+
+/// Gives the token away: the one answer that holds a secret.
+async fn token(api: &Api, name: String) -> Result<wire::TokenAnswer, Refused> {
+    let handle = api.agent.session(name.clone()).await.map_err(of_agent)?;
+    let reason = match handle.session.checked_grant().await {
+        Ok(grant) => {
+            return Ok(wire::TokenAnswer {
+                cluster: name,
+                token: wire::Secret::new(grant.token.reveal()),
+                until: handle.session.view().until,
+                client_identity: handle.client_identity,
+            });
+        }
+        Err(none) => none.reason,
+    };
+    Err(Box::new(wire::ApiError {
+        hint: reason.hint,
+        cluster: Some(name),
+        ..api_error(Code::LoginNeeded, reason.message)
+    }))
 }
 
 /// Hands a route out as raw bytes. Where ssh will be told of a refusal in its own words that is enough; else the route
@@ -438,6 +462,7 @@ mod tests {
             ("v1/tunnels/a/down", Some(Method::POST)),
             ("v1/clusters/a/login", Some(Method::POST)),
             ("v1/clusters/a/logout", Some(Method::POST)),
+            ("v1/clusters/a/token", Some(Method::POST)),
             ("v1/connect", Some(Method::POST)),
             ("v1/reload", Some(Method::POST)),
             ("v1/restart", Some(Method::POST)),
