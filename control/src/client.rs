@@ -159,6 +159,17 @@ impl Client {
             .await
     }
 
+    /// `POST /v1/clusters/{name}/login/answer`.
+    pub async fn answer_login(
+        &self,
+        cluster: &str,
+        answer: &wire::PastedAnswer,
+    ) -> Result<wire::Cluster, ClientError> {
+        let path = format!("/v1/clusters/{}/login/answer", segment(cluster));
+        self.ask(Method::POST, &path, Some(answer), LONG_PATIENCE)
+            .await
+    }
+
     /// `POST /v1/clusters/{name}/logout`.
     pub async fn logout(&self, cluster: &str) -> Result<wire::LogoutAnswer, ClientError> {
         let path = format!("/v1/clusters/{}/logout", segment(cluster));

@@ -4,7 +4,7 @@ use std::{future::poll_fn, io, process, task::Poll, thread, time::Duration};
 
 use tokio::sync::oneshot;
 
-use crate::{error::INTERRUPTED, runtime};
+use crate::{error::INTERRUPTED, paste, runtime};
 
 /// How long an interrupted command may take for its last words.
 const GRACE: Duration = Duration::from_millis(500);
@@ -29,6 +29,7 @@ pub(crate) fn watch() -> io::Result<oneshot::Receiver<()>> {
         // Nobody listens once the command is at its last words.
         let _ = tell.send(());
         tokio::time::sleep(GRACE).await;
+        paste::restore();
         process::exit(INTERRUPTED.into());
     };
     let thread = thread::Builder::new().name("interrupt".to_owned());

@@ -4,7 +4,7 @@
 //!
 //! - [`args`] what may be typed, [`commands`] one file for each of them;
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
-//! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`browser`] decides who shows it to them;
+//! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`paste`] reads its address where it ended elsewhere, [`browser`] decides who shows it to them;
 //! - [`interrupt`] ends a command on Ctrl-C, whatever it is stuck in; [`waiting`] shows that something takes time;
 //! - [`render`] pure: answers → pages of text; [`sanitise`] makes text of others safe to show;
 //! - [`error`] every way in which a command can end badly, and its exit code.
@@ -15,6 +15,7 @@ mod commands;
 mod context;
 mod error;
 mod interrupt;
+mod paste;
 mod process_end;
 mod render;
 mod sanitise;

@@ -1,11 +1,19 @@
 //! Leads a person through one login: shows its address, waits, tells how it ended.
+//!
+//! Long because what a person is shown and what may come while they are waited for are read together.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use control::{
-    browser::{Candidate, machine::host_name},
-    client::Lines,
-    wire::{BrowserChoice, Cluster, ClusterState, Code, LoginRequest, OpenLogin, Opener, Status},
+    browser::{
+        Candidate,
+        machine::{host_name, is_wsl},
+    },
+    client::{ClientError, Lines},
+    wire::{
+        BrowserChoice, Cluster, ClusterState, Code, LoginRequest, OpenLogin, Opener, PastedAnswer,
+        Status,
+    },
 };
 use tokio::time::Instant;
 
@@ -14,6 +22,7 @@ use crate::{
     commands,
     context::Context,
     error::{CarriedLogin, CliError, Exit, Report},
+    paste::{Terminal, Typed},
     render::paint::{Role, paint},
     sanitise, screen,
     waiting::{Waiting, ticks},
@@ -23,7 +32,13 @@ use crate::{
 const URL_LIFE: Duration = Duration::from_secs(4 * 60);
 /// How often pomd is asked how the login stands, beside its events.
 const LOOK: Duration = Duration::from_secs(1);
+/// A login that somebody started in this time has just been shown to the person: theirs, too.
+const TOGETHER: Duration = Duration::from_secs(10);
+/// How long a browser of Windows may take to reach this side of WSL before its address is asked for.
+const ACROSS: Duration = Duration::from_secs(60);
 const DOING: &str = "waiting for you to sign in";
+const BY_HAND: &str =
+    "Copy its whole address and paste it here (it is a secret and isn't shown).\n";
 const NOTE: &str = " (Ctrl-C stops waiting; the login stays open)";
 
 /// How a login is wanted.
@@ -52,6 +67,7 @@ pub(crate) async fn sign_in(
     };
     let name = cluster_now.name;
     cx.screen.goes_on("the login stays open");
+    let mut terminal = None;
     let mut plan = planned(&choice);
     if let Plan::Open(candidates) = &plan {
         mint = false;
@@ -74,16 +90,17 @@ pub(crate) async fn sign_in(
                 (_, Some(login), _) => login,
             };
         }
-        show(cx, &name, &login, reason, options)?;
+        terminal = show(cx, &name, &login, reason, options)?;
     }
     let ended = Wait {
         cx,
         cluster: &name,
         expires_at: login.expires_at,
         mint,
-        in_passing: options.in_passing,
+        options,
+        link: &login.link,
     }
-    .until_done(events)
+    .until_done(events, terminal)
     .await;
     cx.screen.goes_on("");
     ended
@@ -119,7 +136,7 @@ async fn open(
             format!("Logging in to {cluster}: {what}\n{link}")
         });
     };
-    if !login.fresh && !options.anew {
+    if !login.fresh && (!options.anew || is_of_this_moment(login)) {
         let what = if options.in_passing { "one" } else { "a login" };
         tell(&format!("{what} is open already, at"));
         return Ok(());
@@ -132,20 +149,27 @@ async fn open(
     Ok(())
 }
 
+/// The login was started a moment ago by a command beside this one: one tab is enough for both.
+fn is_of_this_moment(login: &OpenLogin) -> bool {
+    let age = login.started_at.map(|it| screen::now().duration_since(it));
+    age.is_some_and(|it| !it.is_negative() && it.unsigned_abs() < TOGETHER)
+}
+
 fn is_local_page(link: &str) -> bool {
     ["http://127.0.0.1:", "http://[::1]:", "http://localhost:"]
         .iter()
         .any(|it| link.starts_with(it))
 }
 
-/// Shows the address to a person who has a browser elsewhere, and how its answer gets back here.
+/// Shows the address to a person who has a browser elsewhere, and how its answer gets back here: by hand, where it is the
+/// person's terminal.
 fn show(
     cx: &Context,
     cluster: &str,
     login: &OpenLogin,
     reason: Option<&'static str>,
     options: LoginOptions,
-) -> Result<(), CliError> {
+) -> Result<Option<Terminal>, CliError> {
     let url = login.sign_in_url.as_ref().unwrap_or(&login.link);
     let port = login.port;
     let ssh = format!("ssh -N -L {port}:127.0.0.1:{port} {}", host_name());
@@ -171,16 +195,22 @@ fn show(
         Some(reason) => format!("No browser here ({reason}). Open this where you have one:"),
         None => format!("To log in to {cluster}, open this in a browser:"),
     };
+    // In passing, standard output is another program's, and standard input says nothing of who sits there.
+    let asked = !options.in_passing && cx.screen.is_asked_by_a_person();
+    let terminal = asked.then(Terminal::open).and_then(Result::ok);
+    let by_hand = match terminal {
+        Some(_) => format!("{BY_HAND}Or let it arrive by itself"),
+        None => "To let it arrive".to_owned(),
+    };
     let text = format!(
         "{head}\n\n{}\n\nAfter you have signed in, a browser on another machine ends on a page that can't be reached.\n\
-         To let it arrive: run this where the browser is, then reload the page.\n    {}",
+         {by_hand}: run this where the browser is, then reload the page.\n    {}",
         paint(Role::Link, url),
         paint(Role::Command, &ssh),
     );
-    // In passing, standard output is another program's, and standard input says nothing of who sits there.
-    if options.in_passing || cx.screen.is_asked_by_a_person() {
+    if asked || options.in_passing {
         cx.screen.say(&text);
-        return Ok(());
+        return Ok(terminal);
     }
     cx.screen.answer(&text)?;
     Err(CliError::told(login_needed(cluster)))
@@ -199,14 +229,18 @@ struct Wait<'a> {
     expires_at: jiff::Timestamp,
     /// The person was given a sign-in URL, which must be renewed.
     mint: bool,
-    /// See [`LoginOptions::in_passing`].
-    in_passing: bool,
+    options: LoginOptions,
+    link: &'a str,
 }
 
 impl Wait<'_> {
-    async fn until_done(&self, events: &mut Lines<Status>) -> Result<Cluster, CliError> {
+    async fn until_done(
+        &self,
+        events: &mut Lines<Status>,
+        mut terminal: Option<Terminal>,
+    ) -> Result<Cluster, CliError> {
         let screen = &self.cx.screen;
-        if !screen.progress_is_watched() && !self.in_passing {
+        if !screen.progress_is_watched() && !self.options.in_passing {
             screen.say(&format!("  {DOING}{NOTE}"));
         }
         let mut line = Waiting::new(screen, DOING, NOTE);
@@ -214,6 +248,8 @@ impl Wait<'_> {
         let mut minted = Instant::now();
         // A login that was over at once may have changed nothing that an event would tell of.
         let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        let asked = !self.options.in_passing && screen.is_asked_by_a_person();
+        let mut offers = (asked && !self.mint && is_wsl()).then(|| Instant::now() + ACROSS);
         loop {
             tokio::select! {
                 event = events.next() => match event? {
@@ -229,7 +265,28 @@ impl Wait<'_> {
                         return ended;
                     }
                 }
+                Some(typed) = next(&mut terminal) => match typed {
+                    Ok(Typed::Address(address)) => {
+                        line.clear();
+                        if let Some(cluster) = self.answer(address).await? {
+                            return Ok(cluster);
+                        }
+                    }
+                    Ok(Typed::TooLong) => {
+                        line.clear();
+                        self.again("that is longer than any address");
+                    }
+                    Ok(Typed::End) | Err(_) => terminal = None,
+                },
                 _ = ticks.tick() => {
+                    if offers.is_some_and(|it| it <= Instant::now()) {
+                        offers = None;
+                        line.clear();
+                        if let (_, Some(login), _) = ask(self.cx, self.cluster, true).await? {
+                            let why = Some("the browser of Windows did not come back");
+                            terminal = show(self.cx, self.cluster, &login, why, self.options)?;
+                        }
+                    }
                     if screen::now() >= self.expires_at {
                         return Err(unanswered(self.cluster));
                     }
@@ -273,6 +330,36 @@ impl Wait<'_> {
         })
     }
 
+    /// Gives pomd the address that the person's browser ended on; returns the session, if it was good.
+    async fn answer(&self, address: String) -> Result<Option<Cluster>, CliError> {
+        if !address.starts_with("http://") {
+            let (_, host) = self.link.split_once("//").unwrap_or_default();
+            let host = host.split('/').next().unwrap_or_default();
+            self.again(&format!(
+                "that is not the whole address, which begins with http://{host}/"
+            ));
+            return Ok(None);
+        }
+        let answer = PastedAnswer { address };
+        match self.cx.client.answer_login(self.cluster, &answer).await {
+            Ok(cluster) => Ok(Some(sanitise::cluster(cluster))),
+            // It ended meanwhile; how, the status says.
+            Err(ClientError::Api(error)) if error.code == Code::LoginNeeded => Ok(None),
+            Err(ClientError::Api(error)) if error.code != Code::Stopping => {
+                self.again(&sanitise::line(&error.message));
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn again(&self, why: &str) {
+        let error = paint(Role::Bad, "error:");
+        self.cx
+            .screen
+            .say(&format!("{error} {why}. Paste again, or Ctrl-C"));
+    }
+
     async fn mint_again(&self) -> Result<(), CliError> {
         if let (_, Some(login), _) = ask(self.cx, self.cluster, true).await? {
             let url = login.sign_in_url.as_ref().unwrap_or(&login.link);
@@ -283,6 +370,14 @@ impl Wait<'_> {
             self.cx.screen.say(&text);
         }
         Ok(())
+    }
+}
+
+/// What is typed next; never, where nobody types.
+async fn next(terminal: &mut Option<Terminal>) -> Option<io::Result<Typed>> {
+    match terminal {
+        Some(terminal) => Some(terminal.next().await),
+        None => None,
     }
 }
 

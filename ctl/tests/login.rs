@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::Child};
 
 use control::wire::{ClusterState, Code, TunnelState};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use snapbox::{assert_data_eq, str};
 
@@ -215,7 +216,7 @@ fn up_opens_no_second_tab_where_a_login_is_open_but_login_does() {
     let opened = browser(&mut world);
     let mut login = open_login(false);
     login.fresh = false;
-    let answer = login_answer(ClusterState::LoginRunning, Some(login));
+    let answer = login_answer(ClusterState::LoginRunning, Some(login.clone()));
     let reply = Reply::ok(answer).before(fake::is("corp", ClusterState::LoginRunning));
     fake.on("POST /v1/clusters/corp/login", [reply]);
     fake.on(
@@ -247,6 +248,20 @@ ssh-prod is up: localhost:2202 → ssh-prod.corp.example.com:22 (answers in 84 m
 "#]]
     );
     assert!(!opened.exists());
+    // One that runs beside another joins it; one that comes later is a person who looks for the tab.
+    fake.change(fake::is("corp", ClusterState::LoginNeeded));
+    let child = world.spawn(&["login"]);
+    fake.wait_for(
+        r#"POST /v1/clusters/corp/login {"opener":"caller","mint":false}"#,
+        2,
+    );
+    signed_in(&fake);
+    assert!(child.wait_with_output().unwrap().status.success());
+    assert!(!opened.exists());
+    login.started_at = login.started_at.map(|it| it - SignedDuration::from_mins(1));
+    let answer = login_answer(ClusterState::LoginRunning, Some(login));
+    let reply = Reply::ok(answer).before(fake::is("corp", ClusterState::LoginRunning));
+    fake.on("POST /v1/clusters/corp/login", [reply]);
     fake.change(fake::is("corp", ClusterState::LoginNeeded));
     let child = world.spawn(&["login"]);
     wait_for_file(&opened);

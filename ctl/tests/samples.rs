@@ -210,6 +210,7 @@ pub(crate) fn open_login(minted: bool) -> OpenLogin {
         sign_in_url: minted.then(|| url.to_owned()),
         expires_at: now() + SignedDuration::from_hours(1),
         fresh: true,
+        started_at: Some(now()),
     }
 }
 

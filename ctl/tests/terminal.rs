@@ -1,7 +1,8 @@
 //! Pages on a terminal: its width, its colours, and what moves.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
+    os::fd::OwnedFd,
     process::{Child, Stdio},
 };
 
@@ -9,7 +10,7 @@ use control::wire::{ClusterState, TunnelState};
 use rustix::{
     fs::OFlags,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Winsize, tcsetwinsize},
+    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
 use serde_json::json;
 use snapbox::{assert_data_eq, str};
@@ -24,6 +25,8 @@ use crate::{
 struct Terminal {
     child: Child,
     master: std::fs::File,
+    /// Its other side, to look at how it is set.
+    slave: OwnedFd,
 }
 
 impl Terminal {
@@ -46,17 +49,24 @@ impl Terminal {
         command
             .stdin(slave.try_clone().unwrap())
             .stdout(slave.try_clone().unwrap())
-            .stderr(Stdio::from(slave));
+            .stderr(Stdio::from(slave.try_clone().unwrap()));
         let child = start(&mut command);
         drop(command);
         Self {
             child,
             master: master.into(),
+            slave,
         }
+    }
+
+    fn shows_what_is_typed(&self) -> bool {
+        let modes = tcgetattr(&self.slave).unwrap().local_modes;
+        modes.contains(LocalModes::ECHO)
     }
 
     /// What was written on it until pomctl ended, and its exit code.
     fn end(mut self) -> (String, i32) {
+        drop(self.slave);
         let mut text = Vec::new();
         let mut part = [0; 4096];
         // The end of a terminal is an error on Linux.
@@ -65,6 +75,18 @@ impl Terminal {
         }
         let code = self.child.wait().unwrap().code().unwrap();
         (String::from_utf8(text).unwrap().replace("\r\n", "\n"), code)
+    }
+
+    /// The same, and whether the terminal is left as it was.
+    fn end_and_look(mut self) -> (String, i32, bool) {
+        let code = self.child.wait().unwrap().code().unwrap();
+        rustix::io::ioctl_fionbio(&self.master, true).unwrap();
+        let mut text = Vec::new();
+        let unread = self.master.read_to_end(&mut text).unwrap_err();
+        assert_eq!(unread.kind(), ErrorKind::WouldBlock);
+        let modes = tcgetattr(&self.slave).unwrap().local_modes;
+        let plain = modes.contains(LocalModes::ECHO | LocalModes::ICANON);
+        (String::from_utf8(text).unwrap(), code, plain)
     }
 
     /// Reads until this was written.
@@ -296,6 +318,7 @@ fn g4_on_a_terminal_the_address_is_shown_and_waited_for() {
     assert_eq!(code, 0);
     // The line of the wait is gone, and the answer stands in its place.
     let last = rest.rsplit("\u{1b}[2K").next().unwrap();
+    let last = last.strip_prefix("\u{1b}[?2004l").unwrap();
     assert_data_eq!(
         world.settled(last),
         str![[r#"
@@ -303,6 +326,80 @@ Logged in to corp as alice@example.com, until HH:MM (9h 12m).
 
 "#]]
     );
+}
+
+/// A login to corp that waits on a terminal for a pasted address.
+fn asked_to_paste() -> (World, Fake, Terminal) {
+    let (mut world, fake) = World::with(&samples::logged_out());
+    world.var("NO_COLOR", "1");
+    let login = samples::login_answer(ClusterState::LoginRunning, Some(samples::open_login(true)));
+    let reply = Reply::ok(login).before(fake::is("corp", ClusterState::LoginRunning));
+    fake.on("POST /v1/clusters/corp/login", [reply]);
+    let mut terminal = Terminal::run(&world, 100, &["login", "--no-browser"]);
+    terminal.read_until("isn't shown");
+    terminal.read_until("waiting for you to sign in");
+    assert!(!terminal.shows_what_is_typed());
+    (world, fake, terminal)
+}
+
+#[test]
+fn g4_a_pasted_address_of_6000_characters_is_taken_and_never_shown() {
+    let (_world, fake, mut terminal) = asked_to_paste();
+    fake.on(
+        "POST /v1/clusters/corp/login/answer",
+        [
+            Reply::error(
+                400,
+                json!({ "code": "bad_request", "message": "that address belongs to another login" }),
+            ),
+            Reply::ok(samples::corp()).before(|it| *fake::cluster(it, "corp") = samples::corp()),
+        ],
+    );
+    terminal
+        .master
+        .write_all(b"https://authenticate.corp.example.com/canary\r")
+        .unwrap();
+    let told = terminal.read_until("Ctrl-C\r\n");
+    let whole = "error: that is not the whole address, which begins with http://127.0.0.1:41235/. Paste again, or Ctrl-C";
+    assert!(told.contains(whole), "{told}");
+    let address = format!(
+        "http://127.0.0.1:41235/cb?pomerium_jwt={}",
+        "canary".repeat(1000)
+    );
+    let typed = format!("{address}\r");
+    terminal.master.write_all(typed.as_bytes()).unwrap();
+    let told = terminal.read_until("Ctrl-C\r\n");
+    let foreign = "error: that address belongs to another login. Paste again, or Ctrl-C";
+    assert!(told.contains(foreign) && !told.contains("canary"), "{told}");
+    let (half, rest) = address.split_at(3000);
+    let pasted = format!("\x1b[200~{half}\r\n{rest}\x1b[201~");
+    terminal.master.write_all(pasted.as_bytes()).unwrap();
+    let (rest, code, plain) = terminal.end_and_look();
+    assert_eq!((code, plain), (0, true), "{rest}");
+    assert!(rest.contains("Logged in to corp as alice@example.com"));
+    assert!(!rest.contains("canary"), "{rest}");
+    let asked = format!(r#"POST /v1/clusters/corp/login/answer {{"address":"{address}"}}"#);
+    assert_eq!(fake.seen().iter().filter(|it| **it == asked).count(), 2);
+}
+
+#[test]
+fn g4_the_terminal_shows_what_is_typed_again_on_every_way_out() {
+    for (signal, ends) in [
+        (rustix::process::Signal::INT, 130),
+        (rustix::process::Signal::TERM, 143),
+        (rustix::process::Signal::HUP, 129),
+    ] {
+        let (_world, _fake, terminal) = asked_to_paste();
+        let pid = rustix::process::Pid::from_child(&terminal.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        let (text, code, plain) = terminal.end_and_look();
+        assert_eq!((code, plain), (ends, true), "{signal:?}: {text}");
+        assert!(text.contains("\u{1b}[?2004l"), "{signal:?}: {text}");
+    }
+    let (_world, fake, terminal) = asked_to_paste();
+    fake.end();
+    let (text, code, plain) = terminal.end_and_look();
+    assert_eq!((code, plain), (3, true), "{text}");
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use control::wire::{ClusterState, LoginRequest};
+use control::{
+    client::ClientError,
+    wire::{ClusterState, Code, LoginRequest, PastedAnswer},
+};
 use gateway::{DEMO_USER, Script, Upstream};
 use integration::{
     deployment::{CLUSTER, Deployment},
@@ -88,6 +91,65 @@ impl Waiting {
         let shown = self.pomd.status().await;
         assert_eq!(cluster(&shown, CLUSTER).user.as_deref(), Some(DEMO_USER));
     }
+}
+
+/// By hand, where no browser reaches this machine: by the same rules as a visit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a7_a_pasted_address_counts_as_a_whole_and_once() {
+    let waiting = Waiting::new().await;
+    let client = waiting.pomd.client();
+    let paste = async |address: String| {
+        let pasted = PastedAnswer { address };
+        match client.answer_login(CLUSTER, &pasted).await {
+            Ok(cluster) => Ok(cluster.state),
+            Err(ClientError::Api(error)) => Err((error.code, error.message)),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let token = waiting.deployment.gateway.token(MALLORY);
+    let Waiting { callback, path, .. } = &waiting;
+    let whole = format!("http://{callback}{path}?pomerium_jwt={token}");
+    let foreign = (Code::BadRequest, "that address belongs to another login");
+    let port = format!(":{}", callback.port());
+    for (from, to) in [
+        ("http://127.0.0.1", ""),
+        ("127.0.0.1", "localhost"),
+        ("127.0.0.1", "127.0.0.2"),
+        (&*port, ":1"),
+        (&**path, "/"),
+        (&**path, &path.to_uppercase()),
+        (&**path, &path[..path.len() - 1]),
+    ] {
+        let address = whole.replace(from, to);
+        let (code, message) = paste(address).await.unwrap_err();
+        assert_eq!((code, &*message), foreign, "{from} -> {to}");
+        waiting.still_waits(to).await;
+    }
+    for unusable in [
+        whole.replace(&token, "unknown"),
+        whole.replace(&token, ""),
+        format!("{whole}&pomerium_jwt={token}"),
+    ] {
+        let (code, message) = paste(unusable).await.unwrap_err();
+        assert_eq!(code, Code::BadRequest);
+        assert_eq!(message, "that address holds no token that can be used");
+        waiting.still_waits("an address without a good token").await;
+    }
+    let denied =
+        format!("http://{callback}{path}?error=access_denied&error_description=no%1bentry");
+    let (code, message) = paste(denied).await.unwrap_err();
+    assert_eq!(code, Code::LoginFailed);
+    assert!(
+        message.starts_with("the login did not succeed: access_denied: no")
+            && !message.contains('\x1b'),
+        "{message:?}"
+    );
+    waiting.still_waits("a sign-in that was denied").await;
+    let longest = format!("{whole}&state={}", "x".repeat(6_000));
+    assert_eq!(paste(longest).await, Ok(ClusterState::LoggedIn));
+    waiting.logged_in().await;
+    let again = paste(whole).await.unwrap_err();
+    assert_eq!(again.0, Code::LoginNeeded, "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,6 +35,20 @@ pub struct LoginRequest {
     pub mint: bool,
 }
 
+/// The body of `POST /v1/clusters/{name}/login/answer`: the address that a sign-in ended on, for a browser that cannot
+/// reach this machine. The answer is the cluster as it stands.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastedAnswer {
+    /// All of it. It may hold a good token, and is never shown.
+    pub address: String,
+}
+
+impl fmt::Debug for PastedAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PastedAnswer")
+    }
+}
+
 /// Who shows a login to the person.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,6 +86,9 @@ pub struct OpenLogin {
     pub expires_at: Timestamp,
     /// This very request started the login; else one was open already.
     pub fresh: bool,
+    /// When it was started.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
 }
 
 /// The key `browser` of a cluster.

@@ -11,7 +11,11 @@ use control::wire::{self, ApiError, Code, ErrorAnswer, LIFE_HEADER, PROTOCOL, PR
 use futures_util::Stream;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{Response, StatusCode, body::Frame, header};
-use pomd_core::{config::Address, session::error::LoginError};
+use pomd_core::{
+    config::Address,
+    session::error::{LoginError, NotTaken},
+    words::login::Described,
+};
 use serde::Serialize;
 
 /// Drawn anew by each life of the process.
@@ -135,10 +139,20 @@ pub(super) fn cluster_of(status: &wire::Status, name: &str) -> Option<wire::Clus
 /// Returns the error of a login to `cluster`; `hint` is better advice than its own.
 pub(super) fn login_error(error: &LoginError, cluster: &str, hint: Option<String>) -> ApiError {
     let described = error.describe(cluster);
+    let hint = hint.or_else(|| described.hint.clone());
+    about_login(Described { hint, ..described }, cluster)
+}
+
+/// Returns the error of an address that was no answer to the login to `cluster`.
+pub(super) fn not_taken(why: &NotTaken, cluster: &str) -> ApiError {
+    about_login(why.describe(cluster), cluster)
+}
+
+fn about_login(described: Described, cluster: &str) -> ApiError {
     ApiError {
         code: described.code,
         message: described.message,
-        hint: hint.or(described.hint),
+        hint: described.hint,
         request_id: described.request_id,
         facts: Vec::new(),
         cluster: Some(cluster.to_owned()),

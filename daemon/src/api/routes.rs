@@ -111,6 +111,7 @@ enum Route {
     Up(String),
     Down(String),
     Login(String),
+    LoginAnswer(String),
     Logout(String),
     Token(String),
     Connect,
@@ -130,6 +131,7 @@ impl Route {
             ["v1", "tunnels", tunnel, "up"] => Self::Up(name(tunnel)),
             ["v1", "tunnels", tunnel, "down"] => Self::Down(name(tunnel)),
             ["v1", "clusters", cluster, "login"] => Self::Login(name(cluster)),
+            ["v1", "clusters", cluster, "login", "answer"] => Self::LoginAnswer(name(cluster)),
             ["v1", "clusters", cluster, "logout"] => Self::Logout(name(cluster)),
             ["v1", "clusters", cluster, "token"] => Self::Token(name(cluster)),
             ["v1", "connect"] => Self::Connect,
@@ -154,7 +156,7 @@ impl Route {
             Self::Status | Self::Events | Self::Up(_) | Self::Down(_) => true,
             Self::Login(_) | Self::Logout(_) | Self::Token(_) => true,
             Self::Logs | Self::Connect | Self::Reload => false,
-            Self::Restart | Self::Stop | Self::GiveWay => false,
+            Self::LoginAnswer(_) | Self::Restart | Self::Stop | Self::GiveWay => false,
         }
     }
 
@@ -187,6 +189,7 @@ impl Route {
                 answer::json(&api.agent.down(tunnel, now).await.map_err(of_agent)?)
             }
             Self::Login(cluster) => answer::json(&login(api, cluster, &body).await?),
+            Self::LoginAnswer(cluster) => answer::json(&login_answer(api, cluster, &body).await?),
             Self::Logout(cluster) => answer::json(&logout(api, cluster).await?),
             Self::Token(cluster) => answer::json(&token(api, cluster).await?),
             Self::Reload => answer::json(&api.reloads.reload().await.map_err(of_agent)?),
@@ -250,6 +253,17 @@ async fn login(api: &Api, name: String, body: &[u8]) -> Result<wire::LoginAnswer
         },
         browser: handle.browser,
     })
+}
+
+async fn login_answer(api: &Api, name: String, body: &[u8]) -> Result<wire::Cluster, Refused> {
+    // What is wrong with it is not said: a parser's words may show what stood there.
+    let pasted: wire::PastedAnswer = serde_json::from_slice(body)
+        .map_err(|_| api_error(Code::BadRequest, "the body holds no address"))?;
+    let handle = api.agent.session(name.clone()).await.map_err(of_agent)?;
+    let taken = handle.session.paste(pasted.address).await;
+    taken.map_err(|it| Box::new(answer::not_taken(&it, &name)))?;
+    let status = api.agent.status().await.map_err(of_agent)?;
+    cluster_of(&status, &name).ok_or_else(|| removed(Code::NoSuchCluster, &name))
 }
 
 async fn logout(api: &Api, name: String) -> Result<wire::LogoutAnswer, Refused> {
@@ -461,6 +475,8 @@ mod tests {
             ("v1/tunnels/a/up", Some(Method::POST)),
             ("v1/tunnels/a/down", Some(Method::POST)),
             ("v1/clusters/a/login", Some(Method::POST)),
+            ("v1/clusters/a/login/answer", Some(Method::POST)),
+            ("v1/clusters/a/login/other", None),
             ("v1/clusters/a/logout", Some(Method::POST)),
             ("v1/clusters/a/token", Some(Method::POST)),
             ("v1/connect", Some(Method::POST)),

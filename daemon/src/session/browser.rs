@@ -23,7 +23,7 @@ use jiff::tz::TimeZone;
 use pomd_core::session::{
     Answer, Welcome,
     callback::{self, DONE, LoginEndpoints, Visit},
-    error::LoginError,
+    error::{LoginError, NotTaken},
     pages::{self, Success},
     token::Token,
 };
@@ -36,7 +36,7 @@ use tokio::{
 
 use super::{
     server::{LoginServer, LoginTarget, NotGood},
-    source::{Attempt, PendingLogin, Source, Started},
+    source::{Attempt, Paste, PendingLogin, Source, Started},
 };
 use crate::{
     admission::{Admission, Capacity, Slot},
@@ -186,6 +186,7 @@ async fn serve(job: Job, listener: TcpListener) {
     let job = Arc::new(job);
     let Attempt { stop, verdict, .. } = &job.attempt;
     let cluster = job.cluster();
+    let mut pasted = job.attempt.pasted.lock().await;
     let mut visits = JoinSet::new();
     let admission = Admission::new(VISITS);
     let mut closes_at = None;
@@ -199,6 +200,9 @@ async fn serve(job: Job, listener: TcpListener) {
             }
             () = sleep_until(closes_at) => break,
             Some(_) = visits.join_next() => {}
+            Some(paste) = pasted.recv() => {
+                visits.spawn(take_pasted(job.clone(), paste));
+            }
             accepted = listener.accept(), if !admission.is_full() => match accepted {
                 Ok((stream, theirs)) if (job.browser.peer_check)(&stream, theirs) => {
                     visits.spawn(visit(job.clone(), stream, admission.enter()));
@@ -234,6 +238,18 @@ fn turn_away(job: &Job, stream: TcpStream, theirs: SocketAddr, count: u64) {
             "turned away {theirs} at the login page: another user ({count} so far)"
         );
     }
+}
+
+/// Takes the address that a sign-in ended on from the person instead of their browser, by the same rules.
+async fn take_pasted(job: Arc<Job>, paste: Paste) {
+    let visit = callback::classify_pasted(&paste.address, &job.endpoints);
+    let taken = match visit {
+        Visit::Answer(token) => take(&job, token).await,
+        Visit::Denied(why) => Err(NotTaken::Denied(why)),
+        Visit::Unusable => Err(NotTaken::Unusable),
+        Visit::Misdirected | Visit::Nothing | Visit::SignIn | Visit::Done => Err(NotTaken::Foreign),
+    };
+    let _ = paste.done.send(taken);
 }
 
 async fn visit(job: Arc<Job>, stream: TcpStream, slot: Slot) {
@@ -297,8 +313,20 @@ async fn sign_in(job: &Job) -> Response<Full<Bytes>> {
     }
 }
 
-/// The token counts only once the server says that it is good, and the session that the login still is.
 async fn accept(job: &Job, token: Token) -> Response<Full<Bytes>> {
+    match take(job, token).await {
+        Ok(()) => see_other(DONE),
+        Err(NotTaken::Unasked(error)) => failed(job, &error),
+        Err(NotTaken::NotOpen) if job.attempt.verdict.is_decided() => {
+            see_other(&job.endpoints.link)
+        }
+        Err(NotTaken::NotOpen) => page(StatusCode::GONE, pages::ended(job.cluster())),
+        Err(_) => page(StatusCode::BAD_REQUEST, pages::unusable(job.cluster())),
+    }
+}
+
+/// The token counts only once the server says that it is good, and the session that the login still is.
+async fn take(job: &Job, token: Token) -> Result<(), NotTaken> {
     let (cluster, server) = (&job.browser.cluster, &job.browser.server);
     let (user, address) = match server.user(cluster, &token).await {
         Ok(it) => it,
@@ -307,9 +335,9 @@ async fn accept(job: &Job, token: Token) -> Response<Full<Bytes>> {
                 cluster = job.cluster(),
                 "a login brought a token that the server refuses"
             );
-            return page(StatusCode::BAD_REQUEST, pages::unusable(job.cluster()));
+            return Err(NotTaken::Unusable);
         }
-        Err(NotGood::Unasked(error)) => return failed(job, &error),
+        Err(NotGood::Unasked(error)) => return Err(NotTaken::Unasked(error)),
     };
     let until = server.until(cluster, &address, &token).await;
     let answer = Answer {
@@ -320,9 +348,8 @@ async fn accept(job: &Job, token: Token) -> Response<Full<Bytes>> {
     };
     job.attempt.answer(answer).await;
     match job.attempt.verdict.get() {
-        Some(Some(_)) => see_other(DONE),
-        Some(None) => see_other(&job.endpoints.link),
-        None => page(StatusCode::GONE, pages::ended(job.cluster())),
+        Some(Some(_)) => Ok(()),
+        _ => Err(NotTaken::NotOpen),
     }
 }
 

@@ -16,7 +16,9 @@ use jiff::Timestamp;
 use pomd_core::{
     config::Address,
     session::{
-        Handover, Look, Patience, View, Wait, WaiterView, error::LoginError, is_no_bound,
+        Handover, Look, Patience, View, Wait, WaiterView,
+        error::{LoginError, NotTaken},
+        is_no_bound,
         token::Grant,
     },
     words::login::login_needed,
@@ -30,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     LoginOutcome, NoGrant,
     server::{LoginServer, LoginTarget, NotGood},
-    source::PendingLogin,
+    source::{Paste, PendingLogin},
 };
 use crate::clock::Clock;
 
@@ -101,6 +103,8 @@ pub(super) enum Command {
         shown_by_pomd: bool,
         reply: oneshot::Sender<Asked>,
     },
+    /// A person brings the address that their sign-in ended on.
+    Pasted(Paste),
     /// A person wants to be logged out.
     Logout {
         reply: oneshot::Sender<Option<Grant>>,
@@ -122,6 +126,7 @@ pub(super) struct OpenLogin {
     pub(super) sign_in_url: Option<String>,
     pub(super) expires_at: Timestamp,
     pub(super) fresh: bool,
+    pub(super) since: Instant,
 }
 
 /// How many connections wait.
@@ -334,6 +339,13 @@ impl Session {
         Err(NoGrant { reason })
     }
 
+    /// Takes the address that a sign-in ended on from a person whose browser cannot reach this machine.
+    pub async fn paste(&self, address: String) -> Result<(), NotTaken> {
+        self.ask(|done| Command::Pasted(Paste { address, done }))
+            .await
+            .unwrap_or(Err(NotTaken::NotOpen))
+    }
+
     /// Logs a person out: the token and its file are forgotten, a pending login is closed, nothing asks until a person
     /// does. Returns who was logged in (`None` if nobody).
     pub async fn logout(&self) -> Option<Grant> {
@@ -376,7 +388,12 @@ impl Session {
             sign_in_url,
             expires_at: open.expires_at,
             fresh: open.fresh,
+            started_at: self.ago(open.since),
         }))
+    }
+
+    fn ago(&self, since: Instant) -> Option<Timestamp> {
+        self.shared.clock.now().checked_sub(since.elapsed()).ok()
     }
 
     async fn mint(&self, redirect: String) -> Result<String, LoginError> {

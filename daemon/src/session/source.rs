@@ -11,9 +11,9 @@ use std::{
 use futures_util::future::BoxFuture;
 use pomd_core::session::{
     Answer, Welcome,
-    error::{LoginError, Question},
+    error::{LoginError, NotTaken, Question},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// How long a source may take until it has a token, or awaits a person.
@@ -65,6 +65,16 @@ pub struct Attempt {
     pub verdict: Verdict,
     /// Ends it at once.
     pub stop: CancellationToken,
+    /// What the person brings to it by hand. Held by the one who serves the attempt.
+    pub pasted: Arc<Mutex<mpsc::Receiver<Paste>>>,
+}
+
+/// The address that a sign-in ended on, brought by a person whose browser cannot reach this machine.
+pub struct Paste {
+    /// All of it. It may hold a good token.
+    pub address: String,
+    /// Told what became of it.
+    pub done: oneshot::Sender<Result<(), NotTaken>>,
 }
 
 /// What happened to an attempt.
@@ -78,6 +88,23 @@ pub enum Event {
 }
 
 impl Attempt {
+    /// One that `stop` ends, and where pasted addresses for it go.
+    pub fn new(
+        id: u64,
+        events: mpsc::Sender<Event>,
+        stop: CancellationToken,
+    ) -> (Self, mpsc::Sender<Paste>) {
+        let (pastes, pasted) = mpsc::channel(1);
+        let attempt = Self {
+            id,
+            events,
+            verdict: Verdict::default(),
+            stop,
+            pasted: Arc::new(Mutex::new(pasted)),
+        };
+        (attempt, pastes)
+    }
+
     /// Runs the attempt until it is over and its person was told so, or it is stopped.
     pub(super) async fn run(self, source: Arc<dyn Source>) {
         let starting = tokio::time::timeout(START_WITHIN, source.start(self.clone()));

@@ -230,6 +230,7 @@ impl Task {
                     shown_by_pomd,
                 });
             }
+            Command::Pasted(paste) => self.paste(paste),
             Command::Logout { reply } => {
                 let grant = self.core.grant();
                 self.feed(Input::Logout);
@@ -335,6 +336,7 @@ impl Task {
                     login: login.clone(),
                     expires_at: until,
                     fresh,
+                    since: *since,
                 })
             }
         };

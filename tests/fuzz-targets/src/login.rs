@@ -12,7 +12,7 @@ use pomd::{
     session::{
         browser::{self, Browser, Job},
         server::{LoginServer, LoginTarget, NotGood, Vouched},
-        source::{Attempt, Event, Verdict},
+        source::{Attempt, Event},
         store::{FILE_MOST, decode, encode},
     },
     upstream::{Limits, Upstream},
@@ -182,12 +182,7 @@ fn known() -> Known {
 /// The token that was taken, and the reply.
 async fn visit(request: &[u8]) -> (Option<String>, String) {
     let (events, mut told) = mpsc::channel(1);
-    let attempt = Attempt {
-        id: 1,
-        events,
-        verdict: Verdict::default(),
-        stop: CancellationToken::new(),
-    };
+    let (attempt, _) = Attempt::new(1, events, CancellationToken::new());
     let verdict = attempt.verdict.clone();
     let job = Job {
         browser: Browser {

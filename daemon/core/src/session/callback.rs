@@ -81,6 +81,20 @@ pub fn classify<B>(request: &Request<B>, endpoints: &LoginEndpoints) -> Visit {
     }
 }
 
+/// Classifies the address that a browser ended on, as a person copied it: the whole of it, or it is none.
+pub fn classify_pasted(address: &str, endpoints: &LoginEndpoints) -> Visit {
+    let behind = address.strip_prefix("http://");
+    let behind = behind.and_then(|it| it.strip_prefix(&*endpoints.host));
+    let Some(path) = behind.filter(|it| it.starts_with('/')) else {
+        return Visit::Misdirected;
+    };
+    let request = Request::get(path).header(header::HOST, &*endpoints.host);
+    match request.body(()) {
+        Ok(request) => classify(&request, endpoints),
+        Err(_) => Visit::Nothing,
+    }
+}
+
 /// A reply with the headers that all replies have. A page comes with its type, a `location` as a redirect.
 pub fn reply(
     status: StatusCode,
@@ -204,6 +218,56 @@ mod tests {
         );
         let empty = reply(StatusCode::NOT_FOUND, None, None);
         assert_eq!(empty.headers().len(), 6);
+    }
+
+    #[test]
+    fn a7_a_pasted_address_counts_as_a_whole_or_not_at_all() {
+        let endpoints = LoginEndpoints {
+            host: "127.0.0.1:41235".to_owned(),
+            port: 41_235,
+            link: "/k3v9qz".to_owned(),
+            callback: "/unguessable".to_owned(),
+        };
+        let whole = format!("{}?pomerium_jwt=abc.def", endpoints.redirect_url());
+        let token = Token::parse("abc.def").unwrap();
+        assert_eq!(
+            classify_pasted(&whole, &endpoints),
+            Visit::Answer(token.clone())
+        );
+        let longest = format!("{whole}&filler={}", "x".repeat(6_000));
+        assert_eq!(classify_pasted(&longest, &endpoints), Visit::Answer(token));
+        assert_eq!(
+            classify_pasted(&whole.replace("pomerium_jwt", "error"), &endpoints),
+            Visit::Denied("abc.def".to_owned())
+        );
+        let no_token = endpoints.redirect_url();
+        assert_eq!(classify_pasted(&no_token, &endpoints), Visit::Unusable);
+        for (from, to) in [
+            ("http://127.0.0.1:41235", ""),
+            ("http://", ""),
+            ("http://", "https://"),
+            ("http://", "http://x@"),
+            ("127.0.0.1", "localhost"),
+            ("127.0.0.1:41235", "127.0.0.1:41235.example.com"),
+            ("41235", "4123"),
+            ("41235", "41236"),
+            ("/unguessable", "/unguessabl"),
+            ("/unguessable", "/other"),
+            ("/unguessable", "/unguessable/"),
+            ("/unguessable", "/x/../unguessable"),
+            ("/unguessable", "//unguessable"),
+            ("/unguessable", "/%75nguessable"),
+            ("/unguessable", " /unguessable"),
+            ("abc", "a\r\nb"),
+            ("abc", "a b"),
+        ] {
+            let other = whole.replace(from, to);
+            let visit = classify_pasted(&other, &endpoints);
+            assert!(
+                matches!(visit, Visit::Misdirected | Visit::Nothing),
+                "{other}: {visit:?}"
+            );
+        }
     }
 
     #[test]

@@ -73,6 +73,21 @@ pub enum Cause {
     Internal(String),
 }
 
+/// Why an address that a person pasted was not taken as a login's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// No login waits for one.
+    NotOpen,
+    /// It is not the address that this login ends on.
+    Foreign,
+    /// It holds no token that the server takes.
+    Unusable,
+    /// The sign-in did not succeed. Cleaned for display.
+    Denied(String),
+    /// The server could not be asked whether the token is good.
+    Unasked(LoginError),
+}
+
 impl LoginError {
     /// Tells whether something spoke at the other end, though not as was hoped.
     pub fn was_answered(&self) -> bool {

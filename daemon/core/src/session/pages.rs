@@ -28,6 +28,9 @@ pub struct Success {
     pub instead_of: Option<String>,
 }
 
+/// Says on every page whose it is.
+const WHOSE: &str = "This page is pomd's, on this machine.";
+
 /// The page of a login that succeeded.
 pub fn success(cluster: &str, it: &Success) -> String {
     let who = it.user.as_deref().map(|it| format!("as {it}"));
@@ -108,7 +111,7 @@ fn page(heading: &str, paragraphs: &[String]) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>{heading}</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{heading}</h1>\n{body}</main>\n</body>\n</html>\n"
+         <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{heading}</h1>\n{body}<p>{WHOSE}</p>\n</main>\n</body>\n</html>\n"
     )
 }
 
@@ -250,6 +253,8 @@ mod tests {
             }
             res += text.trim_matches('\n');
         }
-        res
+        let (said, whose) = res.rsplit_once(" | ").unwrap();
+        assert_eq!(whose, WHOSE);
+        said.to_owned()
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     route::refusal::{Refusal, RefusalKind},
     session::{
         Event, Need,
-        error::{Cause, LoginError, Question},
+        error::{Cause, LoginError, NotTaken, Question},
     },
     words::step,
 };
@@ -80,6 +80,37 @@ impl LoginError {
             hint: it.hint,
             request_id: it.request_id,
             ..Reason::new(it.code, it.message, at)
+        }
+    }
+}
+
+impl NotTaken {
+    /// Returns in words why the address was not taken.
+    pub fn describe(&self, cluster: &str) -> Described {
+        let (code, message) = match self {
+            Self::NotOpen => (
+                Code::LoginNeeded,
+                format!("no login to {cluster} waits for an address"),
+            ),
+            Self::Foreign => (
+                Code::BadRequest,
+                "that address belongs to another login".to_owned(),
+            ),
+            Self::Unusable => (
+                Code::BadRequest,
+                "that address holds no token that can be used".to_owned(),
+            ),
+            Self::Denied(why) => (
+                Code::LoginFailed,
+                format!("the login did not succeed: {why}"),
+            ),
+            Self::Unasked(error) => return error.describe(cluster),
+        };
+        Described {
+            code,
+            message,
+            hint: None,
+            request_id: None,
         }
     }
 }

@@ -350,12 +350,7 @@ impl Login {
 }
 
 fn attempt(events: mpsc::Sender<Event>) -> Attempt {
-    Attempt {
-        id: 7,
-        events,
-        verdict: Verdict::default(),
-        stop: CancellationToken::new(),
-    }
+    Attempt::new(7, events, CancellationToken::new()).0
 }
 
 fn browser(server: Arc<FakeServer>, closed: Arc<AtomicBool>) -> Browser {

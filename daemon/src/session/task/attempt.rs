@@ -1,10 +1,15 @@
 //! The attempt that runs: how it starts, is shown to a person, makes room for the next, and ends.
 
-use tokio::{task::Id, time::Instant};
+use pomd_core::session::error::NotTaken;
+use tokio::{
+    sync::mpsc::{Sender, error::TrySendError},
+    task::Id,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::Task;
-use crate::session::source::{Attempt, PendingLogin, Verdict};
+use crate::session::source::{Attempt, Paste, PendingLogin, Verdict};
 
 /// Logins that are over and whose last pages can still be read, beside the newest; the oldest makes room.
 pub(super) const LINGERING: usize = 3;
@@ -15,6 +20,7 @@ pub(super) struct Running {
     pub(super) task: Id,
     pub(super) verdict: Verdict,
     stop: CancellationToken,
+    pastes: Sender<Paste>,
     /// What it awaits a person by, and since when.
     pub(super) pending: Option<(PendingLogin, Instant)>,
 }
@@ -22,12 +28,8 @@ pub(super) struct Running {
 impl Task {
     pub(super) fn start(&mut self, id: u64) {
         self.retire();
-        let attempt = Attempt {
-            id,
-            events: self.events.0.clone(),
-            verdict: Verdict::default(),
-            stop: self.with.stop.child_token(),
-        };
+        let (attempt, pastes) =
+            Attempt::new(id, self.events.0.clone(), self.with.stop.child_token());
         let (verdict, stop) = (attempt.verdict.clone(), attempt.stop.clone());
         let task = self.attempts.spawn(attempt.run(self.with.source.clone()));
         self.running = Some(Running {
@@ -35,6 +37,7 @@ impl Task {
             task: task.id(),
             verdict,
             stop,
+            pastes,
             pending: None,
         });
     }
@@ -61,6 +64,20 @@ impl Task {
             let showing = self.with.source.show(&login.link);
             self.shows.spawn(async move { (id, showing.await) });
         }
+    }
+
+    /// Hands a pasted address to the attempt that awaits one. One that is busy with another, or over, takes none.
+    pub(super) fn paste(&self, paste: Paste) {
+        let open = self.running.as_ref();
+        let open = open.filter(|it| it.pending.is_some() && !it.verdict.is_decided());
+        let refused = match open {
+            None => paste,
+            Some(open) => match open.pastes.try_send(paste) {
+                Ok(()) => return,
+                Err(TrySendError::Full(paste) | TrySendError::Closed(paste)) => paste,
+            },
+        };
+        let _ = refused.done.send(Err(NotTaken::NotOpen));
     }
 
     pub(super) fn cancel(&mut self, id: u64) {
