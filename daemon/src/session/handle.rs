@@ -1,6 +1,8 @@
 //! The handle on a session: what tunnels and the control protocol may ask of it.
 //!
 //! Knows the channels to the task that owns the session. A grant that is there is read without the task.
+//!
+//! Long because what others may ask of a session is read together.
 
 use std::{
     fmt,
