@@ -411,6 +411,16 @@ pub enum ClusterState {
 pub enum TokenSource {
     /// A login in a browser.
     Browser,
+    /// A file.
+    File,
+    /// An environment variable of pomd's.
+    Env,
+    /// A credential that systemd hands over.
+    Credential,
+    /// A program that prints it.
+    Command,
+    /// The token service of a GitHub Actions runner.
+    GithubActions,
     /// A source of a newer pomd.
     #[serde(other)]
     Unknown,
@@ -422,6 +432,8 @@ pub enum TokenSource {
 pub enum UntilKnownBy {
     /// Pomerium's portal: an upper bound, a session may end earlier.
     Server,
+    /// The token itself.
+    Token,
     /// A source of a newer pomd.
     #[serde(other)]
     Unknown,

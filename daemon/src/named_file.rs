@@ -11,12 +11,20 @@ use std::{
     time::SystemTime,
 };
 
+use pomd_core::{
+    config::TokenKind,
+    route::error::SystemError,
+    session::{error::SourceError, token::Token},
+};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::system::{
     file_trust::{self, Opened},
     plain_file,
 };
+
+/// The most bytes of a token's file: a token has 16 KiB at most, and may stand in blanks.
+pub const TOKEN_MOST: u64 = 64 << 10;
 
 /// Whose eyes a file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +33,9 @@ pub enum Kind {
     Public,
     /// Only its owner may read it.
     Secret,
+    /// Only its owner should read it; where a platform puts it for everybody, as Kubernetes and Docker do, a person is
+    /// told.
+    Token,
 }
 
 /// What was read.
@@ -63,15 +74,19 @@ pub fn read(path: &Path, kind: Kind, most: u64) -> Result<Contents, ReadError> {
     }
     let harm = match kind {
         Kind::Public => "it says whom pomd trusts",
-        Kind::Secret => "it says who you are",
+        Kind::Secret | Kind::Token => "it says who you are",
     };
-    let warnings = file_trust::settle(&findings, harm).map_err(ReadError::Distrusted)?;
-    if kind == Kind::Secret && plain_file::is_open_to_others(&file, &metadata) {
-        return Err(ReadError::Distrusted(format!(
+    let mut warnings = file_trust::settle(&findings, harm).map_err(ReadError::Distrusted)?;
+    if kind != Kind::Public && plain_file::is_open_to_others(&file, &metadata) {
+        let what = format!(
             "others can read it{}: chmod 600 {}",
             plain_file::mode(&metadata),
             file_trust::shell_word(path)
-        )));
+        );
+        match kind {
+            Kind::Token => warnings.push(what),
+            _ => return Err(ReadError::Distrusted(what)),
+        }
     }
     if metadata.len() > most {
         return Err(ReadError::Unusable(format!(
@@ -90,6 +105,24 @@ pub fn read(path: &Path, kind: Kind, most: u64) -> Result<Contents, ReadError> {
         modified: metadata.modified().ok(),
         length: metadata.len(),
     })
+}
+
+/// Returns what is wrong with the file of a token, and what a person should know of it, in sentences.
+pub fn check_token(path: &Path, kind: TokenKind) -> Vec<String> {
+    match read(path, Kind::Token, TOKEN_MOST) {
+        Ok(contents) => {
+            let problem = match Token::read(&contents.bytes, kind) {
+                Ok(_) => None,
+                Err(SourceError::Empty) => Some("it is empty".to_owned()),
+                Err(_) => {
+                    Some("it holds no token: one word of 1 to 16,384 visible characters".to_owned())
+                }
+            };
+            contents.warnings.into_iter().chain(problem).collect()
+        }
+        Err(ReadError::Io(error)) => vec![SystemError::from(error).text],
+        Err(ReadError::Distrusted(why) | ReadError::Unusable(why)) => vec![why],
+    }
 }
 
 fn read_all(file: File, most: u64) -> io::Result<Zeroizing<Vec<u8>>> {

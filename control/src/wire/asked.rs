@@ -127,6 +127,9 @@ pub struct TokenAnswer {
     pub cluster: String,
     /// The token.
     pub token: Secret,
+    /// It is sent as it stands behind `Bearer`, and not as a token of Pomerium's own.
+    #[serde(default)]
+    pub bearer: bool,
     /// When the session ends at the latest, if anybody said so.
     pub until: Option<Timestamp>,
     /// The files of the client certificate that the cluster's hosts want to see beside it.

@@ -83,7 +83,8 @@ fn not_understood(message: &str) -> CliError {
 
 fn credential(api_version: &str, answer: &TokenAnswer) -> Result<Value, CliError> {
     // kubectl can only say Bearer; Pomerium knows its own tokens there by this word.
-    let mut status = json!({ "token": format!("Pomerium-{}", answer.token.reveal()) });
+    let word = if answer.bearer { "" } else { "Pomerium-" };
+    let mut status = json!({ "token": format!("{word}{}", answer.token.reveal()) });
     if let Some(until) = answer.until {
         status["expirationTimestamp"] = json!(until);
     }
@@ -137,11 +138,15 @@ mod tests {
         let mut answer = TokenAnswer {
             cluster: "corp".to_owned(),
             token: Secret::new("a.b.c"),
+            bearer: false,
             until: None,
             client_identity: None,
         };
         let told = credential(VERSIONS[0], &answer).unwrap();
         assert_eq!(told["status"], json!({ "token": "Pomerium-a.b.c" }));
+        answer.bearer = true;
+        let told = credential(VERSIONS[0], &answer).unwrap();
+        assert_eq!(told["status"], json!({ "token": "a.b.c" }));
         answer.until = Some("2026-07-01T08:00:00Z".parse().unwrap());
         let told = credential(VERSIONS[0], &answer).unwrap();
         assert_eq!(

@@ -29,8 +29,9 @@ pub(crate) async fn run(cx: &Context, args: &TokenArgs) -> Result<Exit, CliError
     }
     let token = answer.token.reveal();
     if args.header {
+        let scheme = if answer.bearer { "Bearer" } else { "Pomerium" };
         cx.screen
-            .answer(&format!("Authorization: Pomerium {token}"))?;
+            .answer(&format!("Authorization: {scheme} {token}"))?;
     } else {
         cx.screen.answer(token)?;
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use control::{
     humanize,
-    wire::{Cluster, ClusterState, Code},
+    wire::{Cluster, ClusterState, Code, TokenSource},
 };
 
 use super::{View, paint::Role, sentence, table::Cell, times};
@@ -56,6 +56,18 @@ pub(crate) fn sign(state: ClusterState, view: &View<'_>) -> Cell {
     }
 }
 
+/// Returns where a token comes from that nobody logged in for.
+fn by(source: TokenSource) -> &'static str {
+    match source {
+        TokenSource::Browser | TokenSource::Unknown => "",
+        TokenSource::File => " (token of a file)",
+        TokenSource::Env => " (token of a variable)",
+        TokenSource::Credential => " (token of a systemd credential)",
+        TokenSource::Command => " (token of a command)",
+        TokenSource::GithubActions => " (token of GitHub Actions)",
+    }
+}
+
 /// Returns the column SESSION.
 pub(crate) fn session(cluster: &Cluster, view: &View<'_>) -> Cell {
     let since = cluster
@@ -64,7 +76,8 @@ pub(crate) fn session(cluster: &Cluster, view: &View<'_>) -> Cell {
     match cluster.state {
         ClusterState::LoggedIn => {
             let user = cluster.user.as_deref().unwrap_or("logged in");
-            Cell::new(Role::Plain, format!("{user}{}", until(cluster, view)))
+            let by = by(cluster.token_source);
+            Cell::new(Role::Plain, format!("{user}{by}{}", until(cluster, view)))
         }
         ClusterState::LoginNeeded => Cell::new(Role::Warn, format!("login needed{since}")),
         ClusterState::LoginRunning => Cell::new(Role::Warn, format!("login running{since}")),

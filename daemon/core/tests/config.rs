@@ -9,7 +9,7 @@ use std::{
 };
 
 use pomd_core::config::{
-    ClusterSpec, Config, ForwardProxy, Machine, Problems, Settings, TunnelSpec,
+    ClusterSpec, Config, ForwardProxy, Machine, Problems, Settings, TokenSpec, TunnelSpec,
 };
 
 #[test]
@@ -119,6 +119,7 @@ fn rendered(config: &Config) -> String {
             forward_proxy,
             forward_proxy_auth,
             browser,
+            token,
             insecure_skip_verify,
             named,
         } = cluster;
@@ -141,6 +142,9 @@ fn rendered(config: &Config) -> String {
         if *forward_proxy != ForwardProxy::Environment || forward_proxy_auth.is_some() {
             res += &format!("    forward_proxy {forward_proxy:?}\n");
             res += &format!("    forward_proxy_auth {forward_proxy_auth:?}\n");
+        }
+        if *token != TokenSpec::default() {
+            res += &format!("    token {:?}, kind {:?}\n", token.source, token.kind);
         }
         res +=
             &format!("    browser {browser:?}\n    insecure_skip_verify {insecure_skip_verify}\n");

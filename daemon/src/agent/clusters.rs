@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use pomd_core::{
-    config::{ClusterName, ClusterSpec, Config, TunnelName},
+    config::{ClusterName, ClusterSpec, Config, TokenSpec, TunnelName},
     session::Handover,
 };
 use tokio::{
@@ -45,13 +45,18 @@ impl Agent {
         for cluster in &ended {
             self.join_session(cluster.task).await;
         }
-        let left: Vec<Handover> = ended.iter().map(|it| it.session.handover()).collect();
+        let left: Vec<(TokenSpec, Handover)> = ended
+            .iter()
+            .map(|it| (it.spec.token.clone(), it.session.handover()))
+            .collect();
         let mut replaced = BTreeSet::new();
         for (name, spec) in &new.clusters {
             if self.clusters.contains_key(name) {
                 continue;
             }
-            let handover = Handover::choose(&left, &spec.login_at).cloned();
+            // A token goes on only where the same source would give it.
+            let left = left.iter().filter(|it| it.0 == spec.token).map(|it| &it.1);
+            let handover = Handover::choose(left, &spec.login_at).cloned();
             let cluster = self.start_cluster(name, spec, handover.unwrap_or_default());
             self.clusters.insert(name.clone(), cluster);
             replaced.insert(name.clone());

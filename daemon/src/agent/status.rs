@@ -5,7 +5,7 @@ use std::{path::Path, sync::atomic::Ordering::Relaxed};
 use control::wire::{self, Code, TunnelState};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use pomd_core::{
-    config::{ClusterName, Listen, Route},
+    config::{ClusterName, Listen, Route, TokenSource},
     session::View,
 };
 
@@ -258,16 +258,32 @@ fn cluster(name: &ClusterName, cluster: &Cluster) -> wire::Cluster {
             .grant
             .filter(|_| view.state == wire::ClusterState::LoggedIn)
             .and_then(|it| it.user),
-        token_source: wire::TokenSource::Browser,
+        token_source: token_source(&cluster.spec.token.source),
         since: view.since,
         until: view.until,
-        until_known_by: view.until.map(|_| wire::UntilKnownBy::Server),
+        until_known_by: view
+            .until
+            .map(|_| match cluster.spec.token.source.asks_a_person() {
+                true => wire::UntilKnownBy::Server,
+                false => wire::UntilKnownBy::Token,
+            }),
         waiting: view.waiting,
         forward_proxy: cluster.forward_proxy().map(|it| wire::ForwardProxy {
             url: it.url,
             variable: it.variable.map(str::to_owned),
         }),
         reason: view.reason,
+    }
+}
+
+fn token_source(source: &TokenSource) -> wire::TokenSource {
+    match source {
+        TokenSource::Browser => wire::TokenSource::Browser,
+        TokenSource::File(_) => wire::TokenSource::File,
+        TokenSource::Env(_) => wire::TokenSource::Env,
+        TokenSource::Credential(_) => wire::TokenSource::Credential,
+        TokenSource::Command(_) => wire::TokenSource::Command,
+        TokenSource::GithubActions { .. } => wire::TokenSource::GithubActions,
     }
 }
 

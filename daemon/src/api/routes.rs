@@ -11,6 +11,7 @@ use control::{
 };
 use futures_util::{Stream, stream};
 use hyper::{Method, Request, Response, StatusCode, Version, body::Incoming, header};
+use pomd_core::config::TokenKind;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -288,6 +289,7 @@ async fn token(api: &Api, name: String) -> Result<wire::TokenAnswer, Refused> {
             return Ok(wire::TokenAnswer {
                 cluster: name,
                 token: wire::Secret::new(grant.token.reveal()),
+                bearer: grant.token.kind() == TokenKind::Bearer,
                 until: handle.session.view().until,
                 client_identity: handle.client_identity,
             });
@@ -296,8 +298,9 @@ async fn token(api: &Api, name: String) -> Result<wire::TokenAnswer, Refused> {
     };
     Err(Box::new(wire::ApiError {
         hint: reason.hint,
+        request_id: reason.request_id,
         cluster: Some(name),
-        ..api_error(Code::LoginNeeded, reason.message)
+        ..api_error(reason.code, reason.message)
     }))
 }
 

@@ -9,6 +9,7 @@ use pomd_core::config::{self, Config, Machine};
 use super::{Content, LastGood, evaluate, read};
 use crate::{
     agent::{Broken, Loaded},
+    named_file,
     system::disk::Fs,
     system::home::shown,
     system::users,
@@ -52,6 +53,11 @@ pub async fn check(place: &Paths, fs: Arc<dyn Fs>, machine: &Machine, now: Times
         let section = config::section_of_cluster(name);
         for (key, problem) in upstream::check_files(spec, now) {
             warnings.add(&section, key, &problem);
+        }
+        if let Some(path) = spec.token.source.file() {
+            for problem in named_file::check_token(path, spec.token.kind) {
+                warnings.add(&section, "token", &problem);
+            }
         }
     }
     for name in users::unknown(&config.settings.allow_users) {

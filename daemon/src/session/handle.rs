@@ -2,7 +2,7 @@
 //!
 //! Knows the channels to the task that owns the session. A grant that is there is read without the task.
 //!
-//! Long because what others may ask of a session is read together.
+//! Long because each thing that may be asked has its command and its method here.
 
 use std::{
     fmt,
@@ -59,6 +59,8 @@ pub(super) struct Shared {
     pub(super) cluster: Arc<LoginTarget>,
     pub(super) server: Arc<dyn LoginServer>,
     pub(super) clock: Clock,
+    /// Its tokens come from a person's login.
+    pub(super) asks_a_person: bool,
     pub(super) inbox: mpsc::Sender<Command>,
     pub(super) view: watch::Receiver<View>,
     pub(super) waiter_view: watch::Receiver<WaiterView>,
@@ -99,6 +101,12 @@ pub(super) enum Command {
     Refused {
         generation: u64,
         done: oneshot::Sender<()>,
+    },
+    /// The server refused the token of this generation in a way that may mean that it is stale. Answered once the source
+    /// was asked again, if that could help.
+    Doubted {
+        generation: u64,
+        reply: oneshot::Sender<Asked>,
     },
     /// A person wants to log in.
     Ask {
@@ -256,6 +264,14 @@ impl Session {
         self.ask(|done| Command::Refused { generation, done }).await;
     }
 
+    /// Tells that the server refused the token of this generation in a way that may mean that it is stale, and returns the
+    /// grant to try instead, if the source gives another one. Asks it once for each token.
+    pub async fn doubted(&self, generation: u64) -> Option<Grant> {
+        self.ask(|reply| Command::Doubted { generation, reply })
+            .await?;
+        self.shared.waiter_view.borrow().newer(Some(generation))
+    }
+
     /// Tells that the network is another one, or that the machine slept: pauses after logins that failed are forgotten.
     /// Opens none.
     pub fn on_environment_changed(&self) {
@@ -265,6 +281,17 @@ impl Session {
     /// Logs a person in: asks the server whether the token is still good, or for a login.
     pub async fn login(&self, request: wire::LoginRequest) -> Result<LoginOutcome, LoginError> {
         let shown_by_pomd = request.opener == Opener::Pomd;
+        if !self.shared.asks_a_person {
+            let asked = self.ask(|reply| Command::Ask {
+                shown_by_pomd,
+                reply,
+            });
+            return match asked.await {
+                Some(Asked::Failed(error)) => Err(error),
+                Some(Asked::Granted | Asked::Open(_)) => Ok(LoginOutcome::LoggedIn),
+                None => Err(self.ended()),
+            };
+        }
         for _ in 0..TRIES {
             let held = self.shared.view.borrow().grant.clone();
             if let Some(grant) = held {
@@ -302,6 +329,9 @@ impl Session {
     /// about it first, once for all who want it in a moment. Starts no login.
     pub async fn checked_grant(&self) -> Result<Grant, NoGrant> {
         let shared = &self.shared;
+        if !shared.asks_a_person {
+            return self.sourced_grant().await;
+        }
         for _ in 0..TRIES {
             let mut checked = shared.checked.lock().await;
             let Some(grant) = self.view().grant else {
@@ -338,6 +368,33 @@ impl Session {
             }
         }
         let reason = login_needed(self.name(), shared.clock.now());
+        Err(NoGrant { reason })
+    }
+
+    /// Returns the grant of a source that needs no person, which is asked where there is none.
+    async fn sourced_grant(&self) -> Result<Grant, NoGrant> {
+        for _ in 0..TRIES {
+            let view = self.view();
+            if let Some(grant) = view
+                .grant
+                .filter(|_| view.state == wire::ClusterState::LoggedIn)
+            {
+                return Ok(grant);
+            }
+            let asked = self.ask(|reply| Command::Ask {
+                shown_by_pomd: false,
+                reply,
+            });
+            match asked.await {
+                Some(Asked::Granted | Asked::Open(_)) => {}
+                Some(Asked::Failed(error)) => {
+                    let reason = error.reason(self.name(), self.shared.clock.now());
+                    return Err(NoGrant { reason });
+                }
+                None => return Err(self.gone()),
+            }
+        }
+        let reason = LoginError::Overtaken.reason(self.name(), self.shared.clock.now());
         Err(NoGrant { reason })
     }
 

@@ -1,7 +1,7 @@
 //! Being logged in to one cluster.
 //!
 //! `pomd_core::session` decides, `task` drives it, `handle` is what others hold. `source` is the seam behind which tokens
-//! come from, `browser` the source that asks a person, `server` what is asked of the server; `store` keeps a token on disk.
+//! come from, `browser` the source that asks a person, `token_source` those that ask nobody, `server` what is asked of the server; `store` keeps a token on disk.
 //! Knows logins, tokens and one cluster. Must not know tunnels, the relay or the configuration's syntax.
 
 pub mod browser;
@@ -12,6 +12,7 @@ pub mod server;
 pub mod source;
 pub mod store;
 mod task;
+mod token_source;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -29,8 +30,10 @@ pub use handle::Session;
 
 use browser::Browser;
 use server::LoginTarget;
+use source::Source;
 use store::Store;
 use task::Dependencies;
+use token_source::Unattended;
 
 /// What a session needs from others.
 #[derive(Clone)]
@@ -80,16 +83,29 @@ impl Session {
             login_at: setup.spec.login_at,
             upstream: setup.upstream,
         });
-        let source = Browser {
-            cluster: cluster.clone(),
-            server: setup.env.login_server.clone(),
-            peer_check: setup.peer_check,
-            opener: setup.env.opener.clone(),
-            choice: setup.spec.browser,
+        let asks_a_person = setup.spec.token.source.asks_a_person();
+        let server = setup.env.login_server.clone();
+        let source: Arc<dyn Source> = match asks_a_person {
+            true => Arc::new(Browser {
+                cluster: cluster.clone(),
+                server,
+                peer_check: setup.peer_check,
+                opener: setup.env.opener.clone(),
+                choice: setup.spec.browser,
+            }),
+            false => Arc::new(Unattended {
+                cluster: cluster.clone(),
+                server,
+                token: setup.spec.token,
+                surroundings: setup.env.surroundings.clone(),
+                proxies: setup.env.proxies.clone(),
+                ca_file: setup.spec.ca_file,
+            }),
         };
         let dependencies = Dependencies {
             cluster,
-            source: Arc::new(source),
+            source,
+            asks_a_person,
             store: Store::new(setup.state, setup.env.fs.clone()),
             env: setup.env,
             changed: setup.changed,

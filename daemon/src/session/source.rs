@@ -13,7 +13,7 @@ use pomd_core::session::{
     Answer, Welcome,
     error::{LoginError, NotTaken, Question},
 };
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// How long a source may take until it has a token, or awaits a person.
@@ -29,12 +29,21 @@ pub(super) trait Source: Send + Sync {
 
     /// Shows a [`PendingLogin`] to the person; `Err` says in words why not, at most after some seconds.
     fn show(&self, link: &str) -> BoxFuture<'static, Result<(), String>>;
+
+    /// Tells `changed` whenever the source may give another token, until `stop`; `None`: it never knows.
+    fn watch(
+        &self,
+        changed: Arc<Notify>,
+        stop: CancellationToken,
+    ) -> Option<BoxFuture<'static, ()>> {
+        let _ = (changed, stop);
+        None
+    }
 }
 
 /// What an attempt came to at first.
 pub(super) enum Started {
     /// The token, with nobody asked.
-    #[expect(dead_code, reason = "for sources that ask no person")]
     Token(Answer),
     /// A person is to answer: by this, while that runs. It tells the answer by [`Attempt::answer`], and ends soon after
     /// the [`Verdict`] is out.

@@ -4,6 +4,8 @@
 //! awaited: a sync may take long on a slow disk, and then only this cluster's logins wait for it, never a connection
 //! (grants are read from a `watch`). At the start the file is read in place: it is a few KiB, and whoever looks at the
 //! session first already sees the login.
+//!
+//! Long because what can happen, and what each effect of the core does, are read together.
 
 mod attempt;
 
@@ -41,6 +43,8 @@ pub(super) struct Dependencies {
     pub(super) cluster: Arc<LoginTarget>,
     pub(super) env: Env,
     pub(super) source: Arc<dyn Source>,
+    /// Its tokens come from a person's login, and rest on the disk.
+    pub(super) asks_a_person: bool,
     pub(super) store: Store,
     pub(super) changed: Arc<Notify>,
     pub(super) stop: CancellationToken,
@@ -64,6 +68,7 @@ pub(super) struct Task {
     inbox: mpsc::Receiver<Command>,
     waiting: Arc<Waiting>,
     environment_changed: Arc<Notify>,
+    source_changed: Arc<Notify>,
     view: watch::Sender<View>,
     waiter_view: watch::Sender<WaiterView>,
 }
@@ -78,6 +83,7 @@ enum Happening {
     Demanded(Result<Demand, JoinError>),
     WaitersChanged,
     EnvironmentChanged,
+    SourceChanged,
     Command(Command),
     Timeout,
 }
@@ -85,9 +91,11 @@ enum Happening {
 /// A session at its start, with what its predecessor and earlier lives left of it.
 pub(super) fn start(with: Dependencies, handover: Handover) -> (Session, Task) {
     let login_at = with.cluster.login_at.clone();
-    let saved = with.store.load(&login_at);
+    let asks_a_person = with.asks_a_person;
+    let saved = asks_a_person.then(|| with.store.load(&login_at)).flatten();
     let name = with.cluster.name.to_string();
-    let core = Core::new(name, login_at, handover, saved, with.env.clock.now());
+    let now = with.env.clock.now();
+    let core = Core::new(name, asks_a_person, login_at, handover, saved, now);
     let (inbox_in, inbox) = mpsc::channel(16);
     let (view, view_out) = watch::channel(core.view());
     let (waiter_view, waiter_view_out) = watch::channel(core.waiter_view());
@@ -97,6 +105,7 @@ pub(super) fn start(with: Dependencies, handover: Handover) -> (Session, Task) {
         cluster: with.cluster.clone(),
         server: with.env.login_server.clone(),
         clock: with.env.clock.clone(),
+        asks_a_person,
         inbox: inbox_in,
         view: view_out,
         waiter_view: waiter_view_out,
@@ -124,6 +133,7 @@ pub(super) fn start(with: Dependencies, handover: Handover) -> (Session, Task) {
         inbox,
         waiting,
         environment_changed,
+        source_changed: Arc::default(),
         view,
         waiter_view,
     };
@@ -133,6 +143,10 @@ pub(super) fn start(with: Dependencies, handover: Handover) -> (Session, Task) {
 impl Task {
     /// Runs until `stop`; returns when the pending login is closed.
     pub(super) async fn run(mut self) {
+        let changed = self.source_changed.clone();
+        if let Some(watching) = self.with.source.watch(changed, self.with.stop.clone()) {
+            self.attempts.spawn(watching);
+        }
         let effects = self.core.on_timeout(self.with.env.clock.now());
         self.carry_out(effects);
         loop {
@@ -148,6 +162,7 @@ impl Task {
                 Some(it) = self.demands.join_next() => Happening::Demanded(it),
                 () = self.waiting.changed.notified() => Happening::WaitersChanged,
                 () = self.environment_changed.notified() => Happening::EnvironmentChanged,
+                () = self.source_changed.notified() => Happening::SourceChanged,
                 Some(it) = self.inbox.recv() => Happening::Command(it),
                 () = sleep(rest) => Happening::Timeout,
             };
@@ -177,6 +192,7 @@ impl Task {
             }
             Happening::WaitersChanged => self.feed(Input::Waiters(self.waiting.count())),
             Happening::EnvironmentChanged => self.feed(Input::EnvironmentChanged),
+            Happening::SourceChanged => self.feed(Input::SourceChanged),
             Happening::Command(it) => self.on_command(it).await,
             Happening::Timeout => {
                 let effects = self.core.on_timeout(self.with.env.clock.now());
@@ -229,6 +245,12 @@ impl Task {
                     asker,
                     shown_by_pomd,
                 });
+            }
+            Command::Doubted { generation, reply } => {
+                self.newest_asker += 1;
+                let asker = self.newest_asker;
+                self.askers.insert(asker, reply);
+                self.feed(Input::Doubted { asker, generation });
             }
             Command::Pasted(paste) => self.paste(paste),
             Command::Logout { reply } => {

@@ -34,3 +34,28 @@ pub fn own_process_group(command: &mut tokio::process::Command) {
     #[cfg(not(unix))]
     let _ = command;
 }
+
+/// A child's process group, made by [`own_process_group`]; whatever is left of it is killed when this is dropped.
+#[derive(Debug)]
+pub struct ProcessGroup(Option<u32>);
+
+impl ProcessGroup {
+    /// Returns the group of `child`, which has not been waited for.
+    pub fn of(child: &tokio::process::Child) -> Self {
+        Self(child.id())
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(group) = self.0.and_then(|it| i32::try_from(it).ok())
+            && let Some(group) = rustix::process::Pid::from_raw(group)
+        {
+            // That nothing is left of it is what is wanted.
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        #[cfg(not(unix))]
+        let _ = self.0;
+    }
+}

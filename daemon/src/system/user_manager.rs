@@ -135,13 +135,39 @@ pub fn outside(words: &[String], changes: &Variables) -> Vec<String> {
         "--property=KillMode=process",
         "--description=Browser for the login of pomd",
     ];
-    let start = start.into_iter().map(str::to_owned);
+    with_manager(start.map(str::to_owned), words, changes)
+}
+
+/// The command that has the manager run `words` as [`outside`] does, with this command's standard streams, and ends
+/// everything of it after `limit` at the latest.
+pub fn piped(words: &[String], changes: &Variables, limit: Duration) -> Vec<String> {
+    let limit = format!("--property=RuntimeMaxSec={}", limit.as_secs());
+    let start = [
+        "systemd-run",
+        "--user",
+        "--quiet",
+        "--collect",
+        "--pipe",
+        "--wait",
+        "--service-type=exec",
+        &limit,
+        "--description=Token for pomd",
+    ];
+    with_manager(start.map(str::to_owned), words, changes)
+}
+
+fn with_manager(
+    start: impl IntoIterator<Item = String>,
+    words: &[String],
+    changes: &Variables,
+) -> Vec<String> {
     let changes = changes
         .iter()
         .map(|(name, value)| format!("--setenv={name}={value}"));
     // The manager puts variables in.
     let words = words.iter().map(|it| it.replace('$', "$$"));
     let end = std::iter::once("--".to_owned());
+    let start = start.into_iter();
     start.chain(changes).chain(end).chain(words).collect()
 }
 

@@ -298,6 +298,7 @@ impl Tunnel {
             spec: &self.cluster,
             route: &self.spec.route,
             user: grant.user.as_deref(),
+            token: &grant.token,
             similar,
             open: self.counters.open.load(Relaxed),
             at: self.env.clock.now(),

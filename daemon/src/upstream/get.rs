@@ -45,8 +45,8 @@ pub(super) fn request(
         "GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: application/json\r\nuser-agent: {AGENT}\r\n"
     );
     res.extend_from_slice(head.as_bytes());
-    if token.is_some() {
-        for part in ["authorization: Pomerium ", secret, "\r\n"] {
+    if let Some(token) = &token {
+        for part in ["authorization: ", token.scheme(), " ", secret, "\r\n"] {
             res.extend_from_slice(part.as_bytes());
         }
     }

@@ -96,7 +96,9 @@ pub(super) fn request(authority: &Authority, token: Permitted<'_>) -> Zeroizing<
     let line = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
     for part in [
         &line,
-        "Authorization: Pomerium ",
+        "Authorization: ",
+        token.scheme(),
+        " ",
         secret,
         "\r\nAccept: application/json\r\nUser-Agent: ",
         AGENT,

@@ -89,6 +89,7 @@ impl Lab {
             forward_proxy: ForwardProxy::Environment,
             forward_proxy_auth: None,
             browser: BrowserChoice::None,
+            token: pomd_core::config::TokenSpec::default(),
             insecure_skip_verify: false,
             named: true,
         }

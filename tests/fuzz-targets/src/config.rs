@@ -4,7 +4,7 @@ use std::{fmt::Write, path::Path};
 
 use pomd_core::config::{
     Address, Authority, BrowserChoice, Change, ClusterSpec, Config, ForwardProxy, Host,
-    HostPattern, Listen, Route, Start, TunnelSpec, changes as differences,
+    HostPattern, Listen, Route, Start, TokenKind, TokenSource, TunnelSpec, changes as differences,
 };
 
 const BASE: &str = "/etc/pomd";
@@ -258,6 +258,23 @@ fn write_cluster(res: &mut String, cluster: &ClusterSpec) {
             "forward_proxy_auth",
             format!("{{ file = {} }}", text(&path(file))),
         );
+    }
+    if let Some(source) = match &cluster.token.source {
+        TokenSource::Browser => None,
+        TokenSource::File(it) => Some(format!("file = {}", text(&path(it)))),
+        TokenSource::Env(it) => Some(format!("env = {}", text(it))),
+        TokenSource::Credential(it) => Some(format!("credential = {}", text(it))),
+        TokenSource::Command(it) => Some(format!("command = {}", list(it))),
+        TokenSource::GithubActions { audience } => Some(format!(
+            "github_actions = {{ audience = {} }}",
+            text(audience)
+        )),
+    } {
+        let kind = match cluster.token.kind {
+            TokenKind::Pomerium => "pomerium",
+            TokenKind::Bearer => "bearer",
+        };
+        line(res, "token", format!("{{ {source}, kind = \"{kind}\" }}"));
     }
     line(res, "insecure_skip_verify", cluster.insecure_skip_verify);
 }

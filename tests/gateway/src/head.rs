@@ -47,6 +47,11 @@ impl Request {
         self.header("authorization")?.strip_prefix("Pomerium ")
     }
 
+    /// A token that somebody else issued.
+    pub(crate) fn bearer(&self) -> Option<&str> {
+        self.header("authorization")?.strip_prefix("Bearer ")
+    }
+
     pub(crate) fn cookie(&self, name: &str) -> Option<&str> {
         let pairs = self.header("cookie")?.split(';');
         pairs

@@ -88,6 +88,16 @@ impl Gateway {
         self.shared.sessions.issue(user).token
     }
 
+    /// Issues a token for `user` as an identity provider does, that routes take as `Bearer` for as long as it lives.
+    pub fn bearer(&self, user: &str, life: Duration) -> String {
+        self.shared.sessions.issue_bearer(user, life)
+    }
+
+    /// Takes no such token any more.
+    pub fn end_bearer(&self, token: &str) {
+        self.shared.sessions.end_bearer(token);
+    }
+
     /// Whether the server takes this token.
     pub fn is_good(&self, token: &str) -> bool {
         self.shared.sessions.of(token).is_some()

@@ -48,6 +48,8 @@ pub(crate) struct Sessions(Mutex<Inner>);
 struct Inner {
     /// By token.
     sessions: BTreeMap<String, Session>,
+    /// By token: those that an identity provider issued.
+    bearers: BTreeMap<String, Session>,
     /// By the browser's cookie: the token.
     browsers: BTreeMap<String, String>,
     /// By id.
@@ -66,6 +68,42 @@ impl Sessions {
             .sessions
             .insert(session.token.clone(), session.clone());
         session
+    }
+
+    /// A token of an identity provider for `user`, with an end of its own.
+    pub(crate) fn issue_bearer(&self, user: &str, life: Duration) -> String {
+        let ends = now() + life;
+        let since = ends.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let claims = json!({
+            "iss": "https://issuer.test",
+            "aud": ["https://corp.test"],
+            "sub": user,
+            "jti": random(8),
+            "exp": since.as_secs_f64(),
+        });
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let token = format!(
+            "{}.{}.{}",
+            part(&json!({"alg": "ES256"})),
+            part(&claims),
+            random(16)
+        );
+        let session = Session {
+            user: user.to_owned(),
+            token: token.clone(),
+            ends,
+        };
+        self.lock().bearers.insert(token.clone(), session);
+        token
+    }
+
+    pub(crate) fn of_bearer(&self, token: &str) -> Option<Session> {
+        let session = self.lock().bearers.get(token).cloned();
+        session.filter(|it| now() < it.ends)
+    }
+
+    pub(crate) fn end_bearer(&self, token: &str) {
+        self.lock().bearers.remove(token);
     }
 
     pub(crate) fn of(&self, token: &str) -> Option<Session> {
@@ -184,11 +222,7 @@ pub(crate) fn request_id() -> String {
 }
 
 fn new_session(user: &str, exp: Option<&Value>) -> Session {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the gateway plays the server, which has a clock of its own"
-    )]
-    let now = SystemTime::now();
+    let now = now();
     let iat = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let encode = |it: Value| URL_SAFE_NO_PAD.encode(it.to_string());
     let header = encode(json!({ "alg": "HS256", "typ": "JWT" }));
@@ -204,6 +238,14 @@ fn new_session(user: &str, exp: Option<&Value>) -> Session {
         token: format!("{header}.{claims}.{}", random(32)),
         ends: now + SESSION_LIFE,
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the gateway plays the server, which has a clock of its own"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The subject that stands for a user.

@@ -45,7 +45,13 @@ impl Shared {
         let Some(upstream) = route else {
             return Err(Answer::envoy(404, "route_not_found", id));
         };
-        let session = request.token().and_then(|it| self.sessions.of(it));
+        // A bad token of somebody else is refused as a good one is that the policy forbids.
+        let bearer = match request.bearer().map(|it| self.sessions.of_bearer(it)) {
+            Some(None) => return Err(Answer::pomerium(403, "Forbidden", id)),
+            Some(it) => it,
+            None => None,
+        };
+        let session = bearer.or_else(|| request.token().and_then(|it| self.sessions.of(it)));
         let Some(session) = session else {
             return Err(if request.accepts_json() {
                 Answer::pomerium(401, "Unauthorized", id)

@@ -89,6 +89,7 @@ impl Session {
         });
         let core = Core::new(
             cluster.to_owned(),
+            true,
             addresses.to_vec(),
             handover,
             saved,

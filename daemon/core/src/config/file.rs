@@ -42,14 +42,33 @@ const CLUSTER: Keys = Keys {
         "forward_proxy",
         "forward_proxy_auth",
         "browser",
+        "token",
         "insecure_skip_verify",
     ],
-    later: &["token", "store"],
+    later: &["store"],
 };
 /// A table that says where a secret is.
 const SECRET: Keys = Keys {
     kind: "secret",
     built: &["file"],
+    later: &[],
+};
+/// The table that says where a token is.
+const TOKEN: Keys = Keys {
+    kind: "token",
+    built: &[
+        "file",
+        "env",
+        "credential",
+        "command",
+        "github_actions",
+        "kind",
+    ],
+    later: &[],
+};
+const RUNNER: Keys = Keys {
+    kind: "runner",
+    built: &["audience"],
     later: &[],
 };
 const SETTINGS: Keys = Keys {
@@ -210,36 +229,44 @@ impl<'t> Section<'t> {
         })
     }
 
-    /// Reads a table that says in which file a secret is. A secret itself does not belong here.
+    /// Reads a table that says where a secret is. A secret itself does not belong here.
     pub(super) fn secret(&self, key: &str, wants: &str, found: &mut Found) -> Option<Section<'t>> {
         let value = self.table.get(key)?;
-        match value.get_ref() {
-            DeValue::Table(table) => {
-                let section = Section {
-                    name: self.name,
-                    span: value.span(),
-                    title: self.title.clone(),
-                    table,
-                };
-                section.check_keys(&SECRET, found);
-                Some(section)
-            }
-            DeValue::String(_) => {
-                found.push(
-                    Problem::at(
-                        value.span(),
-                        format!("the secret of `{key}` is in this file"),
-                    )
-                    .section(&self.title)
-                    .label(format!("keep it out of this file: {wants}")),
-                );
-                None
-            }
-            _ => {
-                found.push(self.wrong_kind(key, value, ("a table", wants)));
-                None
-            }
+        if !matches!(value.get_ref(), DeValue::String(_)) {
+            return self.table(key, wants, found);
         }
+        let what = match key {
+            "token" => "a token in the file".to_owned(),
+            _ => format!("the secret of `{key}` is in this file"),
+        };
+        found.push(
+            Problem::at(value.span(), what)
+                .section(&self.title)
+                .label(format!("keep it out of this file: {wants}")),
+        );
+        None
+    }
+
+    /// Reads a table within the section.
+    pub(super) fn table(&self, key: &str, wants: &str, found: &mut Found) -> Option<Section<'t>> {
+        let value = self.table.get(key)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            found.push(self.wrong_kind(key, value, ("a table", wants)));
+            return None;
+        };
+        let section = Section {
+            name: self.name,
+            span: value.span(),
+            title: self.title.clone(),
+            table,
+        };
+        let keys = match key {
+            "token" => &TOKEN,
+            "github_actions" => &RUNNER,
+            _ => &SECRET,
+        };
+        section.check_keys(keys, found);
+        Some(section)
     }
 
     pub(super) fn is_list(&self, key: &str) -> bool {
@@ -287,7 +314,7 @@ impl<'t> Section<'t> {
         for (key, value) in self.table {
             let name: &str = key.get_ref().as_ref();
             if keys.later.contains(&name) {
-                found.push(later(name, key.span(), value).section(&self.title));
+                found.push(later(name, key.span()).section(&self.title));
             } else if !keys.built.contains(&name) {
                 let is_section = matches!(keys.kind, "tunnel" | "cluster");
                 found.push(match value.get_ref() {
@@ -401,15 +428,7 @@ fn written(name: &str) -> String {
     }
 }
 
-fn later(key: &str, span: Span, value: &Spanned<DeValue<'_>>) -> Problem {
-    if key == "token" && !matches!(value.get_ref(), DeValue::Table(_)) {
-        return Problem::at(span, "a token in the file")
-            .label("keep it out of this file")
-            .help(format!(
-                "{}: remove it, and log in with a browser",
-                not_yet("`token`")
-            ));
-    }
+fn later(key: &str, span: Span) -> Problem {
     Problem::at(span, not_yet(&format!("`{key}`"))).label("remove it")
 }
 

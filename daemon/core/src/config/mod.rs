@@ -22,6 +22,7 @@ mod report;
 mod secrets;
 mod spec;
 mod syntax;
+mod token_source;
 mod warnings;
 
 use std::{collections::BTreeMap, fmt, path::Path};
@@ -36,6 +37,7 @@ pub use pattern::HostPattern;
 pub use proxy::{ForwardProxy, ProxyAddress, ProxyKind};
 pub use report::{Problem, Problems, Severity, Span, Warnings, Wrong};
 pub use spec::{ClientIdentity, ClusterSpec, Settings, TunnelSpec};
+pub use token_source::{TokenKind, TokenSource, TokenSpec};
 
 use file::File;
 use report::Found;

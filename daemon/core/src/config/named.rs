@@ -10,6 +10,7 @@ use super::{
     host::Host,
     proxy::PROXY,
     report::{Found, Problem, Span, quoted},
+    token_source,
 };
 
 const HOSTS: &str = "write a list of hosts: [\"*.corp.example.com\"]";
@@ -79,6 +80,7 @@ pub(super) fn cluster(
             .unwrap_or_default(),
         forward_proxy_auth,
         browser: browser(section, found),
+        token: token_source::token(section, base, partial, found),
         insecure_skip_verify: insecure.is_some_and(|it| it.value),
         named: true,
         ..ClusterSpec::default()
@@ -183,7 +185,7 @@ fn file(section: &Section<'_>, key: &str, base: &Path, found: &mut Found) -> Opt
     Some(base.join(path.value))
 }
 
-fn read_path(text: &str) -> Result<PathBuf, Wrong> {
+pub(super) fn read_path(text: &str) -> Result<PathBuf, Wrong> {
     if text.contains("-----BEGIN") {
         return Err(Wrong::new(
             "the contents of a file instead of its name",

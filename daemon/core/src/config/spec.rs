@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use super::{
     Address, Authority, BrowserChoice, ClusterName, ForwardProxy, Host, HostPattern, Listen, Route,
-    Start,
+    Start, TokenSpec,
 };
 
 /// One `[tunnel.NAME]`.
@@ -53,6 +53,8 @@ pub struct ClusterSpec {
     pub forward_proxy_auth: Option<PathBuf>,
     /// How a browser is opened.
     pub browser: BrowserChoice,
+    /// Where its token comes from.
+    pub token: TokenSpec,
     /// Take any certificate. A standing warning.
     pub insecure_skip_verify: bool,
     /// It stands in the file; else it stands for a single host.
@@ -119,6 +121,7 @@ impl ClusterSpec {
             forward_proxy,
             forward_proxy_auth,
             browser,
+            token,
             insecure_skip_verify,
             named,
         } = new;
@@ -135,6 +138,7 @@ impl ClusterSpec {
                 self.forward_proxy_auth != *forward_proxy_auth,
             ),
             ("browser", self.browser != *browser),
+            ("token", self.token != *token),
             (
                 "insecure_skip_verify",
                 self.insecure_skip_verify != *insecure_skip_verify,

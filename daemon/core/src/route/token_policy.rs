@@ -10,7 +10,7 @@ use std::{
 
 use super::error::{StepError, Target, TokenError, TokenReason};
 use crate::{
-    config::{Address, ClusterName, ClusterSpec},
+    config::{Address, ClusterName, ClusterSpec, TokenKind},
     session::token::Token,
 };
 
@@ -34,6 +34,15 @@ impl<'a> Permitted<'a> {
     /// Returns the token's text, for a request over a connection to [`Permitted::address`].
     pub fn reveal(&self) -> &'a str {
         self.token.reveal()
+    }
+
+    /// Returns the word before the token in `Authorization`. Pomerium takes `Pomerium` in this form alone, and `Bearer` on
+    /// routes with a `bearer_token_format`.
+    pub fn scheme(&self) -> &'static str {
+        match self.token.kind() {
+            TokenKind::Pomerium => "Pomerium",
+            TokenKind::Bearer => "Bearer",
+        }
     }
 
     /// Returns where it may be sent.

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::{
-    config::Address,
+    config::{Address, TokenSource},
     route::{
         error::{Step, StepError},
         refusal::{OpenError, Refusal, RefusalKind},
     },
+    session::token::Claims,
 };
 
 /// Why a login came to nothing.
@@ -29,6 +32,20 @@ pub enum LoginError {
         /// How long.
         within: Duration,
     },
+    /// A source that asks nobody gave no token.
+    Source {
+        /// Which one.
+        source: TokenSource,
+        /// Why not.
+        error: SourceError,
+    },
+    /// The source gives a token whose life is over.
+    TokenExpired {
+        /// Since when.
+        at: Timestamp,
+    },
+    /// The source gives the token again that the server refused.
+    TokenRefused(Claims),
     /// This machine gives the login page no port.
     CannotListen(String),
     /// The login was cancelled, or broke.
@@ -41,6 +58,41 @@ pub enum LoginError {
     Stopping,
     /// The session's task is gone, which is a fault of pomd's.
     Broken,
+}
+
+/// Why a source that asks nobody gave no token. No text of it can hold one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceError {
+    /// The file cannot be read, or must not be used: in words.
+    Unreadable(String),
+    /// The variable is not set, or empty.
+    NotSet,
+    /// systemd handed over no credentials (`$CREDENTIALS_DIRECTORY` is not set).
+    NoCredentials,
+    /// There is nothing in what it gave.
+    Empty,
+    /// What it gave is no token.
+    NotAToken,
+    /// The program cannot be run: in words.
+    CannotRun(String),
+    /// The program ended otherwise than well.
+    Failed {
+        /// Its exit code; `None`: it was ended by a signal.
+        code: Option<i32>,
+    },
+    /// It took too long.
+    TimedOut(Duration),
+    /// It gave more than this many bytes.
+    TooLong(u64),
+    /// This is no job of GitHub Actions that may ask for a token.
+    NoRunner,
+    /// The runner's token service answered otherwise.
+    Service {
+        /// Its status.
+        status: u16,
+    },
+    /// The runner's token service cannot be reached, or speaks otherwise: in words.
+    Unreachable(String),
 }
 
 /// What the server is asked for a login.

@@ -1,14 +1,18 @@
 //! Logins in sentences: why one came to nothing, why there is no token, what the log says of a session.
 
-use control::wire::{Code, Reason};
+use control::{
+    text::clean,
+    wire::{Code, Reason},
+};
 use jiff::Timestamp;
 
 use crate::{
-    config::Address,
+    config::{Address, TokenSource},
     route::refusal::{Refusal, RefusalKind},
     session::{
         Event, Need,
-        error::{Cause, LoginError, NotTaken, Question},
+        error::{Cause, LoginError, NotTaken, Question, SourceError},
+        token::Claims,
     },
     words::step,
 };
@@ -49,6 +53,27 @@ impl LoginError {
                     within.as_secs()
                 ),
             ),
+            Self::Source { source, error } => Described {
+                hint: error.advice(source),
+                ..said(
+                    Code::LoginFailed,
+                    format!("cannot get the token of {cluster}: {}", error.words(source)),
+                )
+            },
+            Self::TokenExpired { at } => said(
+                Code::LoginFailed,
+                format!("the token that is given for {cluster} expired at {at}"),
+            ),
+            Self::TokenRefused(claims) => Described {
+                hint: Some(
+                    "give it another one, or ask your Pomerium administrator whether it is meant to be accepted"
+                        .to_owned(),
+                ),
+                ..said(
+                    Code::LoginFailed,
+                    format!("{cluster} refuses the token that it is given{}", told(claims)),
+                )
+            },
             Self::CannotListen(why) => said(
                 Code::Local,
                 format!("cannot listen for the login to {cluster}: {why}"),
@@ -84,6 +109,63 @@ impl LoginError {
     }
 }
 
+impl SourceError {
+    fn words(&self, source: &TokenSource) -> String {
+        let what = match source {
+            TokenSource::Browser => "the browser".to_owned(),
+            TokenSource::File(path) => clean(&path.display().to_string(), 200),
+            TokenSource::Env(name) => format!("the variable {}", clean(name, 80)),
+            TokenSource::Credential(name) => format!("the credential {}", clean(name, 80)),
+            TokenSource::Command(words) => {
+                clean(words.first().map_or("the command", String::as_str), 200)
+            }
+            TokenSource::GithubActions { .. } => "the token service of GitHub Actions".to_owned(),
+        };
+        match self {
+            Self::Unreadable(why) => format!("{what}: {why}"),
+            Self::NotSet => format!("{what} is not set"),
+            Self::NoCredentials => {
+                format!("{what} is not there: systemd handed over no credentials")
+            }
+            Self::Empty => format!("{what} gives nothing"),
+            Self::NotAToken => format!(
+                "{what} gives no token: it must be one word of 1 to 16,384 visible characters"
+            ),
+            Self::CannotRun(why) => format!("cannot run {what}: {why}"),
+            Self::Failed { code: Some(code) } => format!("{what} ended with exit code {code}"),
+            Self::Failed { code: None } => format!("{what} was ended by a signal"),
+            Self::TimedOut(limit) => {
+                format!("{what} gave nothing within {} s", limit.as_secs())
+            }
+            Self::TooLong(most) => format!("{what} gives more than {most} bytes"),
+            Self::NoRunner => {
+                "this is no job of GitHub Actions that may ask for a token".to_owned()
+            }
+            Self::Service { status } => format!("{what} answered {status}"),
+            Self::Unreachable(why) => format!("{what}: {why}"),
+        }
+    }
+
+    fn advice(&self, source: &TokenSource) -> Option<String> {
+        match (self, source) {
+            (Self::NoRunner, _) => Some("give the job permissions: id-token: write".to_owned()),
+            (Self::NoCredentials, TokenSource::Credential(name)) => {
+                let name = clean(name, 80);
+                Some(format!(
+                    "add to pomd's unit: LoadCredential={name}:/path/to/it"
+                ))
+            }
+            (Self::NotSet, TokenSource::Env(_)) => {
+                Some("set it where pomd is started, and restart pomd".to_owned())
+            }
+            (Self::Failed { .. }, TokenSource::Command(_)) => {
+                Some("run it in a terminal: it says there what is wrong".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
 impl NotTaken {
     /// Returns in words why the address was not taken.
     pub fn describe(&self, cluster: &str) -> Described {
@@ -115,12 +197,27 @@ impl NotTaken {
     }
 }
 
+/// Who issued a token and whom it is for, as far as it says so.
+pub fn told(claims: &Claims) -> String {
+    let audience = claims.audience.iter().map(|it| format!("audience {it}"));
+    let issuer = claims.issuer.iter().map(|it| format!("issuer {it}"));
+    let all: Vec<String> = audience.chain(issuer).collect();
+    match all.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", all.join(", ")),
+    }
+}
+
 impl Event {
     /// Tells whether the event is worth a warning.
     pub fn is_trouble(&self) -> bool {
         match self {
             Self::LoggedIn { instead_of, .. } => instead_of.is_some(),
-            Self::Forgotten | Self::LoggedOut | Self::BoundDisproved => false,
+            Self::Obtained { .. }
+            | Self::Forgotten
+            | Self::Expired
+            | Self::LoggedOut
+            | Self::BoundDisproved => false,
             Self::Failed(_) | Self::NotShown(_) | Self::NotWritten(_) => true,
         }
     }
@@ -134,6 +231,11 @@ impl Event {
                 let told: String = user.chain(before).collect();
                 format!("logged in{told}")
             }
+            Self::Obtained { user } => {
+                let user = user.iter().map(|it| format!(" of {it}"));
+                format!("took the token{}", user.collect::<String>())
+            }
+            Self::Expired => "the token is over by its own word".to_owned(),
             Self::Forgotten => "the token is forgotten; a login is needed".to_owned(),
             Self::LoggedOut => "logged out".to_owned(),
             Self::BoundDisproved => {
@@ -173,6 +275,10 @@ pub fn reason(cluster: &str, need: &Need<'_>, since: Timestamp) -> Reason {
             });
             res.hint = res.hint.or(next);
             res
+        }
+        Need::Token => {
+            let message = format!("{cluster} has no token. Run: pomctl login {cluster}");
+            Reason::new(Code::LoginNeeded, message, since)
         }
         Need::Login {
             not_shown,

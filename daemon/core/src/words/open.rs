@@ -10,8 +10,10 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::{section, step};
 use crate::{
-    config::{Authority, ClusterName, ClusterSpec, Route},
+    config::{Authority, ClusterName, ClusterSpec, Route, TokenKind, TokenSource},
     route::refusal::{OpenError, Refusal, RefusalKind},
+    session::token::Token,
+    words::login::told,
 };
 
 /// What a sentence names besides the error.
@@ -25,6 +27,8 @@ pub struct Context<'a> {
     pub route: &'a Route,
     /// Who is logged in.
     pub user: Option<&'a str>,
+    /// The token that was sent.
+    pub token: &'a Token,
     /// Routes that are offered and look like the one asked for.
     pub similar: &'a [Authority],
     /// How many connections of the tunnel are open.
@@ -132,6 +136,17 @@ type Told = (Code, String, Option<String>);
 
 fn fresh_token_refused(context: &Context<'_>) -> Told {
     let cluster = context.cluster;
+    if context.spec.token.source != TokenSource::Browser {
+        let token = told(&context.token.claims());
+        return (
+            Code::LoginFailed,
+            format!("{cluster} refuses each token that it is given{token} (401)"),
+            Some(
+                "is it for this cluster? Its audience and issuer must be what Pomerium expects"
+                    .to_owned(),
+            ),
+        );
+    }
     (
         Code::LoginFailed,
         format!("{cluster} did not let us in: the server refuses the token it just gave"),
@@ -153,7 +168,15 @@ fn refused(refusal: &Refusal, context: &Context<'_>) -> Told {
                 None => "ask your Pomerium administrator for access",
             };
             let message = format!("{who} may not use {authority}{status}");
-            (Code::Forbidden, message, Some(hint.to_owned()))
+            // Pomerium says the same of a token of others that it does not take.
+            let hint = match context.token.kind() {
+                TokenKind::Pomerium => hint.to_owned(),
+                TokenKind::Bearer => format!(
+                    "either the policy says no, or Pomerium does not take the token{}: {hint}",
+                    told(&context.token.claims())
+                ),
+            };
+            (Code::Forbidden, message, Some(hint))
         }
         RefusalKind::WrongProtocol => (
             Code::Forbidden,

@@ -31,6 +31,7 @@ pub(super) enum Step {
 pub(super) struct Attempts {
     /// The token stays usable while another attempt runs.
     grant: Option<Held>,
+    asks_a_person: bool,
     generation: u64,
     state: State,
     started: u64,
@@ -78,12 +79,13 @@ enum State {
 
 impl Attempts {
     /// `held` is the generation of the token that is there already.
-    pub(super) fn new(held: Option<u64>, now: Timestamp) -> Self {
+    pub(super) fn new(held: Option<u64>, asks_a_person: bool, now: Timestamp) -> Self {
         Self {
             grant: held.map(|generation| Held {
                 generation,
                 unproven_since: None,
             }),
+            asks_a_person,
             generation: held.unwrap_or(0),
             state: State::Idle,
             started: 0,
@@ -195,10 +197,13 @@ impl Attempts {
     /// cancelled by it.
     pub(super) fn advance(&mut self, now: Timestamp) -> Option<u64> {
         let passed = now.duration_since(self.seen);
+        // A source that asks nobody is left alone for as long as its pause is.
+        let paused = self.backing_off_until().filter(|_| !self.asks_a_person);
+        let silent = now.duration_since(paused.map_or(self.seen, |it| it.max(self.seen)));
         self.seen = now;
         if passed.is_negative() {
             self.on_clock_set_back(passed);
-        } else if passed >= SLEPT {
+        } else if silent >= SLEPT {
             // Nobody looked while nothing mattered: that was no sleep.
             let slept = self.needs_ticks();
             self.failures = 0;
@@ -339,6 +344,34 @@ impl Attempts {
         self.failures = 0;
     }
 
+    /// The running attempt brought the token that is held.
+    pub(super) fn unchanged(&mut self) {
+        self.state = State::Idle;
+        self.on_request_only = false;
+        self.failures = 0;
+    }
+
+    /// The token is over by its own word.
+    pub(super) fn expired(&mut self) {
+        self.grant = None;
+    }
+
+    /// When an attempt may start that nobody waits for; `None`: one runs, or none may.
+    pub(super) fn free_at(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.state {
+            _ if self.on_request_only => None,
+            State::Idle => Some(now),
+            State::BackingOff { until } => Some(until),
+            State::Starting { .. } | State::Open { .. } => None,
+        }
+    }
+
+    /// The next token is due, whoever waits for it.
+    pub(super) fn renew(&mut self, now: Timestamp) -> Option<Step> {
+        let free = self.free_at(now).is_some_and(|it| it <= now);
+        free.then(|| self.start(false, true))
+    }
+
     /// The server took the token.
     pub(super) fn accepted(&mut self) {
         self.fresh_refusals = 0;
@@ -353,7 +386,12 @@ impl Attempts {
         let fresh = unproven_since.is_some_and(|it| now.duration_since(it) < FRESH);
         self.fresh_refusals = u32::from(fresh) * self.fresh_refusals.saturating_add(1);
         if self.fresh_refusals >= 2 {
-            self.stop_asking();
+            match self.asks_a_person {
+                true => self.stop_asking(),
+                // Whoever rotates the token may be about to: asked again after a pause, and a longer one each time.
+                false if self.running().is_none() => self.failed(now),
+                false => {}
+            }
             return None;
         }
         self.waiting.then(|| self.start_by_itself(now))?

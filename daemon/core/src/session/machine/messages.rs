@@ -33,6 +33,14 @@ pub enum Input {
         /// pomd shows the login; otherwise the person's own program does.
         shown_by_pomd: bool,
     },
+    /// The server refused the token of this generation in a way that may mean that it is stale, as it refuses bearer
+    /// tokens (403). Answered by [`Effect::Reply`] once the source was asked again, once for each generation.
+    Doubted {
+        /// Who asks.
+        asker: Asker,
+        /// Of which token.
+        generation: u64,
+    },
     /// The attempt can be answered by a person now. Sources that need none never say so.
     Opened(u64),
     /// The attempt failed before it could be answered.
@@ -136,8 +144,15 @@ pub enum Event {
         /// Who was before, if that was somebody else.
         instead_of: Option<String>,
     },
+    /// The source gave a token, with nobody asked.
+    Obtained {
+        /// Whose it is, if that is known.
+        user: Option<String>,
+    },
     /// The token is gone.
     Forgotten,
+    /// The token's life is over.
+    Expired,
     /// A person logged out.
     LoggedOut,
     /// The server accepts the session past the end that it told.

@@ -14,7 +14,7 @@ mod wait;
 
 use crate::{
     config::Address,
-    session::token::{Credential, Grant},
+    session::token::{Credential, Grant, Token},
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -32,6 +32,8 @@ use crate::session::error::LoginError;
 /// The longest pause of a driver while time matters ([`Core::rest`]): sleep is noticed by it, and what could not be
 /// written is tried again as often.
 pub const TICK: SignedDuration = SignedDuration::from_secs(30);
+/// How long before its end a token is renewed at most.
+const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(5);
 /// How much later than its upper bound a session must be accepted to show that the bound means nothing: before, the
 /// server's clock may only be slow.
 const PLAINLY_PAST: SignedDuration = SignedDuration::from_secs(60);
@@ -47,6 +49,14 @@ const PLAINLY_PAST: SignedDuration = SignedDuration::from_secs(60);
 #[derive(Debug)]
 pub struct Core {
     cluster: String,
+    /// Tokens come from a person's login, and rest on the disk; else from a source that asks nobody, and does not.
+    asks_a_person: bool,
+    /// What the server refused last of a source that asks nobody: the same is not offered again by itself.
+    refused: Option<Token>,
+    /// When a source that asks nobody is asked for the next token.
+    renew_at: Option<Timestamp>,
+    /// The generation that the source was asked again for, because the server's refusal may have meant it.
+    doubted: Option<u64>,
     /// Where the cluster's logins are made. Never empty.
     addresses: Vec<Address>,
     attempts: Attempts,
@@ -74,9 +84,11 @@ impl Core {
     /// A session at its start. The token that is handed over counts more than the saved one. A token counts without
     /// asking the server: only the server's word ends it.
     ///
-    /// `addresses` is where the cluster's logins are made; never empty.
+    /// `addresses` is where the cluster's logins are made; never empty. A source that asks nobody (`asks_a_person` is
+    /// false) is asked by itself, from the start.
     pub fn new(
         cluster: String,
+        asks_a_person: bool,
         addresses: Vec<Address>,
         handover: Handover,
         saved: Option<Credential>,
@@ -93,7 +105,7 @@ impl Core {
             None => saved.as_ref().map(|_| 1),
         };
         let unsaved = grant.filter(|it| saved.as_ref().is_none_or(|saved| saved.token != it.token));
-        let must_save = unsaved.is_some();
+        let must_save = asks_a_person && unsaved.is_some();
         let made_at = match (&unsaved, &saved) {
             (None, Some(saved)) => Some(saved.address.clone()),
             _ => address,
@@ -110,12 +122,16 @@ impl Core {
             }),
             None => saved,
         };
-        let mut attempts = Attempts::new(generation, now);
+        let mut attempts = Attempts::new(generation, asks_a_person, now);
         if on_request_only {
             attempts.wait_for_request(logged_out);
         }
         let mut res = Self {
             cluster,
+            asks_a_person,
+            refused: None,
+            renew_at: None,
+            doubted: None,
             addresses,
             attempts,
             since: credential.as_ref().map_or(now, |it| it.since),
@@ -130,6 +146,7 @@ impl Core {
             bound_passed: false,
         };
         res.remember_user();
+        res.plan_renewal(now);
         res
     }
 
@@ -166,6 +183,11 @@ impl Core {
             self.attempts.next_timeout(),
             self.disk.retry_at(),
             until.filter(|it| *it > now),
+            self.expires().filter(|it| *it > now),
+            self.attempts.free_at(now).and_then(|free| {
+                let due = self.renewal(now)?;
+                Some(due.max(free))
+            }),
             self.attempts.needs_ticks().then(|| after(now, TICK)),
         ];
         let next = moments.into_iter().flatten().min()?;
@@ -178,6 +200,10 @@ impl Core {
         self.advance(now, &mut effects);
         let step = self.attempts.retry(now);
         self.take(step, &mut effects);
+        if self.renewal(now).is_some_and(|it| it <= now) {
+            let step = self.attempts.renew(now);
+            self.take(step, &mut effects);
+        }
         self.finish(now, &mut effects);
         effects
     }
@@ -218,10 +244,7 @@ impl Core {
                 self.welcome_askers(effects);
             }
             Input::Failed(attempt, error) if self.attempts.is_starting(attempt) => {
-                self.attempts.failed(now);
-                effects.push(Effect::Log(Event::Failed(error.clone())));
-                self.error = Some((error.clone(), now));
-                self.disappoint_askers(&error, effects);
+                self.on_failed(error, now, effects);
             }
             Input::NotShown(attempt, why) => {
                 if self.attempts.running() == Some(attempt) {
@@ -231,8 +254,7 @@ impl Core {
                 effects.push(Effect::Log(Event::NotShown(why)));
             }
             Input::Obtained(attempt, answer) if self.attempts.running() == Some(attempt) => {
-                self.attempts.obtained(now);
-                self.keep(attempt, answer, now, effects);
+                self.on_obtained(attempt, answer, now, effects);
             }
             Input::Lost(attempt) if self.attempts.running() == Some(attempt) => {
                 if self.attempts.is_starting(attempt) {
@@ -249,13 +271,20 @@ impl Core {
             Input::Confirmed(generation) if self.generation() == Some(generation) => {
                 self.disprove_bound(|until| until <= now, effects);
             }
+            Input::Doubted { asker, generation } => {
+                self.on_doubted(asker, generation, now, effects)
+            }
             Input::Refused(generation) if self.generation() == Some(generation) => {
+                if !self.asks_a_person {
+                    self.refused = self.credential.as_ref().map(|it| it.token.clone());
+                }
                 let step = self.attempts.refused(now);
                 self.forget(now, effects);
                 self.take(step, effects);
             }
             Input::EnvironmentChanged => self.attempts.reset_backoff(now),
             Input::SourceChanged => {
+                self.refused = None;
                 let (cancelled, started) = self.attempts.source_changed();
                 self.take(cancelled, effects);
                 self.take(started, effects);
@@ -278,6 +307,12 @@ impl Core {
 
     /// What the mere passing of time does.
     fn advance(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.expires().is_some_and(|it| it <= now) {
+            self.attempts.expired();
+            self.since = now;
+            self.credential = None;
+            effects.push(Effect::Log(Event::Expired));
+        }
         let cancelled = self.attempts.advance(now).map(Step::Cancel);
         self.take(cancelled, effects);
     }
@@ -315,10 +350,12 @@ impl Core {
         now: Timestamp,
         effects: &mut Vec<Effect>,
     ) {
-        if self.credential.is_some() {
+        if self.asks_a_person && self.credential.is_some() {
             effects.push(Effect::Reply(asker, Reply::Granted));
             return;
         }
+        // Who asks has changed something, or knows better.
+        self.refused = None;
         let fresh = self.attempts.is_unseen();
         let step = self.attempts.ask(shown_by_pomd, now);
         self.take(step, effects);
@@ -353,13 +390,114 @@ impl Core {
         effects.extend([Effect::Disconnect, Effect::Log(Event::LoggedOut)]);
     }
 
+    /// What an attempt brought. Of a source that asks nobody it may be no token to use: the one that the server refused,
+    /// or that is over; or the one that is held.
+    fn on_obtained(
+        &mut self,
+        attempt: u64,
+        answer: Answer,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !self.asks_a_person {
+            let expires = answer.token.expires();
+            let error = match expires.filter(|it| *it <= now) {
+                Some(at) => Some(LoginError::TokenExpired { at }),
+                None => (self.refused.as_ref() == Some(&answer.token))
+                    .then(|| LoginError::TokenRefused(answer.token.claims())),
+            };
+            if let Some(error) = error {
+                return self.on_failed(error, now, effects);
+            }
+            if self.credential.as_ref().map(|it| &it.token) == Some(&answer.token) {
+                self.attempts.unchanged();
+                self.error = None;
+                self.renew_at = self.end().map(|it| halfway(now, it));
+                return self.grant_askers(effects);
+            }
+        }
+        self.attempts.obtained(now);
+        self.keep(attempt, answer, now, effects);
+    }
+
+    fn on_failed(&mut self, error: LoginError, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.attempts.failed(now);
+        effects.push(Effect::Log(Event::Failed(error.clone())));
+        self.error = Some((error.clone(), now));
+        self.disappoint_askers(&error, effects);
+    }
+
+    fn on_doubted(
+        &mut self,
+        asker: Asker,
+        generation: u64,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) {
+        let is_news = !self.asks_a_person
+            && self.generation() == Some(generation)
+            && self.doubted != Some(generation);
+        if is_news && let Some(step) = self.attempts.renew(now) {
+            self.doubted = Some(generation);
+            self.take(Some(step), effects);
+        }
+        match self.attempts.running() {
+            Some(_) if !self.asks_a_person && self.generation() == Some(generation) => {
+                self.askers.push(asker);
+            }
+            _ => effects.push(Effect::Reply(asker, Reply::Granted)),
+        }
+    }
+
+    fn grant_askers(&mut self, effects: &mut Vec<Effect>) {
+        let askers = self.askers.drain(..);
+        effects.extend(askers.map(|it| Effect::Reply(it, Reply::Granted)));
+    }
+
+    /// When the token that is held is over by its own word.
+    fn expires(&self) -> Option<Timestamp> {
+        self.credential.as_ref().and_then(|it| it.token.expires())
+    }
+
+    /// When the token that is held ends as far as anybody knows.
+    fn end(&self) -> Option<Timestamp> {
+        let until = self.credential.as_ref().and_then(|it| it.until);
+        self.expires().or(until)
+    }
+
+    /// When a source that asks nobody is to be asked again.
+    fn renewal(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.asks_a_person {
+            return None;
+        }
+        match self.credential {
+            None => Some(now),
+            Some(_) => self.renew_at,
+        }
+    }
+
+    /// The next token is there before this one ends: a fifth of its life before, and no more than five minutes.
+    fn plan_renewal(&mut self, now: Timestamp) {
+        self.renew_at = match self.end() {
+            Some(end) if !self.asks_a_person => {
+                let life = end.duration_since(now);
+                let margin = (life / 5).min(RENEW_BEFORE);
+                Some(after(now, life - margin))
+            }
+            _ => None,
+        };
+    }
+
     fn forget(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         self.since = now;
         let gone = self.credential.take();
         if gone.is_some() {
             effects.push(Effect::Log(Event::Forgotten));
         }
-        self.disk.forget(gone.map(|it| it.address));
+        // What a person's login left there is not of this source.
+        if self.asks_a_person {
+            self.disk.forget(gone.map(|it| it.address));
+        }
     }
 
     fn keep(&mut self, attempt: u64, answer: Answer, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -370,9 +508,12 @@ impl Core {
         };
         // A session that ended before it began tells of a clock that is wrong.
         let until = answer.until.filter(|it| *it > now);
-        effects.push(Effect::Log(Event::LoggedIn {
-            user: user.clone(),
-            instead_of: instead_of.clone(),
+        effects.push(Effect::Log(match self.asks_a_person {
+            true => Event::LoggedIn {
+                user: user.clone(),
+                instead_of: instead_of.clone(),
+            },
+            false => Event::Obtained { user: user.clone() },
         }));
         let welcome = Welcome {
             at: now,
@@ -395,10 +536,12 @@ impl Core {
             until,
         });
         self.remember_user();
-        self.disk.keep(&self.addresses);
-        for asker in self.askers.drain(..) {
-            effects.push(Effect::Reply(asker, Reply::Granted));
+        self.refused = None;
+        self.plan_renewal(now);
+        if self.asks_a_person {
+            self.disk.keep(&self.addresses);
         }
+        self.grant_askers(effects);
     }
 
     /// Forgets the session's upper bound if that `is_wrong`: the server accepts it.
@@ -410,7 +553,9 @@ impl Core {
         let credential = self.credential.as_mut();
         if let Some(it) = credential.filter(|it| it.until.is_some_and(is_wrong)) {
             it.until = None;
-            self.disk.save();
+            if self.asks_a_person {
+                self.disk.save();
+            }
             effects.push(Effect::Log(Event::BoundDisproved));
         }
     }
@@ -433,6 +578,12 @@ impl Core {
 /// Whether a server that accepts a session at `now` shows that `until` is no bound of it.
 pub fn is_no_bound(until: Timestamp, now: Timestamp) -> bool {
     now.duration_since(until) >= PLAINLY_PAST
+}
+
+/// Half of the time until `end`, and a second at least.
+fn halfway(now: Timestamp, end: Timestamp) -> Timestamp {
+    let half = end.duration_since(now) / 2;
+    after(now, half.max(SignedDuration::from_secs(1)))
 }
 
 fn after(at: Timestamp, passed: SignedDuration) -> Timestamp {

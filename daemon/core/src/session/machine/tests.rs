@@ -1,4 +1,5 @@
 mod histories;
+mod sources;
 
 use crate::{config::Host, session::token::Token};
 use control::wire::ClusterState;
@@ -310,7 +311,14 @@ impl Tried {
     fn new() -> Self {
         let addresses = ["corp.example.com", "other.example.com"].map(address);
         let handover = Handover::default();
-        let core = Core::new("corp".to_owned(), addresses.to_vec(), handover, None, at(0));
+        let core = Core::new(
+            "corp".to_owned(),
+            true,
+            addresses.to_vec(),
+            handover,
+            None,
+            at(0),
+        );
         Self { core }
     }
 

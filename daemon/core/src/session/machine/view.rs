@@ -58,6 +58,8 @@ pub enum Need<'a> {
         /// How long connections start no other.
         pause: Option<SignedDuration>,
     },
+    /// There is no token yet of a source that asks nobody, or somebody logged out.
+    Token,
     /// Somebody has to log in.
     Login {
         /// Why the login could not be shown.
@@ -121,6 +123,8 @@ impl Core {
                 at: *at,
                 pause: next.map(|it| it.duration_since(*at)),
             }
+        } else if !self.asks_a_person {
+            Need::Token
         } else {
             Need::Login {
                 not_shown: self.not_shown.as_deref(),

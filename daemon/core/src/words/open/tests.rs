@@ -54,11 +54,13 @@ fn told_with(
 ) -> wire::Reason {
     let cluster = ClusterName::parse("corp").unwrap();
     let route = route("ssh-prod.corp.example.com");
+    let token = Token::parse("secret").unwrap();
     let mut context = Context {
         cluster: &cluster,
         spec,
         route: &route,
         user: Some("alice@example.com"),
+        token: &token,
         similar: &[],
         open: 0,
         at: Timestamp::UNIX_EPOCH,
@@ -285,6 +287,7 @@ fn nobody_is_told_of_a_client_that_left() {
         spec: &spec(NAMED),
         route: &route("a.example"),
         user: None,
+        token: &Token::parse("x").unwrap(),
         similar: &[],
         open: 0,
         at: Timestamp::UNIX_EPOCH,

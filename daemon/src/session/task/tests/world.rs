@@ -66,6 +66,7 @@ impl World {
             choice: BrowserChoice::Default,
         };
         let with = Dependencies {
+            asks_a_person: true,
             cluster,
             source: Arc::new(source),
             env: Env {

@@ -1,0 +1,1 @@
+//! What sources that ask nobody give.
