@@ -37,6 +37,7 @@ mod service;
 mod ssh_by_name;
 mod status;
 mod stdio;
+mod token;
 mod tokens;
 mod unix_sockets;
 mod wire;

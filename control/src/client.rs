@@ -181,6 +181,13 @@ impl Client {
         self.ask(Method::POST, &path, None::<&()>, PATIENCE).await
     }
 
+    /// `POST /v1/clusters/{name}/token`.
+    pub async fn token(&self, cluster: &str) -> Result<wire::TokenAnswer, ClientError> {
+        let path = format!("/v1/clusters/{}/token", segment(cluster));
+        self.ask(Method::POST, &path, None::<&()>, LONG_PATIENCE)
+            .await
+    }
+
     /// `POST /v1/connect`: the route as a stream, whose reading fails where the route was cut. With `ssh` a refusal is
     /// told to ssh in its own words on the stream; else it is the error here.
     pub async fn connect(&self, route: &str, ssh: bool) -> Result<RouteStream, ClientError> {

@@ -1,8 +1,8 @@
 //! The types of the control protocol, as JSON over HTTP/1.1.
 //!
 //! Fields are only ever added. A reader ignores fields it does not know and shows states it does not know as
-//! `unknown`; absent facts are `null`. Times are RFC 3339 in UTC, sizes are bytes. No type here can hold a token, and
-//! only [`OpenLogin`] holds a login link.
+//! `unknown`; absent facts are `null`. Times are RFC 3339 in UTC, sizes are bytes. Only [`TokenAnswer`]
+//! holds a token, and only [`OpenLogin`] a login link.
 
 use std::fmt;
 

@@ -93,6 +93,8 @@ impl Command {
             | Self::Enable(_)
             | Self::Disable(_)
             | Self::Edit
+            | Self::Token(_)
+            | Self::KubeCredential(_)
             | Self::Reload
             | Self::Restart(_)
             | Self::Stop
@@ -218,6 +220,30 @@ Examples
 Installed: a file beside the configuration, which pomd rewrites when tunnels change, and one Include in ~/.ssh/config.
 Hosts that only Pomerium's own ssh server knows are not in it: nothing here tells of them.")]
     SshConfig(SshConfigArgs),
+    /// Print a cluster's token, for curl and programs that send it themselves
+    #[command(after_help = "\
+Examples
+  pomctl token corp --header | curl -H @- https://grafana.corp.example.com/
+  pomctl token corp --json | jq -r .until
+
+Only over a pipe: an argument list can be read by every user of the machine. Exit code 4: a login is needed, and nobody
+is at a terminal. Starts pomd if it is not running.")]
+    Token(TokenArgs),
+    /// The same for kubectl: a client-go exec plugin (client.authentication.k8s.io/v1)
+    #[command(after_help = "\
+In the kubeconfig, for the server https://kube.corp.example.com:
+  users:
+  - name: kube.corp.example.com
+    user:
+      exec:
+        apiVersion: client.authentication.k8s.io/v1
+        command: pomctl
+        args: [kube-credential, kube.corp.example.com]
+        interactiveMode: IfAvailable
+
+kubectl can only say Bearer, so status.token is Pomerium-TOKEN. Routes with a bearer_token_format refuse that form (403).
+Logs in where kubectl says that a person is there; else exit code 4 at once, unless a login is open already.")]
+    KubeCredential(KubeCredentialArgs),
     /// Show the log of pomd, or of one tunnel
     #[command(after_help = "\
 Examples
@@ -416,6 +442,25 @@ pub(crate) struct SshConfigArgs {
     /// Let pomctl carry the bytes, for programs that don't know ProxyUseFdpass
     #[arg(long)]
     pub(crate) no_fdpass: bool,
+}
+
+/// See [`Command::Token`].
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// A cluster, a tunnel, a URL or a host; default: the only cluster
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
+    /// A whole header line, for curl -H @-
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) header: bool,
+}
+
+/// See [`Command::KubeCredential`].
+#[derive(Debug, Args)]
+pub(crate) struct KubeCredentialArgs {
+    /// A cluster, a tunnel, a URL or a host
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) cluster: String,
 }
 
 /// See [`Command::Logs`].

@@ -50,9 +50,13 @@ fn main() -> ExitCode {
         Some(args::Command::Connect(args)) => Some(args.clone()),
         _ => None,
     };
+    let in_passing = matches!(cli.command, Some(args::Command::KubeCredential(_)));
     let exit = match (run(cli, screen.clone()), connect) {
         (Ok(exit), _) => exit,
         (Err(failure), Some(args)) => commands::connect::report(&screen, &args, &failure),
+        (Err(failure), None) if in_passing => {
+            commands::connect::report_in_passing(&screen, &failure)
+        }
         (Err(failure), None) => screen.report(&failure),
     };
     exit.into()

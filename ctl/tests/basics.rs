@@ -19,7 +19,7 @@ fn g1_pomctl_alone_shows_what_there_is() {
 $ pomctl   # exit 0
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  ssh  login  logout
-For programs  connect  ssh-config
+For programs  connect  ssh-config  token  kube-credential
 Change        add  remove  enable  disable  edit
 Look inside   logs
 The daemon    reload  restart  stop

@@ -1,6 +1,6 @@
 //! What commands are asked with, and what they answer; log lines and errors.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -117,6 +117,56 @@ pub struct LogoutAnswer {
     pub still_open: u64,
     /// The page that ends the session at the server too; it needs the browser's cookie.
     pub sign_out_url: String,
+}
+
+/// The answer of `POST /v1/clusters/{name}/token`: what proves the login to the cluster's hosts. The only answer that holds a
+/// secret; without a login it is an error with code `login_needed` instead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenAnswer {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The token.
+    pub token: Secret,
+    /// It is sent as it stands behind `Bearer`, and not as a token of Pomerium's own.
+    #[serde(default)]
+    pub bearer: bool,
+    /// When the session ends at the latest, if anybody said so.
+    pub until: Option<Timestamp>,
+    /// The files of the client certificate that the cluster's hosts want to see beside it.
+    #[serde(default)]
+    pub client_identity: Option<ClientIdentityFiles>,
+}
+
+/// Text that is shown nowhere: its `Debug` is masked.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the secret itself. The only way to it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Where a client certificate and its key are. The key itself is told by nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientIdentityFiles {
+    /// PEM, leaf first. Absolute.
+    pub certificate: PathBuf,
+    /// PEM. Absolute.
+    pub key: PathBuf,
 }
 
 /// The answer of `POST /v1/reload`. A broken file is an error with code `config_broken` instead.

@@ -124,8 +124,7 @@ fn end(cx: &Context, args: &ConnectArgs, ended: io::Result<()>) -> Result<Exit, 
     Ok(Exit::Failed)
 }
 
-/// Tells why there is no connection: ssh in its own protocol, others in one line that says who speaks, as it stands
-/// among the words of git or whatever called.
+/// Tells why there is no connection: ssh in its own protocol, others in one line, as git and its like show it.
 pub(crate) fn report(screen: &Screen, args: &ConnectArgs, failure: &CliError) -> Exit {
     match failure {
         // ssh waits for a descriptor, not for words.
@@ -134,6 +133,13 @@ pub(crate) fn report(screen: &Screen, args: &ConnectArgs, failure: &CliError) ->
             report.exit
         }
         _ if args.ssh => report_to_ssh(screen, failure),
+        failure => report_in_passing(screen, failure),
+    }
+}
+
+/// Tells a failure in one line that says who speaks: it stands among the words of another program.
+pub(crate) fn report_in_passing(screen: &Screen, failure: &CliError) -> Exit {
+    match failure {
         CliError::Told(report) if !screen.json() => {
             screen.say(&format!("pomctl: {}", one_line(report)));
             report.exit

@@ -6,6 +6,7 @@ mod demo;
 mod down;
 mod edit;
 mod enable;
+mod kube_credential;
 mod login;
 mod logout;
 mod logs;
@@ -17,6 +18,7 @@ mod ssh;
 mod ssh_config;
 mod status;
 mod stop;
+mod token;
 mod up;
 mod which;
 
@@ -69,6 +71,8 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Connect(args) => connect::run(cx, &args).await,
         Command::Ssh(args) => ssh::run(cx, &args).await,
         Command::SshConfig(args) => ssh_config::run(cx, &args),
+        Command::Token(args) => token::run(cx, &args).await,
+        Command::KubeCredential(args) => kube_credential::run(cx, &args).await,
         Command::Demo(args) => demo::run(&args),
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn text() -> &'static str {
     "\
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  ssh  login  logout
-For programs  connect  ssh-config
+For programs  connect  ssh-config  token  kube-credential
 Change        add  remove  enable  disable  edit
 Look inside   logs
 The daemon    reload  restart  stop

@@ -91,6 +91,8 @@ pub struct ClusterHandle {
     pub session: Session,
     /// How it wants a browser to be opened.
     pub browser: BrowserChoice,
+    /// The files of its client certificate.
+    pub client_identity: Option<wire::ClientIdentityFiles>,
 }
 
 /// What became of reading the configuration file.

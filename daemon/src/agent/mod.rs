@@ -313,6 +313,12 @@ impl Agent {
             Some((_, cluster)) => Ok(ClusterHandle {
                 session: cluster.session.clone(),
                 browser: cluster.spec.browser.clone(),
+                client_identity: cluster.spec.client_identity.clone().map(|it| {
+                    wire::ClientIdentityFiles {
+                        certificate: it.certificate,
+                        key: it.key,
+                    }
+                }),
             }),
             None => Err(AgentError::NoSuchCluster(name.to_owned())),
         }

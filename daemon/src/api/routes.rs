@@ -12,6 +12,7 @@ use control::{
 };
 use futures_util::{Stream, stream};
 use hyper::{Method, Request, Response, StatusCode, Version, body::Incoming, header};
+use pomd_core::config::TokenKind;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -114,6 +115,7 @@ enum Route {
     Login(String),
     LoginAnswer(String),
     Logout(String),
+    Token(String),
     Connect,
     Reload,
     Restart,
@@ -133,6 +135,7 @@ impl Route {
             ["v1", "clusters", cluster, "login"] => Self::Login(name(cluster)),
             ["v1", "clusters", cluster, "login", "answer"] => Self::LoginAnswer(name(cluster)),
             ["v1", "clusters", cluster, "logout"] => Self::Logout(name(cluster)),
+            ["v1", "clusters", cluster, "token"] => Self::Token(name(cluster)),
             ["v1", "connect"] => Self::Connect,
             ["v1", "reload"] => Self::Reload,
             ["v1", "restart"] => Self::Restart,
@@ -153,7 +156,7 @@ impl Route {
     fn depends_on_the_file(&self) -> bool {
         match self {
             Self::Status | Self::Events | Self::Up(_) | Self::Down(_) => true,
-            Self::Login(_) | Self::Logout(_) => true,
+            Self::Login(_) | Self::Logout(_) | Self::Token(_) => true,
             Self::Logs | Self::Connect | Self::Reload => false,
             Self::LoginAnswer(_) | Self::Restart | Self::Stop | Self::GiveWay => false,
         }
@@ -190,6 +193,7 @@ impl Route {
             Self::Login(cluster) => answer::json(&login(api, cluster, &body).await?),
             Self::LoginAnswer(cluster) => answer::json(&login_answer(api, cluster, &body).await?),
             Self::Logout(cluster) => answer::json(&logout(api, cluster).await?),
+            Self::Token(cluster) => answer::json(&token(api, cluster).await?),
             Self::Reload => answer::json(&api.reloads.reload().await.map_err(of_agent)?),
             Self::Restart => {
                 let force = parameter(query, "force").as_deref() == Some("true");
@@ -276,6 +280,29 @@ async fn logout(api: &Api, name: String) -> Result<wire::LogoutAnswer, Refused> 
         still_open: tunnels.map(|it| it.connections.open).sum(),
         sign_out_url: handle.session.sign_out_url(),
     })
+}
+
+/// Gives the token away: the one answer that holds a secret.
+async fn token(api: &Api, name: String) -> Result<wire::TokenAnswer, Refused> {
+    let handle = api.agent.session(name.clone()).await.map_err(of_agent)?;
+    let reason = match handle.session.checked_grant().await {
+        Ok(grant) => {
+            return Ok(wire::TokenAnswer {
+                cluster: name,
+                token: wire::Secret::new(grant.token.reveal()),
+                bearer: grant.token.kind() == TokenKind::Bearer,
+                until: handle.session.view().until,
+                client_identity: handle.client_identity,
+            });
+        }
+        Err(none) => none.reason,
+    };
+    Err(Box::new(wire::ApiError {
+        hint: reason.hint,
+        request_id: reason.request_id,
+        cluster: Some(name),
+        ..api_error(reason.code, reason.message)
+    }))
 }
 
 /// Hands a route out as bytes or as a descriptor. Where ssh will be told of a refusal in its own words that is enough; else the route
@@ -463,6 +490,7 @@ mod tests {
             ("v1/clusters/a/login/answer", Some(Method::POST)),
             ("v1/clusters/a/login/other", None),
             ("v1/clusters/a/logout", Some(Method::POST)),
+            ("v1/clusters/a/token", Some(Method::POST)),
             ("v1/connect", Some(Method::POST)),
             ("v1/reload", Some(Method::POST)),
             ("v1/restart", Some(Method::POST)),

@@ -23,6 +23,7 @@ use pomd_core::{
         is_no_bound,
         token::Grant,
     },
+    words::login::login_needed,
 };
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot, watch},
@@ -42,6 +43,11 @@ const TRIES: usize = 3;
 /// For so long a sign-in URL is given to everybody who asks: it is good for five minutes, and people get a new one after
 /// four.
 pub(super) const SHARED: Duration = Duration::from_secs(30);
+
+/// For so long the server's word on a token holds for those who want it for a program of their own.
+const CHECKED: Duration = Duration::from_secs(10);
+/// How long they wait for that word: a server that does not answer says nothing against the token.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
 
 /// A handle on the session of one cluster. Clones share it.
 #[derive(Clone)]
@@ -68,6 +74,8 @@ pub(super) struct Shared {
     /// The newest sign-in URL. Locked while one is minted: whoever asks meanwhile waits for the same one, and if the
     /// first goes away the next takes over. Minting has limits of its own.
     pub(super) minted: Mutex<Option<Minted>>,
+    /// Which generation the server was asked about last, and when. Locked while it is asked, as above.
+    pub(super) checked: Mutex<Option<(u64, Instant)>>,
     /// Ends the task.
     pub(super) stop: CancellationToken,
     /// It ends because another session runs instead.
@@ -315,6 +323,79 @@ impl Session {
             }
         }
         Err(LoginError::Overtaken)
+    }
+
+    /// Returns the grant for a program that sends the token itself, and so cannot tell us of a refusal: the server is asked
+    /// about it first, once for all who want it in a moment. Starts no login.
+    pub async fn checked_grant(&self) -> Result<Grant, NoGrant> {
+        let shared = &self.shared;
+        if !shared.asks_a_person {
+            return self.sourced_grant().await;
+        }
+        for _ in 0..TRIES {
+            let mut checked = shared.checked.lock().await;
+            let Some(grant) = self.view().grant else {
+                break;
+            };
+            let generation = grant.generation;
+            let is_known = checked.is_some_and(|it| it.0 == generation && it.1.elapsed() < CHECKED);
+            if !is_known {
+                let asking = shared.server.user(&shared.cluster, &grant.token);
+                match tokio::time::timeout(CHECK_LIMIT, asking).await {
+                    Ok(Ok(_)) => {
+                        self.ask(|done| Command::Confirmed { generation, done })
+                            .await;
+                    }
+                    Ok(Err(NotGood::Refused)) => {
+                        self.refused(generation).await;
+                        continue;
+                    }
+                    Ok(Err(NotGood::Unasked(_))) | Err(_) => {
+                        if self.view().state != wire::ClusterState::LoggedIn {
+                            break;
+                        }
+                    }
+                }
+                *checked = Some((generation, Instant::now()));
+            }
+            // Somebody may have logged out meanwhile.
+            if self
+                .view()
+                .grant
+                .is_some_and(|it| it.generation == generation)
+            {
+                return Ok(grant);
+            }
+        }
+        let reason = login_needed(self.name(), shared.clock.now());
+        Err(NoGrant { reason })
+    }
+
+    /// Returns the grant of a source that needs no person, which is asked where there is none.
+    async fn sourced_grant(&self) -> Result<Grant, NoGrant> {
+        for _ in 0..TRIES {
+            let view = self.view();
+            if let Some(grant) = view
+                .grant
+                .filter(|_| view.state == wire::ClusterState::LoggedIn)
+            {
+                return Ok(grant);
+            }
+            let asked = self.ask(|reply| Command::Ask {
+                shown_by_pomd: false,
+                reply,
+            });
+            match asked.await {
+                Some(Asked::Granted | Asked::Open(_)) => {}
+                Some(Asked::Failed(error)) => {
+                    let reason = error.reason(self.name(), self.shared.clock.now());
+                    return Err(NoGrant { reason });
+                }
+                None => return Err(self.gone()),
+            }
+        }
+        let reason = LoginError::Overtaken.reason(self.name(), self.shared.clock.now());
+        Err(NoGrant { reason })
     }
 
     /// Takes the address that a sign-in ended on from a person whose browser cannot reach this machine.

@@ -114,6 +114,7 @@ pub(super) fn start(with: Dependencies, handover: Handover) -> (Session, Task) {
         accepted: AtomicU64::new(0),
         disproved: AtomicU64::new(0),
         minted: Mutex::default(),
+        checked: Mutex::default(),
         stop: with.stop.clone(),
         replaced: AtomicBool::new(false),
     });

@@ -1,0 +1,104 @@
+//! `pomctl token`: what proves the login, for programs that send it themselves.
+
+use std::time::Duration;
+
+use control::{
+    client::ClientError,
+    wire::{ClusterState, Code, Status, TokenAnswer},
+};
+
+use super::{subscribe, which};
+use crate::{
+    args::TokenArgs,
+    context::Context,
+    error::{CliError, Exit},
+    sanitise,
+    sign_in::{LoginOptions, sign_in},
+    start,
+};
+
+/// How long a login that somebody opened is waited for where nobody sits at a terminal.
+const UNATTENDED: Duration = Duration::from_secs(30);
+
+pub(crate) async fn run(cx: &Context, args: &TokenArgs) -> Result<Exit, CliError> {
+    let is_attended = cx.screen.progress_is_watched();
+    let answer = obtain(cx, args.cluster.as_deref(), is_attended).await?;
+    if cx.screen.json() {
+        cx.screen.answer_json(&answer)?;
+        return Ok(Exit::Done);
+    }
+    let token = answer.token.reveal();
+    if args.header {
+        let scheme = if answer.bearer { "Bearer" } else { "Pomerium" };
+        cx.screen
+            .answer(&format!("Authorization: {scheme} {token}"))?;
+    } else {
+        cx.screen.answer(token)?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Returns the token of the cluster that is meant. Without a login: leads a person through one, waits for one that is
+/// open already, or fails.
+pub(super) async fn obtain(
+    cx: &Context,
+    said: Option<&str>,
+    is_attended: bool,
+) -> Result<TokenAnswer, CliError> {
+    start::ensure(cx).await?;
+    let (mut events, status) = subscribe(cx).await?;
+    let name = chosen(&status, said)?;
+    let needed = match cx.client.token(&name).await {
+        Err(ClientError::Api(error)) if error.code == Code::LoginNeeded => error,
+        answer => return Ok(answer?),
+    };
+    let options = LoginOptions {
+        no_browser: false,
+        anew: false,
+        in_passing: true,
+    };
+    let login = sign_in(cx, &name, &mut events, options);
+    if is_attended {
+        login.await?;
+    } else if is_login_open(cx, &name).await? {
+        tokio::time::timeout(UNATTENDED, login)
+            .await
+            .map_err(|_| CliError::login_needed(&sanitise::name(&name)))??;
+    } else {
+        return Err(ClientError::Api(needed).into());
+    }
+    Ok(cx.client.token(&name).await?)
+}
+
+async fn is_login_open(cx: &Context, name: &str) -> Result<bool, CliError> {
+    let status = cx.client.status().await?;
+    let mut clusters = status.clusters.iter();
+    let cluster = clusters.find(|it| it.name == name);
+    Ok(cluster.is_some_and(|it| it.state == ClusterState::LoginRunning))
+}
+
+/// Returns the cluster that is meant: the one named, or the only one.
+fn chosen(status: &Status, said: Option<&str>) -> Result<String, CliError> {
+    if let Some(said) = said {
+        return Ok(which::cluster(status, said)?.name.clone());
+    }
+    match status.clusters.as_slice() {
+        [one] => Ok(one.name.clone()),
+        [] => {
+            let hint = "write a tunnel or a cluster into the file first; to see how: pomctl status";
+            let message = "there is no cluster yet";
+            Err(CliError::usage(
+                "no_such_cluster",
+                message,
+                Some(hint.to_owned()),
+            ))
+        }
+        [first, ..] => {
+            let names = status.clusters.iter().map(|it| sanitise::name(&it.name));
+            let names: Vec<String> = names.collect();
+            let message = format!("there are several clusters: {}", names.join(", "));
+            let hint = format!("say which: pomctl token {}", sanitise::name(&first.name));
+            Err(CliError::usage("bad_request", message, Some(hint)))
+        }
+    }
+}
