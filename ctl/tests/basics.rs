@@ -302,7 +302,6 @@ fn no_message_names_what_is_not_built() {
         "pomctl service",
         "pomctl wait",
         "--renew",
-        "pomctl token",
         "pomctl events",
         "pomctl top",
         "pomctl completions",
