@@ -99,6 +99,18 @@ impl ConfigStore {
         CliError::told(Report::new(Exit::Usage, "config_broken", message).block(block))
     }
 
+    /// Returns what the file means; an absent one is an empty configuration.
+    pub(crate) fn config(&self) -> Result<Config, CliError> {
+        if self.content.is_none() {
+            return Ok(Config::default());
+        }
+        Config::read(self.bytes(), self.base()).map_err(|problems| {
+            let message = format!("{} is broken: {}", self.shown, problems.first_line());
+            let text = String::from_utf8_lossy(self.bytes());
+            self.report(&problems, &text, &sanitise::line(&message))
+        })
+    }
+
     /// Returns the names of the tunnels that the file has; none where it is broken.
     pub(crate) fn tunnels(&self) -> Vec<String> {
         let config = Config::read(self.bytes(), self.base()).unwrap_or_default();

@@ -5,8 +5,7 @@
 //!
 //! - [`args`] what may be typed, [`guesses`] what is typed instead, [`commands`] one file for each of them;
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
-//! - [`config_file`] the configuration, for commands that work without pomd;
-//! - [`config_store`] reads and replaces the configuration file;
+//! - [`config_store`] reads and replaces the configuration file, for commands that work without pomd;
 //! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`paste`] reads its address where it ended elsewhere, [`browser`] decides who shows it to them;
 //! - [`interrupt`] ends a command on Ctrl-C, whatever it is stuck in; [`waiting`] shows that something takes time;
 //! - [`render`] pure: answers → pages of text; [`sanitise`] makes text of others safe to show;
@@ -15,7 +14,6 @@
 mod args;
 mod browser;
 mod commands;
-mod config_file;
 mod config_store;
 mod context;
 mod error;

@@ -135,9 +135,7 @@ async fn run(program: &Program, link: &str, now: &Now) -> Result<(), String> {
             Ok(()) => return Ok(()),
         }
     }
-    let mut command = command(&words, &changed.variables);
-    command.stderr(Stdio::null());
-    let mut child = command
+    let mut child = command(&words, &changed.variables)
         .spawn()
         .map_err(|it| format!("cannot run {}: {it}", program.name()))?;
     if let Some(id) = child.id() {
@@ -209,22 +207,13 @@ fn changes(variables: &Variables, manager: &Variables) -> Variables {
 
 /// A command whose whole environment is this, less what is not for it.
 fn command(words: &[String], variables: &Variables) -> Command {
-    let (program, arguments) = match words {
-        [program, arguments @ ..] => (program.as_str(), arguments),
-        [] => ("", words),
-    };
-    let mut res = Command::new(program);
-    let inherited = variables
-        .iter()
-        .filter(|it| !NOT_INHERITED.contains(&it.0.as_str()));
-    res.args(arguments)
-        .env_clear()
-        .envs(inherited)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    // Ctrl-C for a pomd in a terminal is not meant for the browser.
-    exec::own_process_group(&mut res);
-    res
+    // In a group of its own: Ctrl-C for a pomd in a terminal is not meant for the browser.
+    exec::program(
+        words,
+        variables
+            .iter()
+            .filter(|it| !NOT_INHERITED.contains(&it.0.as_str())),
+    )
 }
 
 fn ending(status: ExitStatus) -> String {

@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use super::{one_login_for_both, subscribe};
 use crate::{
     args::ConnectArgs,
-    config_file,
+    config_store::ConfigStore,
     context::Context,
     error::{CliError, Exit, Report},
     render::session::with_hint,
@@ -71,7 +71,7 @@ pub(crate) async fn run(cx: &Context, args: &ConnectArgs) -> Result<Exit, CliErr
 /// without pomd.
 fn route(cx: &Context, said: &str) -> Result<String, CliError> {
     if let Some(name) = TunnelName::parse(said)
-        && let Ok(config) = config_file::read(cx)
+        && let Ok(config) = ConfigStore::open(cx).and_then(|it| it.config())
         && let Some(spec) = config.tunnels.get(&name)
     {
         return Ok(spec.route.authority.to_string());

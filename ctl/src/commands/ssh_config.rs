@@ -17,7 +17,7 @@ use serde_json::json;
 use self::include::{Added, Included, Removed};
 use crate::{
     args::SshConfigArgs,
-    config_file,
+    config_store::ConfigStore,
     context::Context,
     error::{CliError, Exit, Report},
     render::count,
@@ -28,7 +28,7 @@ pub(crate) fn run(cx: &Context, args: &SshConfigArgs) -> Result<Exit, CliError> 
     if args.uninstall {
         return uninstall(cx);
     }
-    let hosts = Hosts::of(&config_file::read(cx)?);
+    let hosts = Hosts::of(&ConfigStore::open(cx)?.config()?);
     let proxy = proxy(cx, descriptor::IS_SUPPORTED && !args.no_fdpass)?;
     let text = hosts.render(env!("CARGO_PKG_VERSION"), &proxy);
     if args.install {

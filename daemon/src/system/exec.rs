@@ -1,6 +1,11 @@
 //! Running another program in the place of this one, under the same process id.
 
-use std::{ffi::OsStr, io, path::PathBuf, process::Command};
+use std::{
+    ffi::OsStr,
+    io,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 /// Whether this system can do it.
 pub const IS_POSSIBLE: bool = cfg!(unix);
@@ -33,6 +38,27 @@ pub fn own_process_group(command: &mut tokio::process::Command) {
     command.process_group(0);
     #[cfg(not(unix))]
     let _ = command;
+}
+
+/// Returns the command of these words, run without a shell, with this environment alone, no streams, and a process group
+/// of its own.
+pub fn program<'a>(
+    words: &[String],
+    variables: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> tokio::process::Command {
+    let (program, arguments) = match words {
+        [program, arguments @ ..] => (program.as_str(), arguments),
+        [] => ("", words),
+    };
+    let mut res = tokio::process::Command::new(program);
+    res.args(arguments)
+        .env_clear()
+        .envs(variables)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    own_process_group(&mut res);
+    res
 }
 
 /// A child's process group, made by [`own_process_group`]; whatever is left of it is killed when this is dropped.

@@ -162,19 +162,8 @@ fn given(variables: &Variables) -> Variables {
 }
 
 fn command(words: &[String], variables: &Variables) -> Command {
-    let (program, arguments) = match words {
-        [program, arguments @ ..] => (program.as_str(), arguments),
-        [] => ("", words),
-    };
-    let mut res = Command::new(program);
-    res.args(arguments)
-        .env_clear()
-        .envs(variables)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true);
-    exec::own_process_group(&mut res);
+    let mut res = exec::program(words, variables);
+    res.stdout(Stdio::piped()).kill_on_drop(true);
     res
 }
 
