@@ -277,10 +277,11 @@ async fn reaches_its_aim(deployment: &Deployment, pomd: &Pomd) -> bool {
 /// Nothing of the shipped programs listens to a test: what steps in are values that only `main` of a test program makes.
 #[test]
 fn the_shipped_programs_hold_no_name_of_a_test_hook() {
-    const KNOWN: [&str; 8] = [
+    const KNOWN: [&str; 9] = [
         "POMD_ASCII",
         "POMD_BROWSER",
         "POMD_CONFIG",
+        "POMD_EDITOR",
         // One life of the process tells the next by it how many descriptors it hands over.
         "POMD_HANDOVER",
         "POMD_LOG",

@@ -1,0 +1,205 @@
+//! What each command may be given, beside what all of them may.
+
+use std::ffi::OsString;
+
+use clap::{Args, ValueEnum};
+
+/// See [`Command::Status`].
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Only these tunnels and their clusters
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Show it again after each change
+    #[arg(long, short = 'w')]
+    pub(crate) watch: bool,
+}
+
+/// See [`Command::Up`].
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Print the address to sign in at instead of opening a browser
+    #[arg(long)]
+    pub(crate) no_browser: bool,
+}
+
+/// See [`Command::Down`].
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// End their open connections too
+    #[arg(long)]
+    pub(crate) now: bool,
+}
+
+/// Names of tunnels, or all of them.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// The tunnels
+    #[arg(value_name = "NAME", conflicts_with = "all")]
+    pub(crate) names: Vec<String>,
+    /// Every tunnel
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// See [`Command::Restart`].
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
+    /// Also where the configuration file is broken
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// See [`Command::Login`].
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// A cluster, a tunnel, a URL or a host; default: every cluster that needs a login
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
+    /// Print the address to sign in at instead of opening a browser
+    #[arg(long)]
+    pub(crate) no_browser: bool,
+}
+
+/// See [`Command::Logout`].
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// A cluster, a tunnel, a URL or a host; default: the one that is logged in
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
+}
+
+/// See [`Command::Add`].
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// What to call it: letters, digits, `.`, `_` and `-`
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Where it leads: HOST:PORT, as Pomerium publishes it
+    #[arg(value_name = "ROUTE")]
+    pub(crate) route: String,
+    /// A port on loopback, ADDRESS:PORT or unix:NAME; default: a free port, chosen once and kept
+    #[arg(long, short = 'l', value_name = "WHERE")]
+    pub(crate) listen: Option<String>,
+    /// When it listens: auto, or manual to wait for up
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        hide_possible_values = true
+    )]
+    pub(crate) start: StartWhen,
+}
+
+/// When a tunnel listens by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StartWhen {
+    #[default]
+    Auto,
+    Manual,
+}
+
+/// One tunnel.
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The tunnel
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+/// Tunnels, one at least.
+#[derive(Debug, Args)]
+pub(crate) struct NamesArgs {
+    /// The tunnels
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
+}
+
+/// See [`Command::Connect`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// The route, as Pomerium publishes it; or a tunnel's name
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) route: String,
+    /// Tell refusals in ssh's own words, so that ssh shows them
+    #[arg(long)]
+    pub(crate) ssh: bool,
+    /// Hand ssh a connection and end, for ProxyUseFdpass
+    #[arg(long)]
+    pub(crate) fdpass: bool,
+}
+
+/// See [`Command::Ssh`].
+#[derive(Debug, Args)]
+pub(crate) struct SshArgs {
+    /// A tunnel or a host, with or without the user there
+    #[arg(value_name = "[USER@]NAME|HOST")]
+    pub(crate) destination: String,
+    /// Options of ssh, and the command to run there
+    #[arg(
+        value_name = "SSH",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) rest: Vec<OsString>,
+}
+
+/// See [`Command::SshConfig`].
+#[derive(Debug, Args)]
+pub(crate) struct SshConfigArgs {
+    /// Write it, and let ssh include it
+    #[arg(long, conflicts_with = "uninstall")]
+    pub(crate) install: bool,
+    /// Undo that
+    #[arg(long)]
+    pub(crate) uninstall: bool,
+    /// Let pomctl carry the bytes, for programs that don't know ProxyUseFdpass
+    #[arg(long)]
+    pub(crate) no_fdpass: bool,
+}
+
+/// See [`Command::Token`].
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// A cluster, a tunnel, a URL or a host; default: the only cluster
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
+    /// A whole header line, for curl -H @-
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) header: bool,
+}
+
+/// See [`Command::KubeCredential`].
+#[derive(Debug, Args)]
+pub(crate) struct KubeCredentialArgs {
+    /// A cluster, a tunnel, a URL or a host
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) cluster: String,
+}
+
+/// See [`Command::Logs`].
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Only this tunnel
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Go on with what comes
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+}
+
+/// See [`Command::Demo`].
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Sign in by itself and end: runs unattended
+    #[arg(long)]
+    pub(crate) fast: bool,
+}
