@@ -163,7 +163,13 @@ fn a_folder_of_another_user_is_named_with_its_owner() {
     let home = folder();
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = home.path().join("pomd");
-    fs::copy(env!("CARGO_BIN_EXE_pomd"), &program).unwrap();
+    // By another process: a child that another test starts meanwhile would hold a file open that is written here, and what
+    // is open for writing cannot be run.
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_pomd"))
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
     let theirs = home.path().join("theirs");
     fs::create_dir(&theirs).unwrap();
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o777)).unwrap();
