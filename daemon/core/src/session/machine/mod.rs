@@ -412,7 +412,7 @@ impl Core {
             if self.credential.as_ref().map(|it| &it.token) == Some(&answer.token) {
                 self.attempts.unchanged();
                 self.error = None;
-                self.renew_at = self.end().map(|it| halfway(now, it));
+                self.renew_at = self.end().map(|it| look_again(now, it));
                 return self.grant_askers(effects);
             }
         }
@@ -580,10 +580,17 @@ pub fn is_no_bound(until: Timestamp, now: Timestamp) -> bool {
     now.duration_since(until) >= PLAINLY_PAST
 }
 
-/// Half of the time until `end`, and a second at least.
-fn halfway(now: Timestamp, end: Timestamp) -> Timestamp {
-    let half = end.duration_since(now) / 2;
-    after(now, half.max(SignedDuration::from_secs(1)))
+/// When to ask a source again that still gives the token that ends at `end`: after half of the time that is left, and
+/// never in a rush. Past an end that the server does not mind, nothing presses.
+fn look_again(now: Timestamp, end: Timestamp) -> Timestamp {
+    let left = end.duration_since(now);
+    after(
+        now,
+        match left.is_positive() {
+            true => (left / 2).max(SignedDuration::from_secs(1)),
+            false => RENEW_BEFORE,
+        },
+    )
 }
 
 fn after(at: Timestamp, passed: SignedDuration) -> Timestamp {

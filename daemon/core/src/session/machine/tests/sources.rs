@@ -122,6 +122,34 @@ fn a_file_that_is_not_rotated_yet_is_looked_at_again_and_again_but_never_in_a_ru
 }
 
 #[test]
+fn l9_a_token_that_the_server_takes_past_its_end_is_kept_and_its_source_left_in_peace() {
+    let mut core = core();
+    core.on_timeout(at(0));
+    let gives = |attempt| {
+        Input::Obtained(
+            attempt,
+            Answer {
+                token: Token::parse("service.account").unwrap(),
+                user: None,
+                until: Some(at(100)),
+                address: address("corp.example.com"),
+            },
+        )
+    };
+    core.on_input(gives(1), at(0));
+    let (mut now, mut asked) = (0, 0);
+    while now < 86_400 {
+        now += rest(&core, now).max(1);
+        for attempt in starts(&core.on_timeout(at(now))) {
+            asked += 1;
+            core.on_input(gives(attempt), at(now));
+        }
+        assert_eq!(core.generation(), Some(1));
+    }
+    assert!((288..=310).contains(&asked), "{asked}");
+}
+
+#[test]
 fn l10_what_the_server_refused_is_not_offered_again_until_the_source_changed_or_a_person_asks() {
     let mut core = core();
     core.on_timeout(at(0));
