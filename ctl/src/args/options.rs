@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{Args, ValueEnum};
 
-/// See [`Command::Status`].
+/// What `Command::Status` is given.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// Only these tunnels and their clusters
@@ -15,7 +15,7 @@ pub(crate) struct StatusArgs {
     pub(crate) watch: bool,
 }
 
-/// See [`Command::Up`].
+/// What `Command::Up` is given.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub(crate) struct UpArgs {
     pub(crate) no_browser: bool,
 }
 
-/// See [`Command::Down`].
+/// What `Command::Down` is given.
 #[derive(Debug, Args)]
 pub(crate) struct DownArgs {
     #[command(flatten)]
@@ -46,7 +46,7 @@ pub(crate) struct Which {
     pub(crate) all: bool,
 }
 
-/// See [`Command::Restart`].
+/// What `Command::Restart` is given.
 #[derive(Debug, Args)]
 pub(crate) struct RestartArgs {
     /// Do not ask
@@ -57,7 +57,7 @@ pub(crate) struct RestartArgs {
     pub(crate) force: bool,
 }
 
-/// See [`Command::Login`].
+/// What `Command::Login` is given.
 #[derive(Debug, Args)]
 pub(crate) struct LoginArgs {
     /// A cluster, a tunnel, a URL or a host; default: every cluster that needs a login
@@ -68,7 +68,7 @@ pub(crate) struct LoginArgs {
     pub(crate) no_browser: bool,
 }
 
-/// See [`Command::Logout`].
+/// What `Command::Logout` is given.
 #[derive(Debug, Args)]
 pub(crate) struct LogoutArgs {
     /// A cluster, a tunnel, a URL or a host; default: the one that is logged in
@@ -76,7 +76,7 @@ pub(crate) struct LogoutArgs {
     pub(crate) cluster: Option<String>,
 }
 
-/// See [`Command::Add`].
+/// What `Command::Add` is given.
 #[derive(Debug, Args)]
 pub(crate) struct AddArgs {
     /// What to call it: letters, digits, `.`, `_` and `-`
@@ -123,7 +123,7 @@ pub(crate) struct NamesArgs {
     pub(crate) names: Vec<String>,
 }
 
-/// See [`Command::Connect`].
+/// What `Command::Connect` is given.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConnectArgs {
     /// The route, as Pomerium publishes it; or a tunnel's name
@@ -137,7 +137,7 @@ pub(crate) struct ConnectArgs {
     pub(crate) fdpass: bool,
 }
 
-/// See [`Command::Ssh`].
+/// What `Command::Ssh` is given.
 #[derive(Debug, Args)]
 pub(crate) struct SshArgs {
     /// A tunnel or a host, with or without the user there
@@ -152,7 +152,7 @@ pub(crate) struct SshArgs {
     pub(crate) rest: Vec<OsString>,
 }
 
-/// See [`Command::SshConfig`].
+/// What `Command::SshConfig` is given.
 #[derive(Debug, Args)]
 pub(crate) struct SshConfigArgs {
     /// Write it, and let ssh include it
@@ -166,7 +166,7 @@ pub(crate) struct SshConfigArgs {
     pub(crate) no_fdpass: bool,
 }
 
-/// See [`Command::Token`].
+/// What `Command::Token` is given.
 #[derive(Debug, Args)]
 pub(crate) struct TokenArgs {
     /// A cluster, a tunnel, a URL or a host; default: the only cluster
@@ -177,7 +177,7 @@ pub(crate) struct TokenArgs {
     pub(crate) header: bool,
 }
 
-/// See [`Command::KubeCredential`].
+/// What `Command::KubeCredential` is given.
 #[derive(Debug, Args)]
 pub(crate) struct KubeCredentialArgs {
     /// A cluster, a tunnel, a URL or a host
@@ -185,7 +185,7 @@ pub(crate) struct KubeCredentialArgs {
     pub(crate) cluster: String,
 }
 
-/// See [`Command::Logs`].
+/// What `Command::Logs` is given.
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
     /// Only this tunnel
@@ -196,7 +196,7 @@ pub(crate) struct LogsArgs {
     pub(crate) follow: bool,
 }
 
-/// See [`Command::Demo`].
+/// What `Command::Demo` is given.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Sign in by itself and end: runs unattended
