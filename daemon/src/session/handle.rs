@@ -16,7 +16,8 @@ use std::{
 use control::wire::{self, Opener};
 use jiff::Timestamp;
 use pomd_core::{
-    config::Address,
+    config::{Address, TokenKind},
+    route::refusal::{OpenError, RefusalKind},
     session::{
         Handover, Look, Patience, View, Wait, WaiterView,
         error::{LoginError, NotTaken},
@@ -264,9 +265,16 @@ impl Session {
         self.ask(|done| Command::Refused { generation, done }).await;
     }
 
-    /// Tells that the server refused the token of this generation in a way that may mean that it is stale, and returns the
-    /// grant to try instead, if the source gives another one. Asks it once for each token.
-    pub async fn doubted(&self, generation: u64) -> Option<Grant> {
+    /// Returns the grant to try instead of one that met `error`, if the server may have meant the token by it and the source
+    /// gives another one: a stale bearer token is refused as the policy refuses a good one (403). The source is asked once for
+    /// each token.
+    pub async fn instead_of(&self, grant: &Grant, error: &OpenError) -> Option<Grant> {
+        let is_forbidden =
+            matches!(error, OpenError::Refused(it) if it.kind == RefusalKind::Forbidden);
+        if !is_forbidden || grant.token.kind() != TokenKind::Bearer {
+            return None;
+        }
+        let generation = grant.generation;
         self.ask(|reply| Command::Doubted { generation, reply })
             .await?;
         self.shared.waiter_view.borrow().newer(Some(generation))

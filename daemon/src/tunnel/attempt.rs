@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use pomd_core::{
-    config::TokenKind,
     guard::Refusal,
-    route::refusal::{OpenError, RefusalKind},
+    route::refusal::OpenError,
     session::{Patience, token::Grant},
 };
 use tokio::{io::Interest, time::Instant};
@@ -132,15 +131,8 @@ pub(super) async fn open(
         if matches!(error, OpenError::Unauthenticated { .. }) {
             session.refused(grant.generation).await;
         }
-        // A stale bearer token is refused as the policy refuses a good one.
-        if is_doubtful(&error, &grant)
-            && after.is_none()
-            && let Some(newer) = session.doubted(grant.generation).await
-        {
-            after = newer.generation.checked_sub(1);
-            continue;
-        }
-        if helps_a_newer_token(&error, after) {
+        let is_new_there = after.is_none() && session.instead_of(&grant, &error).await.is_some();
+        if is_new_there || helps_a_newer_token(&error, after) {
             after = Some(grant.generation);
             continue;
         }
@@ -155,12 +147,6 @@ pub(super) async fn open(
 /// Whether the client ended its side without having said a word: it wants nothing.
 fn has_left<R>(early: &Early<R>) -> bool {
     early.ended && early.kept.is_empty()
-}
-
-/// Whether the server may have meant the token, and not what the policy says of whose it is.
-fn is_doubtful(error: &OpenError, grant: &Grant) -> bool {
-    let is_forbidden = matches!(error, OpenError::Refused(it) if it.kind == RefusalKind::Forbidden);
-    is_forbidden && grant.token.kind() == TokenKind::Bearer
 }
 
 /// Whether the same is worth another try with a token newer than the one that met `error`, which was newer than that of

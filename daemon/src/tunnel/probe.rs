@@ -65,7 +65,7 @@ pub(super) enum Fresh {
 pub(super) async fn probe(tunnel: &Tunnel, fresh: Fresh) -> Answer {
     let asked = Instant::now();
     let grant = || tunnel.session.view().grant;
-    let attempt = |it| open(tunnel, it);
+    let attempt = |it| open_with_any(tunnel, it);
     let Some(answer) = tunnel.probes.get(fresh, grant, attempt).await else {
         return Err(login_needed(tunnel));
     };
@@ -128,28 +128,18 @@ impl Probes {
     }
 }
 
-async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
-    let mut early = Early {
-        source: Silent,
-        kept: Vec::new(),
-        ended: false,
-    };
+/// Opens the route with `grant`, or with another one where the server may have meant the token by its refusal.
+async fn open_with_any(tunnel: &Tunnel, grant: Grant) -> Answer {
     let start = Instant::now();
-    let mut steps = Steps::begin();
-    let route = &tunnel.spec.route;
-    let opening = tunnel
-        .upstream
-        .open_in_steps(route, &grant.token, &mut early, &mut steps);
-    let opened = opening.await;
-    tracing::debug!(tunnel = %tunnel.name, "probe: {steps}");
-    let error = match opened {
-        Ok(opened) => {
-            drop(opened);
-            tunnel.session.accepted(grant.generation);
-            tunnel.clear_outcome();
-            return Ok(start.elapsed());
-        }
-        Err(error) => error,
+    let (error, grant) = match open(tunnel, &grant).await {
+        Ok(took) => return Ok(took),
+        Err(error) => match tunnel.session.instead_of(&grant, &error).await {
+            None => (error, grant),
+            Some(newer) => match open(tunnel, &newer).await {
+                Ok(took) => return Ok(took),
+                Err(error) => (error, newer),
+            },
+        },
     };
     if matches!(error, OpenError::Unauthenticated { .. }) {
         tunnel.session.refused(grant.generation).await;
@@ -173,6 +163,26 @@ async fn open(tunnel: &Tunnel, grant: Grant) -> Answer {
         facts: words::facts(&error, &context, &TimeZone::system()),
         cluster: tunnel.spec.cluster.clone(),
     })
+}
+
+async fn open(tunnel: &Tunnel, grant: &Grant) -> Result<Duration, OpenError> {
+    let mut early = Early {
+        source: Silent,
+        kept: Vec::new(),
+        ended: false,
+    };
+    let start = Instant::now();
+    let mut steps = Steps::begin();
+    let route = &tunnel.spec.route;
+    let opening = tunnel
+        .upstream
+        .open_in_steps(route, &grant.token, &mut early, &mut steps);
+    let opened = opening.await;
+    tracing::debug!(tunnel = %tunnel.name, "probe: {steps}");
+    drop(opened?);
+    tunnel.session.accepted(grant.generation);
+    tunnel.clear_outcome();
+    Ok(start.elapsed())
 }
 
 /// Returns the error that asks for a login.
