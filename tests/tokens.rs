@@ -142,6 +142,26 @@ async fn l10_a_file_that_is_empty_or_half_written_leaves_the_last_good_token_in_
         .await;
         echoes(&mut pomd.connect("echo").await, b"still by the first").await;
     }
+    // The same token written once more has nobody ask the server about it again.
+    let asked = |deployment: &Deployment| {
+        let seen = deployment.gateway.stats().requests;
+        seen.iter()
+            .filter(|it| it.target == "/.pomerium/user")
+            .count()
+    };
+    fs::write(&path, &first).unwrap();
+    let once_more = asked(&deployment) + 1;
+    eventually("the good one is read again", async || {
+        (asked(&deployment) >= once_more).then_some(())
+    })
+    .await;
+    let before = asked(&deployment);
+    for n in 0..5 {
+        fs::write(&path, format!("{first}{}", "\n".repeat(n))).unwrap();
+        // Each is an event of its own for who watches.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!(asked(&deployment), before);
     let second = deployment.gateway.token("other-robot@corp.test");
     fs::write(&path, &second).unwrap();
     pomd.wait_for("the rotated token is taken up", |it| {
@@ -227,6 +247,13 @@ async fn a_403_has_the_command_run_once_more_before_it_is_the_policys() {
     fs::write(&token, &second).unwrap();
     echoes(&mut pomd.connect("echo").await, b"by the second").await;
     assert_eq!(ran(), 2);
+    // Nor does who only asks whether it works.
+    deployment.gateway.end_bearer(&second);
+    let third = deployment.gateway.bearer(POD, LONG);
+    fs::write(&token, &third).unwrap();
+    let up = pomd.pomctl(&["up", "echo"]).await;
+    assert!(up.status.success(), "{up:?}");
+    assert_eq!(ran(), 3);
     // The policy says no: asked once more, and never again for this token.
     deployment.gateway.forbid(POD, OTHER);
     for _ in 0..3 {
@@ -234,11 +261,11 @@ async fn a_403_has_the_command_run_once_more_before_it_is_the_policys() {
         let _ = stream.write_all(b"x").await;
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
     }
-    assert_eq!(ran(), 3);
-    echoes(&mut pomd.connect("echo").await, b"still by the second").await;
+    assert_eq!(ran(), 4);
+    echoes(&mut pomd.connect("echo").await, b"still by the third").await;
     let environment = fs::read_to_string(folder.path().join("environment")).unwrap();
     assert!(!environment.contains("canary") && environment.contains("PATH="));
-    nothing_was_told(&pomd, &deployment, &[&first, &second]).await;
+    nothing_was_told(&pomd, &deployment, &[&first, &second, &third]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

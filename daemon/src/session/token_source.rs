@@ -9,6 +9,7 @@ mod runner;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -21,7 +22,10 @@ use pomd_core::{
         token::{Claims, Token},
     },
 };
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -37,6 +41,8 @@ use crate::{
 
 /// The most that a source may give: a token has 16 KiB at most, and may stand in blanks.
 const MOST: u64 = named_file::TOKEN_MOST;
+/// How long a token is held up by the question whose it is: a program that gives it may have taken half a minute.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// Where systemd puts the credentials of a unit (systemd.exec(5)).
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
@@ -78,16 +84,7 @@ impl Source for Unattended {
         stop: CancellationToken,
     ) -> Option<BoxFuture<'static, ()>> {
         let path = self.token.source.file()?.to_owned();
-        // Nobody needs to know whether watching works: the token is read before it ends in any case.
-        let (trouble, _) = watch::channel(None);
-        let (_, unreadable) = watch::channel(false);
-        let with = Watch {
-            changed,
-            walk: Arc::default(),
-            unreadable,
-            trouble,
-        };
-        Some(Box::pin(watch(path, with, stop)))
+        Some(Box::pin(tell_changes(path, self.token.kind, changed, stop)))
     }
 }
 
@@ -125,11 +122,14 @@ impl Unattended {
         let claims = token.claims();
         let (user, address) = match token.kind() {
             TokenKind::Bearer => (claims.user.clone(), None),
-            TokenKind::Pomerium => match self.server.user(&self.cluster, &token).await {
-                Ok((user, address)) => (user.or(claims.user.clone()), Some(address)),
-                Err(NotGood::Refused) => return Err(LoginError::TokenRefused(claims)),
-                Err(NotGood::Unasked(_)) => (claims.user.clone(), None),
-            },
+            TokenKind::Pomerium => {
+                let asking = self.server.user(&self.cluster, &token);
+                match timeout(ASK_LIMIT, asking).await {
+                    Ok(Ok((user, address))) => (user.or(claims.user.clone()), Some(address)),
+                    Ok(Err(NotGood::Refused)) => return Err(LoginError::TokenRefused(claims)),
+                    Ok(Err(NotGood::Unasked(_))) | Err(_) => (claims.user.clone(), None),
+                }
+            }
         };
         Ok(Answer {
             user,
@@ -145,6 +145,41 @@ fn until(token: &Token, claims: &Claims) -> Option<jiff::Timestamp> {
     match token.kind() {
         TokenKind::Bearer => token.expires(),
         TokenKind::Pomerium => claims.expires,
+    }
+}
+
+/// Tells `changed` whenever the file at `path` says another thing than before, and once at the start. What else happens in
+/// its folder is of no matter.
+async fn tell_changes(
+    path: PathBuf,
+    kind: TokenKind,
+    changed: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    // Nobody needs to know whether watching works: the token is read before it ends in any case.
+    let (trouble, _) = watch::channel(None);
+    let (_, unreadable) = watch::channel(false);
+    let touched = Arc::<Notify>::default();
+    let with = Watch {
+        changed: touched.clone(),
+        walk: Arc::default(),
+        unreadable,
+        trouble,
+    };
+    let comparing = async {
+        let mut last = None;
+        loop {
+            touched.notified().await;
+            let said = Some(from_file(path.clone(), kind).await);
+            if last != said {
+                last = said;
+                changed.notify_one();
+            }
+        }
+    };
+    tokio::select! {
+        () = watch(path.clone(), with, stop) => {}
+        () = comparing => {}
     }
 }
 
@@ -164,6 +199,3 @@ fn unreadable(error: ReadError) -> SourceError {
     };
     SourceError::Unreadable(why)
 }
-
-#[cfg(test)]
-mod tests;

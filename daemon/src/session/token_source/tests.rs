@@ -1,1 +1,0 @@
-//! What sources that ask nobody give.
