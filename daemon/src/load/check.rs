@@ -54,8 +54,10 @@ pub async fn check(place: &Paths, fs: Arc<dyn Fs>, machine: &Machine, now: Times
         for (key, problem) in upstream::check_files(spec, now) {
             warnings.add(&section, key, &problem);
         }
-        if let Some(path) = spec.token.source.file() {
-            for problem in named_file::check_token(path, spec.token.kind) {
+        if let Some(token_file) = spec.token.source.file() {
+            for problem in named_file::check_token(token_file, spec.token.kind) {
+                // The excerpt hides it: a token could stand there.
+                let problem = format!("{}: {problem}", shown(token_file));
                 warnings.add(&section, "token", &problem);
             }
         }

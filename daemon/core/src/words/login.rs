@@ -269,8 +269,14 @@ pub fn reason(cluster: &str, need: &Need<'_>, since: Timestamp) -> Reason {
             let mut res = error.reason(cluster, *at);
             let next = pause.map(|it| {
                 let pause = it.as_secs();
+                let when = match error {
+                    LoginError::Source { .. }
+                    | LoginError::TokenExpired { .. }
+                    | LoginError::TokenRefused(_) => "",
+                    _ => " for the next connection",
+                };
                 format!(
-                    "pomd tries again for the next connection after {pause} s; to try now: pomctl login {cluster}"
+                    "pomd tries again{when} after {pause} s; to try now: pomctl login {cluster}"
                 )
             });
             res.hint = res.hint.or(next);

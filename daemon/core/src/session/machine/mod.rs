@@ -34,8 +34,7 @@ use crate::session::error::LoginError;
 pub const TICK: SignedDuration = SignedDuration::from_secs(30);
 /// How long before its end a token is renewed at most.
 const RENEW_BEFORE: SignedDuration = SignedDuration::from_mins(5);
-/// How much later than its upper bound a session must be accepted to show that the bound means nothing: before, the
-/// server's clock may only be slow.
+/// How much later than its upper bound a session must be accepted to show that the bound means nothing (slow clocks).
 const PLAINLY_PAST: SignedDuration = SignedDuration::from_secs(60);
 
 /// The decisions of one session.
