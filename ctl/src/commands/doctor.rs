@@ -121,7 +121,7 @@ fn listener(tunnel: &Tunnel) -> Check {
             Check {
                 code: reason.map(|it| it.code),
                 hint: reason.and_then(|it| it.hint.clone()).or_else(|| {
-                    let taken = "pomd takes the address as soon as it is free";
+                    let taken = "the address is taken as soon as it is free";
                     Some(taken.to_owned())
                 }),
                 ..Check::new(name, CheckOutcome::Bad, format!("{addresses}: {message}"))

@@ -65,6 +65,11 @@ fn is_shared(name: CheckName) -> bool {
     )
 }
 
+/// Tells whether a connection takes it.
+fn is_step(name: CheckName) -> bool {
+    is_shared(name) || matches!(name, CheckName::Policy | CheckName::Upstream)
+}
+
 /// Returns each check in a line, with what belongs to it below. Steps that were not tried share one line.
 fn checks(all: &[Check], view: &View<'_>) -> Vec<String> {
     let is_untried = |it: &&Check| it.outcome == CheckOutcome::NotDone && it.message == UNTRIED;
@@ -180,15 +185,19 @@ fn one_line(tunnel: &Diagnosis, told: Option<&Check>, view: &View<'_>) -> Vec<St
 
 fn verdict(found: &Examination) -> String {
     let mut failed: Vec<&str> = Vec::new();
+    let mut one = "step";
     let all = found.tunnels.iter().flat_map(|it| &it.checks);
     for check in found.checks.iter().chain(all) {
         let label = label(check.name);
         if check.outcome == CheckOutcome::Bad && !failed.contains(&label) {
             failed.push(label);
+            if !is_step(check.name) {
+                one = "check";
+            }
         }
     }
     if !failed.is_empty() {
-        let steps = count(failed.len() as u64, "step");
+        let steps = count(failed.len() as u64, one);
         let login = match found.tunnels.is_empty() {
             true => "",
             false => " The session was not touched.",
