@@ -4,19 +4,22 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
+    process::Stdio,
     time::Duration,
 };
 
 use control::wire::{ClusterState, Code, TokenSource};
 use gateway::Upstream;
 use integration::{
+    binary::binary,
     bystander::echoes,
     deployment::{CLUSTER, Deployment, tunnel},
     eventually,
+    other_user::OtherUser,
     pomd::{self, Pomd, Setup},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpListener,
 };
 
@@ -418,4 +421,54 @@ async fn the_examples_for_kubernetes_and_github_work_as_they_are_written() {
     assert!(up.status.success(), "{up:?}");
     echoes(&mut job.connect("db").await, b"as the job").await;
     assert!(deployment.links.all().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sidecar_runs_as_its_own_user_in_folders_of_root() {
+    let test = "the_sidecar_runs_as_its_own_user_in_folders_of_root";
+    let Some(sidecar) = OtherUser::new(test, &binary("pomd")) else {
+        return;
+    };
+    let volumes = pomd::folder();
+    let opened = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    opened(volumes.path(), 0o755);
+    // As an emptyDir is made.
+    let state = volumes.path().join("state");
+    fs::create_dir(&state).unwrap();
+    opened(&state, 0o777);
+    let config = volumes.path().join("pomd.toml");
+    fs::write(&config, "").unwrap();
+    opened(&config, 0o644);
+    let args = format!(
+        "[{}]",
+        embedded("kubernetes-sidecar.yaml", "args: [", "]\n")
+    );
+    let args = args
+        .replace("/etc/pomd/pomd.toml", config.to_str().unwrap())
+        .replace("/state", state.to_str().unwrap());
+    let args = serde_json::from_str::<Vec<String>>(&args).unwrap();
+    let args = args.iter().map(String::as_str).collect::<Vec<_>>();
+    let mut command = tokio::process::Command::from(sidecar.command(&args));
+    let mut running = command
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(running.stderr.take().unwrap()).lines();
+    let mut words = Vec::new();
+    let starts = async {
+        while let Some(line) = log.next_line().await.unwrap() {
+            words.push(line);
+            if words.last().is_some_and(|it| it.contains(" runs (pid ")) {
+                return true;
+            }
+        }
+        false
+    };
+    let started = tokio::time::timeout(Duration::from_secs(60), starts).await;
+    assert_eq!(started, Ok(true), "{words:?}");
+    assert!(state.join("pomd/pomd.sock").exists());
+    running.kill().await.unwrap();
 }
