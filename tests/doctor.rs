@@ -171,7 +171,9 @@ impl Scene {
                 let tls = tls.clone();
                 clients.spawn(async move {
                     let mut stream = tls.accept(socket).await?;
-                    stream.read(&mut [0; 4096]).await?;
+                    if stream.read(&mut [0; 4096]).await? == 0 {
+                        return Ok(());
+                    }
                     stream.write_all(answer.as_bytes()).await?;
                     stream.shutdown().await
                 });
