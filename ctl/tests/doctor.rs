@@ -149,9 +149,9 @@ corp
   ✓ HTTP           Pomerium answers; clocks agree                         20 ms
   ✓ session        alice@example.com, until HH:MM (9h 12m)
   ✗ grafana        listener: 127.0.0.1:3000, [::1]:3000: node (pid 4242) holds the port
-    Pomd takes the address as soon as it is free
+    The address is taken as soon as it is free
   ✓ ssh-prod       127.0.0.1:2202, [::1]:2202, allowed, SSH-2.0-OpenSSH_9.6    31 ms
-1 step failed: listener. The session was not touched.
+1 check failed: listener. The session was not touched.
 
 "#]]
     );
@@ -239,7 +239,7 @@ $ pomctl doctor  # exit 3
   ✗ pomd           not running: nothing answers on /DIR/pomd.sock
     Start it: pomctl up --all
   ✓ config         ~/.config/pomd/pomd.toml, 1 tunnel
-1 step failed: pomd.
+1 check failed: pomd.
 
 "#]]
     );
@@ -252,7 +252,7 @@ $ pomctl doctor  # exit 3
     Start it: pomctl up --all
   ✗ config         ~/.config/pomd/pomd.toml is broken: Line 1: no route
     See all of it: pomd check
-2 steps failed: pomd, config.
+2 checks failed: pomd, config.
 
 "#]]
     );
