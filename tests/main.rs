@@ -23,6 +23,7 @@ mod bytes;
 mod clients;
 mod connect;
 mod demo;
+mod doctor;
 mod faults;
 mod forward_proxy;
 mod house;

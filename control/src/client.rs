@@ -153,6 +153,13 @@ impl Client {
         self.ask(Method::POST, &path, None::<&()>, PATIENCE).await
     }
 
+    /// `POST /v1/tunnels/{name}/doctor`.
+    pub async fn doctor(&self, tunnel: &str) -> Result<wire::Diagnosis, ClientError> {
+        let path = format!("/v1/tunnels/{}/doctor", segment(tunnel));
+        self.ask(Method::POST, &path, None::<&()>, LONG_PATIENCE)
+            .await
+    }
+
     /// `POST /v1/clusters/{name}/login`.
     pub async fn login(
         &self,

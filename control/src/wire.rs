@@ -9,9 +9,10 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::asked::*;
+pub use self::{asked::*, diagnosis::*};
 
 mod asked;
+mod diagnosis;
 
 /// The version of the protocol itself, sent as header `Pomd-Protocol` both ways.
 pub const PROTOCOL: u32 = 1;

@@ -99,6 +99,7 @@ impl Command {
             | Self::Edit
             | Self::Token(_)
             | Self::KubeCredential(_)
+            | Self::Doctor(_)
             | Self::Reload
             | Self::Restart(_)
             | Self::Stop
@@ -248,6 +249,16 @@ In the kubeconfig, for the server https://kube.corp.example.com:
 kubectl can only say Bearer, so status.token is Pomerium-TOKEN. Routes with a bearer_token_format refuse that form (403).
 Logs in where kubectl says that a person is there; else exit code 4 at once, unless a login is open already.")]
     KubeCredential(KubeCredentialArgs),
+    /// Find out why something does not work: each step of a connection, timed
+    #[command(after_help = "\
+Examples
+  pomctl doctor
+  pomctl doctor ssh-prod
+  pomctl doctor --json | jq '.tunnels[].checks[] | select(.outcome == \"bad\")'
+
+Takes the steps of a new connection without touching the login, and works without pomd too. Names appear, secrets never.
+Exit codes: 0 all is well, 1 a step failed, 2 the configuration is broken, 3 pomd is not running, 4 only a login is missing.")]
+    Doctor(DoctorArgs),
     /// Show the log of pomd, or of one tunnel
     #[command(after_help = "\
 Examples

@@ -142,6 +142,14 @@ impl CliError {
         Self::told(Report::new(Exit::LoginNeeded, "login_needed", message))
     }
 
+    /// Returns its first line; nothing where there is nobody to tell.
+    pub(crate) fn message(&self) -> &str {
+        match self {
+            Self::Told(report) => &report.message,
+            Self::ReaderGone | Self::Interrupted => "",
+        }
+    }
+
     /// Returns the error for a pomd that went away in the middle of what it was asked. `log` is where it said
     /// that its log is, if it said anything of that.
     pub(crate) fn pomd_ended(log: Option<Option<&str>>) -> Self {

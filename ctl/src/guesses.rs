@@ -1,7 +1,7 @@
 //! Words that people type for commands that are called otherwise, and what to type instead. Pure.
 
 /// The words, by what is meant.
-pub(crate) const GUESSES: [(&[&str], &str); 15] = [
+pub(crate) const GUESSES: [(&[&str], &str); 16] = [
     (
         &["start", "open"],
         "pomctl up NAME, or all of them: pomctl up --all",
@@ -9,6 +9,10 @@ pub(crate) const GUESSES: [(&[&str], &str); 15] = [
     (
         &["ping", "probe"],
         "to prove that a tunnel works: pomctl up NAME",
+    ),
+    (
+        &["diagnose", "debug", "why", "bugreport", "health"],
+        "pomctl doctor",
     ),
     (&["disconnect", "close"], "pomctl down NAME"),
     (&["tcp"], "pomctl connect HOST:PORT"),

@@ -2,7 +2,9 @@
 
 use control::{
     text::clean,
-    wire::{ApiError, Cluster, Holder, LogLine, OpenLogin, Reason, Status, Tunnel},
+    wire::{
+        ApiError, Check, Cluster, Diagnosis, Holder, LogLine, OpenLogin, Reason, Status, Tunnel,
+    },
 };
 
 /// Names, routes and addresses.
@@ -83,6 +85,25 @@ pub(crate) fn cluster(mut cluster: Cluster) -> Cluster {
     }
     cluster.reason = cluster.reason.map(reason);
     cluster
+}
+
+/// Returns a diagnosis with all of its text made safe to show.
+pub(crate) fn diagnosis(mut diagnosis: Diagnosis) -> Diagnosis {
+    tidy(&mut diagnosis.tunnel, name);
+    tidy(&mut diagnosis.cluster, name);
+    diagnosis.checks = diagnosis.checks.into_iter().map(check).collect();
+    diagnosis
+}
+
+/// Returns a check with all of its text made safe to show.
+pub(crate) fn check(mut check: Check) -> Check {
+    tidy(&mut check.message, line);
+    tidy_all(&mut check.hint, line);
+    for (key, value) in &mut check.facts {
+        tidy(key, name);
+        tidy(value, line);
+    }
+    check
 }
 
 /// Returns an open login with all of its text made safe to show. The addresses must open nothing but a web page.

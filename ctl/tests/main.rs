@@ -8,6 +8,7 @@
 )]
 
 mod basics;
+mod doctor;
 mod edits;
 mod fake;
 mod foreign;

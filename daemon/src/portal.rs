@@ -36,8 +36,16 @@ const PAGE_DATA: &[u8] = b"window.POMERIUM_DATA";
 /// Asks whether `token` is good, and whose it is. `OpenError::Unauthenticated` if it is not. Older servers do not know
 /// the question: see [`takes`].
 pub async fn user(upstream: &Upstream, at: &Address, token: &Token) -> Result<User, OpenError> {
-    let answer = asked(upstream, at, "/.pomerium/user", token).await?;
+    let answer = asked(upstream, at, USER_PATH, token).await?;
     read_user(&answer.body).ok_or_else(|| not_pomerium(at, &answer).into())
+}
+
+/// Where a server tells who sends a token.
+pub const USER_PATH: &str = "/.pomerium/user";
+
+/// Returns who sent the token that `answer`, of [`USER_PATH`], is about; `None` unless the server takes it.
+pub fn user_of(answer: &Answer) -> Option<User> {
+    read_user(&answer.body).filter(|_| answer.status == 200)
 }
 
 /// Whether `token` is good as far as a server tells that knows no [`user`]: by its page, if that says anything of
@@ -74,11 +82,20 @@ pub async fn sign_in_url(
     at: &Address,
     redirect: &str,
 ) -> Result<String, OpenError> {
+    let answer = upstream.get(at, &sign_in_path(redirect), None).await?;
+    sign_in_url_of(&answer, at)
+}
+
+/// Returns where a server mints a sign-in URL that comes back to `redirect`. Every Pomerium does so for everybody.
+pub fn sign_in_path(redirect: &str) -> String {
     let redirect: String = url::form_urlencoded::byte_serialize(redirect.as_bytes()).collect();
-    let path = format!("/.pomerium/api/v1/login?pomerium_redirect_uri={redirect}");
-    let answer = upstream.get(at, &path, None).await?;
+    format!("/.pomerium/api/v1/login?pomerium_redirect_uri={redirect}")
+}
+
+/// Returns the sign-in URL that `answer`, of [`sign_in_path`], holds.
+pub fn sign_in_url_of(answer: &Answer, at: &Address) -> Result<String, OpenError> {
     if answer.status != 200 {
-        return Err(login_refused(&answer));
+        return Err(login_refused(answer));
     }
     sign_in::checked(&answer.body, at.tls).map_err(|wrong| {
         let error = HttpError::SignIn(wrong.to_string());
@@ -116,7 +133,8 @@ fn login_refused(answer: &Answer) -> OpenError {
     }
 }
 
-fn not_pomerium(at: &Address, answer: &Answer) -> StepError {
+/// Returns the error for a server at `at` whose `answer` is none of Pomerium's.
+pub fn not_pomerium(at: &Address, answer: &Answer) -> StepError {
     let error = HttpError::NotPomerium {
         length: answer.body.len(),
         content_type: answer.content_type.clone(),

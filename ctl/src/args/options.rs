@@ -15,6 +15,14 @@ pub(crate) struct StatusArgs {
     pub(crate) watch: bool,
 }
 
+/// What `Command::Doctor` is given.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Only this tunnel, or the tunnels of this cluster
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
 /// What `Command::Up` is given.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {

@@ -3,6 +3,7 @@
 mod add;
 pub(crate) mod connect;
 mod demo;
+mod doctor;
 mod down;
 mod edit;
 mod enable;
@@ -59,6 +60,7 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Down(args) => down::run(cx, &args).await,
         Command::Login(args) => login::run(cx, &args).await,
         Command::Logout(args) => logout::run(cx, &args).await,
+        Command::Doctor(args) => doctor::run(cx, &args).await,
         Command::Logs(args) => logs::run(cx, &args).await,
         Command::Add(args) => add::run(cx, &args).await,
         Command::Remove(args) => remove::run(cx, &args).await,

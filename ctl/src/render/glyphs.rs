@@ -11,6 +11,9 @@ pub(crate) struct Glyphs {
     pub(crate) none: &'static str,
     pub(crate) to: &'static str,
     pub(crate) cut: &'static str,
+    pub(crate) passed: &'static str,
+    pub(crate) failed: &'static str,
+    pub(crate) not_done: &'static str,
     ascii: bool,
 }
 
@@ -23,6 +26,9 @@ static UNICODE: Glyphs = Glyphs {
     none: "–",
     to: "→",
     cut: "…",
+    passed: "✓",
+    failed: "✗",
+    not_done: "–",
     ascii: false,
 };
 
@@ -35,6 +41,9 @@ static ASCII: Glyphs = Glyphs {
     none: "-",
     to: "->",
     cut: "...",
+    passed: "ok",
+    failed: "FAIL",
+    not_done: "--",
     ascii: true,
 };
 
@@ -70,6 +79,7 @@ impl Glyphs {
                 '●' => res.push('*'),
                 '◐' => res.push('?'),
                 '✗' => res.push('!'),
+                '✓' => res.push_str("ok"),
                 '○' | '–' => res.push('-'),
                 '→' => res.push_str("->"),
                 '…' => res.push_str("..."),

@@ -1,5 +1,6 @@
 //! Answers → pages of text. Pure: what it needs to know of the world is in a [`View`].
 
+pub(crate) mod doctor;
 pub(crate) mod glyphs;
 pub(crate) mod json;
 pub(crate) mod page;

@@ -57,6 +57,13 @@ pub enum Command {
         /// Takes the answer.
         reply: oneshot::Sender<Result<Arc<Tunnel>, AgentError>>,
     },
+    /// Hand out a tunnel, whether it listens or not.
+    Tunnel {
+        /// The tunnel.
+        tunnel: String,
+        /// Takes the answer.
+        reply: oneshot::Sender<Result<Arc<Tunnel>, AgentError>>,
+    },
     /// Hand out the session of a cluster.
     Session {
         /// The cluster.
@@ -164,6 +171,11 @@ impl AgentHandle {
     pub async fn connect(&self, route: String, ssh: bool) -> Result<Arc<Tunnel>, AgentError> {
         self.ask(|reply| Command::Connect { route, ssh, reply })
             .await?
+    }
+
+    /// See [`Command::Tunnel`].
+    pub async fn tunnel(&self, tunnel: String) -> Result<Arc<Tunnel>, AgentError> {
+        self.ask(|reply| Command::Tunnel { tunnel, reply }).await?
     }
 
     /// See [`Command::Session`].

@@ -48,6 +48,14 @@ impl Agent {
         }
     }
 
+    /// Returns the tunnel of this name.
+    pub(super) fn tunnel(&self, name: &str) -> Result<Arc<Tunnel>, AgentError> {
+        let managed = self.tunnels.get(&self.tunnel_name(name)?);
+        managed
+            .map(|it| it.tunnel.clone())
+            .ok_or_else(|| no_such_tunnel(name))
+    }
+
     /// Stops listening, until told otherwise or restarted; `now` ends connections too, also those that are leaving.
     pub(super) async fn down(
         &mut self,

@@ -296,6 +296,9 @@ impl Agent {
             Command::Connect { route, ssh, reply } => {
                 let _ = reply.send(self.connect(&route, ssh));
             }
+            Command::Tunnel { tunnel, reply } => {
+                let _ = reply.send(self.tunnel(&tunnel));
+            }
             Command::Session { cluster, reply } => {
                 let _ = reply.send(self.session(&cluster));
             }

@@ -113,6 +113,7 @@ enum Route {
     Logs,
     Up(String),
     Down(String),
+    Doctor(String),
     Login(String),
     LoginAnswer(String),
     Logout(String),
@@ -134,6 +135,7 @@ impl Route {
             ["v1", "logs"] => Self::Logs,
             ["v1", "tunnels", tunnel, "up"] => Self::Up(name(tunnel)),
             ["v1", "tunnels", tunnel, "down"] => Self::Down(name(tunnel)),
+            ["v1", "tunnels", tunnel, "doctor"] => Self::Doctor(name(tunnel)),
             ["v1", "clusters", cluster, "login"] => Self::Login(name(cluster)),
             ["v1", "clusters", cluster, "login", "answer"] => Self::LoginAnswer(name(cluster)),
             ["v1", "clusters", cluster, "logout"] => Self::Logout(name(cluster)),
@@ -157,7 +159,8 @@ impl Route {
     /// Whether its answer depends on what the configuration file says now.
     fn depends_on_the_file(&self) -> bool {
         match self {
-            Self::Status | Self::Events | Self::Up(_) | Self::Down(_) => true,
+            Self::Status | Self::Events => true,
+            Self::Up(_) | Self::Down(_) | Self::Doctor(_) => true,
             Self::Login(_) | Self::Logout(_) | Self::Token(_) => true,
             Self::Metrics | Self::Logs | Self::Connect | Self::Reload => false,
             Self::LoginAnswer(_) | Self::Restart | Self::Stop | Self::GiveWay => false,
@@ -198,6 +201,10 @@ impl Route {
             Self::Down(tunnel) => {
                 let now = parameter(query, "now").as_deref() == Some("true");
                 answer::json(&api.agent.down(tunnel, now).await.map_err(of_agent)?)
+            }
+            Self::Doctor(tunnel) => {
+                let tunnel = api.agent.tunnel(tunnel).await.map_err(of_agent)?;
+                answer::json(&tunnel.diagnose().await)
             }
             Self::Login(cluster) => answer::json(&login(api, cluster, &body).await?),
             Self::LoginAnswer(cluster) => answer::json(&login_answer(api, cluster, &body).await?),
@@ -496,6 +503,7 @@ mod tests {
             ("v1/logs", Some(Method::GET)),
             ("v1/tunnels/a/up", Some(Method::POST)),
             ("v1/tunnels/a/down", Some(Method::POST)),
+            ("v1/tunnels/a/doctor", Some(Method::POST)),
             ("v1/clusters/a/login", Some(Method::POST)),
             ("v1/clusters/a/login/answer", Some(Method::POST)),
             ("v1/clusters/a/login/other", None),

@@ -248,7 +248,7 @@ impl Connection<'_> {
                 begun,
             } => {
                 let similar = tunnel.similar(&error, &grant).await;
-                let context = tunnel.context(&grant, &similar);
+                let context = tunnel.context(Some(&grant), &similar);
                 let Some(reason) = open::reason(&error, &context) else {
                     return;
                 };

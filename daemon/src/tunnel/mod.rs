@@ -4,7 +4,7 @@
 //! control protocol's routes.
 //!
 //! `accept` lets in from either kind of socket (`local`), `connection` carries one, `attempt` decides when to try again,
-//! `dialect` knows what differs between the languages of clients, `probe` shows that the route works. `guarded` keeps web
+//! `dialect` knows what differs between the languages of clients, `probe` shows that the route works, `doctor` shows each step. `guarded` keeps web
 //! pages out, as `pomd_core::guard` decides. Pure: `dialect`.
 
 pub mod bind;
@@ -17,6 +17,7 @@ mod attempt;
 mod connection;
 mod counters;
 mod dialect;
+mod doctor;
 mod guarded;
 mod holder;
 mod outcome;
@@ -189,6 +190,12 @@ impl Tunnel {
         probe::probe(self, probe::Fresh::Anew).await
     }
 
+    /// Walks the steps that a new connection takes, and tells of each. Whatever is found, the session, the outcome and what
+    /// the status shows stay as they are.
+    pub async fn diagnose(&self) -> wire::Diagnosis {
+        doctor::diagnose(self).await
+    }
+
     /// Carries a connection that did not come in by a port, such as one end of a pair that pomd made itself: no web page
     /// can be behind it.
     pub fn adopt(self: &Arc<Self>, local: TcpStream, caller: Option<Caller>) -> io::Result<()> {
@@ -257,14 +264,18 @@ impl Tunnel {
         }
     }
 
-    /// Returns what a sentence about an error names, which `grant` met.
-    fn context<'a>(&'a self, grant: &'a Grant, similar: &'a [Authority]) -> open::Context<'a> {
+    /// Returns what a sentence about an error names, which `grant` met, if there was one.
+    fn context<'a>(
+        &'a self,
+        grant: Option<&'a Grant>,
+        similar: &'a [Authority],
+    ) -> open::Context<'a> {
         open::Context {
             cluster: &self.spec.cluster,
             spec: &self.cluster,
             route: &self.spec.route,
-            user: grant.user.as_deref(),
-            token: &grant.token,
+            user: grant.and_then(|it| it.user.as_deref()),
+            token: grant.map(|it| &it.token),
             similar,
             open: self.counters.open.load(Relaxed),
             at: self.env.clock.now(),

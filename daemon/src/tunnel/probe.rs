@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::Tunnel;
-use crate::upstream::{Early, EarlySource, steps::Steps};
+use crate::upstream::{Early, EarlySource, Opened, steps::Steps};
 
 /// For so long an answer is given again.
 const REST: Duration = Duration::from_secs(5);
@@ -146,7 +146,7 @@ async fn open_with_any(tunnel: &Tunnel, grant: Grant) -> Answer {
         return Err(login_needed(tunnel));
     }
     let similar = tunnel.similar(&error, &grant).await;
-    let context = tunnel.context(&grant, &similar);
+    let context = tunnel.context(Some(&grant), &similar);
     let Some(reason) = words::reason(&error, &context) else {
         return Err(internal(tunnel));
     };
@@ -166,23 +166,32 @@ async fn open_with_any(tunnel: &Tunnel, grant: Grant) -> Answer {
 }
 
 async fn open(tunnel: &Tunnel, grant: &Grant) -> Result<Duration, OpenError> {
-    let mut early = Early {
-        source: Silent,
-        kept: Vec::new(),
-        ended: false,
-    };
     let start = Instant::now();
     let mut steps = Steps::begin();
-    let route = &tunnel.spec.route;
-    let opening = tunnel
-        .upstream
-        .open_in_steps(route, &grant.token, &mut early, &mut steps);
-    let opened = opening.await;
+    let opened = open_once(tunnel, grant, &mut steps).await;
     tracing::debug!(tunnel = %tunnel.name, "probe: {steps}");
     drop(opened?);
     tunnel.session.accepted(grant.generation);
     tunnel.clear_outcome();
     Ok(start.elapsed())
+}
+
+/// Opens the route as a connection does whose client says nothing. Neither the session nor the outcome hear of it.
+pub(super) async fn open_once(
+    tunnel: &Tunnel,
+    grant: &Grant,
+    steps: &mut Steps,
+) -> Result<Opened, OpenError> {
+    let mut early = Early {
+        source: Silent,
+        kept: Vec::new(),
+        ended: false,
+    };
+    let route = &tunnel.spec.route;
+    let opening = tunnel
+        .upstream
+        .open_in_steps(route, &grant.token, &mut early, steps);
+    opening.await
 }
 
 /// Returns the error that asks for a login.
@@ -192,7 +201,7 @@ pub(super) fn login_needed(tunnel: &Tunnel) -> ProbeError {
 }
 
 /// There is no local side that could have gone away.
-fn internal(tunnel: &Tunnel) -> ProbeError {
+pub(super) fn internal(tunnel: &Tunnel) -> ProbeError {
     let message = words::probe_failed(tunnel.name.as_str());
     error(tunnel, Code::Internal, message)
 }

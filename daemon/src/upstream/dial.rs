@@ -69,7 +69,9 @@ impl Dialer {
     ) -> Result<TcpStream, DialError> {
         let addresses = self.lookup(target).await?;
         steps.taken(Step::Resolve);
+        steps.note(|it| it.addresses = addresses.iter().map(SocketAddr::ip).collect());
         let stream = self.connect(addresses).await?;
+        steps.note(|it| it.peer = stream.peer_addr().ok());
         steps.taken(Step::Connect);
         Ok(stream)
     }

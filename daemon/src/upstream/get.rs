@@ -106,6 +106,7 @@ async fn exchange(
         request_id: head.request_id(),
         location: text("location"),
         content_type: text("content-type"),
+        date: text("date"),
         body,
     })
 }

@@ -138,6 +138,8 @@ pub struct Answer {
     pub location: Option<String>,
     /// The value of `content-type`.
     pub content_type: Option<String>,
+    /// The value of `date`: the server's clock, as it writes it.
+    pub date: Option<String>,
     /// The whole body.
     pub body: Vec<u8>,
 }
@@ -288,13 +290,40 @@ impl Upstream {
         path: &str,
         token: Option<&Token>,
     ) -> Result<Answer, OpenError> {
+        self.get_in_steps(address, path, token, &mut Steps::begin())
+            .await
+    }
+
+    /// As [`Upstream::get`], with the steps up to `http` in `steps`; the error says which of them failed.
+    pub async fn get_in_steps(
+        &self,
+        address: &Address,
+        path: &str,
+        token: Option<&Token>,
+        steps: &mut Steps,
+    ) -> Result<Answer, OpenError> {
+        let answer = self.get_somehow(address, path, token, steps).await;
+        match &answer {
+            Ok(_) => steps.taken(Step::Http),
+            Err(error) => error.step().into_iter().for_each(|it| steps.taken(it)),
+        }
+        answer
+    }
+
+    async fn get_somehow(
+        &self,
+        address: &Address,
+        path: &str,
+        token: Option<&Token>,
+        steps: &mut Steps,
+    ) -> Result<Answer, OpenError> {
         let permitted = token
             .map(|token| self.tokens.permit(token, address))
             .transpose()?;
         let request = get::request(address, path, permitted)
             .map_err(|error| StepError::new(Target::Server(address.clone()), error))?;
         // Boxed: keeps the size of dialling out of every future around a GET.
-        let fresh = Box::pin(self.fresh(address, &mut Steps::begin())).await;
+        let fresh = Box::pin(self.fresh(address, steps)).await;
         let (remote, secure) = fresh?;
         let asked = Asked {
             server: address,
@@ -317,6 +346,7 @@ impl Upstream {
         match self.tls.handshake(socket, self.verified(address)).await {
             Ok((remote, secure)) => {
                 steps.taken(Step::Tls);
+                steps.note(|it| it.tls = tls::handshake::found(&remote));
                 Ok((remote, Some(secure)))
             }
             Err(error) => Err(self.handshake_failed(error, address).await),

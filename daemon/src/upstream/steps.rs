@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use pomd_core::route::error::Step;
+use pomd_core::route::{error::Step, trail::Trail};
 use tokio::time::Instant;
 
 /// The steps that were taken to open a route, in their order, each with its time.
@@ -13,6 +13,8 @@ use tokio::time::Instant;
 pub struct Steps {
     last: Instant,
     took: [Option<Duration>; Step::ALL.len()],
+    /// Only for who wants to see it. Boxed: every opening holds steps.
+    trail: Option<Box<Trail>>,
 }
 
 impl Steps {
@@ -21,7 +23,21 @@ impl Steps {
         Self {
             last: Instant::now(),
             took: [None; Step::ALL.len()],
+            trail: None,
         }
+    }
+
+    /// As [`Steps::begin`], and keeps what the steps meet.
+    pub fn begin_with_trail() -> Self {
+        Self {
+            trail: Some(Box::default()),
+            ..Self::begin()
+        }
+    }
+
+    /// Returns what the steps have met; nothing unless they were begun with a trail.
+    pub fn trail(&self) -> Trail {
+        self.trail.as_deref().cloned().unwrap_or_default()
     }
 
     /// Returns the steps that were taken, each with the time from the end of the one before it.
@@ -32,7 +48,18 @@ impl Steps {
 
     /// Forgets all steps: another attempt begins.
     pub(super) fn begin_again(&mut self) {
-        *self = Self::begin();
+        let trail = self.trail.take().map(|_| Box::default());
+        *self = Self {
+            trail,
+            ..Self::begin()
+        };
+    }
+
+    /// Notes what a step met, if somebody wants to see it.
+    pub(super) fn note(&mut self, note: impl FnOnce(&mut Trail)) {
+        if let Some(trail) = &mut self.trail {
+            note(trail);
+        }
     }
 
     /// The step ended just now. The server's one answer ends all the steps up to its own.

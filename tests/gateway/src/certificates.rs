@@ -27,6 +27,8 @@ pub enum Certificate {
     WrongName,
     /// Signed by an authority that nobody trusts.
     OtherAuthority,
+    /// Signed by a product that decrypts the TLS of a network.
+    Inspected,
 }
 
 /// A certificate and its key as PEM, for a client.
@@ -41,6 +43,7 @@ pub struct Identity {
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     other: CertifiedIssuer<'static, KeyPair>,
+    inspector: CertifiedIssuer<'static, KeyPair>,
     names: Vec<String>,
 }
 
@@ -55,6 +58,7 @@ impl Authority {
         Ok(Self {
             issuer: authority("Make-believe Pomerium CA")?,
             other: authority("A CA that nobody trusts")?,
+            inspector: authority("Zscaler Intermediate Root CA")?,
             names,
         })
     }
@@ -101,6 +105,7 @@ impl Authority {
         }
         let issuer = match which {
             Certificate::OtherAuthority => &self.other,
+            Certificate::Inspected => &self.inspector,
             _ => &self.issuer,
         };
         let key = KeyPair::generate()?;

@@ -7,4 +7,5 @@ pub mod head;
 pub mod pool;
 pub mod refusal;
 pub mod token_policy;
+pub mod trail;
 pub mod truncation;

@@ -4,6 +4,7 @@
 //! Nothing else makes such sentences. Text from outside is cleaned here, once. Advice names only commands and keys that
 //! exist.
 
+pub mod doctor;
 pub mod login;
 pub mod open;
 pub mod proxy;

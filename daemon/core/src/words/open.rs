@@ -27,8 +27,8 @@ pub struct Context<'a> {
     pub route: &'a Route,
     /// Who is logged in.
     pub user: Option<&'a str>,
-    /// The token that was sent.
-    pub token: &'a Token,
+    /// The token that was sent, if one was.
+    pub token: Option<&'a Token>,
     /// Routes that are offered and look like the one asked for.
     pub similar: &'a [Authority],
     /// How many connections of the tunnel are open.
@@ -137,7 +137,8 @@ type Told = (Code, String, Option<String>);
 fn fresh_token_refused(context: &Context<'_>) -> Told {
     let cluster = context.cluster;
     if context.spec.token.source != TokenSource::Browser {
-        let token = told(&context.token.claims());
+        let token = context.token.map(|it| told(&it.claims()));
+        let token = token.unwrap_or_default();
         return (
             Code::LoginFailed,
             format!("{cluster} refuses each token that it is given{token} (401)"),
@@ -169,11 +170,12 @@ fn refused(refusal: &Refusal, context: &Context<'_>) -> Told {
             };
             let message = format!("{who} may not use {authority}{status}");
             // Pomerium says the same of a token of others that it does not take.
-            let hint = match context.token.kind() {
-                TokenKind::Pomerium => hint.to_owned(),
-                TokenKind::Bearer => format!(
+            let bearer = context.token.filter(|it| it.kind() == TokenKind::Bearer);
+            let hint = match bearer {
+                None => hint.to_owned(),
+                Some(token) => format!(
                     "either the policy says no, or Pomerium does not take the token{}: {hint}",
-                    told(&context.token.claims())
+                    told(&token.claims())
                 ),
             };
             (Code::Forbidden, message, Some(hint))

@@ -61,10 +61,15 @@ pub(super) fn advice(error: &TlsError, section: &str) -> Option<String> {
         TlsError::TimedOut(_) | TlsError::Io(_) => IN_THE_WAY.to_owned(),
         TlsError::NotTls { .. } => "is the port right, or a login page in the way?".to_owned(),
         TlsError::NoHttp1 => ONLY_HTTP2.to_owned(),
-        TlsError::Certificate { problem, .. } => match problem {
-            CertificateProblem::UnknownIssuer => {
-                format!("{LOGIN_PAGE} If this Pomerium has a private CA, set ca_file in {section}")
+        TlsError::Certificate { problem, issuer } => match problem {
+            CertificateProblem::UnknownIssuer if issuer.as_deref().is_some_and(decrypts) => {
+                format!(
+                    "this network decrypts TLS: ask your IT department to exempt this host, or trust its CA by ca_file in {section}"
+                )
             }
+            CertificateProblem::UnknownIssuer => format!(
+                "{LOGIN_PAGE} If this Pomerium has a private CA, ca_file in {section} must hold it"
+            ),
             CertificateProblem::BadSignature => {
                 format!("{LOGIN_PAGE} If its private CA is a new one, renew ca_file in {section}")
             }
@@ -201,6 +206,38 @@ fn missing(wanted: PemKind, found: Option<&str>, is_der: bool) -> String {
         res += "; it looks like DER: convert it with openssl x509 -inform der, or openssl pkcs12 -nodes";
     }
     res
+}
+
+/// Tells whether an issuer is one that products are known by which decrypt the TLS of a network or a machine.
+fn decrypts(issuer: &str) -> bool {
+    const PRODUCTS: [&str; 24] = [
+        "avast",
+        "barracuda",
+        "bitdefender",
+        "blue coat",
+        "bluecoat",
+        "cato networks",
+        "charles proxy",
+        "check point",
+        "cisco umbrella",
+        "do_not_trust",
+        "eset ssl",
+        "forcepoint",
+        "fortigate",
+        "fortinet",
+        "kaspersky",
+        "mitmproxy",
+        "netskope",
+        "palo alto",
+        "portswigger",
+        "sonicwall",
+        "sophos",
+        "trend micro",
+        "watchguard",
+        "zscaler",
+    ];
+    let issuer = issuer.to_ascii_lowercase();
+    PRODUCTS.iter().any(|it| issuer.contains(it))
 }
 
 fn certificate(problem: &CertificateProblem, issuer: Option<&str>) -> String {

@@ -69,17 +69,24 @@ async fn a16_t1_each_thing_wrong_with_a_certificate_has_its_sentence() {
         "the certificate of corp.example.com is not trusted: issued by \"Corp Lab CA\", but that signature is not theirs"
     );
 
-    let foreign = Lab::signed_by("Zscaler Root CA").await.server();
-    let it = distrusts(&lab, &upstream, &foreign).await;
-    assert_eq!(
-        it.message,
-        "the certificate of corp.example.com is not trusted: issued by \"Zscaler Root CA\", which this machine does not know"
-    );
-    let hint = it.hint.unwrap();
-    assert!(
-        hint.contains("login page") && hint.contains("ca_file in [cluster.corp]"),
-        "{hint}"
-    );
+    for (issuer, cause) in [
+        ("Zscaler Root CA", "this network decrypts TLS"),
+        ("Corp Internal CA", "login page"),
+    ] {
+        let foreign = Lab::signed_by(issuer).await.server();
+        let it = distrusts(&lab, &upstream, &foreign).await;
+        assert_eq!(
+            it.message,
+            format!(
+                "the certificate of corp.example.com is not trusted: issued by \"{issuer}\", which this machine does not know"
+            )
+        );
+        let hint = it.hint.unwrap();
+        assert!(
+            hint.contains(cause) && hint.contains("ca_file in [cluster.corp]"),
+            "{hint}"
+        );
+    }
 }
 
 /// The first record that comes, without its head.

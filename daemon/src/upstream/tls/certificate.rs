@@ -254,7 +254,7 @@ fn bare_name(listed: &str) -> String {
 }
 
 /// Returns who issued `certificate`: the common name, else the organisation.
-fn issuer(certificate: &[u8]) -> Option<String> {
+pub(super) fn issuer(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = Der(certificate).next()?;
     let (_, signed) = Der(certificate).next()?;
     let mut fields = Der(signed);
