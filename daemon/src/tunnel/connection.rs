@@ -220,7 +220,7 @@ impl Connection<'_> {
             AttemptError::Refused(_) => Opening::Guarded,
             AttemptError::NoGrant(NoGrant { reason }) => Opening::Failed(reason.code),
             AttemptError::NotOpened { error, grant, .. } => {
-                let reason = open::reason(error, &self.tunnel.context(grant, &[]));
+                let reason = open::reason(error, &self.tunnel.context(Some(grant), &[]));
                 reason.map_or(Opening::ClientGone, |it| Opening::Failed(it.code))
             }
         }
