@@ -64,6 +64,7 @@ pub use clusters::is_same;
 pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded};
 pub use error::AgentError;
 use ports::Ports;
+pub use ports::kept_ports;
 use publish::Publisher;
 use tick::TickSchedule;
 
