@@ -78,7 +78,15 @@ say "Testing ..."
 # Most of a test is waiting, for other processes and for limits of time.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$((2 * $(getconf _NPROCESSORS_ONLN)))}"
 status=0
-cargo test --workspace --locked --no-fail-fast 2>&1 | tee "$LOG" || status=$?
+# Into a file and not a pipe: a program of a test that makes the output it shares non-blocking would cut a pipe's short.
+# In the foreground: what runs in the background is deaf to Ctrl-C, and so would be what the tests start.
+END="The tests have ended."
+: >"$LOG"
+tail -f "$LOG" | sed "/^$END\$/q" &
+shown=$!
+cargo test --workspace --locked --no-fail-fast >>"$LOG" 2>&1 </dev/null || status=$?
+printf '\n%s\n' "$END" >>"$LOG"
+wait "$shown"
 
 awk '
     /^test result: / { passed += $4; failed += $6; ignored += $8 }
@@ -88,7 +96,7 @@ awk '
 grep '^skipped: ' "$LOG" || true
 if [ "$status" -ne 0 ]; then
     say "What the tests that failed said:"
-    awk '/^failures:$/ { said = !said; next } said' "$LOG" | cut -c 1-400 | head -n 300
+    awk '/^failures:$/ { said = !said; next } said && ++lines <= 300' "$LOG" | cut -c 1-400
     grep -E '^test .* FAILED$|^error' "$LOG" | sort -u || true
     fail "not all tests passed; the whole output is in $LOG"
 fi

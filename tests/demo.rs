@@ -3,10 +3,11 @@
 use std::{fs, process::Command, time::Duration};
 
 use integration::{
+    PATIENCE,
     binary::binary,
     pomd::{self, run},
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 /// Both would have the usual ports, and one of them says who has them.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -16,8 +17,16 @@ const DEMO_TIME: Duration = Duration::from_secs(120);
 async fn the_fast_demo_shows_every_step_and_leaves_nothing() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let folder = pomd::folder();
-    // A program of the user holds the usual port.
-    let _taken = std::net::TcpListener::bind("127.0.0.1:8088");
+    // A program of the user holds the usual port: ours, or, if it never becomes free, another.
+    let holding = async {
+        loop {
+            match std::net::TcpListener::bind("127.0.0.1:8088") {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let _taken = timeout(PATIENCE, holding).await;
     for program in ["pomd-demo", "pomctl"] {
         let mut command = Command::new(binary(program));
         if program == "pomctl" {

@@ -8,7 +8,7 @@ use integration::{
     bystander::{Bystander, LEFT_BY_A_BURST, at_rest, echoes, threads, usage},
     deployment::{CLUSTER, Deployment, tunnel},
     eventually,
-    pomd::Pomd,
+    pomd::{self, Pomd},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -35,7 +35,8 @@ fn memory(usage: Usage) -> u64 {
 
 /// No more descriptors and tasks than before.
 async fn is_back(pomd: &Pomd, before: Usage) -> Usage {
-    eventually("descriptors and tasks are as before", async || {
+    let what = format!("descriptors and tasks are as before, {before:?}");
+    eventually(&what, async || {
         let now = usage(pomd).await;
         let most = before
             .descriptors
@@ -49,7 +50,7 @@ async fn is_back(pomd: &Pomd, before: Usage) -> Usage {
 async fn short_connection(pomd_at: [std::net::SocketAddr; 2], n: usize) {
     let [echo, refused] = pomd_at;
     let address = if n.is_multiple_of(10) { refused } else { echo };
-    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut stream = pomd::connect(address).await.unwrap();
     match n % 10 {
         0 => {
             let _ = stream.write_all(b"refused").await;

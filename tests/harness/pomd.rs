@@ -1,7 +1,7 @@
 //! The real daemon, with everything of its own in one temporary folder, and pomctl beside it.
 
 use std::{
-    fs,
+    fs, io,
     net::SocketAddr,
     process::{Command, ExitStatus, Output, Stdio},
     time::Duration,
@@ -11,7 +11,8 @@ use control::{
     client::{Client, ClientError},
     wire::{self, Status, TunnelState},
 };
-use rustix::process::Signal;
+use rustix::{io::Errno, process::Signal};
+use socket2::{Domain, Socket, Type};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{PATIENCE, binary::binary, eventually, process::Process, setup::write};
@@ -23,6 +24,21 @@ pub use crate::{
 
 /// How long pomctl may take.
 const POMCTL_TIME: Duration = Duration::from_secs(60);
+
+/// A connection to `address`, also if it was reset at once: who reads from it is told.
+pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let under_way = Errno::INPROGRESS.raw_os_error();
+    socket.connect(&address.into()).or_else(|it| {
+        (it.raw_os_error() == Some(under_way))
+            .then_some(())
+            .ok_or(it)
+    })?;
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    Ok(stream)
+}
 
 /// A pomd that was started by a test.
 #[derive(Debug)]
@@ -135,7 +151,7 @@ impl Pomd {
     pub async fn dial(&self, address: SocketAddr) -> TcpStream {
         let stream = match self.setup.machine() {
             Some(machine) => machine.connect(address),
-            None => TcpStream::connect(address).await,
+            None => connect(address).await,
         };
         stream.unwrap_or_else(|error| panic!("{address}: {error}"))
     }

@@ -60,21 +60,25 @@ pub(super) async fn obtain(
     let login = sign_in(cx, &name, &mut events, options);
     if is_attended {
         login.await?;
-    } else if is_login_open(cx, &name).await? {
-        tokio::time::timeout(UNATTENDED, login)
-            .await
-            .map_err(|_| CliError::login_needed(&sanitise::name(&name)))??;
     } else {
-        return Err(ClientError::Api(needed).into());
+        match state(cx, &name).await? {
+            Some(ClusterState::LoginRunning) => {
+                tokio::time::timeout(UNATTENDED, login)
+                    .await
+                    .map_err(|_| CliError::login_needed(&sanitise::name(&name)))??;
+            }
+            // It ended meanwhile.
+            Some(ClusterState::LoggedIn) => {}
+            _ => return Err(ClientError::Api(needed).into()),
+        }
     }
     Ok(cx.client.token(&name).await?)
 }
 
-async fn is_login_open(cx: &Context, name: &str) -> Result<bool, CliError> {
+async fn state(cx: &Context, name: &str) -> Result<Option<ClusterState>, CliError> {
     let status = cx.client.status().await?;
     let mut clusters = status.clusters.iter();
-    let cluster = clusters.find(|it| it.name == name);
-    Ok(cluster.is_some_and(|it| it.state == ClusterState::LoginRunning))
+    Ok(clusters.find(|it| it.name == name).map(|it| it.state))
 }
 
 /// Returns the cluster that is meant: the one named, or the only one.
