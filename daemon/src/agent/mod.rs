@@ -66,6 +66,7 @@ pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded};
 pub use error::AgentError;
 pub use measured::{Measured, MeasuredTunnel, Restarts};
 use ports::Ports;
+pub use ports::kept_ports;
 use publish::Publisher;
 use tick::TickSchedule;
 
