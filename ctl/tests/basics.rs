@@ -22,7 +22,7 @@ Every day     status  up  down  ssh  login  logout
 For programs  connect  ssh-config  token  kube-credential
 Change        add  remove  enable  disable  edit
 Look inside   logs  doctor
-The daemon    reload  restart  stop
+The daemon    reload  restart  stop  service
 More          demo  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH
 
@@ -298,7 +298,6 @@ No tunnels yet, and pomd is not running.
 fn no_message_names_what_is_not_built() {
     let not_built = [
         "pomctl routes",
-        "pomctl service",
         "pomctl wait",
         "--renew",
         "pomctl events",
