@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Command, CommandFactory, FromArgMatches};
+use clap::{Arg, Command, CommandFactory, FromArgMatches};
 use clap_complete::{
     CompleteEnv,
     engine::{ArgValueCandidates, CompletionCandidate},
@@ -92,8 +92,12 @@ pub(crate) fn answer() -> Option<ExitCode> {
 fn command() -> Command {
     let mut res = Cli::command();
     for (name, argument, names) in NAMED.iter().copied() {
-        let candidates = ArgValueCandidates::new(move || candidates(names));
-        res = res.mut_subcommand(name, |it| it.mut_arg(argument, |it| it.add(candidates)));
+        // `mut_arg` would put it behind the others.
+        let named = |it: Arg| match it.get_id() == argument {
+            true => it.add(ArgValueCandidates::new(move || candidates(names))),
+            false => it,
+        };
+        res = res.mut_subcommand(name, |it| it.mut_args(named));
     }
     res
 }
@@ -206,6 +210,15 @@ mod tests {
     #[test]
     fn every_argument_that_takes_names_is_there() {
         command().debug_assert();
+        let whole = Cli::command();
+        for (name, argument, _) in NAMED {
+            let command = whole.find_subcommand(name).unwrap();
+            let mut arguments = command.get_arguments();
+            assert!(
+                arguments.any(|it| it.get_id() == argument),
+                "{name} {argument}"
+            );
+        }
     }
 
     #[test]
