@@ -1,6 +1,8 @@
 //! The doctor: for each planted fault it names the step that is at fault and what to do, and leaves the session, the
 //! tunnel and the status as they were.
 
+mod machine;
+
 use std::{fs, net::TcpStream as StdStream, sync::Arc};
 
 use control::wire::{CheckName, CheckOutcome, ClusterState, Diagnosis, Examination, TunnelState};
@@ -9,8 +11,10 @@ use gateway::{
     forward_proxy::{ForwardProxy, Play},
 };
 use integration::{
+    PATIENCE,
+    binary::binary,
     deployment::{CLUSTER, Deployment, tunnel},
-    pomd::{Pomd, cluster, tunnel as shown},
+    pomd::{Pomd, cluster, run, tunnel as shown},
     relay::Relay,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -293,6 +297,16 @@ async fn a_name_that_is_not_known_is_found_at_dns() {
         ],
     };
     scene.finds("echo", finding).await;
+    // A shell that knows of a forward proxy says so.
+    let mut command = scene.pomd.setup().command(&binary("pomctl"));
+    command.args(["doctor", "echo"]);
+    command.env("HTTPS_PROXY", "http://proxy.lan:3128");
+    let output = run(command, PATIENCE).await;
+    let page = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        page.contains("This shell has HTTPS_PROXY set, pomd has not"),
+        "{page}"
+    );
     scene.reload("").await;
     scene.is_well("echo").await;
 }

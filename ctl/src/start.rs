@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use control::{client::ClientError, holder, wire::Status};
+use control::{
+    client::ClientError,
+    holder,
+    wire::{Diagnosis, Status},
+};
 use tokio::{process::Command, time::Instant};
 
 use crate::{
@@ -51,7 +55,7 @@ struct Started {
 async fn start(cx: &Context) -> Result<Started, CliError> {
     cx.screen.goes_on("pomd may start all the same");
     let deadline = Instant::now() + LIMIT;
-    let program = sibling("pomd").unwrap_or_else(|| PathBuf::from("pomd"));
+    let program = program();
     let mut words = tempfile::tempfile().map_err(|it| cannot_run(&program, &it))?;
     let mut child = command(cx, &program, &words)
         .spawn()
@@ -85,17 +89,38 @@ fn tell(cx: &Context, status: &Status) {
     }
 }
 
-fn command(cx: &Context, program: &Path, words: &std::fs::File) -> Command {
+/// Returns pomd as it is to be run: the one beside pomctl, else one on `PATH`.
+fn program() -> PathBuf {
+    sibling("pomd").unwrap_or_else(|| PathBuf::from("pomd"))
+}
+
+/// Returns a command of pomd for the places that a person named.
+fn pomd(cx: &Context, program: &Path, action: &str) -> Command {
     let mut command = Command::new(program);
     command
-        .arg("--daemonize")
+        .arg(action)
         .arg("--config")
         .arg(&cx.paths.config)
         .arg("--state-dir")
         .arg(&cx.paths.state)
         .arg("--socket")
         .arg(&cx.paths.socket)
-        .stdin(Stdio::null())
+        .stdin(Stdio::null());
+    command
+}
+
+/// Has pomd, which does not run, look at the addresses of the file's tunnels and at who holds them. `None`: it cannot.
+pub(crate) async fn listeners(cx: &Context) -> Option<Vec<Diagnosis>> {
+    let mut command = pomd(cx, &program(), "listeners");
+    command.stderr(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(LIMIT, command.output()).await;
+    let output = output.ok()?.ok()?;
+    serde_json::from_slice(&output.stdout).ok()
+}
+
+fn command(cx: &Context, program: &Path, words: &std::fs::File) -> Command {
+    let mut command = pomd(cx, program, "--daemonize");
+    command
         .stdout(Stdio::null())
         // A file, not a pipe: pomd lives on and may keep it, and nobody must wait for its end.
         .stderr(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use control::wire::{
-    Check, CheckOutcome, Code, ConfigError, Diagnosis, Reason, Status, TunnelState,
+    Check, CheckName, CheckOutcome, Code, ConfigError, Diagnosis, Reason, Status, TunnelState,
 };
 use pomd_core::{
     route::{
@@ -149,7 +149,7 @@ corp
   ✓ HTTP           Pomerium answers; clocks agree                         20 ms
   ✓ session        alice@example.com, until HH:MM (9h 12m)
   ✗ grafana        listener: 127.0.0.1:3000, [::1]:3000: node (pid 4242) holds the port
-    The address is taken as soon as it is free
+    Whatever connects there reaches that program, and not the tunnel: end it, or choose another port by listen
   ✓ ssh-prod       127.0.0.1:2202, [::1]:2202, allowed, SSH-2.0-OpenSSH_9.6    31 ms
 1 check failed: listener. The session was not touched.
 
@@ -230,18 +230,73 @@ fn g16_the_same_steps_are_there_for_programs() {
 
 #[test]
 fn g16_without_pomd_this_machine_is_looked_at() {
-    let world = World::new();
-    std::fs::write(world.config(), "[tunnel.a]\nroute = \"a.example.com:22\"\n").unwrap();
+    let mut world = World::new();
+    world.move_program();
+    world.var("POMD_BROWSER", "none");
+    let file = "[tunnel.a]\nroute = \"a.example.com:22\"\nlisten = 2202\n\n[tunnel.b]\nroute = \"b.example.com:22\"\n";
+    std::fs::write(world.config(), file).unwrap();
+    let held = Check {
+        code: Some(Code::AddressInUse),
+        hint: Some("end it".to_owned()),
+        ..Check::new(
+            CheckName::Listener,
+            CheckOutcome::Bad,
+            "localhost:2202: node (pid 4242) holds the port",
+        )
+    };
+    let free = Check::new(
+        CheckName::Listener,
+        CheckOutcome::NotDone,
+        "a free port, chosen when pomd starts",
+    );
+    let found = [("a", held), ("b", free)].map(|(tunnel, check)| Diagnosis {
+        tunnel: tunnel.to_owned(),
+        cluster: format!("{tunnel}.example.com"),
+        checks: vec![check],
+        opens_in_ms: None,
+    });
+    let found = serde_json::to_string(&found).unwrap();
+    world.script(
+        "bin/pomd",
+        &format!("[ \"$1\" = listeners ] && echo '{found}'"),
+    );
     assert_data_eq!(
         world.transcript(&["doctor"]),
         str![[r#"
 $ pomctl doctor  # exit 3
   ✗ pomd           not running: nothing answers on /DIR/pomd.sock
     Start it: pomctl up --all
-  ✓ config         ~/.config/pomd/pomd.toml, 1 tunnel
+  ✓ config         ~/.config/pomd/pomd.toml, 2 tunnels
+  – browser        none is wanted: pomctl login prints the address to open
+  – ssh config     not installed
+    To let ssh find tunnels by their names: pomctl ssh-config --install
+  – shared login   a.example.com and b.example.com log in apart
+    If they are one Pomerium, [cluster.example] with hosts = ["*.example.com"] gives them one login
+a.example.com
+  ✗ a              listener: localhost:2202: node (pid 4242) holds the port
+    End it
+b.example.com
+  – b              a free port, chosen when pomd starts
+2 checks failed: pomd, listener.
+
+"#]]
+    );
+    assert_data_eq!(
+        world.transcript(&["doctor", "b"]),
+        str![[r#"
+$ pomctl doctor b  # exit 3
+  ✗ pomd           not running: nothing answers on /DIR/pomd.sock
+    Start it: pomctl up --all
+  ✓ config         ~/.config/pomd/pomd.toml, 2 tunnels
+  – listener       a free port, chosen when pomd starts
 1 check failed: pomd.
 
 "#]]
+    );
+    let unknown = world.transcript(&["doctor", "c"]);
+    assert!(
+        unknown.contains("no tunnel c") && unknown.contains("exit 2"),
+        "{unknown}"
     );
     std::fs::write(world.config(), "[tunnel.a]\nrout = \"a.example.com:22\"\n").unwrap();
     assert_data_eq!(
@@ -260,6 +315,39 @@ $ pomctl doctor  # exit 3
     assert_eq!(json.status.code(), Some(3));
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["checks"][1]["code"], "config_broken");
+}
+
+#[test]
+fn what_lets_ssh_find_tunnels_is_looked_at() {
+    let mut world = World::new();
+    world.move_program();
+    world.var("POMD_BROWSER", "none");
+    let file = "[tunnel.a]\nroute = \"a.example.com:22\"\nlisten = 2202\n";
+    std::fs::write(world.config(), file).unwrap();
+    world.script("bin/pomd", "exit 1");
+    world.script("path/ssh", "echo 'OpenSSH_9.2p1 Debian-2, OpenSSL 3.0' >&2");
+    let path = world.path("path").display().to_string();
+    world.var("PATH", &format!("{path}:/usr/bin:/bin"));
+    let home = world.path("home");
+    assert!(world.run(&["ssh-config", "--install"]).status.success());
+    let told = world.transcript(&["doctor"]);
+    assert!(
+        told.contains("~/.ssh/config:2 includes ~/.config/pomd/ssh_config"),
+        "{told}"
+    );
+    assert!(told.contains("This OpenSSH is 9.2"), "{told}");
+    let ssh = home.join(".ssh/config");
+    let below = format!("Host x\n{}", std::fs::read_to_string(&ssh).unwrap());
+    std::fs::write(&ssh, below).unwrap();
+    let told = world.transcript(&["doctor"]);
+    assert!(
+        told.contains("ssh does not read ~/.config/pomd/ssh_config"),
+        "{told}"
+    );
+    assert!(
+        told.contains("must stand above the first Host line: pomctl ssh-config --install"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -54,6 +54,9 @@ pub(crate) enum Action {
         /// The file, instead of the configured one
         file: Option<PathBuf>,
     },
+    /// Look at the addresses of the tunnels, and who holds them: how pomctl's doctor does it while no pomd runs
+    #[command(hide = true)]
+    Listeners,
 }
 
 impl Args {

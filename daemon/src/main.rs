@@ -5,6 +5,7 @@ mod args;
 mod check;
 mod daemonize;
 mod lifetime;
+mod listeners;
 mod signals;
 mod takeover;
 mod terminal;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     }
     match args.action {
         Some(Action::Check { ref file }) => check::check(&args, file.clone()),
+        Some(Action::Listeners) => listeners::listeners(&args),
         None => start(&args),
     }
 }

@@ -1,12 +1,21 @@
-//! `pomctl doctor`: why something does not work. Looks at this machine, and has pomd walk the steps of a connection.
+//! `pomctl doctor`: why something does not work. Looks at this machine, and has pomd walk the steps of a connection; what
+//! can be said without pomd is said without it.
+//!
+//! Long because what there is to say differs with what runs.
+
+mod machine;
+
+use std::path::Path;
 
 use control::{
     client::ClientError,
+    holder::{self, Holder},
     wire::{
         Check, CheckName, CheckOutcome, Code, Diagnosis, Examination, SCHEMA, Status, Tunnel,
         TunnelState,
     },
 };
+use pomd_core::{config::Config, words::doctor};
 use tokio::task::JoinSet;
 
 use super::which;
@@ -14,26 +23,21 @@ use crate::{
     args::DoctorArgs,
     config_store::ConfigStore,
     context::Context,
-    error::{CliError, Exit},
+    error::{CliError, Exit, last_words},
     render::{self, count, session},
-    sanitise, waiting,
+    sanitise, start, waiting,
 };
 
 pub(crate) async fn run(cx: &Context, args: &DoctorArgs) -> Result<Exit, CliError> {
-    let status = match cx.client.status().await {
-        Err(ClientError::NotRunning) => None,
-        answer => Some(answer?),
+    let name = args.name.as_deref();
+    let looked = match cx.client.status().await {
+        Ok(status) => of_running(cx, &status, name).await?,
+        Err(error) => of_absent(cx, error, name).await?,
     };
-    let (checks, tunnels) = match &status {
-        Some(status) => {
-            let chosen = chosen(status, args.name.as_deref())?;
-            let walking = walk_all(cx, status, &chosen);
-            let walked = waiting::shown(&cx.screen, "walking the steps", walking).await?;
-            (of_running(cx, status), walked)
-        }
-        None => (of_absent(cx), Vec::new()),
-    };
-    let exit = exit_of(status.is_some(), &checks, &tunnels);
+    let exit = exit_of(&looked);
+    let Looked {
+        checks, tunnels, ..
+    } = looked;
     let found = Examination {
         schema: SCHEMA,
         healthy: exit == Exit::Done,
@@ -47,6 +51,80 @@ pub(crate) async fn run(cx: &Context, args: &DoctorArgs) -> Result<Exit, CliErro
         cx.screen.answer(&page)?;
     }
     Ok(exit)
+}
+
+/// What was looked at.
+struct Looked {
+    /// pomd does not run.
+    absent: bool,
+    checks: Vec<Check>,
+    tunnels: Vec<Diagnosis>,
+}
+
+async fn of_running(cx: &Context, status: &Status, name: Option<&str>) -> Result<Looked, CliError> {
+    let chosen = chosen(status, name)?;
+    let walking = walk_all(cx, status, &chosen);
+    let tunnels = waiting::shown(&cx.screen, "walking the steps", walking).await?;
+    let mut checks = vec![daemon(cx, status), config_in_force(cx, status)];
+    if Path::new(&status.pomd.config.path) == cx.paths.config
+        && let Ok(config) = ConfigStore::open(cx).and_then(|it| it.config())
+    {
+        checks.extend(of_machine(cx, &config, name).await);
+    }
+    Ok(Looked {
+        absent: false,
+        checks,
+        tunnels,
+    })
+}
+
+/// Returns what can be said without a pomd, which does not answer for this reason.
+async fn of_absent(
+    cx: &Context,
+    error: ClientError,
+    name: Option<&str>,
+) -> Result<Looked, CliError> {
+    let absent = matches!(error, ClientError::NotRunning);
+    let daemon = match absent {
+        true => not_running(cx),
+        false => {
+            let error = CliError::from(error);
+            Check::new(CheckName::Pomd, CheckOutcome::Bad, error.message())
+        }
+    };
+    let config = ConfigStore::open(cx).and_then(|it| it.config());
+    let mut checks = vec![daemon, config_file(cx, config.as_ref())];
+    let mut tunnels = Vec::new();
+    if let Ok(config) = &config {
+        if let Some(name) = name {
+            is_named(config, name)?;
+        }
+        checks.extend(of_machine(cx, config, name).await);
+        tunnels = start::listeners(cx).await.unwrap_or_default();
+        tunnels.retain(|it| name.is_none_or(|name| it.tunnel == name || it.cluster == name));
+    }
+    Ok(Looked {
+        absent,
+        checks,
+        tunnels,
+    })
+}
+
+/// A tunnel or a cluster of the file is called so.
+fn is_named(config: &Config, name: &str) -> Result<(), CliError> {
+    let tunnels: Vec<String> = config.tunnels.keys().map(ToString::to_string).collect();
+    let is_cluster = config.clusters.keys().any(|it| it.as_str() == name);
+    match is_cluster || tunnels.iter().any(|it| it == name) {
+        true => Ok(()),
+        false => Err(which::unknown("tunnel", "no_such_tunnel", name, &tunnels)),
+    }
+}
+
+/// Returns what there is to say of the machine; of one tunnel only what is wrong.
+async fn of_machine(cx: &Context, config: &Config, name: Option<&str>) -> Vec<Check> {
+    let mut checks = machine::checks(cx, config).await;
+    checks.retain(|it| name.is_none() || it.outcome == CheckOutcome::Bad);
+    checks
 }
 
 /// Returns the tunnels that a person means by the name of one or of a cluster; all, where none is named.
@@ -94,6 +172,7 @@ async fn walk_all(
             diagnosis.checks.insert(0, listener(tunnel));
         }
         tell_the_end(cx, status, diagnosis);
+        tell_of_proxy(diagnosis);
     }
     Ok(walked)
 }
@@ -111,22 +190,30 @@ fn tell_the_end(cx: &Context, status: &Status, diagnosis: &mut Diagnosis) {
     }
 }
 
+/// Says that this shell knows of a forward proxy where the way without one leads nowhere.
+fn tell_of_proxy(diagnosis: &mut Diagnosis) {
+    let leads_nowhere = diagnosis.checks.iter().any(|it| {
+        matches!(it.name, CheckName::Dns | CheckName::Tcp | CheckName::Tls)
+            && it.outcome == CheckOutcome::Bad
+    });
+    let mut checks = diagnosis.checks.iter_mut();
+    let proxy = checks.find(|it| it.name == CheckName::ForwardProxy);
+    if let Some(proxy) = proxy
+        && leads_nowhere
+        && proxy.outcome == CheckOutcome::NotDone
+    {
+        proxy.hint = machine::unknown_proxy();
+    }
+}
+
 fn listener(tunnel: &Tunnel) -> Check {
     let name = CheckName::Listener;
     let addresses = tunnel.listen.join(", ");
     match tunnel.state {
-        TunnelState::Busy => {
-            let reason = tunnel.reason.as_ref();
-            let message = reason.map_or("it cannot listen", |it| it.message.as_str());
-            Check {
-                code: reason.map(|it| it.code),
-                hint: reason.and_then(|it| it.hint.clone()).or_else(|| {
-                    let taken = "the address is taken as soon as it is free";
-                    Some(taken.to_owned())
-                }),
-                ..Check::new(name, CheckOutcome::Bad, format!("{addresses}: {message}"))
-            }
-        }
+        TunnelState::Busy => match &tunnel.reason {
+            Some(reason) => doctor::cannot_listen(&addresses, reason),
+            None => Check::new(name, CheckOutcome::Bad, addresses),
+        },
         TunnelState::Down => {
             let message = format!("down; to listen: pomctl up {}", tunnel.name);
             Check::new(name, CheckOutcome::NotDone, message)
@@ -136,7 +223,7 @@ fn listener(tunnel: &Tunnel) -> Check {
 }
 
 /// Returns what there is to say of a pomd that runs.
-fn of_running(cx: &Context, status: &Status) -> Vec<Check> {
+fn daemon(cx: &Context, status: &Status) -> Check {
     let view = cx.screen.view();
     let pomd = &status.pomd;
     let log = pomd.log.as_deref().map(|it| match it.starts_with('/') {
@@ -148,7 +235,7 @@ fn of_running(cx: &Context, status: &Status) -> Vec<Check> {
     let hint = (pomd.version != ours)
         .then(|| format!("this pomctl is {ours}; to run the installed pomd: pomctl restart"));
     let warnings = pomd.warnings.iter();
-    let daemon = Check {
+    Check {
         hint,
         facts: warnings
             .map(|it| ("warning".to_owned(), it.clone()))
@@ -158,10 +245,16 @@ fn of_running(cx: &Context, status: &Status) -> Vec<Check> {
             CheckOutcome::Good,
             format!("{}, pid {}, log: {log}", pomd.version, pomd.pid),
         )
-    };
-    let path = std::path::Path::new(&pomd.config.path);
+    }
+}
+
+/// Returns what there is to say of the file that pomd obeys.
+fn config_in_force(cx: &Context, status: &Status) -> Check {
+    let view = cx.screen.view();
+    let pomd = &status.pomd;
+    let path = Path::new(&pomd.config.path);
     let shown = view.path(path);
-    let config = match &pomd.config.error {
+    match &pomd.config.error {
         None => Check::new(
             CheckName::Config,
             CheckOutcome::Good,
@@ -176,29 +269,43 @@ fn of_running(cx: &Context, status: &Status) -> Vec<Check> {
                 format!("{shown}: {}", error.message),
             )
         },
-    };
-    vec![daemon, config]
+    }
 }
 
-/// Returns what can be said without a pomd.
-fn of_absent(cx: &Context) -> Vec<Check> {
+fn not_running(cx: &Context) -> Check {
     let view = cx.screen.view();
     let socket = view.path(&cx.paths.socket);
-    let daemon = Check {
-        hint: Some("start it: pomctl up --all".to_owned()),
-        ..Check::new(
-            CheckName::Pomd,
-            CheckOutcome::Bad,
-            format!("not running: nothing answers on {socket}"),
-        )
-    };
-    vec![daemon, config_file(cx)]
+    let holder = Holder::read(&cx.paths.state).filter(|_| holder::is_held(&cx.paths.state));
+    match holder {
+        None => Check {
+            hint: Some("start it: pomctl up --all".to_owned()),
+            ..Check::new(
+                CheckName::Pomd,
+                CheckOutcome::Bad,
+                format!("not running: nothing answers on {socket}"),
+            )
+        },
+        Some(holder) => {
+            let log = holder.facts.as_ref().map(|it| it.log.as_deref());
+            Check {
+                hint: log.map(last_words),
+                ..Check::new(
+                    CheckName::Pomd,
+                    CheckOutcome::Bad,
+                    format!(
+                        "pid {} holds {}, and does not answer on {socket}: it starts, ends or hangs",
+                        holder.pid,
+                        view.path(&cx.paths.state)
+                    ),
+                )
+            }
+        }
+    }
 }
 
-fn config_file(cx: &Context) -> Check {
+fn config_file(cx: &Context, read: Result<&Config, &CliError>) -> Check {
     let path = &cx.paths.config;
     let shown = cx.screen.view().path(path);
-    let read = ConfigStore::open(cx).and_then(|it| it.config());
     match read {
         Ok(_) if !path.exists() => Check::new(
             CheckName::Config,
@@ -225,14 +332,18 @@ fn config_file(cx: &Context) -> Check {
     }
 }
 
-fn exit_of(runs: bool, checks: &[Check], tunnels: &[Diagnosis]) -> Exit {
-    let all = checks
-        .iter()
-        .chain(tunnels.iter().flat_map(|it| &it.checks));
+fn exit_of(looked: &Looked) -> Exit {
+    let Looked {
+        absent,
+        checks,
+        tunnels,
+    } = looked;
+    let of_tunnels = tunnels.iter().flat_map(|it| &it.checks);
+    let all = checks.iter().chain(of_tunnels);
     let bad: Vec<&Check> = all.filter(|it| it.outcome == CheckOutcome::Bad).collect();
     let broken = |it: &&Check| it.code == Some(Code::ConfigBroken);
     match bad.as_slice() {
-        _ if !runs => Exit::NotRunning,
+        _ if *absent => Exit::NotRunning,
         [] => Exit::Done,
         bad if bad.iter().any(broken) => Exit::Usage,
         bad if bad.iter().all(|it| it.code == Some(Code::LoginNeeded)) => Exit::LoginNeeded,

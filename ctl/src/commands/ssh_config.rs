@@ -209,6 +209,13 @@ fn uninstall(cx: &Context) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
+/// Returns the file and the line, from 1, in which ssh comes to include our file.
+pub(super) fn included(cx: &Context) -> Option<(PathBuf, usize)> {
+    let home = home().ok()?;
+    let found = include::find(&home.join(".ssh/config"), &cx.paths.ssh_config(), &home)?;
+    Some((found.file, found.line))
+}
+
 fn home() -> Result<PathBuf, CliError> {
     let home = env::home_dir().filter(|it| it.is_absolute() && it.parent().is_some());
     home.ok_or_else(|| CliError::failed("no home folder is known: set HOME"))

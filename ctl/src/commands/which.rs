@@ -133,7 +133,8 @@ fn host(said: &str) -> &str {
     }
 }
 
-fn unknown(kind: &str, code: &str, said: &str, names: &[String]) -> CliError {
+/// Returns the error for a name that is none of `names`.
+pub(crate) fn unknown(kind: &str, code: &str, said: &str, names: &[String]) -> CliError {
     let question = suggest::question(said, names.iter().map(String::as_str));
     let hint = match names {
         [] => Some("the configuration names no tunnel yet; to see how: pomctl status".to_owned()),

@@ -151,6 +151,7 @@ fn overview(all: &[Diagnosis], view: &View<'_>) -> Vec<String> {
 /// Returns the tunnel in a line: what failed first, or where it listens and what its service said. What was `told` of the
 /// way to its cluster is not told again.
 fn one_line(tunnel: &Diagnosis, told: Option<&Check>, view: &View<'_>) -> Vec<String> {
+    let name = format!("{} ", tunnel.tunnel);
     let mut bad = tunnel
         .checks
         .iter()
@@ -167,20 +168,23 @@ fn one_line(tunnel: &Diagnosis, told: Option<&Check>, view: &View<'_>) -> Vec<St
                 if told.is_some_and(|it| it.name == failed.name && it.message == failed.message) {
                     (shown.hint, shown.facts) = (None, Vec::new());
                     let above = format!("{}: as above", label(failed.name));
-                    return check(&shown, &tunnel.tunnel, &above, view);
+                    return check(&shown, &name, &above, view);
                 }
-                check(&shown, &tunnel.tunnel, &message, view)
+                check(&shown, &name, &message, view)
             })
             .collect();
     }
     let own = tunnel.checks.iter().filter(|it| !is_shared(it.name));
-    let words: Vec<&str> = own.map(|it| it.message.as_str()).collect();
+    let words: Vec<&str> = own.clone().map(|it| it.message.as_str()).collect();
+    let outcome = match own.clone().any(|it| it.outcome == CheckOutcome::Good) {
+        true => CheckOutcome::Good,
+        false => CheckOutcome::NotDone,
+    };
     let shown = Check {
         took_ms: tunnel.opens_in_ms,
-        ..Check::new(CheckName::Upstream, CheckOutcome::Good, "")
+        ..Check::new(CheckName::Upstream, outcome, "")
     };
-    let label = format!("{} ", tunnel.tunnel);
-    check(&shown, &label, &words.join(", "), view)
+    check(&shown, &name, &words.join(", "), view)
 }
 
 fn verdict(found: &Examination) -> String {
@@ -198,9 +202,10 @@ fn verdict(found: &Examination) -> String {
     }
     if !failed.is_empty() {
         let steps = count(failed.len() as u64, one);
-        let login = match found.tunnels.is_empty() {
-            true => "",
-            false => " The session was not touched.",
+        let mut all = found.tunnels.iter().flat_map(|it| &it.checks);
+        let login = match all.any(|it| is_step(it.name)) {
+            true => " The session was not touched.",
+            false => "",
         };
         return format!("{steps} failed: {}.{login}", failed.join(", "));
     }

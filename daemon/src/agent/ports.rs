@@ -37,6 +37,11 @@ struct Shape {
     ports: BTreeMap<String, u16>,
 }
 
+/// Returns the ports that were chosen for tunnels, by their names, as the folder `state` keeps them.
+pub fn kept_ports(state: &Path, fs: Arc<dyn Fs>) -> BTreeMap<String, u16> {
+    Ports::load(state, fs).kept
+}
+
 impl Ports {
     /// Reads the file in the folder `state`. A file that cannot be understood is set aside, not overwritten.
     pub(super) fn load(state: &Path, fs: Arc<dyn Fs>) -> Self {

@@ -17,6 +17,7 @@ pub mod handover;
 pub mod home;
 pub mod journal;
 pub mod limits;
+pub mod name_servers;
 pub mod network;
 pub mod path_watch;
 pub mod plain_file;

@@ -5,7 +5,10 @@
 
 use std::{future::poll_fn, time::Duration};
 
-use control::wire::{self, Reason};
+use control::{
+    text::clean,
+    wire::{self, Reason},
+};
 use jiff::{Timestamp, fmt::rfc2822::DateTimeParser, tz::TimeZone};
 use pomd_core::{
     config::{Address, TokenSource},
@@ -21,6 +24,7 @@ use tokio::time::{Instant, timeout};
 use super::{Tunnel, probe};
 use crate::{
     portal,
+    system::name_servers::name_servers,
     upstream::{Answer, Opened, steps::Steps},
 };
 
@@ -221,10 +225,16 @@ impl Doctor<'_> {
         let is_over = matches!(error, OpenError::Unauthenticated { .. });
         let reason = is_over.then(over).flatten();
         let reason = reason.or_else(|| words::reason(error, &context));
+        let step = error.step().unwrap_or(Step::Resolve);
+        let mut facts = words::facts(error, &context, &TimeZone::system());
+        let asked = name_servers().join(", ");
+        if step == Step::Resolve && !asked.is_empty() {
+            facts.push(("asked".to_owned(), clean(&asked, 200)));
+        }
         Box::new(Failed {
-            step: error.step().unwrap_or(Step::Resolve),
+            step,
             reason: reason.unwrap_or_else(|| probe::internal(tunnel).reason),
-            facts: words::facts(error, &context, &TimeZone::system()),
+            facts,
         })
     }
 }

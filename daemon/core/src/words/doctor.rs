@@ -65,6 +65,8 @@ impl Walk {
     fn check(&self, step: Step) -> Check {
         let check = match &self.failed {
             Some(failed) if failed.step == step => failed.check(),
+            // Whether there is one is known before anything is tried.
+            _ if step == Step::Proxy && self.forward_proxy.is_none() => self.passed(step),
             Some(failed) if failed.step < step => not_done(step, "not tried".to_owned()),
             _ => self.passed(step),
         };
@@ -189,6 +191,29 @@ pub fn not_logged_in(cluster: &ClusterName, at: Timestamp) -> Reason {
             Code::LoginNeeded,
             format!("nobody is logged in to {cluster}"),
             at,
+        )
+    }
+}
+
+/// Returns the check of a tunnel that cannot listen on `addresses`.
+pub fn cannot_listen(addresses: &str, reason: &Reason) -> Check {
+    let Reason {
+        code,
+        message,
+        hint,
+        ..
+    } = reason;
+    let hint = hint.clone().or_else(|| {
+        let held = "whatever connects there reaches that program, and not the tunnel: end it, or choose another port by listen";
+        (*code == Code::AddressInUse).then(|| held.to_owned())
+    });
+    Check {
+        code: Some(*code),
+        hint,
+        ..Check::new(
+            CheckName::Listener,
+            CheckOutcome::Bad,
+            format!("{addresses}: {message}"),
         )
     }
 }
