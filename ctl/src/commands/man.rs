@@ -140,7 +140,8 @@ mod tests {
             for line in after.lines().filter(|it| it.starts_with(['.', '\''])) {
                 let word = line.split_whitespace().next().unwrap();
                 let known = [
-                    ".SH", ".nf", ".fi", ".TP", ".BR", ".RE", ".RS", ".br", ".ie", ".el", ".SS",
+                    ".SH", ".nf", ".fi", ".TP", ".IP", ".BR", ".RE", ".RS", ".br", ".ie", ".el",
+                    ".SS",
                 ];
                 assert!(known.contains(&word), "{file}: {line}");
             }
