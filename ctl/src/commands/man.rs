@@ -67,7 +67,10 @@ fn pages() -> Vec<(String, String)> {
     let shown = commands.filter(|it| !it.is_hide_set() && it.get_name() != "help");
     let mut res: Vec<(String, String)> = shown.map(|it| page(it.clone())).collect();
     let commands = shown_commands(&whole);
-    res.insert(0, page(whole.before_help("").after_help(commands)));
+    let whole = whole
+        .about("Services behind Pomerium as local ports")
+        .after_help(commands);
+    res.insert(0, page(whole.before_help("")));
     res.extend(WRITTEN.map(|(name, text)| (name.to_owned(), text.to_owned())));
     res
 }
