@@ -62,10 +62,27 @@ struct Looked {
 }
 
 async fn of_running(cx: &Context, status: &Status, name: Option<&str>) -> Result<Looked, CliError> {
-    let chosen = chosen(status, name)?;
-    let walking = walk_all(cx, status, &chosen);
-    let tunnels = waiting::shown(&cx.screen, "walking the steps", walking).await?;
+    let walking = async {
+        match name.filter(|it| which::tunnel(status, it).is_none() && it.contains(':')) {
+            Some(route) => {
+                let walked = cx.client.doctor_of_route(route, route.ends_with(":22"));
+                Ok(vec![walked.await?])
+            }
+            None => walk_all(cx, &chosen(status, name)?).await,
+        }
+    };
+    let mut tunnels = waiting::shown(&cx.screen, "walking the steps", walking).await?;
+    for diagnosis in &mut tunnels {
+        if let Some(tunnel) = which::tunnel(status, &diagnosis.tunnel) {
+            diagnosis.checks.insert(0, listener(tunnel));
+        }
+        tell_the_end(cx, status, diagnosis);
+        tell_of_proxy(diagnosis);
+    }
     let mut checks = vec![daemon(cx, status), config_in_force(cx, status)];
+    if name.is_none() {
+        checks.extend(without_tunnels(status));
+    }
     if Path::new(&status.pomd.config.path) == cx.paths.config
         && let Ok(config) = ConfigStore::open(cx).and_then(|it| it.config())
     {
@@ -147,11 +164,7 @@ fn chosen<'a>(status: &'a Status, name: Option<&str>) -> Result<Vec<&'a Tunnel>,
 const AT_ONCE: usize = 16;
 
 /// Has pomd walk the steps of each tunnel.
-async fn walk_all(
-    cx: &Context,
-    status: &Status,
-    chosen: &[&Tunnel],
-) -> Result<Vec<Diagnosis>, CliError> {
+async fn walk_all(cx: &Context, chosen: &[&Tunnel]) -> Result<Vec<Diagnosis>, CliError> {
     let mut walking = JoinSet::new();
     let mut waiting = chosen.iter();
     let mut walked = Vec::new();
@@ -167,14 +180,24 @@ async fn walk_all(
         walked.push(ended?);
     }
     walked.sort_by(|a, b| a.tunnel.cmp(&b.tunnel));
-    for diagnosis in &mut walked {
-        if let Some(tunnel) = which::tunnel(status, &diagnosis.tunnel) {
-            diagnosis.checks.insert(0, listener(tunnel));
-        }
-        tell_the_end(cx, status, diagnosis);
-        tell_of_proxy(diagnosis);
-    }
     Ok(walked)
+}
+
+/// Returns the clusters that no tunnel leads to: there is no route of theirs to walk to.
+fn without_tunnels(status: &Status) -> impl Iterator<Item = Check> {
+    let is_led_to = |name: &str| status.tunnels.iter().any(|it| it.cluster == name);
+    let clusters = status
+        .clusters
+        .iter()
+        .filter(move |it| !is_led_to(&it.name));
+    clusters.map(|it| Check {
+        hint: Some("to walk to one of its hosts: pomctl doctor HOST:PORT".to_owned()),
+        ..Check::new(
+            CheckName::Session,
+            CheckOutcome::NotDone,
+            format!("no tunnel leads to {}", it.name),
+        )
+    })
 }
 
 /// Says in the session's line until when it lasts.
