@@ -2,6 +2,7 @@
 //! tunnel and the status as they were.
 
 mod machine;
+mod tokens;
 mod well;
 
 use std::{fs, net::TcpStream as StdStream, sync::Arc};
