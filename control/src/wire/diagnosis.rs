@@ -68,8 +68,6 @@ pub enum CheckName {
     Browser,
     /// What lets ssh find tunnels by their names.
     SshConfig,
-    /// Whether tunnels that could share a login do.
-    SharedLogin,
     /// A check of a newer release.
     #[serde(other)]
     Unknown,

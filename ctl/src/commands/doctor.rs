@@ -15,7 +15,10 @@ use control::{
         TunnelState,
     },
 };
-use pomd_core::{config::Config, words::doctor};
+use pomd_core::{
+    config::{Config, Machine},
+    words::doctor,
+};
 use tokio::task::JoinSet;
 
 use super::which;
@@ -71,7 +74,12 @@ async fn of_running(cx: &Context, status: &Status, name: Option<&str>) -> Result
             None => walk_all(cx, &chosen(status, name)?).await,
         }
     };
-    let mut tunnels = waiting::shown(&cx.screen, "walking the steps", walking).await?;
+    let walked = waiting::shown(&cx.screen, "walking the steps", walking).await;
+    let mut tunnels = match walked {
+        // What was meant may stand in the file that is not in force.
+        Err(CliError::Told(_)) if status.pomd.config.error.is_some() => Vec::new(),
+        walked => walked?,
+    };
     for diagnosis in &mut tunnels {
         if let Some(tunnel) = which::tunnel(status, &diagnosis.tunnel) {
             diagnosis.checks.insert(0, listener(tunnel));
@@ -104,20 +112,21 @@ async fn of_absent(
     let absent = matches!(error, ClientError::NotRunning);
     let daemon = match absent {
         true => not_running(cx),
-        false => {
-            let error = CliError::from(error);
-            Check::new(CheckName::Pomd, CheckOutcome::Bad, error.message())
-        }
+        false => does_not_answer(cx, &CliError::from(error)),
     };
-    let config = ConfigStore::open(cx).and_then(|it| it.config());
-    let mut checks = vec![daemon, config_file(cx, config.as_ref())];
+    let store = ConfigStore::open(cx)?;
+    let config = store.config();
+    let mut checks = vec![daemon, config_file(cx, &store, config.as_ref())];
     let mut tunnels = Vec::new();
     if let Ok(config) = &config {
         if let Some(name) = name {
             is_named(config, name)?;
         }
         checks.extend(of_machine(cx, config, name).await);
-        tunnels = start::listeners(cx).await.unwrap_or_default();
+        // A pomd that hangs holds them itself.
+        if absent && !holder::is_held(&cx.paths.state) {
+            tunnels = start::listeners(cx).await.unwrap_or_default();
+        }
         tunnels.retain(|it| name.is_none_or(|name| it.tunnel == name || it.cluster == name));
     }
     Ok(Looked {
@@ -286,12 +295,22 @@ fn config_in_force(cx: &Context, status: &Status) -> Check {
         Some(error) => Check {
             code: Some(Code::ConfigBroken),
             hint: Some(format!("see all of it: {}", view.check_command(path))),
-            ..Check::new(
-                CheckName::Config,
-                CheckOutcome::Bad,
-                format!("{shown}: {}", error.message),
-            )
+            ..Check::new(CheckName::Config, CheckOutcome::Bad, error.message.clone())
         },
+    }
+}
+
+/// Returns what there is to say of a pomd that is there and does not answer as it should.
+fn does_not_answer(cx: &Context, error: &CliError) -> Check {
+    let own = match error {
+        CliError::Told(report) => report.hint.clone(),
+        CliError::ReaderGone | CliError::Interrupted => None,
+    };
+    let holder = Holder::read(&cx.paths.state).filter(|_| holder::is_held(&cx.paths.state));
+    let held = holder.map(|it| format!("if it hangs, end it: kill {}", it.pid));
+    Check {
+        hint: own.or(held),
+        ..Check::new(CheckName::Pomd, CheckOutcome::Bad, error.message())
     }
 }
 
@@ -326,7 +345,15 @@ fn not_running(cx: &Context) -> Check {
     }
 }
 
-fn config_file(cx: &Context, read: Result<&Config, &CliError>) -> Check {
+/// Returns what a pomd with this file would warn of.
+fn warnings(store: &ConfigStore) -> Vec<(String, String)> {
+    let read = Config::read_for(&Machine::default(), store.bytes(), store.base());
+    let warnings = read.map(|it| it.1.standing()).unwrap_or_default();
+    let fact = |it| ("warning".to_owned(), it);
+    warnings.into_iter().map(fact).collect()
+}
+
+fn config_file(cx: &Context, store: &ConfigStore, read: Result<&Config, &CliError>) -> Check {
     let path = &cx.paths.config;
     let shown = cx.screen.view().path(path);
     match read {
@@ -335,11 +362,14 @@ fn config_file(cx: &Context, read: Result<&Config, &CliError>) -> Check {
             CheckOutcome::NotDone,
             format!("there is no {shown} yet"),
         ),
-        Ok(config) => Check::new(
-            CheckName::Config,
-            CheckOutcome::Good,
-            format!("{shown}, {}", count(config.tunnels.len() as u64, "tunnel")),
-        ),
+        Ok(config) => Check {
+            facts: warnings(store),
+            ..Check::new(
+                CheckName::Config,
+                CheckOutcome::Good,
+                format!("{shown}, {}", count(config.tunnels.len() as u64, "tunnel")),
+            )
+        },
         Err(error) => Check {
             code: Some(Code::ConfigBroken),
             hint: Some(format!(
