@@ -30,6 +30,7 @@ mod house;
 mod idle;
 mod life;
 mod main_job;
+mod metrics;
 mod odd_servers;
 mod page;
 mod ready;

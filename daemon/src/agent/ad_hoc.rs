@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pomd_core::config::{self, Destination, Listen, Start, TunnelName, TunnelSpec};
 
 use super::{Agent, AgentError};
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Counters, Tunnel};
 
 impl Agent {
     /// The tunnel that leads to `name`, else one made for it. The name may be a stranger's: whatever it holds, the file
@@ -36,9 +36,10 @@ impl Agent {
             browser_guard: true,
             allow_hosts: Vec::new(),
         };
-        let tunnel = self
+        let mut tunnel = self
             .make_tunnel(&name, &spec, None)
             .ok_or_else(|| AgentError::ClusterRemoved(spec.cluster.to_string()))?;
+        tunnel.counters = Counters::adding_to(self.ad_hoc_totals.clone());
         let tunnel = Arc::new(tunnel);
         self.ad_hoc.retain(is_used);
         self.ad_hoc.push(tunnel.clone());

@@ -77,6 +77,7 @@ impl Agent {
             return;
         };
         error!(cluster = %name, "the session ended and is started again: {message}");
+        self.restarts.sessions += 1;
         cluster.restart_at = Some(Instant::now().max(cluster.started_at + RESTART));
     }
 

@@ -8,7 +8,7 @@ use pomd_core::config::{BrowserChoice, Config};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-use super::AgentError;
+use super::{AgentError, Measured};
 use crate::{session::Session, tunnel::Tunnel};
 
 /// How long connections that are cut may take to end before whoever cut them is answered.
@@ -21,6 +21,11 @@ pub enum Command {
     Status {
         /// Takes the answer.
         reply: oneshot::Sender<Arc<wire::Status>>,
+    },
+    /// The same in figures, for a monitoring system.
+    Measure {
+        /// Takes the answer.
+        reply: oneshot::Sender<Box<Measured>>,
     },
     /// Follow what everything looks like: at once after a change, at most once a second where only counters moved.
     Watch {
@@ -130,6 +135,11 @@ impl AgentHandle {
     /// See [`Command::Status`].
     pub async fn status(&self) -> Result<Arc<wire::Status>, AgentError> {
         self.ask(|reply| Command::Status { reply }).await
+    }
+
+    /// See [`Command::Measure`].
+    pub async fn measure(&self) -> Result<Box<Measured>, AgentError> {
+        self.ask(|reply| Command::Measure { reply }).await
     }
 
     /// See [`Command::Watch`].

@@ -301,6 +301,7 @@ impl Agent {
         }
         // It was not told to end: its socket broke, or it panicked. Try again soon.
         managed.listening = None;
+        self.restarts.listeners += 1;
         if let Some(reason) = reason {
             error!(tunnel = %name, "listener ended: {}", reason.message);
             managed.obstacle = Some(reason);

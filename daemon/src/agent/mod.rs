@@ -7,7 +7,7 @@
 //!
 //! `listeners` opens and closes tunnels, `clusters` the sessions, `apply` goes over to another configuration, `ad_hoc` is for
 //! connections without a port, `environment` for another network and for sleep, `loopback` for addresses that the machine
-//! lacks; `status` says what there is, `publish` when it is shown, `tick` when housekeeping is due.
+//! lacks; `status` says what there is, `measured` in figures, `publish` when it is shown, `tick` when housekeeping is due.
 //!
 //! Long because its state, its loop and its end are read together.
 
@@ -19,6 +19,7 @@ mod environment;
 mod error;
 mod listeners;
 mod loopback;
+mod measured;
 mod ports;
 mod publish;
 mod status;
@@ -57,12 +58,13 @@ use crate::{
     env::Env,
     session::Session,
     system::{network::Network, service::Heartbeat, socket_activation::InheritedSockets},
-    tunnel::{Tunnel, bind::Listener, peer::Owners, relay},
+    tunnel::{Totals, Tunnel, bind::Listener, peer::Owners, relay},
     upstream::{Upstream, pool::Budget, proxy::Shown},
 };
 pub use clusters::is_same;
 pub use command::{AgentHandle, Broken, ClusterHandle, Command, Loaded};
 pub use error::AgentError;
+pub use measured::{Measured, MeasuredTunnel, Restarts};
 use ports::Ports;
 pub use ports::kept_ports;
 use publish::Publisher;
@@ -117,6 +119,10 @@ pub struct Agent {
     leaving: Vec<Arc<Tunnel>>,
     /// Tunnels without a port, while somebody uses them.
     ad_hoc: Vec<Arc<Tunnel>>,
+    /// What is counted of them, since they come and go.
+    ad_hoc_totals: Arc<Totals>,
+    /// How often something ended by a fault and was started again.
+    restarts: Restarts,
     ports: Ports,
     owners: Arc<Owners>,
     relay: Arc<relay::Shared>,
@@ -210,6 +216,8 @@ impl Agent {
             clusters: BTreeMap::new(),
             leaving: Vec::new(),
             ad_hoc: Vec::new(),
+            ad_hoc_totals: Arc::default(),
+            restarts: Restarts::default(),
             ports: Ports::load(&setup.place.state, setup.env.fs.clone()),
             owners: Arc::new(owners),
             relay: Arc::new(shared_by_relays(config.settings.read_ahead)),
@@ -266,6 +274,9 @@ impl Agent {
         match command {
             Command::Status { reply } => {
                 let _ = reply.send(Arc::new(self.build_status()));
+            }
+            Command::Measure { reply } => {
+                let _ = reply.send(Box::new(self.measure()));
             }
             Command::Watch { reply } => {
                 let present = self.build_status();

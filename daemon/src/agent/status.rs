@@ -141,8 +141,8 @@ pub(super) fn tunnel(managed: &ManagedTunnel, now: Timestamp) -> wire::Tunnel {
         reason,
         connections: connections(&tunnel.counters),
         bytes: wire::Bytes {
-            received: tunnel.counters.received.load(Relaxed),
-            sent: tunnel.counters.sent.load(Relaxed),
+            received: tunnel.counters.carried.received.load(Relaxed),
+            sent: tunnel.counters.carried.sent.load(Relaxed),
         },
         last_connection_at: (last > 0)
             .then(|| Timestamp::from_second(last as i64).ok())

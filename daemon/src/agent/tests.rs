@@ -319,7 +319,7 @@ async fn a_tunnel_counts_on_through_settings_and_its_cluster() {
     let counters = &world.managed("db").tunnel.counters;
     counters.open.store(1, Relaxed);
     counters.total.store(7, Relaxed);
-    counters.received.store(1 << 20, Relaxed);
+    counters.carried.received.store(1 << 20, Relaxed);
     let read_ahead = "[settings]\nread_ahead = \"1 MiB\"\n";
     let cluster = "[cluster.corp]\nhosts = [\"*.corp.test\"]\n";
     for more in [read_ahead, cluster] {

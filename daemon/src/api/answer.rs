@@ -1,4 +1,4 @@
-//! Answers as bytes: JSON, NDJSON and errors, with the protocol's header.
+//! Answers as bytes: JSON, NDJSON, text and errors, with the protocol's header.
 
 use std::{
     convert::Infallible,
@@ -36,6 +36,12 @@ pub(super) fn json<T: Serialize>(value: &T) -> Response<Body> {
             &super::error::api_error(Code::Internal, format!("cannot write the answer: {error}")),
         ),
     }
+}
+
+/// 200 with `text`.
+pub(super) fn text(content_type: &'static str, text: String) -> Response<Body> {
+    let body = Full::new(text.into()).boxed_unsync();
+    response(StatusCode::OK, content_type, body)
 }
 
 /// 200 with one line for each item.

@@ -9,6 +9,7 @@ mod connect;
 mod error;
 mod guard;
 mod hang_up;
+mod metrics;
 mod query;
 mod routes;
 #[cfg(test)]

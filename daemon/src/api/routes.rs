@@ -22,7 +22,7 @@ use super::{
     body::body,
     connect::{Form, Upgraded},
     error::{Refused, api_error, not_probed, of_agent, removed, stopping},
-    guard,
+    guard, metrics,
     query::{decode, parameter},
 };
 use crate::{
@@ -108,6 +108,7 @@ async fn answer_whatever(
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Route {
     Status,
+    Metrics,
     Events,
     Logs,
     Up(String),
@@ -130,6 +131,7 @@ impl Route {
         let name = |it: &&str| (*it).to_owned();
         Some(match segments {
             ["v1", "status"] => Self::Status,
+            ["v1", "metrics"] => Self::Metrics,
             ["v1", "events"] => Self::Events,
             ["v1", "logs"] => Self::Logs,
             ["v1", "tunnels", tunnel, "up"] => Self::Up(name(tunnel)),
@@ -151,7 +153,7 @@ impl Route {
 
     fn method(&self) -> Method {
         match self {
-            Self::Status | Self::Events | Self::Logs => Method::GET,
+            Self::Status | Self::Metrics | Self::Events | Self::Logs => Method::GET,
             _ => Method::POST,
         }
     }
@@ -163,7 +165,7 @@ impl Route {
             Self::Up(_) | Self::Down(_) => true,
             Self::Doctor(_) | Self::DoctorOfRoute => true,
             Self::Login(_) | Self::Logout(_) | Self::Token(_) => true,
-            Self::Logs | Self::Connect | Self::Reload => false,
+            Self::Metrics | Self::Logs | Self::Connect | Self::Reload => false,
             Self::LoginAnswer(_) | Self::Restart | Self::Stop | Self::GiveWay => false,
         }
     }
@@ -176,6 +178,13 @@ impl Route {
                 status.pomd.config.pending = !is_settled;
                 status.pomd.usage = Some(usage::now());
                 answer::json(&status)
+            }
+            Self::Metrics => {
+                let measured = api.agent.measure().await.map_err(of_agent)?;
+                answer::text(
+                    metrics::CONTENT_TYPE,
+                    metrics::text(*measured, usage::now()),
+                )
             }
             Self::Events => answer::endless(events(
                 api.agent.watch().await.map_err(of_agent)?,
@@ -498,6 +507,7 @@ mod tests {
     fn looking_goes_by_get_and_doing_by_post() {
         let table = [
             ("v1/status", Some(Method::GET)),
+            ("v1/metrics", Some(Method::GET)),
             ("v1/events", Some(Method::GET)),
             ("v1/logs", Some(Method::GET)),
             ("v1/tunnels/a/up", Some(Method::POST)),

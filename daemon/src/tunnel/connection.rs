@@ -3,10 +3,7 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -16,9 +13,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    Caller, Counters, Stage, Tunnel,
+    Caller, Carried, Stage, Tunnel,
     accept::Once,
     attempt::{self, AttemptError, Client, Sign, first_sign},
+    counters::{Count, Fate, Opening},
     dialect::Dialect,
     guarded::Guarded,
     local::{Ends, Local},
@@ -49,6 +47,7 @@ pub(super) async fn carry(
         caller,
     };
     let waiting = Count::up(&tunnel.counters.waiting, &tunnel.changed);
+    let fate = Fate::of(&tunnel.counters.opens);
     if tunnel.env.failpoints.check(Failpoint::Connection).is_err() {
         return local.into_local().reset();
     }
@@ -64,8 +63,12 @@ pub(super) async fn carry(
     };
     let Early { kept, ended, .. } = early;
     match opened {
-        None => local.into_local().reset(),
+        None => {
+            fate.is(Opening::Ended);
+            local.into_local().reset();
+        }
         Some(Ok(opened)) => {
+            fate.is(Opening::Open);
             let _open = Count::up(&tunnel.counters.open, &tunnel.changed);
             drop(waiting);
             connection.is_at(Stage::Open);
@@ -77,6 +80,7 @@ pub(super) async fn carry(
             connection.relay(opened, early).await;
         }
         Some(Err(failure)) => {
+            fate.is(connection.failed_opening(&failure));
             drop(waiting);
             // Apart, as it is larger than all the rest, and connections that live long never come here.
             let refusing = Box::pin(connection.refuse(failure, local.into_local()));
@@ -136,7 +140,7 @@ impl Connection<'_> {
         let tunnel = self.tunnel;
         tunnel.clear_outcome();
         let took = self.started.elapsed();
-        let own = Counters::default();
+        let own = Carried::default();
         let Early {
             source,
             kept,
@@ -156,7 +160,7 @@ impl Connection<'_> {
             &tunnel.cut,
         ));
         let (end, ()) = tokio::join!(
-            counted(&tunnel.counters, &tunnel.changed, &own, relayed),
+            counted(&tunnel.counters.carried, &tunnel.changed, &own, relayed),
             self.greet(took)
         );
         self.take_leave(&end, &own);
@@ -182,7 +186,7 @@ impl Connection<'_> {
         );
     }
 
-    fn take_leave(&self, end: &End, own: &Counters) {
+    fn take_leave(&self, end: &End, own: &Carried) {
         let number = self.number;
         let carried = format!(
             "{} ↓ {} ↑, {}",
@@ -206,6 +210,19 @@ impl Connection<'_> {
             ),
             End::Cut(why) => tracing::warn!("connection {number}: cut: {why}, {carried}"),
             End::Refused(refusal) => self.turn_away(refusal),
+        }
+    }
+
+    /// Returns what the connection is counted as.
+    fn failed_opening(&self, failure: &AttemptError) -> Opening {
+        match failure {
+            AttemptError::Gone => Opening::ClientGone,
+            AttemptError::Refused(_) => Opening::Guarded,
+            AttemptError::NoGrant(NoGrant { reason }) => Opening::Failed(reason.code),
+            AttemptError::NotOpened { error, grant, .. } => {
+                let reason = open::reason(error, &self.tunnel.context(Some(grant), &[]));
+                reason.map_or(Opening::ClientGone, |it| Opening::Failed(it.code))
+            }
         }
     }
 
@@ -306,9 +323,9 @@ fn notice_vanishing(local: &Local, ends: Ends) -> std::io::Result<()> {
 
 /// Runs a relay that counts in `own`, and counts the same in `all` as the bytes flow.
 async fn counted<F: Future>(
-    all: &Counters,
+    all: &Carried,
     changed: &Notify,
-    own: &Counters,
+    own: &Carried,
     mut relay: Pin<&mut F>,
 ) -> F::Output {
     let mut seen = (0, 0);
@@ -324,30 +341,6 @@ async fn counted<F: Future>(
         polled
     })
     .await
-}
-
-/// Counts a connection for as long as this lives, however it ends.
-struct Count<'a> {
-    counter: &'a AtomicU64,
-    changed: &'a Notify,
-}
-
-impl<'a> Count<'a> {
-    fn up(counter: &'a AtomicU64, changed: &'a Notify) -> Self {
-        counter.fetch_add(1, Relaxed);
-        changed.notify_one();
-        Self { counter, changed }
-    }
-}
-
-impl Drop for Count<'_> {
-    fn drop(&mut self) {
-        self.counter.fetch_sub(1, Relaxed);
-        self.changed.notify_one();
-        if std::thread::panicking() {
-            tracing::error!("a connection ended by a fault inside pomd; the others go on");
-        }
-    }
 }
 
 #[cfg(test)]
@@ -455,7 +448,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_counted_for_the_tunnel_while_they_flow() {
-        let (all, own, changed) = (Counters::default(), Counters::default(), Notify::new());
+        let (all, own, changed) = (Carried::default(), Carried::default(), Notify::new());
         all.received.store(100, Relaxed);
         let relay = async {
             for _ in 0..3 {
@@ -476,19 +469,5 @@ mod tests {
         assert_eq!(end.await, "ended");
         assert_eq!(seen, [(110, 1), (120, 2), (130, 3), (130, 3)]);
         changed.notified().await;
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_panics_is_no_longer_counted() {
-        let counters = Arc::new(Counters::default());
-        let theirs = counters.clone();
-        let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(async move {
-            let changed = Notify::new();
-            let _count = Count::up(&theirs.open, &changed);
-            assert_eq!(theirs.open.load(Relaxed), 0, "meant to panic");
-        });
-        assert!(tasks.join_next().await.unwrap().unwrap_err().is_panic());
-        assert_eq!(counters.open.load(Relaxed), 0);
     }
 }

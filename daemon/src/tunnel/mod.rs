@@ -15,6 +15,7 @@ pub mod relay;
 mod accept;
 mod attempt;
 mod connection;
+mod counters;
 mod dialect;
 mod doctor;
 mod guarded;
@@ -48,6 +49,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
+pub use counters::{Carried, Counters, Totals};
 use guarded::Guarded;
 use local::{Ends, Local};
 use outcome::Outcome;
@@ -136,44 +138,6 @@ pub enum Stage {
     Open,
 }
 
-/// Counts of one tunnel, readable at any time.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Connections that carry bytes now.
-    pub open: AtomicU64,
-    /// Connections that wait for a login or for Pomerium.
-    pub waiting: AtomicU64,
-    /// Connections accepted.
-    pub total: AtomicU64,
-    /// Connections turned away at the door, which are not in `total`.
-    pub turned_away: AtomicU64,
-    /// Requests that the browser guard refused, whose connections are in `total`.
-    pub guarded: AtomicU64,
-    /// Bytes from the route to local programs.
-    pub received: AtomicU64,
-    /// Bytes from local programs to the route.
-    pub sent: AtomicU64,
-    /// Unix seconds of the newest accept; 0: none yet.
-    pub last_connection_at: AtomicU64,
-}
-
-impl Counters {
-    /// What is counted for good; connections that are there now stay with their tunnel.
-    fn carried_over(&self) -> Self {
-        let copy = |it: &AtomicU64| AtomicU64::new(it.load(Relaxed));
-        Self {
-            open: AtomicU64::new(0),
-            waiting: AtomicU64::new(0),
-            total: copy(&self.total),
-            turned_away: copy(&self.turned_away),
-            guarded: copy(&self.guarded),
-            received: copy(&self.received),
-            sent: copy(&self.sent),
-            last_connection_at: copy(&self.last_connection_at),
-        }
-    }
-}
-
 /// Accepts on `listeners` until `stop`, and gives them back: the addresses are free once they are dropped. Connections run
 /// on `tunnel.connections` and are not ended. `Err`: a listener is broken and must be bound again.
 pub async fn serve(
@@ -203,7 +167,9 @@ impl Tunnel {
         Self {
             rules: guarded::rules(&parts.name, &parts.spec),
             parts,
-            counters: before.map_or_else(Counters::default, |it| it.counters.carried_over()),
+            counters: before.map_or_else(Counters::default, |it| {
+                Counters::adding_to(it.counters.totals().clone())
+            }),
             outcome: before.map_or_else(Outcome::default, |it| it.outcome.carried_over(same_route)),
             connections: TaskTracker::new(),
             cut: CancellationToken::new(),

@@ -28,7 +28,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters,
+    Carried,
     guarded::{self, Guarded},
 };
 use crate::{buffer::Buffer, upstream::stream::Stream};
@@ -91,7 +91,7 @@ pub(super) fn relay<'a, S: Stream + 'a>(
     first: Vec<u8>,
     local_ended: bool,
     shared: &'a Shared,
-    counters: &'a Counters,
+    counters: &'a Carried,
     cancel: &'a CancellationToken,
 ) -> impl Future<Output = End> + Send + use<'a, S> {
     let mut relay = Relay {
@@ -132,7 +132,7 @@ enum LocalToRemote {
 struct Relay<'a, S> {
     local: Local,
     remote: S,
-    counters: &'a Counters,
+    counters: &'a Carried,
     linger: Duration,
     remote_to_local: RemoteToLocal<'a>,
     local_to_remote: LocalToRemote,

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{End, ROUNDS, Shared, budget::Share, local::Local};
 use crate::{
     buffer::Queue,
-    tunnel::Counters,
+    tunnel::Carried,
     upstream::stream::{Stream, StreamEnd},
 };
 
@@ -65,7 +65,7 @@ impl<'a> RemoteToLocal<'a> {
         &mut self,
         local: &mut Local,
         remote: &mut impl Stream,
-        counters: &Counters,
+        counters: &Carried,
         cx: &mut Context<'_>,
     ) -> Result<bool, End> {
         let mut moved = false;

@@ -61,7 +61,7 @@ struct Rig {
     app: TcpStream,
     tasks: JoinSet<End>,
     shared: Arc<Shared>,
-    counters: Arc<Counters>,
+    counters: Arc<Carried>,
     cancel: CancellationToken,
     /// How often the relay was polled.
     polls: Arc<AtomicUsize>,

@@ -209,7 +209,7 @@ async fn without_tls_a_failed_connection_does_not_end_cleanly() {
 async fn without_tls_an_end_behind_a_failed_write_is_a_cut() {
     let ((near, server), (_app, local)) = (pair().await, pair().await);
     drop(server);
-    let (shared, counters) = (Want::default().shared(), Counters::default());
+    let (shared, counters) = (Want::default().shared(), Carried::default());
     let mut relay = Relay {
         local: Local::new(local),
         remote: Remote::plain(near),
