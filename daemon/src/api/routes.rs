@@ -114,7 +114,7 @@ enum Route {
     Up(String),
     Down(String),
     Doctor(String),
-    DoctorOfRoute,
+    AdHocDoctor,
     Login(String),
     LoginAnswer(String),
     Logout(String),
@@ -137,7 +137,7 @@ impl Route {
             ["v1", "tunnels", tunnel, "up"] => Self::Up(name(tunnel)),
             ["v1", "tunnels", tunnel, "down"] => Self::Down(name(tunnel)),
             ["v1", "tunnels", tunnel, "doctor"] => Self::Doctor(name(tunnel)),
-            ["v1", "doctor"] => Self::DoctorOfRoute,
+            ["v1", "doctor"] => Self::AdHocDoctor,
             ["v1", "clusters", cluster, "login"] => Self::Login(name(cluster)),
             ["v1", "clusters", cluster, "login", "answer"] => Self::LoginAnswer(name(cluster)),
             ["v1", "clusters", cluster, "logout"] => Self::Logout(name(cluster)),
@@ -163,7 +163,7 @@ impl Route {
         match self {
             Self::Status | Self::Events => true,
             Self::Up(_) | Self::Down(_) => true,
-            Self::Doctor(_) | Self::DoctorOfRoute => true,
+            Self::Doctor(_) | Self::AdHocDoctor => true,
             Self::Login(_) | Self::Logout(_) | Self::Token(_) => true,
             Self::Metrics | Self::Logs | Self::Connect | Self::Reload => false,
             Self::LoginAnswer(_) | Self::Restart | Self::Stop | Self::GiveWay => false,
@@ -209,7 +209,7 @@ impl Route {
                 let tunnel = api.agent.tunnel(tunnel).await.map_err(of_agent)?;
                 answer::json(&tunnel.diagnose().await)
             }
-            Self::DoctorOfRoute => {
+            Self::AdHocDoctor => {
                 let route = parameter(query, "route").unwrap_or_default();
                 let ssh = parameter(query, "ssh").as_deref() == Some("true");
                 let tunnel = api.agent.connect(route, ssh).await.map_err(of_agent)?;
