@@ -154,11 +154,8 @@ async fn install(
     if !is_agreed(cx, yes, "Install the service?").await? {
         return Ok(Exit::Failed);
     }
-    if let Some(text) = &text {
-        manager.write(text).await?;
-    }
     let begun = async {
-        manager.enable().await?;
+        manager.install(text.as_deref()).await?;
         begin(cx, manager, found.running).await
     };
     if let Err(failure) = begun.await {

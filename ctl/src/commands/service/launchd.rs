@@ -100,18 +100,17 @@ impl Manager {
         ))
     }
 
-    pub(super) async fn write(&self, text: &str) -> Result<(), CliError> {
+    /// Writes the agent, if there is one to write, and has it start at each login. What is loaded already is loaded anew:
+    /// launchd reads a file only then.
+    pub(super) async fn install(&self, text: Option<&str>) -> Result<(), CliError> {
         let file = self.file();
-        let log = self.home.join("Library/Logs/pomd");
-        fs::create_dir_all(&log).map_err(|it| cannot("make", &log, &it))?;
-        ssh_config::write(&file, text).map_err(|it| cannot("write", &file, &it))
-    }
-
-    /// Has it start at each login. What is loaded already is loaded anew: launchd reads a file only then.
-    pub(super) async fn enable(&self) -> Result<(), CliError> {
+        if let Some(text) = text {
+            let log = self.home.join("Library/Logs/pomd");
+            fs::create_dir_all(&log).map_err(|it| cannot("make", &log, &it))?;
+            ssh_config::write(&file, text).map_err(|it| cannot("write", &file, &it))?;
+        }
         launchctl(&["enable", &self.target()]).await?;
         self.unload().await?;
-        let file = self.file();
         let file = file.to_string_lossy();
         launchctl(&["bootstrap", &self.domain, &file]).await?;
         Ok(())

@@ -138,13 +138,12 @@ impl Manager {
         Ok(lines.join("\n") + "\n")
     }
 
-    pub(super) async fn write(&self, text: &str) -> Result<(), CliError> {
-        let file = self.file()?;
-        ssh_config::write(&file, text).map_err(|it| cannot("write", &file, &it))
-    }
-
-    /// Has it start at each login.
-    pub(super) async fn enable(&self) -> Result<(), CliError> {
+    /// Writes the unit, if there is one to write, and has it start at each login.
+    pub(super) async fn install(&self, text: Option<&str>) -> Result<(), CliError> {
+        if let Some(text) = text {
+            let file = self.file()?;
+            ssh_config::write(&file, text).map_err(|it| cannot("write", &file, &it))?;
+        }
         systemctl(&["daemon-reload"], LIMIT).await?;
         systemctl(&["enable", UNIT], LIMIT).await?;
         Ok(())

@@ -22,6 +22,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub(super) struct Manager;
 
 impl Manager {
+    #[expect(clippy::unused_async, reason = "the same for each manager")]
     pub(super) async fn find() -> Result<Self, CliError> {
         Ok(Self)
     }
@@ -77,8 +78,11 @@ impl Manager {
         ))
     }
 
-    /// Registers the task.
-    pub(super) async fn write(&self, text: &str) -> Result<(), CliError> {
+    /// Registers the task: from then on it starts at each sign-in.
+    pub(super) async fn install(&self, text: Option<&str>) -> Result<(), CliError> {
+        let Some(text) = text else {
+            return Ok(());
+        };
         let failed = |it: std::io::Error| CliError::failed(format!("cannot write the task: {it}"));
         let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
         let units = std::iter::once(0xFEFF).chain(text.encode_utf16());
@@ -88,11 +92,6 @@ impl Manager {
         let path = file.into_temp_path();
         let path = path.to_string_lossy();
         schtasks(&["/Create", "/TN", NAME, "/XML", &path, "/F"]).await?;
-        Ok(())
-    }
-
-    /// A task that is registered starts at each sign-in.
-    pub(super) async fn enable(&self) -> Result<(), CliError> {
         Ok(())
     }
 
