@@ -68,6 +68,10 @@ struct Launch {
 enum Owner {
     Nobody,
     Pomctl,
+    #[cfg_attr(
+        any(target_os = "macos", windows),
+        expect(dead_code, reason = "packages bring units of systemd")
+    )]
     Package,
     Person,
 }
