@@ -254,6 +254,7 @@ Logs in where kubectl says that a person is there; else exit code 4 at once, unl
 Examples
   pomctl doctor
   pomctl doctor ssh-prod
+  pomctl doctor web-1.corp.example.com:22
   pomctl doctor --json | jq '.tunnels[].checks[] | select(.outcome == \"bad\")'
 
 Takes the steps of a new connection without touching the login, and works without pomd too. Names appear, secrets never.

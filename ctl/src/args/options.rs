@@ -18,7 +18,7 @@ pub(crate) struct StatusArgs {
 /// What `Command::Doctor` is given.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Only this tunnel, or the tunnels of this cluster
+    /// Only this tunnel, the tunnels of this cluster, or this HOST:PORT
     #[arg(value_name = "NAME")]
     pub(crate) name: Option<String>,
 }
