@@ -48,7 +48,9 @@ fn size(width: u16, ascii: bool) -> String {
 
 #[test]
 fn g22_top_at_80_columns() {
-    assert_data_eq!(size(80, false), str![[r#"
+    assert_data_eq!(
+        size(80, false),
+        str![[r#"
  pomd 0.1.0   2 of 5 up   corp: alice@example.com until HH:MM, lab: logi…  HH:MM
    TUNNEL    STATE  CONN       ↓/s       ↑/s  LAST 60 s
 ▸● ssh-prod  up        2     0 B/s     0 B/s             ▁
@@ -58,7 +60,8 @@ fn g22_top_at_80_columns() {
  ○ ssh-old   down      –         –         –
  q quit  ↑↓ choose  u up  d down  l log
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
@@ -66,7 +69,9 @@ fn g22_top_on_a_narrow_terminal_and_in_ascii() {
     let page = size(44, true);
     let widest = page.lines().map(|it| it.chars().count()).max();
     assert!(widest.unwrap() <= 44, "{page}");
-    assert_data_eq!(page, str![[r#"
+    assert_data_eq!(
+        page,
+        str![[r#"
  pomd 0.1.0   2 of 5 up   corp: al...  HH:MM
    TUNNEL    STATE      IN/s     OUT/s
 >* ssh-prod  up        0 B/s     0 B/s
@@ -76,7 +81,8 @@ fn g22_top_on_a_narrow_terminal_and_in_ascii() {
  - ssh-old   down          -         -
  q quit  jk choose  u up  d down  l log
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
