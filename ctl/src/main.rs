@@ -19,10 +19,6 @@ mod context;
 mod error;
 mod guesses;
 mod interrupt;
-#[cfg_attr(
-    not(unix),
-    expect(dead_code, reason = "only terminals of Unix are read key by key")
-)]
 mod paste;
 mod process_end;
 mod render;
