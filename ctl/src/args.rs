@@ -105,7 +105,9 @@ impl Command {
             | Self::Stop
             | Self::Ssh(_)
             | Self::SshConfig(_)
-            | Self::Demo(_) => false,
+            | Self::Demo(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
         }
     }
 }
@@ -305,6 +307,22 @@ Examples
 
 Nothing of yours is touched: it has its own folder, socket and pomd.")]
     Demo(DemoArgs),
+    /// Print what lets a shell complete commands and the names that are there
+    #[command(after_help = "\
+Examples
+  pomctl completions bash >> ~/.bashrc
+  pomctl completions zsh >> ~/.zshrc
+  pomctl completions fish > ~/.config/fish/completions/pomctl.fish
+
+Names are asked for when Tab is pressed: of a pomd that runs, else of the configuration file. Starts nothing.")]
+    Completions(CompletionsArgs),
+    /// Print a manual page, or write them all
+    #[command(after_help = "\
+Examples
+  pomctl man | man -l -
+  pomctl man pomd.toml | man -l -
+  pomctl man --to ~/.local/share/man")]
+    Man(ManArgs),
 }
 
 /// Reads the command line. What clap answers itself (help, version, usage errors) is told here.

@@ -1,6 +1,7 @@
 //! One file for each command: a call, a page of text or JSON, an exit code.
 
 mod add;
+mod completions;
 pub(crate) mod connect;
 mod demo;
 mod doctor;
@@ -11,6 +12,7 @@ mod kube_credential;
 mod login;
 mod logout;
 mod logs;
+mod man;
 pub(crate) mod overview;
 mod reload;
 mod remove;
@@ -78,6 +80,8 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Token(args) => token::run(cx, &args).await,
         Command::KubeCredential(args) => kube_credential::run(cx, &args).await,
         Command::Demo(args) => demo::run(&args),
+        Command::Completions(args) => completions::run(cx, &args),
+        Command::Man(args) => man::run(cx, &args),
     }
 }
 
