@@ -23,4 +23,5 @@ mod service;
 mod ssh_config;
 mod starting;
 mod terminal;
+mod top;
 mod tunnels;
