@@ -175,7 +175,9 @@ async fn a_unit_that_pomctl_did_not_write_stays_as_it_is() {
     };
     let systemd = &world.systemd;
     let unit = world.unit();
-    fs::create_dir_all(unit.parent().unwrap()).unwrap();
+    let folder = unit.parent().unwrap().to_str().unwrap();
+    let made = systemd.user(&["mkdir", "-p", folder]).await;
+    assert!(made.status.success(), "{made:?}");
     let refused = "exit 1\n| error: ~/.config/systemd/user/pomd.service was not written by pomctl, \
         and stays as it is\n| hint: move it away, then run this again\n";
     let own = "[Service]\nExecStart=/bin/true\n";

@@ -3,6 +3,8 @@
 //! What is installed is one definition: a unit, an agent or a task. One that pomctl did not write is never overwritten; one of a
 //! package is used as it is. What differs by manager is in a module for each, with the same functions.
 
+mod files;
+mod launch;
 #[cfg_attr(
     not(target_os = "macos"),
     expect(dead_code, reason = "compiled and tried everywhere, used on macOS")
@@ -24,17 +26,13 @@ use systemd as platform;
 #[cfg(windows)]
 use task_scheduler as platform;
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{env, path::PathBuf, time::Duration};
 
 use control::holder::{self, Holder};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use self::platform::Manager;
+use self::{launch::launch, platform::Manager};
 use super::{
     restart::{agrees, connections},
     status_if_running,
@@ -48,19 +46,8 @@ use crate::{
 
 /// How long a pomd that its manager started may take until it answers.
 const LIMIT: Duration = Duration::from_secs(15);
-/// The variables that a manager may have otherwise, and that say where files are.
-const PLACES: [&str; 3] = ["HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"];
 /// The variables of forward proxies, which a service does not get from a shell.
 const PROXIES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-
-/// What a manager is to run.
-#[derive(Debug)]
-struct Launch {
-    program: String,
-    arguments: Vec<String>,
-    /// The folders where a token's program or a browser is looked for: those of the shell that installs.
-    search_path: String,
-}
 
 /// Whose the definition is that a manager would use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -398,53 +385,4 @@ fn pid(found: &Found) -> String {
 fn lacks(manager: &Manager, name: &str) -> bool {
     let here = env::var(name).unwrap_or_default();
     !here.is_empty() && manager.var(name).is_none()
-}
-
-/// Returns what the manager is to run: the pomd of this pomctl, with the places that a person named, or that the manager's
-/// environment would not lead to.
-fn launch(cx: &Context, manager: &Manager) -> Result<Launch, CliError> {
-    let word = |path: &Path| {
-        let text = path.to_str().filter(|it| !it.contains(char::is_control));
-        text.map(str::to_owned).ok_or_else(|| {
-            let shown = sanitise::line(&path.display().to_string());
-            CliError::failed(format!("a service can't be told of a path such as {shown}"))
-        })
-    };
-    let leads_elsewhere = PLACES
-        .iter()
-        .any(|it| env::var(it).ok().filter(|it| !it.is_empty()) != manager.var(it));
-    let mut arguments = Vec::new();
-    for (option, path, is_named) in cx.places() {
-        if is_named || leads_elsewhere && option != "--socket" {
-            arguments.extend([option.to_owned(), word(path)?]);
-        }
-    }
-    let program = start::installed().ok_or_else(|| {
-        let report = Report::new(Exit::Failed, "failed", "there is no pomd to install");
-        let hint = "put pomd beside pomctl, or into a folder of PATH".to_owned();
-        CliError::told(report.hint(Some(hint)))
-    })?;
-    let folders = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&folders).filter(|it| it.is_absolute());
-    let folders = folders.filter(|it| word(it).is_ok());
-    let search_path = env::join_paths(folders).unwrap_or_default();
-    Ok(Launch {
-        program: word(&program)?,
-        arguments,
-        search_path: search_path.to_string_lossy().into_owned(),
-    })
-}
-
-/// Returns the file at `path`; `None`: there is none.
-fn text_of(path: &Path) -> Result<Option<String>, CliError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(cannot("read", path, &error)),
-    }
-}
-
-fn cannot(what: &str, path: &Path, error: &std::io::Error) -> CliError {
-    let shown = sanitise::line(&path.display().to_string());
-    CliError::failed(format!("cannot {what} {shown}: {error}"))
 }

@@ -9,7 +9,9 @@ use std::{
 use tokio::{process::Command, time::Instant};
 
 use super::{
-    Found, Launch, Owner, cannot, text_of,
+    Found, Owner,
+    files::{cannot, text_of},
+    launch::Launch,
     tool::{self, ToolError, escaped},
 };
 use crate::{commands::ssh_config, context::Context, error::CliError};

@@ -10,7 +10,9 @@ use std::{
 use tokio::process::Command;
 
 use super::{
-    Found, Launch, Owner, cannot, text_of,
+    Found, Owner,
+    files::{cannot, text_of},
+    launch::Launch,
     tool::{self, ToolError},
 };
 use crate::{

@@ -8,7 +8,9 @@ use control::client::ClientError;
 use tokio::{process::Command, time::Instant};
 
 use super::{
-    Found, Launch, Owner, status_if_running,
+    Found, Owner,
+    launch::Launch,
+    status_if_running,
     tool::{self, ToolError, escaped},
 };
 use crate::{context::Context, error::CliError, process_end::ProcessEnd};
