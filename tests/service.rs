@@ -5,6 +5,7 @@ mod handed;
 mod install;
 mod restart;
 mod systemd;
+mod token_program;
 
 use std::time::Duration;
 

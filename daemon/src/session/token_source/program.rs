@@ -66,14 +66,14 @@ pub(super) async fn output(words: &[String], now: &Now) -> Result<Zeroizing<Vec<
             .filter(|(name, value)| manager.get(*name) != Some(*value))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        let outside = user_manager::piped(words, &lacking, LIMIT);
+        let outside = user_manager::piped(&without_complaints(words), &lacking, LIMIT);
         let mut command = command(&outside, &now.variables);
         command.stderr(Stdio::piped());
         match run(command).await {
             Ok(Ended { complaint, .. }) if complaint.contains("connect to") => {
                 tracing::debug!("no unit for a token's program: {complaint}");
             }
-            Ok(ended) => return ended.output(),
+            Ok(ended) => return ended.output_by_shell(),
             Err(SourceError::CannotRun(why)) => {
                 tracing::debug!("no unit for a token's program: {why}");
             }
@@ -81,6 +81,14 @@ pub(super) async fn output(words: &[String], now: &Now) -> Result<Zeroizing<Vec<
         }
     }
     run(command(words, &variables)).await?.output()
+}
+
+/// The command that runs `words` with nothing on its stderr: there the manager's tool complains, and the program's own words,
+/// which may hold the token or be many, would stand among its.
+fn without_complaints(words: &[String]) -> Vec<String> {
+    let shell = ["/bin/sh", "-c", "exec \"$0\" \"$@\" 2>/dev/null"];
+    let shell = shell.map(str::to_owned).into_iter();
+    shell.chain(words.iter().cloned()).collect()
 }
 
 /// How a program ended, and what it said.
@@ -92,6 +100,16 @@ struct Ended {
 }
 
 impl Ended {
+    /// Of a program that a shell was to run, whose codes tell why it could not.
+    fn output_by_shell(self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+        let why = match self.status.code() {
+            Some(126) => "permission denied",
+            Some(127) => "there is no such program, or it misses another (exit code 127)",
+            _ => return self.output(),
+        };
+        Err(SourceError::CannotRun(why.to_owned()))
+    }
+
     fn output(self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
         match self.status.success() {
             _ if self.output.len() as u64 > MOST => Err(SourceError::TooLong(MOST)),
