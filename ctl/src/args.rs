@@ -285,7 +285,7 @@ Examples
   pomctl events | jq -r '.tunnels[] | select(.state != \"up\") | .name'
 
 Each line is what status --json answers. A reader that is slow gets the newest and misses some between. Goes on over a
-restart of pomd, and ends with exit code 1 when pomd ends. Exit code 3: pomd is not running.")]
+restart of pomd. Exit code 3: pomd is not running, or ended.")]
     Events,
     /// Watch what flows: rates, connections and logins, live
     #[command(after_help = "\

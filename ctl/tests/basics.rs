@@ -19,9 +19,9 @@ fn g1_pomctl_alone_shows_what_there_is() {
 $ pomctl   # exit 0
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  ssh  login  logout
-For programs  connect  ssh-config  token  kube-credential
+For programs  connect  ssh-config  token  kube-credential  wait
 Change        add  remove  enable  disable  edit
-Look inside   logs  top  doctor
+Look inside   logs  events  top  doctor
 The daemon    reload  restart  stop
 More          demo  completions  man  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH

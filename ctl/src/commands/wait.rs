@@ -153,7 +153,10 @@ fn trouble(tunnel: &Tunnel) -> Option<Why> {
     match tunnel.state {
         TunnelState::Up | TunnelState::Error => None,
         TunnelState::Login => Some(login_needed(name, &tunnel.cluster)),
-        TunnelState::Down => Some(not_ready(name, "it is down; to start it: pomctl up")),
+        TunnelState::Down => {
+            let reason = format!("it is down; to start it: pomctl up {name}");
+            Some(not_ready(name, &reason))
+        }
         TunnelState::Busy => Some(not_ready(name, said.unwrap_or("its address is taken"))),
         TunnelState::Unknown => Some(not_ready(name, said.unwrap_or("its state is not known"))),
     }
