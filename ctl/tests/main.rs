@@ -19,6 +19,7 @@ mod login;
 mod pages;
 mod runner;
 mod samples;
+mod service;
 mod ssh_config;
 mod starting;
 mod terminal;
