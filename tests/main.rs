@@ -39,6 +39,7 @@ mod service;
 mod ssh_by_name;
 mod status;
 mod stdio;
+mod temporary;
 mod token;
 mod tokens;
 mod unix_sockets;

@@ -147,6 +147,15 @@ impl Client {
             .await
     }
 
+    /// `POST /v1/tunnels`.
+    pub async fn make_tunnel(
+        &self,
+        request: &wire::TunnelRequest,
+    ) -> Result<wire::MadeTunnel, ClientError> {
+        self.ask(Method::POST, "/v1/tunnels", Some(request), PATIENCE)
+            .await
+    }
+
     /// `POST /v1/tunnels/{name}/down`; `now` ends its connections too.
     pub async fn down(&self, tunnel: &str, now: bool) -> Result<wire::DownAnswer, ClientError> {
         let path = format!("/v1/tunnels/{}/down?now={now}", segment(tunnel));

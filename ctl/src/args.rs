@@ -137,7 +137,9 @@ With --json: 0 whenever pomd answered. A tunnel that is down is not wrong.")]
 Examples
   pomctl up ssh-prod
   pomctl up --all
+  pomctl up redis.corp.example.com:6379 --listen 6379
 
+A route that no tunnel has, HOST:PORT, gets a temporary one, which is in no file.
 Lasts until pomd restarts. Starts pomd if it is not running.")]
     Up(UpArgs),
     /// Stop listening; open connections stay unless --now is given

@@ -121,7 +121,7 @@ fn g30_words_of_other_tools_lead_to_the_right_command() {
         str![[r#"
 $ pomctl tcp db.corp.example.com:5432  # exit 2
 | error: there is no command tcp
-| hint: pomctl connect HOST:PORT
+| hint: pomctl up HOST:PORT --listen PORT, or for stdin and stdout: pomctl connect HOST:PORT
 $ pomctl disconnect db  # exit 2
 | error: there is no command disconnect
 | hint: pomctl down NAME

@@ -16,6 +16,25 @@ pub struct UpAnswer {
     pub answers_in_ms: u64,
 }
 
+/// The body of `POST /v1/tunnels`: a tunnel that lasts until `down`, or until pomd restarts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelRequest {
+    /// The route, a bare `HOST:PORT`.
+    pub route: String,
+    /// Where it listens, as the key `listen` says it; `null`: a free port is chosen.
+    #[serde(default)]
+    pub listen: Option<String>,
+}
+
+/// The answer of `POST /v1/tunnels`: a tunnel that leads to the route, and listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeTunnel {
+    /// Its name.
+    pub name: String,
+    /// It was made by this request; else it was there already.
+    pub made: bool,
+}
+
 /// The answer of `POST /v1/tunnels/{name}/down`; with `?now=true` its connections were ended too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DownAnswer {

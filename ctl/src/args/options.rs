@@ -28,6 +28,9 @@ pub(crate) struct DoctorArgs {
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) which: Which,
+    /// Where a temporary tunnel listens: a port, an address of this machine, or unix:NAME
+    #[arg(long, value_name = "PORT", conflicts_with = "all")]
+    pub(crate) listen: Option<String>,
     /// Print the address to sign in at instead of opening a browser
     #[arg(long)]
     pub(crate) no_browser: bool,

@@ -39,9 +39,18 @@ pub(crate) fn tunnels<'a>(
     Ok(found)
 }
 
-/// Returns the tunnel of this name.
-pub(crate) fn tunnel<'a>(status: &'a Status, name: &str) -> Option<&'a Tunnel> {
-    status.tunnels.iter().find(|it| it.name == name)
+/// Returns the tunnel of this name, or the one to this route: no name has a colon.
+pub(crate) fn tunnel<'a>(status: &'a Status, said: &str) -> Option<&'a Tunnel> {
+    let mut tunnels = status.tunnels.iter();
+    if is_route(said) {
+        return tunnels.find(|it| it.route.eq_ignore_ascii_case(said));
+    }
+    tunnels.find(|it| it.name == said)
+}
+
+/// Tells whether a person who says this means a route, and not a name.
+pub(crate) fn is_route(said: &str) -> bool {
+    said.contains(':')
 }
 
 /// Returns the error for a name that no tunnel has, with those that are similar.

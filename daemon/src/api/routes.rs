@@ -111,6 +111,7 @@ enum Route {
     Metrics,
     Events,
     Logs,
+    MakeTunnel,
     Up(String),
     Down(String),
     Doctor(String),
@@ -133,6 +134,7 @@ impl Route {
             ["v1", "metrics"] => Self::Metrics,
             ["v1", "events"] => Self::Events,
             ["v1", "logs"] => Self::Logs,
+            ["v1", "tunnels"] => Self::MakeTunnel,
             ["v1", "tunnels", tunnel, "up"] => Self::Up(name(tunnel)),
             ["v1", "tunnels", tunnel, "down"] => Self::Down(name(tunnel)),
             ["v1", "tunnels", tunnel, "doctor"] => Self::Doctor(name(tunnel)),
@@ -160,7 +162,7 @@ impl Route {
     fn depends_on_the_file(&self) -> bool {
         match self {
             Self::Status | Self::Events => true,
-            Self::Up(_) | Self::Down(_) | Self::Doctor(_) => true,
+            Self::MakeTunnel | Self::Up(_) | Self::Down(_) | Self::Doctor(_) => true,
             Self::Login(_) | Self::Logout(_) | Self::Token(_) => true,
             Self::Metrics | Self::Logs | Self::Connect | Self::Reload => false,
             Self::LoginAnswer(_) | Self::Restart | Self::Stop | Self::GiveWay => false,
@@ -197,6 +199,7 @@ impl Route {
                     answer::ndjson(lines(reader, tunnel, None))
                 }
             }
+            Self::MakeTunnel => answer::json(&make_tunnel(api, &body).await?),
             Self::Up(tunnel) => answer::json(&up(api, tunnel).await?),
             Self::Down(tunnel) => {
                 let now = parameter(query, "now").as_deref() == Some("true");
@@ -225,6 +228,20 @@ impl Route {
             }
         })
     }
+}
+
+/// Listens for a route; its first proof is that of `up`.
+async fn make_tunnel(api: &Api, body: &[u8]) -> Result<wire::MadeTunnel, Refused> {
+    let request: wire::TunnelRequest = serde_json::from_slice(body).map_err(|it| {
+        let message = format!("the body does not say which tunnel: {it}");
+        api_error(Code::BadRequest, message)
+    })?;
+    let made = api.agent.make_temporary(request).await;
+    let (tunnel, made) = made.map_err(of_agent)?;
+    Ok(wire::MadeTunnel {
+        name: tunnel.name.to_string(),
+        made,
+    })
 }
 
 async fn up(api: &Api, name: String) -> Result<wire::UpAnswer, Refused> {
