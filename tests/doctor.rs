@@ -2,6 +2,8 @@
 //! tunnel and the status as they were.
 
 mod machine;
+mod tokens;
+mod well;
 
 use std::{fs, net::TcpStream as StdStream, sync::Arc};
 
@@ -87,6 +89,12 @@ impl Scene {
     async fn reload(&self, more: &str) {
         let config = Self::config(&self.deployment, &self.relay, more);
         self.pomd.reload(&config).await;
+    }
+
+    /// Goes on with the cluster alone.
+    async fn reload_without_tunnels(&self) {
+        let cluster = self.deployment.cluster_at(self.relay.address(), "");
+        self.pomd.reload(&cluster).await;
     }
 
     /// Has the doctor look at the tunnel.
@@ -185,34 +193,6 @@ impl Scene {
         });
         serving
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn where_all_is_well_each_step_says_what_it_met() {
-    let scene = Scene::new().await;
-    scene.deployment.gateway.script(
-        "/.pomerium/user",
-        Script::new().header("date", http_date(now())),
-    );
-    let diagnosis = scene.is_well("ssh").await;
-    let message = |name| {
-        let mut checks = diagnosis.checks.iter();
-        checks.find(|it| it.name == name).unwrap().message.clone()
-    };
-    assert_eq!(message(CheckName::Dns), "127.0.0.1");
-    assert_eq!(message(CheckName::Tcp), scene.relay.address().to_string());
-    let tls = message(CheckName::Tls);
-    assert!(
-        tls.starts_with("1.3, X25519MLKEM768, issued by Make-believe Pomerium CA"),
-        "{tls}"
-    );
-    assert!(tls.contains("certificate until "), "{tls}");
-    assert_eq!(message(CheckName::Http), "Pomerium answers; clocks agree");
-    assert!(message(CheckName::Session).starts_with(DEMO_USER));
-    assert_eq!(message(CheckName::Policy), "allowed");
-    assert_eq!(message(CheckName::Upstream), "SSH-2.0-OpenSSH_9.6");
-    assert!(diagnosis.opens_in_ms.is_some());
-    scene.is_well("echo").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

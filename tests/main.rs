@@ -21,6 +21,7 @@ macro_rules! with_both {
 mod attacks;
 mod bytes;
 mod clients;
+mod completions;
 mod connect;
 mod demo;
 mod doctor;

@@ -169,6 +169,17 @@ impl Client {
             .await
     }
 
+    /// `POST /v1/doctor`: the same for a route that no tunnel need lead to; with `ssh` its service is expected to speak first.
+    pub async fn doctor_of_route(
+        &self,
+        route: &str,
+        ssh: bool,
+    ) -> Result<wire::Diagnosis, ClientError> {
+        let path = format!("/v1/doctor?route={}&ssh={ssh}", segment(route));
+        self.ask(Method::POST, &path, None::<&()>, LONG_PATIENCE)
+            .await
+    }
+
     /// `POST /v1/clusters/{name}/login`.
     pub async fn login(
         &self,

@@ -105,7 +105,9 @@ impl Command {
             | Self::Stop
             | Self::Ssh(_)
             | Self::SshConfig(_)
-            | Self::Demo(_) => false,
+            | Self::Demo(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
         }
     }
 }
@@ -256,6 +258,7 @@ Logs in where kubectl says that a person is there; else exit code 4 at once, unl
 Examples
   pomctl doctor
   pomctl doctor ssh-prod
+  pomctl doctor web-1.corp.example.com:22
   pomctl doctor --json | jq '.tunnels[].checks[] | select(.outcome == \"bad\")'
 
 Takes the steps of a new connection without touching the login, and works without pomd too. Names appear, secrets never.
@@ -297,6 +300,22 @@ Examples
 
 Nothing of yours is touched: it has its own folder, socket and pomd.")]
     Demo(DemoArgs),
+    /// Print what lets a shell complete commands and the names that are there
+    #[command(after_help = "\
+Examples
+  pomctl completions bash >> ~/.bashrc
+  pomctl completions zsh >> ~/.zshrc
+  pomctl completions fish > ~/.config/fish/completions/pomctl.fish
+
+Names are asked for when Tab is pressed: of a pomd that runs, else of the configuration file. Starts nothing.")]
+    Completions(CompletionsArgs),
+    /// Print a manual page, or write them all
+    #[command(after_help = "\
+Examples
+  pomctl man | man -l -
+  pomctl man pomd.toml | man -l -
+  pomctl man --to ~/.local/share/man")]
+    Man(ManArgs),
 }
 
 /// Reads the command line. What clap answers itself (help, version, usage errors) is told here.

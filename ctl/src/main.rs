@@ -5,6 +5,7 @@
 //!
 //! - [`args`] what may be typed, [`guesses`] what is typed instead, [`commands`] one file for each of them;
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
+//! - [`completions`] tells a shell what could be typed;
 //! - [`config_store`] reads and replaces the configuration file, for commands that work without pomd;
 //! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`paste`] reads its address where it ended elsewhere, [`browser`] decides who shows it to them;
 //! - [`interrupt`] ends a command on Ctrl-C, whatever it is stuck in; [`waiting`] shows that something takes time;
@@ -14,6 +15,7 @@
 mod args;
 mod browser;
 mod commands;
+mod completions;
 mod config_store;
 mod context;
 mod error;
@@ -44,6 +46,9 @@ use crate::{
 };
 
 fn main() -> ExitCode {
+    if let Some(exit) = completions::answer() {
+        return exit;
+    }
     let (screen, cli) = match args::read() {
         Ok(read) => read,
         Err(exit) => return exit.into(),

@@ -23,7 +23,7 @@ For programs  connect  ssh-config  token  kube-credential
 Change        add  remove  enable  disable  edit
 Look inside   logs  doctor
 The daemon    reload  restart  stop
-More          demo  help
+More          demo  completions  man  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH
 
 "#]]
@@ -303,7 +303,6 @@ fn no_message_names_what_is_not_built() {
         "--renew",
         "pomctl events",
         "pomctl top",
-        "pomctl completions",
     ];
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut folders = vec![source];

@@ -267,11 +267,10 @@ $ pomctl doctor  # exit 3
   ✗ pomd           not running: nothing answers on /DIR/pomd.sock
     Start it: pomctl up --all
   ✓ config         ~/.config/pomd/pomd.toml, 2 tunnels
+      warning      2 tunnels under example.com log in separately; to share one login add: [cluster.example] hosts = ["a.example.com", "b.example.com"]
   – browser        none is wanted: pomctl login prints the address to open
   – ssh config     not installed
     To let ssh find tunnels by their names: pomctl ssh-config --install
-  – shared login   a.example.com and b.example.com log in apart
-    If they are one Pomerium, [cluster.example] with hosts = ["*.example.com"] gives them one login
 a.example.com
   ✗ a              listener: localhost:2202: node (pid 4242) holds the port
     End it
@@ -288,6 +287,7 @@ $ pomctl doctor b  # exit 3
   ✗ pomd           not running: nothing answers on /DIR/pomd.sock
     Start it: pomctl up --all
   ✓ config         ~/.config/pomd/pomd.toml, 2 tunnels
+      warning      2 tunnels under example.com log in separately; to share one login add: [cluster.example] hosts = ["a.example.com", "b.example.com"]
   – listener       a free port, chosen when pomd starts
 1 check failed: pomd.
 

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Code;
 
-/// The answer of `POST /v1/tunnels/{name}/doctor`: the steps that a new connection of the tunnel takes, walked once.
+/// The answer of `POST /v1/tunnels/{name}/doctor` and `POST /v1/doctor?route=HOST:PORT&ssh=BOOL`: the steps that a new
+/// connection of the tunnel, or to the route, takes, walked once.
 /// The session is as it was before, whatever the server said of its token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnosis {
@@ -67,8 +68,6 @@ pub enum CheckName {
     Browser,
     /// What lets ssh find tunnels by their names.
     SshConfig,
-    /// Whether tunnels that could share a login do.
-    SharedLogin,
     /// A check of a newer release.
     #[serde(other)]
     Unknown,

@@ -1,6 +1,6 @@
 //! What each command may be given, beside what all of them may.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -18,7 +18,7 @@ pub(crate) struct StatusArgs {
 /// What `Command::Doctor` is given.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Only this tunnel, or the tunnels of this cluster
+    /// Only this tunnel, the tunnels of this cluster, or this HOST:PORT
     #[arg(value_name = "NAME")]
     pub(crate) name: Option<String>,
 }
@@ -213,4 +213,33 @@ pub(crate) struct DemoArgs {
     /// Sign in by itself and end: runs unattended
     #[arg(long)]
     pub(crate) fast: bool,
+}
+
+/// What `Command::Completions` is given.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// For which shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// A shell that completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+    Powershell,
+    Elvish,
+}
+
+/// What `Command::Man` is given.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// A command, pomd, or pomd.toml; default: pomctl itself
+    #[arg(value_name = "NAME", conflicts_with = "to")]
+    pub(crate) name: Option<String>,
+    /// Write all of them below this folder, into man1 and man5
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
 }

@@ -15,7 +15,10 @@ use control::{
         TunnelState,
     },
 };
-use pomd_core::{config::Config, words::doctor};
+use pomd_core::{
+    config::{Config, Machine},
+    words::doctor,
+};
 use tokio::task::JoinSet;
 
 use super::which;
@@ -62,10 +65,32 @@ struct Looked {
 }
 
 async fn of_running(cx: &Context, status: &Status, name: Option<&str>) -> Result<Looked, CliError> {
-    let chosen = chosen(status, name)?;
-    let walking = walk_all(cx, status, &chosen);
-    let tunnels = waiting::shown(&cx.screen, "walking the steps", walking).await?;
+    let walking = async {
+        match name.filter(|it| which::tunnel(status, it).is_none() && it.contains(':')) {
+            Some(route) => {
+                let walked = cx.client.doctor_of_route(route, route.ends_with(":22"));
+                Ok(vec![walked.await?])
+            }
+            None => walk_all(cx, &chosen(status, name)?).await,
+        }
+    };
+    let walked = waiting::shown(&cx.screen, "walking the steps", walking).await;
+    let mut tunnels = match walked {
+        // What was meant may stand in the file that is not in force.
+        Err(CliError::Told(_)) if status.pomd.config.error.is_some() => Vec::new(),
+        walked => walked?,
+    };
+    for diagnosis in &mut tunnels {
+        if let Some(tunnel) = which::tunnel(status, &diagnosis.tunnel) {
+            diagnosis.checks.insert(0, listener(tunnel));
+        }
+        tell_the_end(cx, status, diagnosis);
+        tell_of_proxy(diagnosis);
+    }
     let mut checks = vec![daemon(cx, status), config_in_force(cx, status)];
+    if name.is_none() {
+        checks.extend(without_tunnels(status));
+    }
     if Path::new(&status.pomd.config.path) == cx.paths.config
         && let Ok(config) = ConfigStore::open(cx).and_then(|it| it.config())
     {
@@ -87,20 +112,21 @@ async fn of_absent(
     let absent = matches!(error, ClientError::NotRunning);
     let daemon = match absent {
         true => not_running(cx),
-        false => {
-            let error = CliError::from(error);
-            Check::new(CheckName::Pomd, CheckOutcome::Bad, error.message())
-        }
+        false => does_not_answer(cx, &CliError::from(error)),
     };
-    let config = ConfigStore::open(cx).and_then(|it| it.config());
-    let mut checks = vec![daemon, config_file(cx, config.as_ref())];
+    let store = ConfigStore::open(cx)?;
+    let config = store.config();
+    let mut checks = vec![daemon, config_file(cx, &store, config.as_ref())];
     let mut tunnels = Vec::new();
     if let Ok(config) = &config {
         if let Some(name) = name {
             is_named(config, name)?;
         }
         checks.extend(of_machine(cx, config, name).await);
-        tunnels = start::listeners(cx).await.unwrap_or_default();
+        // A pomd that hangs holds them itself.
+        if absent && !holder::is_held(&cx.paths.state) {
+            tunnels = start::listeners(cx).await.unwrap_or_default();
+        }
         tunnels.retain(|it| name.is_none_or(|name| it.tunnel == name || it.cluster == name));
     }
     Ok(Looked {
@@ -147,11 +173,7 @@ fn chosen<'a>(status: &'a Status, name: Option<&str>) -> Result<Vec<&'a Tunnel>,
 const AT_ONCE: usize = 16;
 
 /// Has pomd walk the steps of each tunnel.
-async fn walk_all(
-    cx: &Context,
-    status: &Status,
-    chosen: &[&Tunnel],
-) -> Result<Vec<Diagnosis>, CliError> {
+async fn walk_all(cx: &Context, chosen: &[&Tunnel]) -> Result<Vec<Diagnosis>, CliError> {
     let mut walking = JoinSet::new();
     let mut waiting = chosen.iter();
     let mut walked = Vec::new();
@@ -167,14 +189,24 @@ async fn walk_all(
         walked.push(ended?);
     }
     walked.sort_by(|a, b| a.tunnel.cmp(&b.tunnel));
-    for diagnosis in &mut walked {
-        if let Some(tunnel) = which::tunnel(status, &diagnosis.tunnel) {
-            diagnosis.checks.insert(0, listener(tunnel));
-        }
-        tell_the_end(cx, status, diagnosis);
-        tell_of_proxy(diagnosis);
-    }
     Ok(walked)
+}
+
+/// Returns the clusters that no tunnel leads to: there is no route of theirs to walk to.
+fn without_tunnels(status: &Status) -> impl Iterator<Item = Check> {
+    let is_led_to = |name: &str| status.tunnels.iter().any(|it| it.cluster == name);
+    let clusters = status
+        .clusters
+        .iter()
+        .filter(move |it| !is_led_to(&it.name));
+    clusters.map(|it| Check {
+        hint: Some("to walk to one of its hosts: pomctl doctor HOST:PORT".to_owned()),
+        ..Check::new(
+            CheckName::Session,
+            CheckOutcome::NotDone,
+            format!("no tunnel leads to {}", it.name),
+        )
+    })
 }
 
 /// Says in the session's line until when it lasts.
@@ -263,12 +295,22 @@ fn config_in_force(cx: &Context, status: &Status) -> Check {
         Some(error) => Check {
             code: Some(Code::ConfigBroken),
             hint: Some(format!("see all of it: {}", view.check_command(path))),
-            ..Check::new(
-                CheckName::Config,
-                CheckOutcome::Bad,
-                format!("{shown}: {}", error.message),
-            )
+            ..Check::new(CheckName::Config, CheckOutcome::Bad, error.message.clone())
         },
+    }
+}
+
+/// Returns what there is to say of a pomd that is there and does not answer as it should.
+fn does_not_answer(cx: &Context, error: &CliError) -> Check {
+    let own = match error {
+        CliError::Told(report) => report.hint.clone(),
+        CliError::ReaderGone | CliError::Interrupted => None,
+    };
+    let holder = Holder::read(&cx.paths.state).filter(|_| holder::is_held(&cx.paths.state));
+    let held = holder.map(|it| format!("if it hangs, end it: kill {}", it.pid));
+    Check {
+        hint: own.or(held),
+        ..Check::new(CheckName::Pomd, CheckOutcome::Bad, error.message())
     }
 }
 
@@ -303,7 +345,15 @@ fn not_running(cx: &Context) -> Check {
     }
 }
 
-fn config_file(cx: &Context, read: Result<&Config, &CliError>) -> Check {
+/// Returns what a pomd with this file would warn of.
+fn warnings(store: &ConfigStore) -> Vec<(String, String)> {
+    let read = Config::read_for(&Machine::default(), store.bytes(), store.base());
+    let warnings = read.map(|it| it.1.standing()).unwrap_or_default();
+    let fact = |it| ("warning".to_owned(), it);
+    warnings.into_iter().map(fact).collect()
+}
+
+fn config_file(cx: &Context, store: &ConfigStore, read: Result<&Config, &CliError>) -> Check {
     let path = &cx.paths.config;
     let shown = cx.screen.view().path(path);
     match read {
@@ -312,11 +362,14 @@ fn config_file(cx: &Context, read: Result<&Config, &CliError>) -> Check {
             CheckOutcome::NotDone,
             format!("there is no {shown} yet"),
         ),
-        Ok(config) => Check::new(
-            CheckName::Config,
-            CheckOutcome::Good,
-            format!("{shown}, {}", count(config.tunnels.len() as u64, "tunnel")),
-        ),
+        Ok(config) => Check {
+            facts: warnings(store),
+            ..Check::new(
+                CheckName::Config,
+                CheckOutcome::Good,
+                format!("{shown}, {}", count(config.tunnels.len() as u64, "tunnel")),
+            )
+        },
         Err(error) => Check {
             code: Some(Code::ConfigBroken),
             hint: Some(format!(

@@ -1,6 +1,7 @@
 //! One file for each command: a call, a page of text or JSON, an exit code.
 
 mod add;
+mod completions;
 pub(crate) mod connect;
 mod demo;
 mod doctor;
@@ -11,6 +12,7 @@ mod kube_credential;
 mod login;
 mod logout;
 mod logs;
+mod man;
 pub(crate) mod overview;
 mod reload;
 mod remove;
@@ -76,6 +78,8 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Token(args) => token::run(cx, &args).await,
         Command::KubeCredential(args) => kube_credential::run(cx, &args).await,
         Command::Demo(args) => demo::run(&args),
+        Command::Completions(args) => completions::run(cx, &args),
+        Command::Man(args) => man::run(cx, &args),
     }
 }
 
@@ -120,18 +124,15 @@ pub(super) fn one_login_for_both(status: &Status, new: &str) -> Option<String> {
 
 /// Returns that advice for `new` beside the clusters of these names.
 fn one_login_for<'a>(clusters: impl IntoIterator<Item = &'a str>, new: &str) -> Option<String> {
+    let domain = |it: &str| it.split_once('.').map(|it| it.1.to_owned());
+    let ours = domain(new).filter(|it| it.contains('.'))?;
     let mut clusters = clusters.into_iter();
-    let (other, ours) = clusters.find_map(|it| Some((it, one_domain(it, new)?)))?;
-    let (other, ours) = (sanitise::name(other), sanitise::name(ours));
+    let other = clusters.find(|it| *it != new && domain(it).as_ref() == Some(&ours))?;
+    let other = sanitise::name(other);
+    let ours = sanitise::name(&ours);
     let name = ours.split('.').next().unwrap_or_default();
     Some(format!(
         "if this is the same Pomerium as that of {other}, one login can serve both. Put into pomd.toml:\n    \
          [cluster.{name}]\n    hosts = [\"*.{ours}\"]"
     ))
-}
-
-/// Returns the domain that two hosts are in, which are not the same.
-fn one_domain<'a>(a: &str, b: &'a str) -> Option<&'a str> {
-    let (theirs, ours) = (a.split_once('.')?.1, b.split_once('.')?.1);
-    (a != b && theirs == ours && ours.contains('.')).then_some(ours)
 }

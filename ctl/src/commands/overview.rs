@@ -24,6 +24,6 @@ For programs  connect  ssh-config  token  kube-credential
 Change        add  remove  enable  disable  edit
 Look inside   logs  doctor
 The daemon    reload  restart  stop
-More          demo  help
+More          demo  completions  man  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH"
 }

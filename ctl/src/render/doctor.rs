@@ -47,7 +47,6 @@ pub(crate) fn label(name: CheckName) -> &'static str {
         CheckName::Upstream => "upstream",
         CheckName::Browser => "browser",
         CheckName::SshConfig => "ssh config",
-        CheckName::SharedLogin => "shared login",
         CheckName::Unknown => "other",
     }
 }

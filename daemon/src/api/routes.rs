@@ -115,6 +115,7 @@ enum Route {
     Up(String),
     Down(String),
     Doctor(String),
+    AdHocDoctor,
     Login(String),
     LoginAnswer(String),
     Logout(String),
@@ -138,6 +139,7 @@ impl Route {
             ["v1", "tunnels", tunnel, "up"] => Self::Up(name(tunnel)),
             ["v1", "tunnels", tunnel, "down"] => Self::Down(name(tunnel)),
             ["v1", "tunnels", tunnel, "doctor"] => Self::Doctor(name(tunnel)),
+            ["v1", "doctor"] => Self::AdHocDoctor,
             ["v1", "clusters", cluster, "login"] => Self::Login(name(cluster)),
             ["v1", "clusters", cluster, "login", "answer"] => Self::LoginAnswer(name(cluster)),
             ["v1", "clusters", cluster, "logout"] => Self::Logout(name(cluster)),
@@ -162,7 +164,8 @@ impl Route {
     fn depends_on_the_file(&self) -> bool {
         match self {
             Self::Status | Self::Events => true,
-            Self::MakeTunnel | Self::Up(_) | Self::Down(_) | Self::Doctor(_) => true,
+            Self::MakeTunnel | Self::Up(_) | Self::Down(_) => true,
+            Self::Doctor(_) | Self::AdHocDoctor => true,
             Self::Login(_) | Self::Logout(_) | Self::Token(_) => true,
             Self::Metrics | Self::Logs | Self::Connect | Self::Reload => false,
             Self::LoginAnswer(_) | Self::Restart | Self::Stop | Self::GiveWay => false,
@@ -207,6 +210,12 @@ impl Route {
             }
             Self::Doctor(tunnel) => {
                 let tunnel = api.agent.tunnel(tunnel).await.map_err(of_agent)?;
+                answer::json(&tunnel.diagnose().await)
+            }
+            Self::AdHocDoctor => {
+                let route = parameter(query, "route").unwrap_or_default();
+                let ssh = parameter(query, "ssh").as_deref() == Some("true");
+                let tunnel = api.agent.connect(route, ssh).await.map_err(of_agent)?;
                 answer::json(&tunnel.diagnose().await)
             }
             Self::Login(cluster) => answer::json(&login(api, cluster, &body).await?),
@@ -521,6 +530,7 @@ mod tests {
             ("v1/tunnels/a/up", Some(Method::POST)),
             ("v1/tunnels/a/down", Some(Method::POST)),
             ("v1/tunnels/a/doctor", Some(Method::POST)),
+            ("v1/doctor", Some(Method::POST)),
             ("v1/clusters/a/login", Some(Method::POST)),
             ("v1/clusters/a/login/answer", Some(Method::POST)),
             ("v1/clusters/a/login/other", None),

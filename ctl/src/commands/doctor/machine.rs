@@ -1,5 +1,5 @@
-//! What a doctor looks at on this machine beside pomd: the browser of the next login, ssh's configuration, logins that
-//! could be one. Reads, and changes nothing.
+//! What a doctor looks at on this machine beside pomd: the browser of the next login, and ssh's configuration. Reads, and
+//! changes nothing.
 
 use std::{env, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::{process::Command, time::timeout};
 
 use crate::{
     browser::{Plan, plan},
-    commands::{one_domain, ssh_config},
+    commands::ssh_config,
     context::Context,
     sanitise,
 };
@@ -32,9 +32,7 @@ pub(super) async fn checks(cx: &Context, config: &Config) -> Vec<Check> {
     let named = config.clusters.values().any(|it| it.named);
     let by_ssh = named || config.tunnels.values().any(|it| it.ssh);
     let ssh = if by_ssh { ssh_config(cx).await } else { None };
-    let names = config.clusters.keys().map(|it| it.as_str());
-    let shared = shared_login(&names.collect::<Vec<_>>());
-    browser.into_iter().chain(ssh).chain(shared).collect()
+    browser.into_iter().chain(ssh).collect()
 }
 
 /// Returns advice where this shell names a forward proxy that pomd, which uses none, may not know of.
@@ -118,25 +116,6 @@ fn parse_version(said: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-fn shared_login(clusters: &[&str]) -> Option<Check> {
-    let mut pairs = clusters
-        .iter()
-        .enumerate()
-        .flat_map(|(nth, a)| clusters[nth + 1..].iter().map(move |b| (*a, *b)));
-    let (a, b, domain) = pairs.find_map(|(a, b)| Some((a, b, one_domain(a, b)?)))?;
-    let name = domain.split('.').next().unwrap_or_default();
-    Some(Check {
-        hint: Some(format!(
-            "if they are one Pomerium, [cluster.{name}] with hosts = [\"*.{domain}\"] gives them one login"
-        )),
-        ..Check::new(
-            CheckName::SharedLogin,
-            CheckOutcome::NotDone,
-            format!("{a} and {b} log in apart"),
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,30 +135,5 @@ mod tests {
             assert_eq!(parse_version(said), version, "{said}");
         }
         assert!((9, 2) < SAFE_SSH && (9, 6) >= SAFE_SSH && (10, 0) > SAFE_SSH);
-    }
-
-    #[test]
-    fn hosts_of_one_domain_could_share_a_login() {
-        let told = shared_login(&[
-            "corp",
-            "a.corp.example.com",
-            "x.other.org",
-            "b.corp.example.com",
-        ]);
-        let check = told.unwrap();
-        assert_eq!(
-            check.message,
-            "a.corp.example.com and b.corp.example.com log in apart"
-        );
-        assert!(
-            check
-                .hint
-                .unwrap()
-                .contains("hosts = [\"*.corp.example.com\"]")
-        );
-        assert_eq!(
-            shared_login(&["corp", "a.corp.example.com", "a.example.com"]),
-            None
-        );
     }
 }
