@@ -208,6 +208,13 @@ impl Client {
         self.ask(Method::POST, &path, None::<&()>, PATIENCE).await
     }
 
+    /// `GET /v1/clusters/{name}/routes`.
+    pub async fn routes(&self, cluster: &str) -> Result<wire::RoutesAnswer, ClientError> {
+        let path = format!("/v1/clusters/{}/routes", segment(cluster));
+        self.ask(Method::GET, &path, None::<&()>, LONG_PATIENCE)
+            .await
+    }
+
     /// `POST /v1/clusters/{name}/token`.
     pub async fn token(&self, cluster: &str) -> Result<wire::TokenAnswer, ClientError> {
         let path = format!("/v1/clusters/{}/token", segment(cluster));

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 /// What `Command::Status` is given.
 #[derive(Debug, Args)]
@@ -175,6 +175,34 @@ pub(crate) struct SshConfigArgs {
     /// Let pomctl carry the bytes, for programs that don't know ProxyUseFdpass
     #[arg(long)]
     pub(crate) no_fdpass: bool,
+}
+
+/// What `Command::Routes` is given.
+#[derive(Debug, Args)]
+pub(crate) struct RoutesArgs {
+    /// A cluster, a tunnel, a URL or a host; default: the only cluster
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
+    #[command(subcommand)]
+    pub(crate) change: Option<RoutesChange>,
+}
+
+/// What `pomctl routes` may do with what is offered.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoutesChange {
+    /// Write tunnels for these routes into the file
+    Add(RoutesAddArgs),
+}
+
+/// What `RoutesChange::Add` is given.
+#[derive(Debug, Args)]
+pub(crate) struct RoutesAddArgs {
+    /// The routes: HOST:PORT, or what the portal calls them
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
+    /// The cluster that offers them; default: the only one
+    #[arg(long, value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
 }
 
 /// What `Command::Token` is given.

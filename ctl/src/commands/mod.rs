@@ -17,6 +17,7 @@ pub(crate) mod overview;
 mod reload;
 mod remove;
 mod restart;
+mod routes;
 mod ssh;
 mod ssh_config;
 mod status;
@@ -75,6 +76,7 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Connect(args) => connect::run(cx, &args).await,
         Command::Ssh(args) => ssh::run(cx, &args).await,
         Command::SshConfig(args) => ssh_config::run(cx, &args),
+        Command::Routes(args) => routes::run(cx, &args).await,
         Command::Token(args) => token::run(cx, &args).await,
         Command::KubeCredential(args) => kube_credential::run(cx, &args).await,
         Command::Demo(args) => demo::run(&args),

@@ -72,6 +72,36 @@ pub(crate) fn cluster<'a>(status: &'a Status, said: &str) -> Result<&'a Cluster,
         })
 }
 
+/// Returns the name of the cluster that is meant for `command`: the one that was said, or the only one.
+pub(crate) fn one_cluster(
+    status: &Status,
+    said: Option<&str>,
+    command: &str,
+) -> Result<String, CliError> {
+    if let Some(said) = said {
+        return Ok(cluster(status, said)?.name.clone());
+    }
+    match status.clusters.as_slice() {
+        [one] => Ok(one.name.clone()),
+        [] => {
+            let hint = "write a tunnel or a cluster into the file first; to see how: pomctl status";
+            let message = "there is no cluster yet";
+            Err(CliError::usage(
+                "no_such_cluster",
+                message,
+                Some(hint.to_owned()),
+            ))
+        }
+        [first, ..] => {
+            let names = status.clusters.iter().map(|it| sanitise::name(&it.name));
+            let names: Vec<String> = names.collect();
+            let message = format!("there are several clusters: {}", names.join(", "));
+            let hint = format!("say which: {command} {}", sanitise::name(&first.name));
+            Err(CliError::usage("bad_request", message, Some(hint)))
+        }
+    }
+}
+
 /// Returns the cluster that has this host in its hosts.
 pub(crate) fn cluster_of_host<'a>(status: &'a Status, host: &str) -> Option<&'a Cluster> {
     let host = host.to_ascii_lowercase();

@@ -131,6 +131,14 @@ impl LoginServer for FakeServer {
         Box::pin(async move { *self.until.lock().unwrap() })
     }
 
+    fn routes<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        _: &'a Token,
+    ) -> BoxFuture<'a, Result<Vec<control::wire::OfferedRoute>, NotGood>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+
     fn disconnect(&self, _: &LoginTarget) {
         self.left.fetch_add(1, Ordering::SeqCst);
     }

@@ -223,6 +223,14 @@ impl LoginServer for Outside {
         Box::pin(std::future::ready(None))
     }
 
+    fn routes<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        _: &'a Token,
+    ) -> BoxFuture<'a, Result<Vec<control::wire::OfferedRoute>, NotGood>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     fn disconnect(&self, _: &LoginTarget) {}
 }
 
