@@ -22,4 +22,5 @@ mod samples;
 mod ssh_config;
 mod starting;
 mod terminal;
+mod top;
 mod tunnels;

@@ -9,6 +9,8 @@ pub(crate) mod report;
 pub(crate) mod session;
 pub(crate) mod table;
 pub(crate) mod times;
+pub(crate) mod top;
+pub(crate) mod traffic;
 pub(crate) mod tunnel;
 
 use std::path::Path;
