@@ -36,6 +36,7 @@ mod odd_servers;
 mod page;
 mod ready;
 mod reload;
+mod routes;
 mod service;
 mod ssh_by_name;
 mod status;

@@ -87,7 +87,7 @@ impl Command {
         match self {
             Self::Status(args) => args.watch,
             Self::Logs(args) => args.follow,
-            Self::Connect(_) => true,
+            Self::Connect(_) | Self::Top => true,
             Self::Up(_)
             | Self::Down(_)
             | Self::Login(_)
@@ -284,6 +284,15 @@ Examples
   pomctl logs
   pomctl logs ssh-prod -f")]
     Logs(LogsArgs),
+    /// Watch what flows: rates, connections and logins, live
+    #[command(after_help = "\
+Examples
+  pomctl top
+  pomctl top --json | jq -c '.tunnels[] | [.name, .received_per_second]'
+
+Keys: q ends, arrows choose a tunnel, u and d are up and down, l shows its log. Where nobody watches: the rates of one second,
+once; with --json a line each second.")]
+    Top,
     /// Read the configuration file again (saving it does the same)
     #[command(after_help = "\
 Examples

@@ -4,7 +4,7 @@ use std::{future::poll_fn, io, pin::Pin, process, task::Poll, thread, time::Dura
 
 use tokio::{runtime::Runtime, sync::oneshot};
 
-use crate::{error::INTERRUPTED, paste, runtime};
+use crate::{error::INTERRUPTED, runtime, silent};
 
 /// How long an interrupted command may take for its last words.
 const GRACE: Duration = Duration::from_millis(500);
@@ -44,7 +44,7 @@ pub(crate) fn watch() -> io::Result<oneshot::Receiver<()>> {
         // Nobody listens once the command is at its last words.
         let _ = tell.send(());
         tokio::time::sleep(GRACE).await;
-        paste::restore();
+        silent::restore();
         process::exit(INTERRUPTED.into());
     };
     let thread = thread::Builder::new().name("interrupt".to_owned());

@@ -7,7 +7,7 @@
 //! - [`context`] what every command is given: where pomd is asked, and the [`screen`] it answers on;
 //! - [`completions`] tells a shell what could be typed;
 //! - [`config_store`] reads and replaces the configuration file, for commands that work without pomd;
-//! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`paste`] reads its address where it ended elsewhere, [`browser`] decides who shows it to them;
+//! - [`start`] starts pomd, [`process_end`] tells when it has ended, [`sign_in`] leads a person through a login, [`paste`] reads its address where it ended elsewhere, from a [`silent`] terminal, [`browser`] decides who shows it to them;
 //! - [`interrupt`] ends a command on Ctrl-C, whatever it is stuck in; [`waiting`] shows that something takes time;
 //! - [`render`] pure: answers → pages of text; [`sanitise`] makes text of others safe to show;
 //! - [`error`] every way in which a command can end badly, and its exit code.
@@ -21,16 +21,14 @@ mod context;
 mod error;
 mod guesses;
 mod interrupt;
-#[cfg_attr(
-    not(unix),
-    expect(dead_code, reason = "only terminals of Unix are read key by key")
-)]
 mod paste;
 mod process_end;
 mod render;
 mod sanitise;
 mod screen;
 mod sign_in;
+#[cfg_attr(not(unix), path = "silent/no_terminal.rs")]
+mod silent;
 mod start;
 mod waiting;
 

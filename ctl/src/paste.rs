@@ -3,10 +3,9 @@
 //! It is a secret: nothing of it is shown. A terminal hands lines over only up to 4,096 bytes (macOS: 1,024), so they are put
 //! together here from single bytes; pastes come between marks that terminals write on request.
 
-#[cfg_attr(not(unix), path = "paste/no_terminal.rs")]
-mod terminal;
+use std::{collections::VecDeque, io};
 
-pub(crate) use terminal::{Terminal, restore};
+use crate::silent::{Purpose, SilentTerminal};
 
 /// More than any answer has.
 const MOST: usize = 60 << 10;
@@ -23,6 +22,40 @@ pub(crate) enum Typed {
     TooLong,
     /// They want to type no more.
     End,
+}
+
+/// The person's terminal, from which addresses are read.
+pub(crate) struct Terminal {
+    input: SilentTerminal,
+    editor: Editor,
+    read: VecDeque<u8>,
+}
+
+impl Terminal {
+    /// Stops the terminal from showing what is typed.
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self {
+            input: SilentTerminal::open(Purpose::Paste)?,
+            editor: Editor::default(),
+            read: VecDeque::new(),
+        })
+    }
+
+    /// Returns what the person typed next. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> io::Result<Typed> {
+        loop {
+            while let Some(byte) = self.read.pop_front() {
+                if let Some(typed) = self.editor.push(byte) {
+                    return Ok(typed);
+                }
+            }
+            let bytes = self.input.read().await?;
+            if bytes.is_empty() {
+                return Ok(Typed::End);
+            }
+            self.read.extend(bytes);
+        }
+    }
 }
 
 /// Puts bytes together.

@@ -91,6 +91,11 @@ impl Screen {
         written(stdio::stdout().write_all(&drawn))
     }
 
+    /// Returns how many lines a page may have that is drawn over the one before.
+    pub(crate) fn rows(&self) -> usize {
+        size().map_or(24, |it| it.rows).saturating_sub(1)
+    }
+
     /// Draws a page over the one before; only for terminals.
     pub(crate) fn redraw(&self, page: &str) -> Result<(), CliError> {
         let page = render::fitted(&self.glyphs.plain(page), size());

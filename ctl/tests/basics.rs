@@ -21,7 +21,7 @@ Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  ssh  login  logout
 For programs  connect  ssh-config  token  kube-credential
 Change        add  remove  enable  disable  edit
-Look inside   logs  doctor
+Look inside   logs  top  doctor
 The daemon    reload  restart  stop
 More          demo  completions  man  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH
@@ -302,7 +302,6 @@ fn no_message_names_what_is_not_built() {
         "pomctl wait",
         "--renew",
         "pomctl events",
-        "pomctl top",
     ];
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut folders = vec![source];

@@ -23,4 +23,5 @@ mod samples;
 mod ssh_config;
 mod starting;
 mod terminal;
+mod top;
 mod tunnels;

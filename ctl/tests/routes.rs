@@ -49,7 +49,9 @@ fn offered() -> Vec<Value> {
 #[test]
 fn g17_routes_are_told_with_their_tunnels() {
     let (world, _fake) = world(&offered());
-    assert_data_eq!(world.transcript(&["routes", "corp"]), str![[r#"
+    assert_data_eq!(
+        world.transcript(&["routes", "corp"]),
+        str![[r#"
 $ pomctl routes corp  # exit 0
   ROUTE                         TUNNEL    DESCRIPTION
   ssh-prod.corp.example.com:22  ssh-prod  Production jump host
@@ -57,7 +59,8 @@ $ pomctl routes corp  # exit 0
 2 of 9 routes are TCP or UDP; the others open in a browser.
 | hint: to make a tunnel of one: pomctl routes add reports-db.internal:5432
 
-"#]]);
+"#]]
+    );
     let output = world.run(&["routes", "--json"]);
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["routes"][0]["tunnel"], "ssh-prod");
@@ -76,7 +79,9 @@ fn other_kinds_of_routes_are_told_and_their_text_is_escaped() {
         }),
         route("web", "w.corp.example.com", ""),
     ]);
-    assert_data_eq!(world.transcript(&["routes"]), str![[r#"
+    assert_data_eq!(
+        world.transcript(&["routes"]),
+        str![[r#"
 $ pomctl routes  # exit 0
   ROUTE                        TUNNEL  DESCRIPTION
   udp dns.corp.example.com:53  –       (pomd opens no UDP yet) Names
@@ -84,24 +89,31 @@ $ pomctl routes  # exit 0
   https://x/u{202e}.test       –       (of type mcp/u{1b}[2J) $(reboot)/u{a}/u{9b}31m
 1 of 4 routes is TCP or UDP; 1 for a browser, 2 of another kind.
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]
 fn no_routes_and_no_login_are_told() {
     let (world_of_none, _fake) = world(&[]);
-    assert_data_eq!(world_of_none.transcript(&["routes"]), str![[r#"
+    assert_data_eq!(
+        world_of_none.transcript(&["routes"]),
+        str![[r#"
 $ pomctl routes  # exit 0
 The portal of corp offers you no routes.
 
-"#]]);
+"#]]
+    );
     let (world, fake) = World::with(&samples::logged_out());
     fake.on(ROUTES, [Reply::error(401, login_needed())]);
-    assert_data_eq!(world.transcript(&["routes"]), str![[r#"
+    assert_data_eq!(
+        world.transcript(&["routes"]),
+        str![[r#"
 $ pomctl routes  # exit 4
 | error: corp needs a login. Run: pomctl login corp
 
-"#]]);
+"#]]
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::{
 use control::wire::{ClusterState, TunnelState};
 use rustix::{
     fs::OFlags,
+    process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// A terminal of this width with a pomctl on it.
-struct Terminal {
+pub(crate) struct Terminal {
     child: Child,
     master: std::fs::File,
     /// Its other side, to look at how it is set.
@@ -30,7 +31,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn run(world: &World, width: u16, args: &[&str]) -> Self {
+    pub(crate) fn run(world: &World, width: u16, args: &[&str]) -> Self {
         let master =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
@@ -59,13 +60,22 @@ impl Terminal {
         }
     }
 
-    fn shows_what_is_typed(&self) -> bool {
+    pub(crate) fn shows_what_is_typed(&self) -> bool {
         let modes = tcgetattr(&self.slave).unwrap().local_modes;
         modes.contains(LocalModes::ECHO)
     }
 
+    /// Presses keys.
+    pub(crate) fn type_keys(&mut self, bytes: &[u8]) {
+        self.master.write_all(bytes).unwrap();
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// What was written on it until pomctl ended, and its exit code.
-    fn end(mut self) -> (String, i32) {
+    pub(crate) fn end(mut self) -> (String, i32) {
         drop(self.slave);
         let mut text = Vec::new();
         let mut part = [0; 4096];
@@ -78,7 +88,7 @@ impl Terminal {
     }
 
     /// The same, and whether the terminal is left as it was.
-    fn end_and_look(mut self) -> (String, i32, bool) {
+    pub(crate) fn end_and_look(mut self) -> (String, i32, bool) {
         let code = self.child.wait().unwrap().code().unwrap();
         rustix::io::ioctl_fionbio(&self.master, true).unwrap();
         let mut text = Vec::new();
@@ -90,7 +100,7 @@ impl Terminal {
     }
 
     /// Reads until this was written.
-    fn read_until(&mut self, words: &str) -> String {
+    pub(crate) fn read_until(&mut self, words: &str) -> String {
         let mut text = Vec::new();
         let mut part = [0; 4096];
         loop {
@@ -294,8 +304,7 @@ fn watching_redraws_in_place_and_ends_with_ctrl_c() {
     assert!(first.contains("\u{1b}[H"), "{first:?}");
     fake.change(fake::tunnel_is("ssh-prod", TunnelState::Down));
     terminal.read_until("○ ssh-prod  down");
-    let pid = rustix::process::Pid::from_child(&terminal.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    terminal.signal(Signal::INT);
     let (_, code) = terminal.end();
     assert_eq!(code, 130);
 }

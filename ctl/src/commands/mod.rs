@@ -23,6 +23,7 @@ mod ssh_config;
 mod status;
 mod stop;
 mod token;
+mod top;
 mod up;
 mod which;
 
@@ -77,6 +78,7 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Ssh(args) => ssh::run(cx, &args).await,
         Command::SshConfig(args) => ssh_config::run(cx, &args),
         Command::Routes(args) => routes::run(cx, &args).await,
+        Command::Top => top::run(cx).await,
         Command::Token(args) => token::run(cx, &args).await,
         Command::KubeCredential(args) => kube_credential::run(cx, &args).await,
         Command::Demo(args) => demo::run(&args),

@@ -22,7 +22,7 @@ Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  ssh  login  logout
 For programs  connect  ssh-config  token  kube-credential
 Change        add  remove  enable  disable  edit
-Look inside   logs  doctor  routes
+Look inside   logs  top  doctor  routes
 The daemon    reload  restart  stop
 More          demo  completions  man  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH"

@@ -10,6 +10,8 @@ pub(crate) mod routes;
 pub(crate) mod session;
 pub(crate) mod table;
 pub(crate) mod times;
+pub(crate) mod top;
+pub(crate) mod traffic;
 pub(crate) mod tunnel;
 
 use std::path::Path;

@@ -1,14 +1,14 @@
-//! A terminal that shows nothing of what is typed, until it is put back as it was: on every way out.
+//! A terminal that shows nothing of what is typed and hands over every byte, until it is put back as it was: on every way
+//! out.
 
 use std::{
-    collections::VecDeque,
     io::{self, IsTerminal, Write},
     process,
     sync::{Mutex, PoisonError},
     thread,
 };
 
-use control::stdio::AsyncInput;
+use control::stdio::{self, AsyncInput};
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
 };
@@ -17,35 +17,59 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{Editor, Typed};
 use crate::runtime;
 
-/// How the terminal was, while it is otherwise.
-static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+/// How the terminal was, while it is otherwise, and for what it is.
+static BEFORE: Mutex<Option<(Termios, Purpose)>> = Mutex::new(None);
 
-/// Terminals write marks around what is pasted, from here on or no more.
-const MARKS: &[u8] = b"\x1b[?2004h";
-const NO_MARKS: &[u8] = b"\x1b[?2004l";
-
-/// The person's terminal, from which addresses are read.
-pub(crate) struct Terminal {
-    input: AsyncInput,
-    editor: Editor,
-    read: VecDeque<u8>,
+/// What for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A secret is typed or pasted. Terminals write marks around what is pasted.
+    Paste,
+    /// A page is drawn over and over, on a screen of its own, and keys choose.
+    Page,
 }
 
-impl Terminal {
+impl Purpose {
+    fn begin(self) -> &'static [u8] {
+        match self {
+            Self::Paste => b"\x1b[?2004h",
+            Self::Page => b"\x1b[?1049h\x1b[?25l\x1b[2J",
+        }
+    }
+
+    fn end(self) -> &'static [u8] {
+        match self {
+            Self::Paste => b"\x1b[?2004l",
+            Self::Page => b"\x1b[?25h\x1b[?1049l",
+        }
+    }
+
+    fn tell(self, marks: &[u8]) {
+        match self {
+            Self::Paste if io::stderr().is_terminal() => {
+                let _ = stdio::stderr().write_all(marks);
+            }
+            Self::Page if io::stdout().is_terminal() => {
+                let _ = stdio::stdout().write_all(marks);
+            }
+            Self::Paste | Self::Page => {}
+        }
+    }
+}
+
+/// The person's terminal, put back when this is dropped.
+pub(crate) struct SilentTerminal(AsyncInput);
+
+impl SilentTerminal {
     /// Stops the terminal from showing what is typed.
-    pub(crate) fn open() -> io::Result<Self> {
+    pub(crate) fn open(purpose: Purpose) -> io::Result<Self> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let terminal = Self {
-            editor: Editor::default(),
-            read: VecDeque::new(),
-            input: AsyncInput::default(),
-        };
+        let terminal = Self(AsyncInput::default());
         hear_ends()?;
         let before = tcgetattr(&stdin)?;
         let mut silent = before.clone();
@@ -54,33 +78,24 @@ impl Terminal {
         silent.special_codes[SpecialCodeIndex::VSUSP] = 0;
         silent.special_codes[SpecialCodeIndex::VMIN] = 1;
         silent.special_codes[SpecialCodeIndex::VTIME] = 0;
-        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some((before, purpose));
         if let Err(error) = tcsetattr(&stdin, OptionalActions::Now, &silent) {
             restore();
             return Err(error.into());
         }
-        mark(MARKS);
+        purpose.tell(purpose.begin());
         Ok(terminal)
     }
 
-    /// Returns what the person typed next. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> io::Result<Typed> {
-        loop {
-            while let Some(byte) = self.read.pop_front() {
-                if let Some(typed) = self.editor.push(byte) {
-                    return Ok(typed);
-                }
-            }
-            let mut bytes = [0; 4096];
-            match self.input.read(&mut bytes).await? {
-                0 => return Ok(Typed::End),
-                length => self.read.extend(bytes.iter().take(length)),
-            }
-        }
+    /// Returns the bytes that were typed next; none: there will be no more. Cancel-safe.
+    pub(crate) async fn read(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = [0; 4096];
+        let length = self.0.read(&mut bytes).await?;
+        Ok(bytes[..length].to_vec())
     }
 }
 
-impl Drop for Terminal {
+impl Drop for SilentTerminal {
     fn drop(&mut self) {
         restore();
     }
@@ -89,17 +104,10 @@ impl Drop for Terminal {
 /// Puts the terminal back as it was, if it is otherwise.
 pub(crate) fn restore() {
     let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(before) = before {
-        mark(NO_MARKS);
+    if let Some((before, purpose)) = before {
+        purpose.tell(purpose.end());
         // Flushed: a half address that was not taken must not reach the shell.
         let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &before);
-    }
-}
-
-fn mark(marks: &[u8]) {
-    let mut stderr = control::stdio::stderr();
-    if io::stderr().is_terminal() {
-        let _ = stderr.write_all(marks);
     }
 }
 
