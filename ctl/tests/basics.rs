@@ -21,7 +21,7 @@ Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  ssh  login  logout
 For programs  connect  ssh-config  token  kube-credential
 Change        add  remove  enable  disable  edit
-Look inside   logs  top  doctor
+Look inside   logs  top  doctor  routes
 The daemon    reload  restart  stop
 More          demo  completions  man  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH
@@ -297,7 +297,7 @@ No tunnels yet, and pomd is not running.
 #[test]
 fn no_message_names_what_is_not_built() {
     let not_built = [
-        "pomctl routes",
+        "routes sync",
         "pomctl service",
         "pomctl wait",
         "--renew",

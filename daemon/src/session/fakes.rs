@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use control::wire::BrowserChoice;
+use control::wire::{BrowserChoice, OfferedRoute};
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use pomd_core::{
@@ -135,7 +135,7 @@ impl LoginServer for FakeServer {
         &'a self,
         _: &'a LoginTarget,
         _: &'a Token,
-    ) -> BoxFuture<'a, Result<Vec<control::wire::OfferedRoute>, NotGood>> {
+    ) -> BoxFuture<'a, Result<Vec<OfferedRoute>, NotGood>> {
         Box::pin(ready(Ok(Vec::new())))
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use control::wire::{BrowserChoice, Reason};
+use control::wire::{BrowserChoice, OfferedRoute, Reason};
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use pomd_core::{
@@ -227,7 +227,7 @@ impl LoginServer for Outside {
         &'a self,
         _: &'a LoginTarget,
         _: &'a Token,
-    ) -> BoxFuture<'a, Result<Vec<control::wire::OfferedRoute>, NotGood>> {
+    ) -> BoxFuture<'a, Result<Vec<OfferedRoute>, NotGood>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
