@@ -2,6 +2,7 @@
 
 mod browser;
 mod handed;
+mod install;
 mod restart;
 mod systemd;
 

@@ -104,6 +104,7 @@ impl Command {
             | Self::Reload
             | Self::Restart(_)
             | Self::Stop
+            | Self::Service(_)
             | Self::Ssh(_)
             | Self::SshConfig(_)
             | Self::Demo(_)
@@ -315,6 +316,17 @@ Examples
   pomctl stop
   pomctl stop --json")]
     Stop,
+    /// Have pomd run whenever you are logged in, as a service of your own
+    #[command(after_help = "\
+Examples
+  pomctl service install
+  pomctl service status
+  pomctl service uninstall
+
+Without root: a user unit of systemd, an agent of launchd, a task of Windows. A pomd that runs already gives way to the
+service, which takes its ports and logins. uninstall takes away what install wrote, and nothing else.
+Exit codes: 0 done, 1 failed; status: 3 if pomd is no service or does not run as one.")]
+    Service(ServiceArgs),
     /// See it work without Pomerium: a simulated one, two services, a login
     #[command(after_help = "\
 Examples

@@ -94,6 +94,21 @@ fn program() -> PathBuf {
     sibling("pomd").unwrap_or_else(|| PathBuf::from("pomd"))
 }
 
+/// Returns that program's path, if there is one.
+pub(crate) fn installed() -> Option<PathBuf> {
+    sibling("pomd").or_else(|| {
+        let name = PathBuf::from("pomd").with_extension(env::consts::EXE_EXTENSION);
+        on_path(&name)
+    })
+}
+
+/// Returns the program that this word means in a shell.
+fn on_path(word: &Path) -> Option<PathBuf> {
+    let folders = env::var_os("PATH")?;
+    let mut candidates = env::split_paths(&folders).map(|it| it.join(word));
+    candidates.find(|it| it.is_absolute() && it.is_file())
+}
+
 /// Returns a command of pomd for the places that a person named.
 fn pomd(cx: &Context, program: &Path, action: &str) -> Command {
     let mut command = Command::new(program);
@@ -135,7 +150,7 @@ fn command(cx: &Context, program: &Path, words: &std::fs::File) -> Command {
 }
 
 /// Asks until somebody answers, or the time is over. `if_held`: only while somebody holds the lock, who may answer.
-async fn answering(
+pub(crate) async fn answering(
     cx: &Context,
     deadline: Instant,
     if_held: bool,
@@ -176,9 +191,7 @@ fn called() -> Option<PathBuf> {
     let path = if said.components().count() > 1 {
         std::path::absolute(said).ok()?
     } else {
-        let folders = env::var_os("PATH")?;
-        let mut candidates = env::split_paths(&folders).map(|it| it.join(&said));
-        candidates.find(|it| it.is_absolute() && it.is_file())?
+        on_path(&said)?
     };
     let ours = env::current_exe().and_then(|it| it.canonicalize()).ok()?;
     let leads_to = path.canonicalize().ok()?;

@@ -20,6 +20,7 @@ mod pages;
 mod routes;
 mod runner;
 mod samples;
+mod service;
 mod ssh_config;
 mod starting;
 mod terminal;

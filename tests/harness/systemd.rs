@@ -146,6 +146,19 @@ impl Systemd {
         self.systemctl(&["daemon-reload"]).await;
     }
 
+    /// Adds pomd's unit as it is shipped, where packages of all users may be.
+    pub async fn package_unit(&self) {
+        let shipped = root().join("systemd/pomd.service");
+        let folder = "/run/systemd/user";
+        let put = "mkdir -p \"$0\" && cat > \"$0/pomd.service\" && chmod 0644 \"$0/pomd.service\"";
+        let mut command = self.enter();
+        command.args(["sh", "-c", put, folder]);
+        let unit = fs::File::open(&shipped).unwrap_or_else(|error| panic!("the unit: {error}"));
+        let made = command.stdin(unit).status();
+        assert!(made.is_ok_and(|it| it.success()), "{folder}");
+        self.systemctl(&["daemon-reload"]).await;
+    }
+
     /// `systemctl --user`, which must succeed; what it says.
     pub async fn systemctl(&self, arguments: &[&str]) -> String {
         let words = [&["systemctl", "--user"], arguments].concat();

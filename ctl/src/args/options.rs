@@ -235,6 +235,34 @@ pub(crate) struct LogsArgs {
     pub(crate) follow: bool,
 }
 
+/// What `Command::Service` is given.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceArgs {
+    /// What to do
+    #[arg(value_enum, value_name = "ACTION")]
+    pub(crate) action: ServiceAction,
+    /// Don't ask, although connections end
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// What to do with the service.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ServiceAction {
+    /// Write it, start it now and at each login
+    Install,
+    /// Stop it, and take away what install wrote
+    Uninstall,
+    /// Start it
+    Start,
+    /// Stop it until the next login
+    Stop,
+    /// Restart it
+    Restart,
+    /// Show it
+    Status,
+}
+
 /// What `Command::Demo` is given.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {

@@ -18,6 +18,7 @@ mod reload;
 mod remove;
 mod restart;
 mod routes;
+mod service;
 mod ssh;
 mod ssh_config;
 mod status;
@@ -74,6 +75,7 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Reload => reload::run(cx).await,
         Command::Restart(args) => restart::run(cx, &args).await,
         Command::Stop => stop::run(cx).await,
+        Command::Service(args) => service::run(cx, &args).await,
         Command::Connect(args) => connect::run(cx, &args).await,
         Command::Ssh(args) => ssh::run(cx, &args).await,
         Command::SshConfig(args) => ssh_config::run(cx, &args),

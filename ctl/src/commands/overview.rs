@@ -23,7 +23,7 @@ Every day     status  up  down  ssh  login  logout
 For programs  connect  ssh-config  token  kube-credential
 Change        add  remove  enable  disable  edit
 Look inside   logs  top  doctor  routes
-The daemon    reload  restart  stop
+The daemon    reload  restart  stop  service
 More          demo  completions  man  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH"
 }

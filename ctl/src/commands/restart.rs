@@ -28,7 +28,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) async fn run(cx: &Context, args: &RestartArgs) -> Result<Exit, CliError> {
     let (events, status) = subscribe(cx).await?;
     let open = connections(&status);
-    if open > 0 && !args.yes && cx.screen.is_asked_by_a_person() && !agrees(cx, open).await? {
+    if open > 0
+        && !args.yes
+        && cx.screen.is_asked_by_a_person()
+        && !agrees(cx, open, "Restart pomd?").await?
+    {
         cx.screen.say("Nothing was done.");
         return Ok(Exit::Failed);
     }
@@ -75,14 +79,14 @@ async fn refused(cx: &Context, error: ClientError) -> CliError {
     failure
 }
 
-fn connections(status: &Status) -> u64 {
+pub(super) fn connections(status: &Status) -> u64 {
     let open = status.tunnels.iter().map(|it| it.connections.open);
     let leaving = status.leaving.iter().map(|it| it.connections);
     open.chain(leaving).sum()
 }
 
 /// Asks on the terminal; whatever is no clear yes is a no.
-async fn agrees(cx: &Context, open: u64) -> Result<bool, CliError> {
+pub(super) async fn agrees(cx: &Context, open: u64, question: &str) -> Result<bool, CliError> {
     let (are, end) = if open == 1 {
         ("is", "ends")
     } else {
@@ -90,7 +94,7 @@ async fn agrees(cx: &Context, open: u64) -> Result<bool, CliError> {
     };
     let open = count(open, "connection");
     cx.screen.ask(&format!(
-        "{open} {are} open and {end} with it. Restart pomd? [y/N] "
+        "{open} {are} open and {end} with it. {question} [y/N] "
     ));
     let mut line = String::new();
     let read = BufReader::new(stdio::AsyncInput::default())

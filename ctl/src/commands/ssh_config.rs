@@ -60,32 +60,9 @@ pub(crate) fn proxy(cx: &Context, fdpass: bool) -> Result<Proxy, CliError> {
     let program = start::sibling("pomctl")
         .or_else(|| env::current_exe().ok())
         .ok_or_else(|| CliError::failed("where pomctl is can't be told"))?;
-    let named = |option: &Option<PathBuf>, variable: &str| {
-        option.is_some() || env::var_os(variable).is_some_and(|it| !it.is_empty())
-    };
-    let all = [
-        (
-            "--config",
-            &cx.overrides.config,
-            "POMD_CONFIG",
-            &cx.paths.config,
-        ),
-        (
-            "--state-dir",
-            &cx.overrides.state,
-            "POMD_STATE_DIR",
-            &cx.paths.state,
-        ),
-        (
-            "--socket",
-            &cx.overrides.socket,
-            "POMD_SOCKET",
-            &cx.paths.socket,
-        ),
-    ];
     let mut options = Vec::new();
-    for (name, option, variable, path) in all {
-        if named(option, variable) {
+    for (name, path, is_named) in cx.places() {
+        if is_named {
             let path = path.to_str().ok_or_else(|| no_path(path))?;
             options.push((name, path.to_owned()));
         }
@@ -235,8 +212,8 @@ fn is_ours_or_absent(path: &Path) -> Result<bool, CliError> {
     }
 }
 
-/// Puts our file in its place, whole; readable by us alone.
-fn write(path: &Path, text: &str) -> io::Result<()> {
+/// Puts a file of ours in its place, whole; readable by us alone.
+pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     include::make_folder(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
