@@ -37,6 +37,7 @@ mod page;
 mod ready;
 mod reload;
 mod routes;
+mod schemas;
 mod service;
 mod ssh_by_name;
 mod status;

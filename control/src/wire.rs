@@ -26,6 +26,7 @@ pub const SCHEMA: u32 = 1;
 
 /// Everything that pomd shows: the answer of `GET /v1/status` and each line of `GET /v1/events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// See [`SCHEMA`].
     pub schema: u32,
@@ -44,6 +45,7 @@ pub struct Status {
 
 /// The daemon itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pomd {
     /// Its release, such as `0.1.0`.
     pub version: String,
@@ -68,6 +70,7 @@ pub struct Pomd {
 
 /// What the daemon takes of the machine, as far as the system tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Usage {
     /// Open descriptors.
     pub descriptors: Option<u64>,
@@ -81,6 +84,7 @@ pub struct Usage {
 
 /// The configuration file and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigState {
     /// Its absolute path, whether or not there is such a file.
     pub path: String,
@@ -96,6 +100,7 @@ pub struct ConfigState {
 
 /// Why the file on disk is not in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigError {
     /// Since when.
     pub at: Timestamp,
@@ -109,6 +114,7 @@ pub struct ConfigError {
 
 /// One tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tunnel {
     /// Its name in the configuration.
     pub name: String,
@@ -151,6 +157,7 @@ pub struct Tunnel {
 
 /// What a tunnel does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TunnelState {
     /// Listening; the last attempt was fine, or there was none.
@@ -170,6 +177,7 @@ pub enum TunnelState {
 
 /// Whether a tunnel listens by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
     /// As soon as pomd runs.
@@ -181,6 +189,7 @@ pub enum Start {
 
 /// What a tunnel carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// Byte streams.
@@ -202,6 +211,7 @@ pub const CONNECT_DESCRIPTOR: &str = "pomd-connect-descriptor";
 
 /// A note among the frames of a route, for a client that asked by `notes=true`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "note", rename_all = "snake_case")]
 pub enum ConnectNote {
     /// The connection waits for a login, which the client is to ask the person for.
@@ -216,6 +226,7 @@ pub enum ConnectNote {
 
 /// Something a person must learn: what happened, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reason {
     /// For programs.
     pub code: Code,
@@ -247,6 +258,7 @@ impl Reason {
 
 /// A program that holds an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Holder {
     /// Its process id, if it is ours to see.
     pub pid: Option<u32>,
@@ -261,6 +273,7 @@ pub struct Holder {
 
 /// Why something is wrong, for programs. A closed list that may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// Another program holds the listening address.
@@ -321,6 +334,7 @@ impl fmt::Display for Code {
 
 /// Counts of connections of one tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Connections {
     /// Carrying bytes now.
     pub open: u64,
@@ -338,6 +352,7 @@ pub struct Connections {
 
 /// Bytes carried by one tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Bytes {
     /// From the route to local programs.
     pub received: u64,
@@ -347,6 +362,7 @@ pub struct Bytes {
 
 /// Connections of a tunnel that was removed or changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Leaving {
     /// The tunnel's name when they were accepted.
     pub name: String,
@@ -356,6 +372,7 @@ pub struct Leaving {
 
 /// One cluster: a Pomerium deployment whose hosts share a login.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cluster {
     /// Its name in the configuration, or the host it stands for.
     pub name: String,
@@ -385,6 +402,7 @@ pub struct Cluster {
 
 /// A forward proxy between this machine and a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ForwardProxy {
     /// Its address, without user and password.
     pub url: String,
@@ -394,6 +412,7 @@ pub struct ForwardProxy {
 
 /// Where a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ClusterState {
     /// There is a token that no server has refused.
@@ -411,6 +430,7 @@ pub enum ClusterState {
 
 /// Where a cluster's token comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TokenSource {
     /// A login in a browser.
@@ -432,6 +452,7 @@ pub enum TokenSource {
 
 /// Who said until when a session lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum UntilKnownBy {
     /// Pomerium's portal: an upper bound, a session may end earlier.

@@ -86,6 +86,26 @@ fn g22_top_on_a_narrow_terminal_and_in_ascii() {
 }
 
 #[test]
+fn g22_top_fits_where_there_is_room_for_little_more_than_names() {
+    for width in [26, 30, 36, 40, 50, 60, 70] {
+        let (world, _fake) = World::with(&samples::mixed());
+        let mut terminal = Terminal::run(&world, width, &["top", "--color", "never"]);
+        let page = terminal.read_until("\u{1b}[J");
+        terminal.type_keys(b"q");
+        assert_eq!(terminal.end().1, 0);
+        let page = page.rsplit("\u{1b}[H").next().unwrap();
+        let page = page.replace("\u{1b}[K", "").replace("\u{1b}[J", "");
+        for line in page.lines() {
+            assert!(
+                line.trim_end().chars().count() <= width.into(),
+                "{width}: {page}"
+            );
+        }
+        assert!(page.contains("▸● ssh-prod"), "{page}");
+    }
+}
+
+#[test]
 fn keys_choose_and_act_and_the_rates_are_what_flowed() {
     let (mut world, fake) = World::with(&samples::mixed());
     world.var("NO_COLOR", "1");

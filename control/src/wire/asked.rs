@@ -9,6 +9,7 @@ use super::{Cluster, Code, Holder, Leaving, Tunnel};
 
 /// The answer of `POST /v1/tunnels/{name}/up`: it listens, and one CONNECT was answered with 200.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UpAnswer {
     /// The tunnel as it stands.
     pub tunnel: Tunnel,
@@ -37,6 +38,7 @@ pub struct MadeTunnel {
 
 /// The answer of `POST /v1/tunnels/{name}/down`; with `?now=true` its connections were ended too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DownAnswer {
     /// The tunnel as it stands.
     pub tunnel: Tunnel,
@@ -46,6 +48,7 @@ pub struct DownAnswer {
 
 /// The body of `POST /v1/clusters/{name}/login`. An empty body means the defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct LoginRequest {
     /// Who shows the login to the person.
@@ -57,6 +60,7 @@ pub struct LoginRequest {
 /// The body of `POST /v1/clusters/{name}/login/answer`: the address that a sign-in ended on, for a browser that cannot
 /// reach this machine. The answer is the cluster as it stands.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PastedAnswer {
     /// All of it. It may hold a good token, and is never shown.
     pub address: String,
@@ -70,6 +74,7 @@ impl fmt::Debug for PastedAnswer {
 
 /// Who shows a login to the person.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Opener {
     /// Whoever made the request.
@@ -81,6 +86,7 @@ pub enum Opener {
 
 /// The answer of `POST /v1/clusters/{name}/login`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoginAnswer {
     /// The cluster as it stands.
     pub cluster: Cluster,
@@ -92,6 +98,7 @@ pub struct LoginAnswer {
 
 /// A login that waits for a person. The only place where the link is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OpenLogin {
     /// The short local link; every visit mints a fresh sign-in URL.
     pub link: String,
@@ -112,6 +119,7 @@ pub struct OpenLogin {
 
 /// The key `browser` of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum BrowserChoice {
     /// Whatever the platform opens links with.
@@ -125,6 +133,7 @@ pub enum BrowserChoice {
 
 /// The answer of `POST /v1/clusters/{name}/logout`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogoutAnswer {
     /// The cluster as it stands.
     pub cluster: Cluster,
@@ -141,6 +150,7 @@ pub struct LogoutAnswer {
 /// The answer of `POST /v1/clusters/{name}/token`: what proves the login to the cluster's hosts. The only answer that holds a
 /// secret; without a login it is an error with code `login_needed` instead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TokenAnswer {
     /// The cluster's name.
     pub cluster: String,
@@ -204,6 +214,7 @@ pub enum RouteKind {
 
 /// Text that is shown nowhere: its `Debug` is masked.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -227,6 +238,7 @@ impl fmt::Debug for Secret {
 
 /// Where a client certificate and its key are. The key itself is told by nobody.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClientIdentityFiles {
     /// PEM, leaf first. Absolute.
     pub certificate: PathBuf,
@@ -236,6 +248,7 @@ pub struct ClientIdentityFiles {
 
 /// The answer of `POST /v1/reload`. A broken file is an error with code `config_broken` instead.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ReloadAnswer {
     /// Names of tunnels that are new.
     pub added: Vec<String>,
@@ -251,6 +264,7 @@ pub struct ReloadAnswer {
 
 /// A tunnel that a reload changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ChangedTunnel {
     /// Its name.
     pub name: String,
@@ -260,6 +274,7 @@ pub struct ChangedTunnel {
 
 /// The answer of `POST /v1/stop`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StopAnswer {
     /// The process that is ending.
     pub pid: u32,
@@ -270,6 +285,7 @@ pub struct StopAnswer {
 /// The body of `POST /v1/give-way`, by which a pomd in the foreground takes the place of one in the background. The answer
 /// is that of `POST /v1/stop`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GiveWayRequest {
     /// The process that takes over.
     pub pid: u32,
@@ -278,6 +294,7 @@ pub struct GiveWayRequest {
 /// The answer of `POST /v1/restart`: the process ends its connections and restarts, under the same id. The end of
 /// `GET /v1/events` shows that the old life is over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RestartAnswer {
     /// The process.
     pub pid: u32,
@@ -289,6 +306,7 @@ pub struct RestartAnswer {
 
 /// One line of `GET /v1/logs[?follow=true][&tunnel=NAME]`, NDJSON, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogLine {
     /// When.
     pub at: Timestamp,
@@ -312,6 +330,7 @@ pub struct LogLine {
 
 /// Every answer that is not 2xx.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorAnswer {
     /// The error.
     pub error: ApiError,
@@ -319,6 +338,7 @@ pub struct ErrorAnswer {
 
 /// What went wrong with a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[error("{message}")]
 pub struct ApiError {
     /// For programs.

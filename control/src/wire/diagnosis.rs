@@ -8,6 +8,7 @@ use super::Code;
 /// connection of the tunnel, or to the route, takes, walked once.
 /// The session is as it was before, whatever the server said of its token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Diagnosis {
     /// The tunnel.
     pub tunnel: String,
@@ -21,6 +22,7 @@ pub struct Diagnosis {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Check {
     /// What was looked at.
     pub name: CheckName,
@@ -40,6 +42,7 @@ pub struct Check {
 
 /// What a [`Check`] looks at. A closed list that may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CheckName {
     /// The daemon.
@@ -75,6 +78,7 @@ pub enum CheckName {
 
 /// How a [`Check`] went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CheckOutcome {
     /// All is well.
@@ -105,6 +109,7 @@ impl Check {
 
 /// What `pomctl doctor --json` answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Examination {
     /// See [`super::SCHEMA`].
     pub schema: u32,

@@ -100,6 +100,8 @@ enum Shape {
     Slim,
     /// Names and rates alone.
     Narrow,
+    /// Names and states alone.
+    Least,
 }
 
 impl Shape {
@@ -108,6 +110,7 @@ impl Shape {
         let rates = [Column::numbers(received, 8), Column::numbers(sent, 8)];
         let mut res = match self {
             Self::Narrow => vec![Column::yielding("TUNNEL")],
+            Self::Least => return vec![Column::yielding("TUNNEL"), Column::new("STATE")],
             Self::Slim | Self::Usual => vec![Column::new("TUNNEL"), Column::new("STATE")],
         };
         if self == Self::Usual {
@@ -126,9 +129,17 @@ impl Shape {
         let plain = |text: String| Cell::new(Role::Plain, text);
         let mark = if chosen { glyphs.chosen } else { " " };
         let sign = tunnel::sign(of.state, glyphs).text;
+        let sign = Cell::new(role, format!("{mark}{sign}"));
         let mut cells = vec![Cell::new(Role::Name, of.name.clone())];
         if self != Self::Narrow {
             cells.push(Cell::new(role, tunnel::word(of.state)));
+        }
+        if self == Self::Least {
+            return Row {
+                sign,
+                cells,
+                below: Vec::new(),
+            };
         }
         if self == Self::Usual {
             let [connections, ..] = tunnel::counts(of, glyphs);
@@ -144,7 +155,7 @@ impl Shape {
             cells.push(plain(last_minute(of, traffic, view)));
         }
         Row {
-            sign: Cell::new(role, format!("{mark}{sign}")),
+            sign,
             cells,
             below: Vec::new(),
         }
@@ -196,11 +207,11 @@ fn table(
     let fits = |columns: &[Column], widths: &[usize]| {
         width.is_none_or(|width| table::fits(columns, widths, width))
     };
-    let (columns, rows, widths) = [Shape::Usual, Shape::Slim]
+    let (columns, rows, widths) = [Shape::Usual, Shape::Slim, Shape::Narrow]
         .into_iter()
         .map(planned)
         .find(|it| fits(&it.0, &it.2))
-        .unwrap_or_else(|| planned(Shape::Narrow));
+        .unwrap_or_else(|| planned(Shape::Least));
     let mut lines = table::lines(&columns, &rows, &widths, width, view.glyphs.cut);
     let heads = lines.remove(0);
     let chosen = status
