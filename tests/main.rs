@@ -46,5 +46,6 @@ mod temporary;
 mod token;
 mod tokens;
 mod unix_sockets;
+mod wait;
 mod wire;
 mod words;
