@@ -147,6 +147,15 @@ impl Client {
             .await
     }
 
+    /// `POST /v1/tunnels`.
+    pub async fn make_tunnel(
+        &self,
+        request: &wire::TunnelRequest,
+    ) -> Result<wire::MadeTunnel, ClientError> {
+        self.ask(Method::POST, "/v1/tunnels", Some(request), PATIENCE)
+            .await
+    }
+
     /// `POST /v1/tunnels/{name}/down`; `now` ends its connections too.
     pub async fn down(&self, tunnel: &str, now: bool) -> Result<wire::DownAnswer, ClientError> {
         let path = format!("/v1/tunnels/{}/down?now={now}", segment(tunnel));
@@ -197,6 +206,13 @@ impl Client {
     pub async fn logout(&self, cluster: &str) -> Result<wire::LogoutAnswer, ClientError> {
         let path = format!("/v1/clusters/{}/logout", segment(cluster));
         self.ask(Method::POST, &path, None::<&()>, PATIENCE).await
+    }
+
+    /// `GET /v1/clusters/{name}/routes`.
+    pub async fn routes(&self, cluster: &str) -> Result<wire::RoutesAnswer, ClientError> {
+        let path = format!("/v1/clusters/{}/routes", segment(cluster));
+        self.ask(Method::GET, &path, None::<&()>, LONG_PATIENCE)
+            .await
     }
 
     /// `POST /v1/clusters/{name}/token`.

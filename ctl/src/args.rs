@@ -97,6 +97,7 @@ impl Command {
             | Self::Enable(_)
             | Self::Disable(_)
             | Self::Edit
+            | Self::Routes(_)
             | Self::Token(_)
             | Self::KubeCredential(_)
             | Self::Wait(_)
@@ -141,7 +142,9 @@ With --json: 0 whenever pomd answered. A tunnel that is down is not wrong.")]
 Examples
   pomctl up ssh-prod
   pomctl up --all
+  pomctl up redis.corp.example.com:6379 --listen 6379
 
+A route that no tunnel has, HOST:PORT, gets a temporary one, which is in no file.
 Lasts until pomd restarts. Starts pomd if it is not running.")]
     Up(UpArgs),
     /// Stop listening; open connections stay unless --now is given
@@ -229,6 +232,19 @@ Examples
 Installed: a file beside the configuration, which pomd rewrites when tunnels change, and one Include in ~/.ssh/config.
 Hosts that only Pomerium's own ssh server knows are not in it: nothing here tells of them.")]
     SshConfig(SshConfigArgs),
+    /// Show what a cluster's portal offers me, and make tunnels of it
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
+Examples
+  pomctl routes
+  pomctl routes corp --json | jq -r '.routes[].target'
+  pomctl routes add reports-db.internal:5432
+
+Nothing that the portal says is run: a tunnel is made of the kind and the address of a route alone. Exit code 4: a login
+is needed, and nobody is at a terminal. Starts pomd if it is not running."
+    )]
+    Routes(RoutesArgs),
     /// Print a cluster's token, for curl and programs that send it themselves
     #[command(after_help = "\
 Examples

@@ -69,6 +69,7 @@ const NAMED: &[(&str, &str, Names)] = &[
     ("connect", "route", Names::Routes),
     ("login", "cluster", Names::Clusters),
     ("logout", "cluster", Names::Clusters),
+    ("routes", "cluster", Names::Clusters),
     ("token", "cluster", Names::Clusters),
     ("kube-credential", "cluster", Names::Clusters),
 ];

@@ -63,10 +63,24 @@ impl ConfigStore {
 
     /// Returns the text with a change of one tunnel.
     pub(crate) fn edited(&self, edit: Edit<'_>, name: &TunnelName) -> Result<Edited, CliError> {
-        let Ok(text) = std::str::from_utf8(self.bytes()) else {
+        self.edited_again(self.text()?, edit, name)
+    }
+
+    /// Returns the text of the file.
+    pub(crate) fn text(&self) -> Result<&str, CliError> {
+        std::str::from_utf8(self.bytes()).map_err(|_| {
             let message = format!("{} is not UTF-8", self.shown);
-            return Err(CliError::usage("config_broken", message, None));
-        };
+            CliError::usage("config_broken", message, None)
+        })
+    }
+
+    /// Returns `text`, which the file is to become, with a change of one tunnel.
+    pub(crate) fn edited_again(
+        &self,
+        text: &str,
+        edit: Edit<'_>,
+        name: &TunnelName,
+    ) -> Result<Edited, CliError> {
         edit.apply(text, self.base()).map_err(|error| match error {
             EditError::Broken(problems) => {
                 let message = format!("{} is broken, so nothing was changed", self.shown);

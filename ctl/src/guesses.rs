@@ -15,7 +15,10 @@ pub(crate) const GUESSES: [(&[&str], &str); 16] = [
         "pomctl doctor",
     ),
     (&["disconnect", "close"], "pomctl down NAME"),
-    (&["tcp"], "pomctl connect HOST:PORT"),
+    (
+        &["tcp"],
+        "pomctl up HOST:PORT --listen PORT, or for stdin and stdout: pomctl connect HOST:PORT",
+    ),
     (&["check", "validate", "lint"], "pomd check"),
     (&["version"], "pomctl --version"),
     (&["whoami", "info"], "pomctl status"),

@@ -3,7 +3,8 @@
 use control::{
     text::clean,
     wire::{
-        ApiError, Check, Cluster, Diagnosis, Holder, LogLine, OpenLogin, Reason, Status, Tunnel,
+        ApiError, Check, Cluster, Diagnosis, Holder, LogLine, OfferedRoute, OpenLogin, Reason,
+        Status, Tunnel,
     },
 };
 
@@ -107,6 +108,20 @@ pub(crate) fn check(mut check: Check) -> Check {
 }
 
 /// Returns an open login with all of its text made safe to show. The addresses must open nothing but a web page.
+pub(crate) fn route(mut route: OfferedRoute) -> OfferedRoute {
+    for text in [
+        &mut route.name,
+        &mut route.said,
+        &mut route.from,
+        &mut route.description,
+    ] {
+        *text = line(text);
+    }
+    route.target = route.target.as_deref().map(line);
+    route.route = route.route.as_deref().map(line);
+    route
+}
+
 pub(crate) fn login(mut login: OpenLogin) -> OpenLogin {
     tidy(&mut login.link, url);
     tidy_all(&mut login.sign_in_host, name);

@@ -21,7 +21,7 @@ Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  ssh  login  logout
 For programs  connect  ssh-config  token  kube-credential  wait
 Change        add  remove  enable  disable  edit
-Look inside   logs  events  top  doctor
+Look inside   logs  events  top  doctor  routes
 The daemon    reload  restart  stop  service
 More          demo  completions  man  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH
@@ -121,7 +121,7 @@ fn g30_words_of_other_tools_lead_to_the_right_command() {
         str![[r#"
 $ pomctl tcp db.corp.example.com:5432  # exit 2
 | error: there is no command tcp
-| hint: pomctl connect HOST:PORT
+| hint: pomctl up HOST:PORT --listen PORT, or for stdin and stdout: pomctl connect HOST:PORT
 $ pomctl disconnect db  # exit 2
 | error: there is no command disconnect
 | hint: pomctl down NAME
@@ -296,7 +296,7 @@ No tunnels yet, and pomd is not running.
 
 #[test]
 fn no_message_names_what_is_not_built() {
-    let not_built = ["pomctl routes", "--renew"];
+    let not_built = ["routes sync", "--renew"];
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut folders = vec![source];
     while let Some(folder) = folders.pop() {

@@ -17,6 +17,7 @@ mod hostile;
 mod interrupt;
 mod login;
 mod pages;
+mod routes;
 mod runner;
 mod samples;
 mod service;

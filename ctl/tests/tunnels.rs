@@ -43,6 +43,80 @@ fn up_as_json_has_one_shape_for_one_and_for_many() {
     assert_eq!(json["tunnels"][0]["error"], Value::Null);
 }
 
+#[test]
+fn g29_a_route_without_a_tunnel_gets_a_temporary_one() {
+    let (world, fake) = World::with(&samples::fine());
+    let route = "redis.corp.example.com:6379";
+    let mut redis = samples::tunnel("redis", TunnelState::Up, 6379, route);
+    redis.temporary = true;
+    let shown = redis.clone();
+    let made = Reply::ok(json!({ "name": "redis", "made": true }))
+        .before(move |status| status.tunnels.push(shown.clone()));
+    fake.on("POST /v1/tunnels", [made]);
+    fake.on("POST /v1/tunnels/redis/up", [Reply::ok(up_answer(redis))]);
+    assert_data_eq!(
+        world.transcript(&["up", route, "--listen", "6379"]),
+        str![[r#"
+$ pomctl up redis.corp.example.com:6379 --listen 6379  # exit 0
+redis is up: localhost:6379 → redis.corp.example.com:6379 (answers in 84 ms)
+
+    redis-cli -p 6379
+| hint: to keep it: pomctl add redis redis.corp.example.com:6379 --listen 6379
+
+"#]]
+    );
+    assert_data_eq!(
+        world.transcript(&["status"]),
+        str![[r#"
+$ pomctl status  # exit 0
+  TUNNEL    STATE  LOCAL           CONN    RECV    SENT  ROUTE
+● ssh-prod  up     localhost:2202     0       –       –  ssh-prod.corp.example.com:22
+● redis     up     localhost:6379     0       –       –  redis.corp.example.com:6379
+Temporary, until pomd restarts: redis
+
+  CLUSTER   SESSION
+● corp      alice@example.com, until HH:MM (9h 12m)
+
+"#]]
+    );
+    assert_data_eq!(
+        world.transcript(&["up", "ssh-prod", "--listen", "6379"]),
+        str![[r#"
+$ pomctl up ssh-prod --listen 6379  # exit 2
+| error: --listen goes with one route, HOST:PORT; a tunnel of the file listens where the file says
+| hint: pomctl up HOST:PORT --listen PORT
+
+"#]]
+    );
+    assert_data_eq!(
+        world.transcript(&["up", "https://redis.corp.example.com:6379"]),
+        str![[r#"
+$ pomctl up https://redis.corp.example.com:6379  # exit 2
+| error: `https://redis.corp.example.com:6379` is not HOST:PORT
+| hint: write only the host and the port of the route, such as db.example.com:5432; a scheme or a server on the way belongs to a tunnel in the configuration file
+
+"#]]
+    );
+}
+
+#[test]
+fn a_temporary_tunnel_that_does_not_work_is_taken_away_again() {
+    let (world, fake) = World::with(&samples::fine());
+    let route = "redis.corp.example.com:6379";
+    let mut redis = samples::tunnel("redis", TunnelState::Error, 6379, route);
+    redis.temporary = true;
+    let shown = redis.clone();
+    let made = Reply::ok(json!({ "name": "redis", "made": true }))
+        .before(move |status| status.tunnels.push(shown.clone()));
+    fake.on("POST /v1/tunnels", [made]);
+    let refused = json!({ "code": "no_such_route", "message": "corp has no route redis.corp.example.com:6379 (404)" });
+    fake.on("POST /v1/tunnels/redis/up", [Reply::error(404, refused)]);
+    let down = json!({ "tunnel": redis, "still_open": 0 });
+    fake.on("POST /v1/tunnels/redis/down?now=false", [Reply::ok(down)]);
+    assert_eq!(world.run(&["up", route]).status.code(), Some(1));
+    fake.wait_for("POST /v1/tunnels/redis/down?now=false", 1);
+}
+
 fn busy() -> Value {
     json!({
         "code": "address_in_use", "message": "port 3000 is in use, so grafana can't listen yet",

@@ -4,32 +4,27 @@
 //! cleaned. Must not know sessions or tunnels.
 
 mod near;
+mod offered;
 mod sign_in;
 
 pub use near::similar;
+pub use offered::Offered;
 
-use std::fmt;
-
-use control::text::clean;
+use control::{text::clean, wire::RouteKind};
 use jiff::Timestamp;
 use pomd_core::{
-    config::{Address, Authority, Protocol},
+    config::{Address, Authority},
     route::{
         error::{HttpError, StepError, Target},
         refusal::{self, OpenError, Refusal, RefusalKind},
     },
     session::token::{Token, User},
 };
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::upstream::{Answer, Upstream};
 
-/// The most routes that are taken.
-const ROUTES: usize = 10_000;
 /// Where the page says what it knows.
 const PAGE_DATA: &[u8] = b"window.POMERIUM_DATA";
 
@@ -59,14 +54,25 @@ pub async fn takes(upstream: &Upstream, at: &Address, token: &Token) -> Result<b
     }
 }
 
-/// The TCP routes that the user may use, at most 10,000. Those of other protocols are of no use to a tunnel.
+/// Returns the routes that the user may use, at most 10,000.
+pub async fn offered(
+    upstream: &Upstream,
+    at: &Address,
+    token: &Token,
+) -> Result<Vec<Offered>, OpenError> {
+    let answer = asked(upstream, at, "/.pomerium/api/v1/routes", token).await?;
+    offered::read(&answer.body).ok_or_else(|| not_pomerium(at, &answer).into())
+}
+
+/// Returns the TCP routes among [`offered`]. Those of other protocols are of no use to a tunnel.
 pub async fn routes(
     upstream: &Upstream,
     at: &Address,
     token: &Token,
 ) -> Result<Vec<Authority>, OpenError> {
-    let answer = asked(upstream, at, "/.pomerium/api/v1/routes", token).await?;
-    read_routes(&answer.body).ok_or_else(|| not_pomerium(at, &answer).into())
+    let offered = offered(upstream, at, token).await?.into_iter();
+    let tcp = offered.filter(|it| it.shown.kind == RouteKind::Tcp);
+    Ok(tcp.filter_map(|it| it.target).collect())
 }
 
 /// When the session ends at the latest: an upper bound, `None` if the page does not say.
@@ -162,67 +168,6 @@ fn read_user(body: &[u8]) -> Option<User> {
         .or_else(|| text(claims.name))
         .or_else(|| subject.clone())?;
     Some(User { display, subject })
-}
-
-fn read_routes(body: &[u8]) -> Option<Vec<Authority>> {
-    #[derive(Deserialize)]
-    struct Page {
-        routes: Option<Routes>,
-    }
-    let page: Page = serde_json::from_slice(body).ok()?;
-    Some(page.routes.unwrap_or_default().0)
-}
-
-/// What can be understood of a list of routes; an element that is something else is passed over.
-#[derive(Default)]
-struct Routes(Vec<Authority>);
-
-impl<'de> Deserialize<'de> for Routes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Routes;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of routes")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Routes, A::Error> {
-                let mut res = Vec::new();
-                while res.len() < ROUTES {
-                    match list.next_element::<&RawValue>()? {
-                        Some(it) => res.extend(read_route(it)),
-                        None => return Ok(Routes(res)),
-                    }
-                }
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Routes(res))
-            }
-        }
-
-        deserializer.deserialize_seq(Collect)
-    }
-}
-
-fn read_route(raw: &RawValue) -> Option<Authority> {
-    #[derive(Deserialize)]
-    struct Shape {
-        from: String,
-    }
-    let from = lenient::<Shape>(raw)?.from;
-    let (scheme, rest) = from.split_once("://")?;
-    let protocol = Protocol::of_scheme(&scheme.to_ascii_lowercase());
-    if !matches!(protocol, Some((Protocol::Tcp, _))) {
-        return None;
-    }
-    // In the bastion form the target stands behind the host that is dialled.
-    let (place, target) = rest.split_once('/').unwrap_or((rest, ""));
-    let target = match target.strip_suffix('/').unwrap_or(target) {
-        "" => place,
-        target => target,
-    };
-    Authority::parse(target).ok()
 }
 
 /// A member that is there, be it null.
@@ -449,44 +394,6 @@ mod tests {
             let res = told(&page(status, ""), ask).await.0;
             assert!(matches!(res, Err(OpenError::Refused(_))), "{res:?}");
         }
-    }
-
-    fn routes_of(body: &str) -> Option<Vec<String>> {
-        let routes = read_routes(body.as_bytes())?;
-        Some(routes.iter().map(ToString::to_string).collect())
-    }
-
-    #[test]
-    fn tcp_routes_are_taken_and_others_and_what_is_odd_are_passed_over() {
-        let body = r#"{"routes":[
-            {"id":"1","type":"tcp","from":"tcp+https://ssh.corp.example.com:22","description":"x"},
-            {"type":"http","from":"https://grafana.corp.example.com"},
-            {"type":"tcp","from":"tcp+https://proxy.corp.example.com:8443/redis.internal:6379"},
-            {"type":"udp","from":"udp+https://dns.corp.example.com:53/"},
-            {"type":"tcp","from":"tcp+https://no-port.corp.example.com"},
-            {"type":"tcp","from":7},
-            {"type":"tcp"},
-            7, null, [{}], "tcp+https://a:1",
-            {"type":"tcp","from":"tcp+https://a\u001b]0;x:1"},
-            {"type":"tcp","from":"tcp+https://a:0"}
-        ]}"#;
-        assert_eq!(
-            routes_of(body).unwrap(),
-            ["ssh.corp.example.com:22", "redis.internal:6379"]
-        );
-        for empty in [r#"{"routes":[]}"#, r#"{"routes":null}"#, "{}"] {
-            assert_eq!(routes_of(empty), Some(vec![]));
-        }
-        for broken in ["", "<html>", "[1]", r#"{"routes":7}"#, r#"{"routes":["#] {
-            assert_eq!(routes_of(broken), None);
-        }
-    }
-
-    #[test]
-    fn a18_no_more_than_ten_thousand_routes_are_kept() {
-        let one = r#"{"from":"tcp+https://a:1"}"#;
-        let body = format!("{{\"routes\":[{}]}}", vec![one; 12_000].join(","));
-        assert_eq!(routes_of(&body).unwrap().len(), ROUTES);
     }
 
     fn end(page: &str) -> Option<String> {

@@ -17,6 +17,25 @@ pub struct UpAnswer {
     pub answers_in_ms: u64,
 }
 
+/// The body of `POST /v1/tunnels`: a tunnel that lasts until `down`, or until pomd restarts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelRequest {
+    /// The route, a bare `HOST:PORT`.
+    pub route: String,
+    /// Where it listens, as the key `listen` says it; `null`: a free port is chosen.
+    #[serde(default)]
+    pub listen: Option<String>,
+}
+
+/// The answer of `POST /v1/tunnels`: a tunnel that leads to the route, and listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeTunnel {
+    /// Its name.
+    pub name: String,
+    /// It was made by this request; else it was there already.
+    pub made: bool,
+}
+
 /// The answer of `POST /v1/tunnels/{name}/down`; with `?now=true` its connections were ended too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -145,6 +164,52 @@ pub struct TokenAnswer {
     /// The files of the client certificate that the cluster's hosts want to see beside it.
     #[serde(default)]
     pub client_identity: Option<ClientIdentityFiles>,
+}
+
+/// The answer of `GET /v1/clusters/{name}/routes`: what the portal of the cluster offers the user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutesAnswer {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The routes, at most 10,000, in the order of the portal.
+    pub routes: Vec<OfferedRoute>,
+}
+
+/// A route of a portal. All of it but `route` and `target` is the portal's own text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedRoute {
+    /// What the portal calls it.
+    pub name: String,
+    /// What its address says that it carries.
+    pub kind: RouteKind,
+    /// What the portal says that it carries.
+    #[serde(rename = "type")]
+    pub said: String,
+    /// `HOST:PORT`, as a tunnel asks for it; `null` unless it carries TCP or UDP.
+    pub target: Option<String>,
+    /// What the key `route` of a tunnel would be; `null` where pomd can open none.
+    pub route: Option<String>,
+    /// Its address, as the portal says it.
+    pub from: String,
+    /// What the portal says about it.
+    pub description: String,
+}
+
+/// What a route carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteKind {
+    /// Byte streams.
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// Pages for a browser.
+    Web,
+    /// Pomerium's own ssh server.
+    Ssh,
+    /// Something else.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Text that is shown nowhere: its `Debug` is masked.

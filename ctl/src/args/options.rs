@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
 /// What `Command::Status` is given.
@@ -29,6 +29,9 @@ pub(crate) struct DoctorArgs {
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) which: Which,
+    /// Where a temporary tunnel listens: a port, an address of this machine, or unix:NAME
+    #[arg(long, value_name = "PORT", conflicts_with = "all")]
+    pub(crate) listen: Option<String>,
     /// Print the address to sign in at instead of opening a browser
     #[arg(long)]
     pub(crate) no_browser: bool,
@@ -173,6 +176,34 @@ pub(crate) struct SshConfigArgs {
     /// Let pomctl carry the bytes, for programs that don't know ProxyUseFdpass
     #[arg(long)]
     pub(crate) no_fdpass: bool,
+}
+
+/// What `Command::Routes` is given.
+#[derive(Debug, Args)]
+pub(crate) struct RoutesArgs {
+    /// A cluster, a tunnel, a URL or a host; default: the only cluster
+    #[arg(value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
+    #[command(subcommand)]
+    pub(crate) change: Option<RoutesChange>,
+}
+
+/// What `pomctl routes` may do with what is offered.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoutesChange {
+    /// Write tunnels for these routes into the file
+    Add(RoutesAddArgs),
+}
+
+/// What `RoutesChange::Add` is given.
+#[derive(Debug, Args)]
+pub(crate) struct RoutesAddArgs {
+    /// The routes: HOST:PORT, or what the portal calls them
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
+    /// The cluster that offers them; default: the only one
+    #[arg(long, value_name = "CLUSTER")]
+    pub(crate) cluster: Option<String>,
 }
 
 /// What `Command::Token` is given.

@@ -43,9 +43,11 @@ fn named(status: &Status, names: &[String]) -> Result<Vec<String>, CliError> {
     let mut res = Vec::new();
     for name in names {
         let left = status.leaving.iter().any(|it| it.name == *name);
-        if which::tunnel(status, name).is_none() && !left {
-            return Err(which::no_tunnel(status, name));
-        }
+        let name = match which::tunnel(status, name) {
+            Some(tunnel) => &tunnel.name,
+            None if left => name,
+            None => return Err(which::no_tunnel(status, name)),
+        };
         if !res.contains(name) {
             res.push(name.clone());
         }
@@ -65,6 +67,7 @@ fn nothing_to_do(cx: &Context) -> Result<Exit, CliError> {
 fn summary(name: &str, answer: &DownAnswer, now: bool) -> String {
     let name = sanitise::name(name);
     match (answer.still_open, now) {
+        (0, _) if answer.tunnel.temporary => format!("{name} is down, and gone: it was temporary."),
         (0, true) => format!("{name} is down, and its connections have ended."),
         (0, false) => format!("{name} is down."),
         (open, _) => {

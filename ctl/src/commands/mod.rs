@@ -18,6 +18,7 @@ pub(crate) mod overview;
 mod reload;
 mod remove;
 mod restart;
+mod routes;
 mod service;
 mod ssh;
 mod ssh_config;
@@ -80,6 +81,7 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Connect(args) => connect::run(cx, &args).await,
         Command::Ssh(args) => ssh::run(cx, &args).await,
         Command::SshConfig(args) => ssh_config::run(cx, &args),
+        Command::Routes(args) => routes::run(cx, &args).await,
         Command::Top => top::run(cx).await,
         Command::Events => events::run(cx).await,
         Command::Wait(args) => wait::run(cx, &args).await,

@@ -22,7 +22,7 @@ Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  ssh  login  logout
 For programs  connect  ssh-config  token  kube-credential  wait
 Change        add  remove  enable  disable  edit
-Look inside   logs  events  top  doctor
+Look inside   logs  events  top  doctor  routes
 The daemon    reload  restart  stop  service
 More          demo  completions  man  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH"

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use control::{
     client::ClientError,
-    wire::{ClusterState, Code, Status, TokenAnswer},
+    wire::{ClusterState, Code, TokenAnswer},
 };
 
 use super::{subscribe, which};
@@ -47,7 +47,7 @@ pub(super) async fn obtain(
 ) -> Result<TokenAnswer, CliError> {
     start::ensure(cx).await?;
     let (mut events, status) = subscribe(cx).await?;
-    let name = chosen(&status, said)?;
+    let name = which::one_cluster(&status, said, "pomctl token")?;
     let needed = match cx.client.token(&name).await {
         Err(ClientError::Api(error)) if error.code == Code::LoginNeeded => error,
         answer => return Ok(answer?),
@@ -79,30 +79,4 @@ async fn state(cx: &Context, name: &str) -> Result<Option<ClusterState>, CliErro
     let status = cx.client.status().await?;
     let mut clusters = status.clusters.iter();
     Ok(clusters.find(|it| it.name == name).map(|it| it.state))
-}
-
-/// Returns the cluster that is meant: the one named, or the only one.
-fn chosen(status: &Status, said: Option<&str>) -> Result<String, CliError> {
-    if let Some(said) = said {
-        return Ok(which::cluster(status, said)?.name.clone());
-    }
-    match status.clusters.as_slice() {
-        [one] => Ok(one.name.clone()),
-        [] => {
-            let hint = "write a tunnel or a cluster into the file first; to see how: pomctl status";
-            let message = "there is no cluster yet";
-            Err(CliError::usage(
-                "no_such_cluster",
-                message,
-                Some(hint.to_owned()),
-            ))
-        }
-        [first, ..] => {
-            let names = status.clusters.iter().map(|it| sanitise::name(&it.name));
-            let names: Vec<String> = names.collect();
-            let message = format!("there are several clusters: {}", names.join(", "));
-            let hint = format!("say which: pomctl token {}", sanitise::name(&first.name));
-            Err(CliError::usage("bad_request", message, Some(hint)))
-        }
-    }
 }

@@ -1,5 +1,7 @@
 //! `pomctl up`: listens, logs in if needed, and ends when the tunnel works.
 
+mod temporary;
+
 use std::collections::VecDeque;
 
 use control::{
@@ -31,9 +33,19 @@ type Proof = Result<UpAnswer, ClientError>;
 
 pub(crate) async fn run(cx: &Context, args: &UpArgs) -> Result<Exit, CliError> {
     which::must_be_said(cx, &args.which)?;
+    temporary::check(args)?;
     start::ensure(cx).await?;
+    let (names, made) = temporary::make(cx, args).await?;
+    let ended = up(cx, args, &names).await;
+    if let Err(CliError::Told(_)) = &ended {
+        temporary::take_away(cx, &made).await;
+    }
+    ended
+}
+
+async fn up(cx: &Context, args: &UpArgs, said: &[String]) -> Result<Exit, CliError> {
     let (mut events, status) = subscribe(cx).await?;
-    let names = chosen(cx, args, &status).await?;
+    let names = chosen(cx, args.which.all, said, &status).await?;
     warn_of_a_broken_file(cx, &status);
     let options = LoginOptions {
         no_browser: args.no_browser,
@@ -49,9 +61,14 @@ pub(crate) async fn run(cx: &Context, args: &UpArgs) -> Result<Exit, CliError> {
 
 /// Returns the names, all of them known. A file that was saved a moment ago may not have been read yet, so an unknown name is
 /// looked for once more after a reload; a broken file is told then, as that is why the name is unknown.
-async fn chosen(cx: &Context, args: &UpArgs, status: &Status) -> Result<Vec<String>, CliError> {
+async fn chosen(
+    cx: &Context,
+    all: bool,
+    said: &[String],
+    status: &Status,
+) -> Result<Vec<String>, CliError> {
     let named = |tunnels: Vec<&Tunnel>| tunnels.iter().map(|it| it.name.clone()).collect();
-    if args.which.all && status.tunnels.is_empty() && status.pomd.config.error.is_some() {
+    if all && status.tunnels.is_empty() && status.pomd.config.error.is_some() {
         // That there are none is no answer to who wrote some.
         if let Err(error) = cx.client.reload().await {
             return Err(reload::refused(cx, error).await);
@@ -59,17 +76,17 @@ async fn chosen(cx: &Context, args: &UpArgs, status: &Status) -> Result<Vec<Stri
         let status = cx.client.status().await?;
         return Ok(named(status.tunnels.iter().collect()));
     }
-    if args.which.all {
+    if all {
         return Ok(named(status.tunnels.iter().collect()));
     }
-    if let Ok(found) = which::tunnels(status, &args.which.names) {
+    if let Ok(found) = which::tunnels(status, said) {
         return Ok(named(found));
     }
     if let Err(error) = cx.client.reload().await {
         return Err(reload::refused(cx, error).await);
     }
     let status = cx.client.status().await?;
-    which::tunnels(&status, &args.which.names).map(named)
+    which::tunnels(&status, said).map(named)
 }
 
 fn warn_of_a_broken_file(cx: &Context, status: &Status) {
@@ -123,6 +140,10 @@ async fn one(
     let view = cx.screen.view();
     cx.screen
         .answer(&tunnel::ready(&tunnel, answer.answers_in_ms, view.glyphs))?;
+    if tunnel.temporary {
+        let keep = paint(Role::Command, &tunnel::to_keep(&tunnel));
+        cx.screen.hint(&format!("to keep it: {keep}"));
+    }
     Ok(Exit::Done)
 }
 

@@ -39,9 +39,18 @@ pub(crate) fn tunnels<'a>(
     Ok(found)
 }
 
-/// Returns the tunnel of this name.
-pub(crate) fn tunnel<'a>(status: &'a Status, name: &str) -> Option<&'a Tunnel> {
-    status.tunnels.iter().find(|it| it.name == name)
+/// Returns the tunnel of this name, or the one to this route: no name has a colon.
+pub(crate) fn tunnel<'a>(status: &'a Status, said: &str) -> Option<&'a Tunnel> {
+    let mut tunnels = status.tunnels.iter();
+    if is_route(said) {
+        return tunnels.find(|it| it.route.eq_ignore_ascii_case(said));
+    }
+    tunnels.find(|it| it.name == said)
+}
+
+/// Tells whether a person who says this means a route, and not a name.
+pub(crate) fn is_route(said: &str) -> bool {
+    said.contains(':')
 }
 
 /// Returns the error for a name that no tunnel has, with those that are similar.
@@ -61,6 +70,36 @@ pub(crate) fn cluster<'a>(status: &'a Status, said: &str) -> Result<&'a Cluster,
             let names = names(clusters.chain(status.tunnels.iter().map(|it| &it.name)));
             unknown("cluster", "no_such_cluster", said, &names)
         })
+}
+
+/// Returns the name of the cluster that is meant for `command`: the one that was said, or the only one.
+pub(crate) fn one_cluster(
+    status: &Status,
+    said: Option<&str>,
+    command: &str,
+) -> Result<String, CliError> {
+    if let Some(said) = said {
+        return Ok(cluster(status, said)?.name.clone());
+    }
+    match status.clusters.as_slice() {
+        [one] => Ok(one.name.clone()),
+        [] => {
+            let hint = "write a tunnel or a cluster into the file first; to see how: pomctl status";
+            let message = "there is no cluster yet";
+            Err(CliError::usage(
+                "no_such_cluster",
+                message,
+                Some(hint.to_owned()),
+            ))
+        }
+        [first, ..] => {
+            let names = status.clusters.iter().map(|it| sanitise::name(&it.name));
+            let names: Vec<String> = names.collect();
+            let message = format!("there are several clusters: {}", names.join(", "));
+            let hint = format!("say which: {command} {}", sanitise::name(&first.name));
+            Err(CliError::usage("bad_request", message, Some(hint)))
+        }
+    }
 }
 
 /// Returns the cluster that has this host in its hosts.

@@ -6,6 +6,7 @@ pub(crate) mod json;
 pub(crate) mod page;
 pub(crate) mod paint;
 pub(crate) mod report;
+pub(crate) mod routes;
 pub(crate) mod session;
 pub(crate) mod table;
 pub(crate) mod times;

@@ -31,6 +31,7 @@ pub(crate) fn status(status: &Status, view: &View<'_>) -> String {
     let drawn = Drawn::new(status, view);
     lines.extend(drawn.tunnels());
     lines.extend(untried(status));
+    lines.extend(temporary(status));
     lines.extend(leaving(status));
     if !status.clusters.is_empty() {
         lines.push(String::new());
@@ -125,15 +126,26 @@ pub(crate) fn meanwhile(status: &Status, settings: &str) -> String {
 
 /// Returns `Not tried yet: db, ssh-old`: what listens has not shown by that that its route works.
 fn untried(status: &Status) -> Option<String> {
-    const MOST: usize = 5;
     let tunnels = status.tunnels.iter().filter(|it| tunnel::is_untried(it));
+    named("Not tried yet", tunnels)
+}
+
+/// Returns `Temporary, until pomd restarts: redis`.
+fn temporary(status: &Status) -> Option<String> {
+    let tunnels = status.tunnels.iter().filter(|it| it.temporary);
+    named("Temporary, until pomd restarts", tunnels)
+}
+
+/// Returns a line that names tunnels, but not all of many; none where there are none.
+fn named<'a>(what: &str, tunnels: impl Iterator<Item = &'a Tunnel>) -> Option<String> {
+    const MOST: usize = 5;
     let names: Vec<&str> = tunnels.map(|it| it.name.as_str()).collect();
     let more = match names.len().checked_sub(MOST) {
         None | Some(0) => String::new(),
         Some(more) => format!(" and {more} more"),
     };
     let shown = names[..names.len().min(MOST)].join(", ");
-    let line = format!("Not tried yet: {shown}{more}");
+    let line = format!("{what}: {shown}{more}");
     (!names.is_empty()).then(|| paint(Role::Muted, &line))
 }
 

@@ -173,6 +173,25 @@ pub(crate) fn ready(tunnel: &Tunnel, answers_in_ms: u64, glyphs: &Glyphs) -> Str
     )
 }
 
+/// Returns the command that writes a temporary tunnel into the file, where it listens now.
+pub(crate) fn to_keep(tunnel: &Tunnel) -> String {
+    let listen = match (tunnel.listen.first(), socket(tunnel)) {
+        (_, Some(path)) => format!("unix:{}", path.rsplit('/').next().unwrap_or(path)),
+        (Some(_), None) if tunnel.listen.len() > 1 => port_of(&tunnel.listen[0]).to_owned(),
+        (Some(one), None) if one.starts_with("127.0.0.1:") => port_of(one).to_owned(),
+        (Some(one), None) => one.clone(),
+        (None, None) => return format!("pomctl add {} {}", tunnel.name, tunnel.route),
+    };
+    format!(
+        "pomctl add {} {} --listen {listen}",
+        tunnel.name, tunnel.route
+    )
+}
+
+fn port_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or("", |it| it.1)
+}
+
 /// Returns what a person types to use the tunnel, where the route's port tells.
 fn usage(tunnel: &Tunnel, glyphs: &Glyphs) -> String {
     if let Some(path) = socket(tunnel) {
@@ -223,7 +242,7 @@ fn usage_of_socket(tunnel: &Tunnel, path: &str) -> String {
 }
 
 fn port_of_route(tunnel: &Tunnel) -> &str {
-    tunnel.route.rsplit_once(':').map_or("", |it| it.1)
+    port_of(&tunnel.route)
 }
 
 fn web(host: &str, port: &str) -> String {

@@ -77,8 +77,6 @@ impl Agent {
         warnings: Vec<String>,
         event: &str,
     ) -> wire::ReloadAnswer {
-        let old = std::mem::replace(&mut self.config, new.clone());
-        let changes = config::changes(&old, &new);
         self.loaded_at = self.setup.env.clock.now();
         self.ports.retry();
         self.config_error = None;
@@ -89,7 +87,14 @@ impl Agent {
             warn!("{warning}");
         }
         self.config_warnings = warnings;
+        let new = self.with_temporary(new);
+        self.switch_to(new, event).await
+    }
 
+    /// Goes over from the settings in force to others, whoever said them.
+    pub(super) async fn switch_to(&mut self, new: Config, event: &str) -> wire::ReloadAnswer {
+        let old = std::mem::replace(&mut self.config, new.clone());
+        let changes = config::changes(&old, &new);
         let settings_changed = old.settings != new.settings;
         if settings_changed {
             self.take_settings();
@@ -133,7 +138,11 @@ impl Agent {
                 managed.overridden = true;
             }
         }
-        let answer = answer(&changes, &replaced, &new, leaving);
+        for (name, managed) in &mut self.tunnels {
+            managed.temporary = self.temporary.contains_key(name);
+        }
+        let is_counted = |name: &TunnelName| !self.temporary.contains_key(name);
+        let answer = answer(&changes, &replaced, &new, is_counted, leaving);
         match summary(&answer) {
             Some(summary) => info!("{event}: {summary}"),
             None if old == new => debug!("{event}: nothing changed"),
@@ -233,11 +242,12 @@ impl Agent {
     }
 }
 
-/// What changed, in names. A tunnel whose cluster was replaced has changed too, though its own lines have not.
+/// What changed, in names; what did not is counted, if it is of the file. A tunnel whose cluster was replaced has changed too, though its own lines have not.
 fn answer(
     changes: &Changes,
     replaced: &BTreeSet<ClusterName>,
     new: &Config,
+    is_counted: impl Fn(&TunnelName) -> bool,
     leaving: Vec<wire::Leaving>,
 ) -> wire::ReloadAnswer {
     let mut res = wire::ReloadAnswer {
@@ -257,7 +267,7 @@ fn answer(
             (Some(Change::Added(_)), _) => res.added.push(name.to_string()),
             (Some(Change::Changed { keys, .. }), _) => changed(name, keys),
             (None, Some(Change::Changed { keys, .. })) => changed(name, keys),
-            _ => res.unchanged += 1,
+            _ => res.unchanged += u64::from(is_counted(name)),
         }
     }
     let removed = changes.tunnels.iter().filter(|it| *it.1 == Change::Removed);

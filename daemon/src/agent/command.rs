@@ -39,7 +39,14 @@ pub enum Command {
         /// Takes the answer.
         reply: oneshot::Sender<Result<Arc<Tunnel>, AgentError>>,
     },
-    /// Stop listening, until told otherwise or restarted.
+    /// Listen for a route that may have no tunnel yet. The answer tells whether one was made.
+    MakeTemporary {
+        /// What was asked.
+        request: wire::TunnelRequest,
+        /// Takes the answer.
+        reply: oneshot::Sender<Result<(Arc<Tunnel>, bool), AgentError>>,
+    },
+    /// Stop listening, until told otherwise or restarted; a temporary tunnel is gone then.
     Down {
         /// The tunnel.
         tunnel: String,
@@ -150,6 +157,15 @@ impl AgentHandle {
     /// See [`Command::Up`].
     pub async fn up(&self, tunnel: String) -> Result<Arc<Tunnel>, AgentError> {
         self.ask(|reply| Command::Up { tunnel, reply }).await?
+    }
+
+    /// See [`Command::MakeTemporary`].
+    pub async fn make_temporary(
+        &self,
+        request: wire::TunnelRequest,
+    ) -> Result<(Arc<Tunnel>, bool), AgentError> {
+        self.ask(|reply| Command::MakeTemporary { request, reply })
+            .await?
     }
 
     /// See [`Command::Down`]. Returns once the connections that end with it have ended, or have had their time.

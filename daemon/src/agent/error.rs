@@ -1,7 +1,7 @@
 //! Why the agent does not do what it is asked: values, of which `api` makes sentences and codes.
 
 use control::wire;
-use pomd_core::config::{Listen, NoDestination, TunnelName, Wrong};
+use pomd_core::config::{Authority, Listen, NoDestination, NoPlace, TunnelName, Wrong};
 
 /// The agent's refusal of a request.
 #[derive(Debug)]
@@ -18,6 +18,19 @@ pub enum AgentError {
     NoDestination(NoDestination),
     /// The cluster of the route was removed meanwhile.
     ClusterRemoved(String),
+    /// The configuration has no place for a temporary tunnel.
+    NoPlace(NoPlace),
+    /// There are as many temporary tunnels as there may be.
+    TooManyTemporary(usize),
+    /// A temporary tunnel cannot listen, so it was not made.
+    CannotListenTemporary {
+        /// Where it should lead.
+        route: Authority,
+        /// Where it should listen.
+        listen: Listen,
+        /// Why it cannot.
+        reason: Box<wire::Reason>,
+    },
     /// The tunnel should listen and cannot.
     CannotListen {
         /// The tunnel.

@@ -70,6 +70,9 @@ impl Agent {
         let Ok(name) = self.tunnel_name(name) else {
             return self.down_already(name, &left, now);
         };
+        if let Some(ended) = self.end_temporary(&name, now).await {
+            return Ok(ended);
+        }
         self.close(&name).await;
         let Some(managed) = self.tunnels.get_mut(&name) else {
             return Err(no_such_tunnel(name.as_str()));
@@ -129,6 +132,7 @@ impl Agent {
             tunnel,
             wanted: false,
             overridden: false,
+            temporary: false,
             listening: None,
             obstacle: None,
             retry_at: None,

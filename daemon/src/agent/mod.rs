@@ -6,7 +6,7 @@
 //! who is up and who is in which cluster. Must not know HTTP, TLS or the configuration's syntax.
 //!
 //! `listeners` opens and closes tunnels, `clusters` the sessions, `apply` goes over to another configuration, `ad_hoc` is for
-//! connections without a port, `environment` for another network and for sleep, `loopback` for addresses that the machine
+//! connections without a port, `temporary` for tunnels of a command, `environment` for another network and for sleep, `loopback` for addresses that the machine
 //! lacks; `status` says what there is, `measured` in figures, `publish` when it is shown, `tick` when housekeeping is due.
 //!
 //! Long because its state, its loop and its end are read together.
@@ -23,6 +23,7 @@ mod measured;
 mod ports;
 mod publish;
 mod status;
+mod temporary;
 pub(crate) mod tick;
 
 #[cfg(test)]
@@ -43,7 +44,7 @@ use std::{
 use control::{paths::Paths, wire};
 use jiff::Timestamp;
 use pomd_core::{
-    config::{ClusterName, ClusterSpec, Config, TunnelName},
+    config::{ClusterName, ClusterSpec, Config, Temporary, TunnelName},
     moment::Moment,
 };
 use tokio::{
@@ -104,8 +105,10 @@ pub struct Setup {
 pub struct Agent {
     setup: Setup,
     started_at: Timestamp,
-    /// The settings in force.
+    /// The settings in force, with the temporary tunnels.
     config: Config,
+    /// The tunnels of `config` that no file says.
+    temporary: BTreeMap<TunnelName, Temporary>,
     loaded_at: Timestamp,
     config_error: Option<wire::ConfigError>,
     config_warnings: Vec<String>,
@@ -154,6 +157,8 @@ struct ManagedTunnel {
     wanted: bool,
     /// A person said so, which holds until pomd restarts.
     overridden: bool,
+    /// It is of a command, and of no file.
+    temporary: bool,
     listening: Option<Listening>,
     /// Why it does not listen although it should.
     obstacle: Option<wire::Reason>,
@@ -212,6 +217,7 @@ impl Agent {
             config_warnings: Vec::new(),
             reader_warnings: Vec::new(),
             settings_warnings: Vec::new(),
+            temporary: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             clusters: BTreeMap::new(),
             leaving: Vec::new(),
@@ -284,6 +290,9 @@ impl Agent {
             }
             Command::Up { tunnel, reply } => {
                 let _ = reply.send(self.up(&tunnel));
+            }
+            Command::MakeTemporary { request, reply } => {
+                let _ = reply.send(self.make_temporary(&request).await);
             }
             Command::Down { tunnel, now, reply } => {
                 let ending = if now {

@@ -129,7 +129,7 @@ pub(super) fn tunnel(managed: &ManagedTunnel, now: Timestamp) -> wire::Tunnel {
         name: tunnel.name.to_string(),
         state,
         start: spec.start,
-        temporary: false,
+        temporary: managed.temporary,
         protocol: wire::Protocol::Tcp,
         cluster: spec.cluster.to_string(),
         route: spec.route.authority.to_string(),

@@ -4,7 +4,7 @@ use control::{
     text::clean,
     wire::{self, ApiError, Code},
 };
-use pomd_core::config::{Listen, TunnelName};
+use pomd_core::config::{Authority, Listen, NoPlace, TunnelName};
 
 use crate::{agent::AgentError, tunnel::ProbeError};
 
@@ -59,6 +59,28 @@ pub(super) fn of_agent(error: AgentError) -> Refused {
             ..api_error(Code::NoSuchCluster, error.to_string())
         },
         AgentError::ClusterRemoved(name) => return removed(Code::NoSuchCluster, &name),
+        AgentError::NoPlace(NoPlace::Destination(error)) => {
+            return of_agent(AgentError::NoDestination(error));
+        }
+        AgentError::NoPlace(taken) => ApiError {
+            hint: Some("for another port: pomctl up HOST:PORT --listen PORT".to_owned()),
+            ..api_error(Code::BadRequest, taken.to_string())
+        },
+        AgentError::TooManyTemporary(most) => ApiError {
+            hint: Some(
+                "end one by pomctl down NAME, or write it into the file: pomctl add NAME HOST:PORT"
+                    .to_owned(),
+            ),
+            ..api_error(
+                Code::BadRequest,
+                format!("there are {most} temporary tunnels already"),
+            )
+        },
+        AgentError::CannotListenTemporary {
+            route,
+            listen,
+            reason,
+        } => not_made(&route, &listen, *reason),
         AgentError::CannotListen {
             tunnel,
             listen,
@@ -88,13 +110,7 @@ pub(super) fn not_probed(error: ProbeError) -> Refused {
 
 /// Why `up` failed: the tunnel cannot listen.
 fn cannot_listen(name: &TunnelName, listen: &Listen, reason: wire::Reason) -> wire::ApiError {
-    let of_port = |port: u16| (Some(format!("port {port}")), port.checked_add(1));
-    let (place, next) = match listen {
-        Listen::Loopback(port) => of_port(*port),
-        Listen::Address(address) => of_port(address.port()),
-        Listen::Unix(socket) => (Some(format!("socket {socket}")), None),
-        Listen::Chosen => (None, None),
-    };
+    let (place, next) = place_and_next(listen);
     let in_use = reason.code == Code::AddressInUse;
     let message = match place {
         Some(place) if in_use => format!("{place} is in use, so {name} can't listen yet"),
@@ -121,6 +137,37 @@ fn cannot_listen(name: &TunnelName, listen: &Listen, reason: wire::Reason) -> wi
         hint,
         holder: reason.holder,
         ..api_error(reason.code, message)
+    }
+}
+
+/// Why a temporary tunnel was not made: it cannot listen.
+fn not_made(route: &Authority, listen: &Listen, reason: wire::Reason) -> wire::ApiError {
+    let (place, next) = place_and_next(listen);
+    let in_use = reason.code == Code::AddressInUse;
+    let (message, facts) = match place {
+        Some(place) if in_use => (
+            format!("{place} is in use"),
+            vec![("held by".to_owned(), held_by(&reason))],
+        ),
+        _ => (format!("can't listen: {}", reason.message), Vec::new()),
+    };
+    let next = next.map(|it| format!("for another port: pomctl up {route} --listen {it}"));
+    wire::ApiError {
+        facts,
+        hint: reason.hint.or(next),
+        holder: reason.holder,
+        ..api_error(reason.code, message)
+    }
+}
+
+/// Returns where a tunnel listens, in words, and the port behind it.
+fn place_and_next(listen: &Listen) -> (Option<String>, Option<u16>) {
+    let of_port = |port: u16| (Some(format!("port {port}")), port.checked_add(1));
+    match listen {
+        Listen::Loopback(port) => of_port(*port),
+        Listen::Address(address) => of_port(address.port()),
+        Listen::Unix(socket) => (Some(format!("socket {socket}")), None),
+        Listen::Chosen => (None, None),
     }
 }
 

@@ -111,6 +111,7 @@ enum Route {
     Metrics,
     Events,
     Logs,
+    MakeTunnel,
     Up(String),
     Down(String),
     Doctor(String),
@@ -119,6 +120,7 @@ enum Route {
     LoginAnswer(String),
     Logout(String),
     Token(String),
+    Routes(String),
     Connect,
     Reload,
     Restart,
@@ -134,6 +136,7 @@ impl Route {
             ["v1", "metrics"] => Self::Metrics,
             ["v1", "events"] => Self::Events,
             ["v1", "logs"] => Self::Logs,
+            ["v1", "tunnels"] => Self::MakeTunnel,
             ["v1", "tunnels", tunnel, "up"] => Self::Up(name(tunnel)),
             ["v1", "tunnels", tunnel, "down"] => Self::Down(name(tunnel)),
             ["v1", "tunnels", tunnel, "doctor"] => Self::Doctor(name(tunnel)),
@@ -141,6 +144,7 @@ impl Route {
             ["v1", "clusters", cluster, "login"] => Self::Login(name(cluster)),
             ["v1", "clusters", cluster, "login", "answer"] => Self::LoginAnswer(name(cluster)),
             ["v1", "clusters", cluster, "logout"] => Self::Logout(name(cluster)),
+            ["v1", "clusters", cluster, "routes"] => Self::Routes(name(cluster)),
             ["v1", "clusters", cluster, "token"] => Self::Token(name(cluster)),
             ["v1", "connect"] => Self::Connect,
             ["v1", "reload"] => Self::Reload,
@@ -153,7 +157,9 @@ impl Route {
 
     fn method(&self) -> Method {
         match self {
-            Self::Status | Self::Metrics | Self::Events | Self::Logs => Method::GET,
+            Self::Status | Self::Metrics | Self::Events | Self::Logs | Self::Routes(_) => {
+                Method::GET
+            }
             _ => Method::POST,
         }
     }
@@ -162,9 +168,9 @@ impl Route {
     fn depends_on_the_file(&self) -> bool {
         match self {
             Self::Status | Self::Events => true,
-            Self::Up(_) | Self::Down(_) => true,
+            Self::MakeTunnel | Self::Up(_) | Self::Down(_) => true,
             Self::Doctor(_) | Self::AdHocDoctor => true,
-            Self::Login(_) | Self::Logout(_) | Self::Token(_) => true,
+            Self::Login(_) | Self::Logout(_) | Self::Token(_) | Self::Routes(_) => true,
             Self::Metrics | Self::Logs | Self::Connect | Self::Reload => false,
             Self::LoginAnswer(_) | Self::Restart | Self::Stop | Self::GiveWay => false,
         }
@@ -200,6 +206,7 @@ impl Route {
                     answer::ndjson(lines(reader, tunnel, None))
                 }
             }
+            Self::MakeTunnel => answer::json(&make_tunnel(api, &body).await?),
             Self::Up(tunnel) => answer::json(&up(api, tunnel).await?),
             Self::Down(tunnel) => {
                 let now = parameter(query, "now").as_deref() == Some("true");
@@ -219,6 +226,7 @@ impl Route {
             Self::LoginAnswer(cluster) => answer::json(&login_answer(api, cluster, &body).await?),
             Self::Logout(cluster) => answer::json(&logout(api, cluster).await?),
             Self::Token(cluster) => answer::json(&token(api, cluster).await?),
+            Self::Routes(cluster) => answer::json(&routes(api, cluster).await?),
             Self::Reload => answer::json(&api.reloads.reload().await.map_err(of_agent)?),
             Self::Restart => {
                 let force = parameter(query, "force").as_deref() == Some("true");
@@ -234,6 +242,20 @@ impl Route {
             }
         })
     }
+}
+
+/// Listens for a route; its first proof is that of `up`.
+async fn make_tunnel(api: &Api, body: &[u8]) -> Result<wire::MadeTunnel, Refused> {
+    let request: wire::TunnelRequest = serde_json::from_slice(body).map_err(|it| {
+        let message = format!("the body does not say which tunnel: {it}");
+        api_error(Code::BadRequest, message)
+    })?;
+    let made = api.agent.make_temporary(request).await;
+    let (tunnel, made) = made.map_err(of_agent)?;
+    Ok(wire::MadeTunnel {
+        name: tunnel.name.to_string(),
+        made,
+    })
 }
 
 async fn up(api: &Api, name: String) -> Result<wire::UpAnswer, Refused> {
@@ -322,12 +344,28 @@ async fn token(api: &Api, name: String) -> Result<wire::TokenAnswer, Refused> {
         }
         Err(none) => none.reason,
     };
-    Err(Box::new(wire::ApiError {
+    Err(no_grant(name, reason))
+}
+
+/// Returns what the portal offers whoever is logged in.
+async fn routes(api: &Api, name: String) -> Result<wire::RoutesAnswer, Refused> {
+    let handle = api.agent.session(name.clone()).await.map_err(of_agent)?;
+    match handle.session.routes().await {
+        Ok(routes) => Ok(wire::RoutesAnswer {
+            cluster: name,
+            routes,
+        }),
+        Err(none) => Err(no_grant(name, none.reason)),
+    }
+}
+
+fn no_grant(cluster: String, reason: wire::Reason) -> Refused {
+    Box::new(wire::ApiError {
         hint: reason.hint,
         request_id: reason.request_id,
-        cluster: Some(name),
+        cluster: Some(cluster),
         ..api_error(reason.code, reason.message)
-    }))
+    })
 }
 
 /// Hands a route out as bytes or as a descriptor. Where ssh will be told of a refusal in its own words that is enough; else the route

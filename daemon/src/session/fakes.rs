@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use control::wire::BrowserChoice;
+use control::wire::{BrowserChoice, OfferedRoute};
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use pomd_core::{
@@ -129,6 +129,14 @@ impl LoginServer for FakeServer {
         _: &'a Token,
     ) -> BoxFuture<'a, Option<Timestamp>> {
         Box::pin(async move { *self.until.lock().unwrap() })
+    }
+
+    fn routes<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        _: &'a Token,
+    ) -> BoxFuture<'a, Result<Vec<OfferedRoute>, NotGood>> {
+        Box::pin(ready(Ok(Vec::new())))
     }
 
     fn disconnect(&self, _: &LoginTarget) {

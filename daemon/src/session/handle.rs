@@ -379,6 +379,24 @@ impl Session {
         Err(NoGrant { reason })
     }
 
+    /// Returns what the portal offers whoever is logged in. Starts no login.
+    pub async fn routes(&self) -> Result<Vec<wire::OfferedRoute>, NoGrant> {
+        let shared = &self.shared;
+        for _ in 0..TRIES {
+            let grant = self.checked_grant().await?;
+            match shared.server.routes(&shared.cluster, &grant.token).await {
+                Ok(routes) => return Ok(routes),
+                Err(NotGood::Refused) => self.refused(grant.generation).await,
+                Err(NotGood::Unasked(error)) => {
+                    let reason = error.reason(self.name(), shared.clock.now());
+                    return Err(NoGrant { reason });
+                }
+            }
+        }
+        let reason = login_needed(self.name(), shared.clock.now());
+        Err(NoGrant { reason })
+    }
+
     /// Returns the grant of a source that needs no person, which is asked where there is none.
     async fn sourced_grant(&self) -> Result<Grant, NoGrant> {
         for _ in 0..TRIES {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use control::wire::OfferedRoute;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use pomd_core::{
@@ -52,6 +53,12 @@ pub trait LoginServer: Send + Sync {
         at: &'a Address,
         token: &'a Token,
     ) -> BoxFuture<'a, Option<Timestamp>>;
+    /// Returns the routes that the token's user may use.
+    fn routes<'a>(
+        &'a self,
+        cluster: &'a LoginTarget,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Vec<OfferedRoute>, NotGood>>;
     /// Drops what is kept ready to reach the server: a person logged out.
     fn disconnect(&self, cluster: &LoginTarget) {
         cluster.upstream.clear_pool();
@@ -129,6 +136,26 @@ impl LoginServer for Pomerium {
             let asked = portal::session_end(&cluster.upstream, at, token);
             let answer = tokio::time::timeout(UNTIL_LIMIT, asked).await;
             answer.ok().flatten()
+        })
+    }
+
+    fn routes<'a>(
+        &'a self,
+        cluster: &'a LoginTarget,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Vec<OfferedRoute>, NotGood>> {
+        Box::pin(async move {
+            let offered = cluster.ask(Question::Routes, |at| {
+                Box::pin(async move {
+                    match portal::offered(&cluster.upstream, at, token).await {
+                        Err(OpenError::Unauthenticated { .. }) => Ok(None),
+                        other => other.map(Some),
+                    }
+                })
+            });
+            let offered = offered.await.map_err(NotGood::Unasked)?;
+            let offered = offered.ok_or(NotGood::Refused)?.into_iter();
+            Ok(offered.map(|it| it.shown).collect())
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use control::wire::BrowserChoice;
+use control::wire::{BrowserChoice, OfferedRoute};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use model::in_virtual_time;
@@ -266,6 +266,14 @@ impl LoginServer for Credulous {
         _: &'a Token,
     ) -> BoxFuture<'a, Option<Timestamp>> {
         Box::pin(async { None })
+    }
+
+    fn routes<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        _: &'a Token,
+    ) -> BoxFuture<'a, Result<Vec<OfferedRoute>, NotGood>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 }
 

@@ -190,7 +190,8 @@ fn add_own(
     }
 }
 
-fn of_host(address: &Address) -> ClusterSpec {
+/// Returns the cluster that stands for one host.
+pub(super) fn of_host(address: &Address) -> ClusterSpec {
     ClusterSpec {
         hosts: vec![HostPattern::exactly(&address.host)],
         login_at: vec![address.clone()],

@@ -75,6 +75,14 @@ impl Listen {
         Self::named(host, port(after)?)
     }
 
+    /// Reads what a person types behind `--listen`: a bare port too.
+    pub fn typed(text: &str) -> Result<Self, Wrong> {
+        match text.parse() {
+            Ok(port) => Self::port(port),
+            Err(_) => Self::parse(text),
+        }
+    }
+
     /// Reads a bare port.
     pub fn port(number: i64) -> Result<Self, Wrong> {
         match u16::try_from(number) {
@@ -109,6 +117,22 @@ impl Listen {
                 (Ipv6Addr::LOCALHOST, port).into(),
             ],
             Self::Address(it) => vec![it],
+        }
+    }
+
+    /// Tells whether both listeners take one address.
+    pub(super) fn is_in_the_way_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix(one), Self::Unix(other)) => one == other,
+            _ => {
+                let theirs = other.addresses();
+                let takes = |one: &SocketAddr, other: &SocketAddr| {
+                    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+                    one.port() == other.port() && (any || one.ip() == other.ip())
+                };
+                let mut ours = self.addresses().into_iter();
+                ours.any(|one| theirs.iter().any(|other| takes(&one, other)))
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! `syntax` makes tables of text, `file` sections of tables, `check` (with `named` and `clusters`) values of sections;
 //! each adds what is wrong to one list, which `report` shows. `spec` is what a section means, `warnings` is what can be used and
-//! is perhaps not meant, `changes` compares two results. `edit` changes a text.
+//! is perhaps not meant, `changes` compares two results. `edit` changes a text, `temporary` adds what no file says.
 
 mod address;
 mod changes;
@@ -22,6 +22,7 @@ mod report;
 mod secrets;
 mod spec;
 mod syntax;
+mod temporary;
 mod token_source;
 mod warnings;
 
@@ -38,6 +39,7 @@ pub use pattern::HostPattern;
 pub use proxy::{ForwardProxy, ProxyAddress, ProxyKind};
 pub use report::{Problem, Problems, Severity, Span, Warnings, Wrong};
 pub use spec::{ClientIdentity, ClusterSpec, Settings, TunnelSpec};
+pub use temporary::{NoPlace, Temporary};
 pub use token_source::{TokenKind, TokenSource, TokenSpec};
 
 use file::File;

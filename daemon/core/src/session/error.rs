@@ -102,6 +102,8 @@ pub enum Question {
     SignInUrl,
     /// Whether a token is good.
     IsTokenGood,
+    /// Which routes there are.
+    Routes,
 }
 
 /// What came instead of an answer.

@@ -44,7 +44,15 @@ impl LoginError {
                 question,
                 at,
                 cause,
-            } => described(&question.words(cluster), at, cause),
+            } => match (question, cause) {
+                (Question::Routes, Cause::Refused(it)) if it.kind == RefusalKind::NoSuchRoute => {
+                    Described {
+                        hint: Some("an older Pomerium has no portal to ask; a tunnel needs none: pomctl add NAME HOST:PORT".to_owned()),
+                        ..described(&question.words(cluster), at, cause)
+                    }
+                }
+                _ => described(&question.words(cluster), at, cause),
+            },
             Self::NoAnswer { question, within } => said(
                 Code::Timeout,
                 format!(
@@ -253,6 +261,7 @@ impl Question {
         match self {
             Self::SignInUrl => format!("cannot start a login to {cluster}"),
             Self::IsTokenGood => format!("cannot ask {cluster} whether the login is good"),
+            Self::Routes => format!("cannot ask {cluster} for its routes"),
         }
     }
 }

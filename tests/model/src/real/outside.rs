@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use control::wire::{BrowserChoice, Reason};
+use control::wire::{BrowserChoice, OfferedRoute, Reason};
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use pomd_core::{
@@ -221,6 +221,14 @@ impl LoginServer for Outside {
         _: &'a Token,
     ) -> BoxFuture<'a, Option<Timestamp>> {
         Box::pin(std::future::ready(None))
+    }
+
+    fn routes<'a>(
+        &'a self,
+        _: &'a LoginTarget,
+        _: &'a Token,
+    ) -> BoxFuture<'a, Result<Vec<OfferedRoute>, NotGood>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
     fn disconnect(&self, _: &LoginTarget) {}
