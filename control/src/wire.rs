@@ -9,10 +9,11 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::{asked::*, diagnosis::*};
+pub use self::{asked::*, diagnosis::*, told::*};
 
 mod asked;
 mod diagnosis;
+mod told;
 
 /// The version of the protocol itself, sent as header `Pomd-Protocol` both ways.
 pub const PROTOCOL: u32 = 1;

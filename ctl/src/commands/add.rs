@@ -1,8 +1,7 @@
 //! `pomctl add`: writes a new tunnel into the file.
 
-use control::wire::Start;
+use control::wire::{AddTold, Start};
 use pomd_core::config::{Config, Edit, Listen, NewTunnel, TunnelName};
-use serde_json::json;
 
 use super::{one_login_for, status_if_running, which};
 use crate::{
@@ -46,9 +45,12 @@ pub(crate) async fn run(cx: &Context, args: &AddArgs) -> Result<Exit, CliError> 
     };
     let route = spec.route.to_string();
     if cx.screen.json() {
-        cx.screen.answer_json(&json!({
-            "name": name.as_str(), "route": route, "listen": listens, "file": store.shown,
-        }))?;
+        cx.screen.answer_json(&AddTold {
+            file: store.shown,
+            listen: listens,
+            name: name.to_string(),
+            route,
+        })?;
         return Ok(Exit::Done);
     }
     let listens = listens.unwrap_or_else(|| "a free port".to_owned());

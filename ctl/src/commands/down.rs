@@ -1,7 +1,6 @@
 //! `pomctl down`: stops listening.
 
-use control::wire::{DownAnswer, Status};
-use serde_json::json;
+use control::wire::{DownAnswer, DownTold, Status};
 
 use super::{status_if_running, which};
 use crate::{
@@ -31,7 +30,7 @@ pub(crate) async fn run(cx: &Context, args: &DownArgs) -> Result<Exit, CliError>
         answers.push(answer);
     }
     if cx.screen.json() {
-        cx.screen.answer_json(&json!({ "tunnels": answers }))?;
+        cx.screen.answer_json(&DownTold { tunnels: answers })?;
     } else if names.is_empty() {
         cx.screen.answer("No tunnels yet; nothing to do")?;
     }
@@ -57,7 +56,7 @@ fn named(status: &Status, names: &[String]) -> Result<Vec<String>, CliError> {
 
 fn nothing_to_do(cx: &Context) -> Result<Exit, CliError> {
     if cx.screen.json() {
-        cx.screen.answer_json(&json!({ "tunnels": [] }))?;
+        cx.screen.answer_json(&DownTold::default())?;
     } else {
         cx.screen.answer("pomd is not running; nothing to do")?;
     }

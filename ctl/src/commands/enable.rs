@@ -2,10 +2,9 @@
 
 use control::{
     client::ClientError,
-    wire::{Code, Start, TunnelState},
+    wire::{Code, Start, StartTold, TunnelStartTold, TunnelState},
 };
 use pomd_core::config::{Edit, TunnelName};
-use serde_json::{Value, json};
 
 use super::{status_if_running, which};
 use crate::{
@@ -38,15 +37,20 @@ pub(crate) async fn run(cx: &Context, names: &[String], start: Start) -> Result<
     let mut answers = Vec::new();
     for name in &names {
         let open = if runs { act(cx, name, start).await? } else { 0 };
-        answers.push(json!({ "name": name.as_str(), "start": start, "still_open": open }));
+        answers.push(TunnelStartTold {
+            name: name.to_string(),
+            start,
+            still_open: open,
+        });
         if !cx.screen.json() {
             cx.screen.answer(&summary(name, start, runs, open))?;
         }
     }
     if cx.screen.json() {
-        let tunnels = Value::Array(answers);
-        cx.screen
-            .answer_json(&json!({ "tunnels": tunnels, "file": store.shown }))?;
+        cx.screen.answer_json(&StartTold {
+            file: store.shown,
+            tunnels: answers,
+        })?;
     }
     Ok(Exit::Done)
 }

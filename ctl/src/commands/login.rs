@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use control::wire::{Cluster, ClusterState, Status};
-use serde_json::json;
+use control::wire::{Cluster, ClusterState, LoginTold, Status};
 
 use super::{one_login_for_both, subscribe, which};
 use crate::{
@@ -40,7 +39,7 @@ pub(crate) async fn run(cx: &Context, args: &LoginArgs) -> Result<Exit, CliError
         clusters.push(cluster);
     }
     if cx.screen.json() {
-        cx.screen.answer_json(&json!({ "clusters": clusters }))?;
+        cx.screen.answer_json(&LoginTold { clusters })?;
     }
     Ok(Exit::Done)
 }

@@ -1,7 +1,7 @@
 //! `pomctl remove`: takes a tunnel out of the file.
 
+use control::wire::RemoveTold;
 use pomd_core::config::Edit;
-use serde_json::json;
 
 use crate::{
     args::NameArgs,
@@ -22,9 +22,11 @@ pub(crate) async fn run(cx: &Context, args: &NameArgs) -> Result<Exit, CliError>
         .find(|it| it.name == name.as_str())
         .map_or(0, |it| it.connections);
     if cx.screen.json() {
-        cx.screen.answer_json(
-            &json!({ "name": name.as_str(), "still_open": open, "file": store.shown }),
-        )?;
+        cx.screen.answer_json(&RemoveTold {
+            file: store.shown,
+            name: name.to_string(),
+            still_open: open,
+        })?;
         return Ok(Exit::Done);
     }
     let stay = match open {

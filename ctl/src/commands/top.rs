@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use control::{
     client::{Client, ClientError},
-    wire::{Connections, LogLine, Status, TunnelState},
+    wire::{LogLine, Status, TopTold, TunnelFlowTold},
 };
-use jiff::Timestamp;
-use serde::Serialize;
 use tokio::{
     task::JoinSet,
     time::{Instant, Interval, MissedTickBehavior, interval},
@@ -43,23 +41,6 @@ pub(crate) async fn run(cx: &Context) -> Result<Exit, CliError> {
     } else {
         top.tell_once().await
     }
-}
-
-/// One line of `--json`.
-#[derive(Debug, Serialize)]
-struct Second<'a> {
-    at: Timestamp,
-    tunnels: Vec<TunnelSecond<'a>>,
-}
-
-/// What flowed through one tunnel in that second; no rates where it was not there in the second before.
-#[derive(Debug, Serialize)]
-struct TunnelSecond<'a> {
-    name: &'a str,
-    state: TunnelState,
-    connections: Connections,
-    received_per_second: Option<u64>,
-    sent_per_second: Option<u64>,
 }
 
 /// What came of something that was begun.
@@ -110,15 +91,15 @@ impl<'a> Top<'a> {
             let tunnels = self.status.tunnels.iter();
             let tunnels = tunnels.map(|it| {
                 let rate = self.traffic.now(&it.name);
-                TunnelSecond {
-                    name: &it.name,
+                TunnelFlowTold {
+                    name: it.name.clone(),
                     state: it.state,
                     connections: it.connections,
                     received_per_second: rate.map(|it| it.received),
                     sent_per_second: rate.map(|it| it.sent),
                 }
             });
-            let second = Second {
+            let second = TopTold {
                 at: screen::now(),
                 tunnels: tunnels.collect(),
             };
