@@ -44,5 +44,6 @@ mod stdio;
 mod token;
 mod tokens;
 mod unix_sockets;
+mod wait;
 mod wire;
 mod words;

@@ -87,7 +87,7 @@ impl Command {
         match self {
             Self::Status(args) => args.watch,
             Self::Logs(args) => args.follow,
-            Self::Connect(_) | Self::Top => true,
+            Self::Connect(_) | Self::Events | Self::Top => true,
             Self::Up(_)
             | Self::Down(_)
             | Self::Login(_)
@@ -99,6 +99,7 @@ impl Command {
             | Self::Edit
             | Self::Token(_)
             | Self::KubeCredential(_)
+            | Self::Wait(_)
             | Self::Doctor(_)
             | Self::Reload
             | Self::Restart(_)
@@ -252,6 +253,15 @@ In the kubeconfig, for the server https://kube.corp.example.com:
 kubectl can only say Bearer, so status.token is Pomerium-TOKEN. Routes with a bearer_token_format refuse that form (403).
 Logs in where kubectl says that a person is there; else exit code 4 at once, unless a login is open already.")]
     KubeCredential(KubeCredentialArgs),
+    /// For scripts: end when tunnels work; never logs in, starts nothing
+    #[command(after_help = "\
+Examples
+  pomctl wait ssh-prod && ansible-playbook site.yml
+  pomctl wait db cache --timeout 2m
+
+A tunnel works when its route opened. Waits for pomd too. Exit codes: 0 all of them work; when the time is over 3 pomd is
+not running, 4 a login is needed, 1 anything else; 2 there is no such tunnel.")]
+    Wait(WaitArgs),
     /// Find out why something does not work: each step of a connection, timed
     #[command(after_help = "\
 Examples
@@ -267,8 +277,17 @@ Exit codes: 0 all is well, 1 a step failed, 2 the configuration is broken, 3 pom
     #[command(after_help = "\
 Examples
   pomctl logs
-  pomctl logs ssh-prod -f")]
+  pomctl logs ssh-prod -f
+  pomctl logs -n 20")]
     Logs(LogsArgs),
+    /// The whole status as a line of JSON, at once and after each change
+    #[command(after_help = "\
+Examples
+  pomctl events | jq -r '.tunnels[] | select(.state != \"up\") | .name'
+
+Each line is what status --json answers. A reader that is slow gets the newest and misses some between. Goes on over a
+restart of pomd. Exit code 3: pomd is not running, or ended.")]
+    Events,
     /// Watch what flows: rates, connections and logins, live
     #[command(after_help = "\
 Examples

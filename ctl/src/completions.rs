@@ -64,6 +64,7 @@ const NAMED: &[(&str, &str, Names)] = &[
     ("disable", "names", Names::Tunnels),
     ("remove", "name", Names::Tunnels),
     ("logs", "name", Names::Tunnels),
+    ("wait", "names", Names::Tunnels),
     ("ssh", "destination", Names::Ssh),
     ("connect", "route", Names::Routes),
     ("login", "cluster", Names::Clusters),

@@ -1,8 +1,9 @@
 //! What each command may be given, beside what all of them may.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
+use jiff::SignedDuration;
 
 /// What `Command::Status` is given.
 #[derive(Debug, Args)]
@@ -202,6 +203,9 @@ pub(crate) struct LogsArgs {
     /// Go on with what comes
     #[arg(long, short = 'f')]
     pub(crate) follow: bool,
+    /// Only so many of the newest lines
+    #[arg(long = "lines", short = 'n', visible_alias = "tail", value_name = "N")]
+    pub(crate) most: Option<usize>,
 }
 
 /// What `Command::Service` is given.
@@ -267,4 +271,52 @@ pub(crate) struct ManArgs {
     /// Write all of them below this folder, into man1 and man5
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<PathBuf>,
+}
+
+/// What `Command::Wait` is given.
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// The tunnels
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
+    /// For how long at most, such as 10s or 2m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    pub(crate) timeout: Duration,
+}
+
+/// Reads `10s`, `1m 30s`, `500ms`; a bare number is seconds.
+fn time(said: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = said.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let read = said.parse::<SignedDuration>();
+    let time = read.map_err(|_| "not a time such as 10s or 2m".to_owned())?;
+    time.try_into()
+        .map_err(|_| "a time can't be negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        for (said, milliseconds) in [
+            ("10s", 10_000),
+            ("10", 10_000),
+            ("2m", 120_000),
+            ("1m 30s", 90_000),
+            ("500ms", 500),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(
+                time(said),
+                Ok(Duration::from_millis(milliseconds)),
+                "{said}"
+            );
+        }
+        for bad in ["", "soon", "-3s", "-3", "10 apples", "1e9"] {
+            assert!(time(bad).is_err(), "{bad}");
+        }
+    }
 }

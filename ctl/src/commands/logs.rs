@@ -47,22 +47,43 @@ async fn from_pomd(cx: &Context, args: &LogsArgs, status: &Status) -> Result<Exi
     }
     let widest = widest(status.tunnels.iter().map(|it| it.name.as_str()));
     if args.follow {
+        let mut skipped = match args.most {
+            Some(most) => remembered(cx, name).await?.len().saturating_sub(most),
+            None => 0,
+        };
         let mut lines = cx.client.follow_logs(name).await?;
         cx.screen.say(&what_is_read(cx, true, status));
         while let Some(news) = lines.next().await? {
             match news {
+                News::Next(_) if skipped > 0 => skipped -= 1,
                 News::Next(line) => print(cx, line, widest)?,
                 News::Restarted => cx.screen.say("pomd restarted"),
             }
         }
         return Err(CliError::pomd_ended(Some(status.pomd.log.as_deref())));
     }
-    let mut lines = cx.client.logs(name, false).await?;
+    let lines = remembered(cx, name).await?;
     cx.screen.say(&what_is_read(cx, false, status));
-    while let Some(line) = lines.next().await? {
+    for line in newest(lines, args.most) {
         print(cx, line, widest)?;
     }
     Ok(Exit::Done)
+}
+
+/// Returns the lines that pomd remembers: a bounded number.
+async fn remembered(cx: &Context, name: Option<&str>) -> Result<Vec<LogLine>, CliError> {
+    let mut lines = cx.client.logs(name, false).await?;
+    let mut res = Vec::new();
+    while let Some(line) = lines.next().await? {
+        res.push(line);
+    }
+    Ok(res)
+}
+
+/// Returns the last `most` of them.
+fn newest<T>(lines: Vec<T>, most: Option<usize>) -> impl Iterator<Item = T> {
+    let skipped = most.map_or(0, |it| lines.len().saturating_sub(it));
+    lines.into_iter().skip(skipped)
 }
 
 fn print(cx: &Context, line: LogLine, widest: usize) -> Result<(), CliError> {
@@ -149,7 +170,7 @@ fn from_file(cx: &Context, args: &LogsArgs) -> Result<Exit, CliError> {
         .filter(|it| args.name.as_deref().is_none_or(|name| is_about(it, name)))
         .collect();
     let widest = widest(lines.iter().flatten().filter_map(about));
-    for line in lines {
+    for line in newest(lines, args.most) {
         match line {
             Ok(line) if cx.screen.json() => cx.screen.answer_json_line(&line)?,
             Ok(line) => {

@@ -8,6 +8,7 @@ mod doctor;
 mod down;
 mod edit;
 mod enable;
+mod events;
 mod kube_credential;
 mod login;
 mod logout;
@@ -25,6 +26,7 @@ mod stop;
 mod token;
 mod top;
 mod up;
+mod wait;
 mod which;
 
 use std::time::Duration;
@@ -79,6 +81,8 @@ async fn dispatch(cx: &Context, command: Command) -> Result<Exit, CliError> {
         Command::Ssh(args) => ssh::run(cx, &args).await,
         Command::SshConfig(args) => ssh_config::run(cx, &args),
         Command::Top => top::run(cx).await,
+        Command::Events => events::run(cx).await,
+        Command::Wait(args) => wait::run(cx, &args).await,
         Command::Token(args) => token::run(cx, &args).await,
         Command::KubeCredential(args) => kube_credential::run(cx, &args).await,
         Command::Demo(args) => demo::run(&args),

@@ -20,9 +20,9 @@ pub(crate) fn text() -> &'static str {
     "\
 Services behind Pomerium as local ports.      Usage: pomctl COMMAND [OPTIONS]
 Every day     status  up  down  ssh  login  logout
-For programs  connect  ssh-config  token  kube-credential
+For programs  connect  ssh-config  token  kube-credential  wait
 Change        add  remove  enable  disable  edit
-Look inside   logs  top  doctor
+Look inside   logs  events  top  doctor
 The daemon    reload  restart  stop  service
 More          demo  completions  man  help
 Options       --json  --color WHEN  --no-start  --config FILE  --socket PATH"
