@@ -114,7 +114,7 @@ fn kind(from: &str, said: &str) -> RouteKind {
     match (Protocol::of_scheme(scheme), scheme) {
         (Some((Protocol::Tcp, _)), _) => RouteKind::Tcp,
         (Some((Protocol::Udp, _)), _) => RouteKind::Udp,
-        (None, "http" | "https") if matches!(said, "" | "http" | "https") => RouteKind::Web,
+        (Some((Protocol::Http, _)), _) if matches!(said, "" | "http" | "https") => RouteKind::Web,
         (None, "ssh") => RouteKind::Ssh,
         _ => RouteKind::Unknown,
     }
