@@ -195,5 +195,6 @@ async fn g28_wait_for_what_works_already_waits_for_nothing() {
         assert!(output.status.success(), "{output:?}");
     }
     let opened = deployment.gateway.stats().connects - connects;
-    assert!(opened <= 6, "{opened} routes were opened");
+    // At most one in 5 s for a tunnel.
+    assert!((2..=4).contains(&opened), "{opened} routes were opened");
 }

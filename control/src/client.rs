@@ -162,6 +162,13 @@ impl Client {
         self.ask(Method::POST, &path, None::<&()>, PATIENCE).await
     }
 
+    /// `POST /v1/tunnels/{name}/probe`: proves that its route opens as [`Client::up`] does, and starts nothing.
+    pub async fn probe(&self, tunnel: &str) -> Result<wire::UpAnswer, ClientError> {
+        let path = format!("/v1/tunnels/{}/probe", segment(tunnel));
+        self.ask(Method::POST, &path, None::<&()>, LONG_PATIENCE)
+            .await
+    }
+
     /// `POST /v1/tunnels/{name}/doctor`.
     pub async fn doctor(&self, tunnel: &str) -> Result<wire::Diagnosis, ClientError> {
         let path = format!("/v1/tunnels/{}/doctor", segment(tunnel));

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Code, Holder, Leaving, Tunnel};
 
-/// The answer of `POST /v1/tunnels/{name}/up`: it listens, and one CONNECT was answered with 200.
+/// The answer of `POST /v1/tunnels/{name}/up` and `…/probe`: one CONNECT was answered with 200, a moment ago at most (5 s).
+/// After `up` the tunnel listens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UpAnswer {
@@ -19,6 +20,7 @@ pub struct UpAnswer {
 
 /// The body of `POST /v1/tunnels`: a tunnel that lasts until `down`, or until pomd restarts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TunnelRequest {
     /// The route, a bare `HOST:PORT`.
     pub route: String,
@@ -29,6 +31,7 @@ pub struct TunnelRequest {
 
 /// The answer of `POST /v1/tunnels`: a tunnel that leads to the route, and listens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MadeTunnel {
     /// Its name.
     pub name: String,
@@ -168,6 +171,7 @@ pub struct TokenAnswer {
 
 /// The answer of `GET /v1/clusters/{name}/routes`: what the portal of the cluster offers the user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RoutesAnswer {
     /// The cluster's name.
     pub cluster: String,
@@ -177,6 +181,7 @@ pub struct RoutesAnswer {
 
 /// A route of a portal. All of it but `route` and `target` is the portal's own text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OfferedRoute {
     /// What the portal calls it.
     pub name: String,
@@ -197,6 +202,7 @@ pub struct OfferedRoute {
 
 /// What a route carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RouteKind {
     /// Byte streams.

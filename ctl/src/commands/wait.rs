@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use control::{
     client::{ClientError, Lines},
     humanize,
-    wire::{CheckOutcome, Code, Diagnosis, Status, Tunnel, TunnelState},
+    wire::{ApiError, Code, Status, Tunnel, TunnelState},
 };
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -20,7 +20,7 @@ use crate::{
 
 /// How often a pomd is looked for that does not run: nobody tells when one starts.
 const LOOK: Duration = Duration::from_millis(100);
-/// How soon a route that failed is tried again, if nothing changed meanwhile.
+/// How soon a route that failed is tried again, if nothing changed meanwhile. pomd opens none more often.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Why it is not over yet.
@@ -191,14 +191,12 @@ async fn prove(
         if proven.contains(name) {
             continue;
         }
-        let found = match cx.client.doctor(name).await {
-            Ok(found) => found,
+        match cx.client.probe(name).await {
+            Ok(_) => {}
             // It goes away; what follows tells.
             Err(ClientError::NotRunning) => return Ok(Some(not_running())),
+            Err(ClientError::Api(error)) => return Ok(Some(refused(name, status, &error))),
             Err(error) => return Err(error.into()),
-        };
-        if found.opens_in_ms.is_none() {
-            return Ok(Some(refused(name, status, &found)));
         }
         proven.insert(name.clone());
     }
@@ -206,16 +204,9 @@ async fn prove(
 }
 
 /// Returns what a route met that did not open.
-fn refused(name: &str, status: &Status, found: &Diagnosis) -> Why {
-    let mut bad = found
-        .checks
-        .iter()
-        .filter(|it| it.outcome == CheckOutcome::Bad);
-    let Some(check) = bad.next() else {
-        return not_ready(name, "its route did not open");
-    };
-    match (check.code, which::tunnel(status, name)) {
-        (Some(Code::LoginNeeded), Some(tunnel)) => login_needed(name, &tunnel.cluster),
-        _ => not_ready(name, &check.message),
+fn refused(name: &str, status: &Status, error: &ApiError) -> Why {
+    match (error.code, which::tunnel(status, name)) {
+        (Code::LoginNeeded, Some(tunnel)) => login_needed(name, &tunnel.cluster),
+        _ => not_ready(name, &error.message),
     }
 }

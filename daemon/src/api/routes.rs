@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     admission::Slot, agent::AgentError, failpoints::Failpoint, logging::RecentReader,
-    session::LoginOutcome, system::usage,
+    session::LoginOutcome, system::usage, tunnel::Tunnel,
 };
 
 /// Answers one request, whatever it holds; that pomd is stopping, if it stops meanwhile.
@@ -114,6 +114,7 @@ enum Route {
     MakeTunnel,
     Up(String),
     Down(String),
+    Probe(String),
     Doctor(String),
     AdHocDoctor,
     Login(String),
@@ -139,6 +140,7 @@ impl Route {
             ["v1", "tunnels"] => Self::MakeTunnel,
             ["v1", "tunnels", tunnel, "up"] => Self::Up(name(tunnel)),
             ["v1", "tunnels", tunnel, "down"] => Self::Down(name(tunnel)),
+            ["v1", "tunnels", tunnel, "probe"] => Self::Probe(name(tunnel)),
             ["v1", "tunnels", tunnel, "doctor"] => Self::Doctor(name(tunnel)),
             ["v1", "doctor"] => Self::AdHocDoctor,
             ["v1", "clusters", cluster, "login"] => Self::Login(name(cluster)),
@@ -169,7 +171,7 @@ impl Route {
         match self {
             Self::Status | Self::Events => true,
             Self::MakeTunnel | Self::Up(_) | Self::Down(_) => true,
-            Self::Doctor(_) | Self::AdHocDoctor => true,
+            Self::Probe(_) | Self::Doctor(_) | Self::AdHocDoctor => true,
             Self::Login(_) | Self::Logout(_) | Self::Token(_) | Self::Routes(_) => true,
             Self::Metrics | Self::Logs | Self::Connect | Self::Reload => false,
             Self::LoginAnswer(_) | Self::Restart | Self::Stop | Self::GiveWay => false,
@@ -207,7 +209,14 @@ impl Route {
                 }
             }
             Self::MakeTunnel => answer::json(&make_tunnel(api, &body).await?),
-            Self::Up(tunnel) => answer::json(&up(api, tunnel).await?),
+            Self::Up(tunnel) => {
+                let tunnel = api.agent.up(tunnel).await.map_err(of_agent)?;
+                answer::json(&proved(api, &tunnel).await?)
+            }
+            Self::Probe(tunnel) => {
+                let tunnel = api.agent.tunnel(tunnel).await.map_err(of_agent)?;
+                answer::json(&proved(api, &tunnel).await?)
+            }
             Self::Down(tunnel) => {
                 let now = parameter(query, "now").as_deref() == Some("true");
                 answer::json(&api.agent.down(tunnel, now).await.map_err(of_agent)?)
@@ -258,8 +267,8 @@ async fn make_tunnel(api: &Api, body: &[u8]) -> Result<wire::MadeTunnel, Refused
     })
 }
 
-async fn up(api: &Api, name: String) -> Result<wire::UpAnswer, Refused> {
-    let tunnel = api.agent.up(name).await.map_err(of_agent)?;
+/// Opens the route of a tunnel once.
+async fn proved(api: &Api, tunnel: &Tunnel) -> Result<wire::UpAnswer, Refused> {
     let took = tunnel.probe().await.map_err(not_probed)?;
     let status = api.agent.status().await.map_err(of_agent)?;
     let shown = status
@@ -550,6 +559,7 @@ mod tests {
             ("v1/logs", Some(Method::GET)),
             ("v1/tunnels/a/up", Some(Method::POST)),
             ("v1/tunnels/a/down", Some(Method::POST)),
+            ("v1/tunnels/a/probe", Some(Method::POST)),
             ("v1/tunnels/a/doctor", Some(Method::POST)),
             ("v1/doctor", Some(Method::POST)),
             ("v1/clusters/a/login", Some(Method::POST)),
