@@ -2,7 +2,7 @@
 
 use std::process::{Output, Stdio};
 
-use control::wire::{ClusterState, Status};
+use control::wire::{ClusterState, Status, TunnelState};
 use gateway::{Script, Upstream};
 use integration::{
     PATIENCE,
@@ -80,6 +80,10 @@ async fn g28_wait_says_why_it_is_not_ready_and_changes_nothing() {
             format!("error: manual {late}: it is down; to start it: pomctl up manual")
         )
     );
+    let client = pomd.client();
+    assert!(client.probe("manual").await.is_err());
+    let state = pomd::tunnel(&pomd.status().await, "manual").state;
+    assert_eq!(state, TunnelState::Down, "a proof started it");
     let (code, words) = is_late(&pomd, &["ehco"]).await;
     assert_eq!(
         (code, words.as_str()),

@@ -89,7 +89,6 @@ async fn in_one_life(
     names: &[String],
     why: &mut Why,
 ) -> Result<bool, CliError> {
-    let mut proven = BTreeSet::new();
     let mut known = BTreeSet::new();
     let Ok(Some(mut status)) = events.next().await else {
         return Ok(false);
@@ -100,7 +99,7 @@ async fn in_one_life(
                 *why = found;
                 false
             }
-            None => match prove(cx, &status, names, &mut proven).await? {
+            None => match prove(cx, &status, names).await? {
                 None => return Ok(true),
                 Some(found) => {
                     *why = found;
@@ -180,17 +179,9 @@ fn login_needed(name: &str, cluster: &str) -> Why {
     }
 }
 
-/// Opens the route of each that was not proven yet, once. Returns the first that did not open.
-async fn prove(
-    cx: &Context,
-    status: &Status,
-    names: &[String],
-    proven: &mut BTreeSet<String>,
-) -> Result<Option<Why>, CliError> {
+/// Opens the route of each. Returns the first that did not open.
+async fn prove(cx: &Context, status: &Status, names: &[String]) -> Result<Option<Why>, CliError> {
     for name in names {
-        if proven.contains(name) {
-            continue;
-        }
         match cx.client.probe(name).await {
             Ok(_) => {}
             // It goes away; what follows tells.
@@ -198,7 +189,6 @@ async fn prove(
             Err(ClientError::Api(error)) => return Ok(Some(refused(name, status, &error))),
             Err(error) => return Err(error.into()),
         }
-        proven.insert(name.clone());
     }
     Ok(None)
 }
