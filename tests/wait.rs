@@ -97,6 +97,12 @@ async fn g28_wait_says_why_it_is_not_ready_and_changes_nothing() {
         words.starts_with(&format!("error: other {late}: ")) && words.contains("403"),
         "{words}"
     );
+    deployment.gateway.forgive();
+    deployment.gateway.script(OTHER, Script::silence());
+    let fresh = Setup::new(&deployment.config(&TUNNELS)).start().await;
+    deployment.log_in(&fresh).await;
+    let silent = format!("error: other {late}: its route has not opened yet");
+    assert_eq!(is_late(&fresh, &["other"]).await, (Some(1), silent));
     let output = pomd.pomctl(&["wait", "echo", "--json"]).await;
     assert!(output.status.success(), "{output:?}");
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -33,7 +33,7 @@ struct Why {
 }
 
 pub(crate) async fn run(cx: &Context, args: &WaitArgs) -> Result<Exit, CliError> {
-    let mut why = not_running();
+    let mut why = silent();
     match timeout(args.timeout, until_ready(cx, &args.names, &mut why)).await {
         Ok(ended) => ended?,
         Err(_) => return Err(late(args.timeout, why)),
@@ -65,6 +65,15 @@ fn not_running() -> Why {
     }
 }
 
+fn silent() -> Why {
+    Why {
+        what: "pomd".to_owned(),
+        reason: "it did not say how things stand".to_owned(),
+        exit: Exit::Failed,
+        code: "not_ready",
+    }
+}
+
 /// Ends when all of them work, or with an error that no waiting mends.
 async fn until_ready(cx: &Context, names: &[String], why: &mut Why) -> Result<(), CliError> {
     loop {
@@ -93,20 +102,20 @@ async fn in_one_life(
     let Ok(Some(mut status)) = events.next().await else {
         return Ok(false);
     };
+    let mut tried = false;
     loop {
-        let tried = match first_not_ready(&status, names, &known)? {
+        match first_not_ready(&status, names, &known)? {
             Some(found) => {
                 *why = found;
-                false
+                tried = false;
             }
-            None => match prove(cx, &status, names).await? {
-                None => return Ok(true),
-                Some(found) => {
-                    *why = found;
-                    true
+            None => {
+                if prove(cx, &status, names, why, tried).await? {
+                    return Ok(true);
                 }
-            },
-        };
+                tried = true;
+            }
+        }
         known.extend(status.tunnels.iter().map(|it| it.name.clone()));
         let news = match tried {
             true => timeout(AGAIN, events.next()).await,
@@ -179,18 +188,29 @@ fn login_needed(name: &str, cluster: &str) -> Why {
     }
 }
 
-/// Opens the route of each. Returns the first that did not open.
-async fn prove(cx: &Context, status: &Status, names: &[String]) -> Result<Option<Why>, CliError> {
+/// Opens the route of each, and tells whether all of them opened. `again`: why one did not open last time is still the best
+/// that is known until it answers.
+async fn prove(
+    cx: &Context,
+    status: &Status,
+    names: &[String],
+    why: &mut Why,
+    again: bool,
+) -> Result<bool, CliError> {
     for name in names {
-        match cx.client.probe(name).await {
-            Ok(_) => {}
-            // It goes away; what follows tells.
-            Err(ClientError::NotRunning) => return Ok(Some(not_running())),
-            Err(ClientError::Api(error)) => return Ok(Some(refused(name, status, &error))),
-            Err(error) => return Err(error.into()),
+        if !again {
+            *why = not_ready(name, "its route has not opened yet");
         }
+        *why = match cx.client.probe(name).await {
+            Ok(_) => continue,
+            // It goes away; what follows tells.
+            Err(ClientError::NotRunning) => not_running(),
+            Err(ClientError::Api(error)) => refused(name, status, &error),
+            Err(error) => return Err(error.into()),
+        };
+        return Ok(false);
     }
-    Ok(None)
+    Ok(true)
 }
 
 /// Returns what a route met that did not open.
